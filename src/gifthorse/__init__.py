@@ -1,0 +1,3 @@
+"""Look a downloaded image classifier in the mouth: find backdoors before you deploy it."""
+
+__version__ = "0.1.0"

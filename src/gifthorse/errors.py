@@ -1,0 +1,81 @@
+"""What can go wrong, in words.
+
+GifthorseError
+  +- UsageError          wrong call or configuration           exit 4
+  |    +- UnknownMethod  no such name in a registry
+  |    +- BadOption      an option's name or value is off
+  |    +- BadImages      the images cannot be used
+  |    +- ShapeMismatch  a tensor has another shape than asked for
+  +- UnreadableModel     the file cannot be opened             exit 2
+  |    +- UnsafeModel    opening it would run its code
+  |    +- UnknownArch    no architecture fits its tensors
+  +- Incomplete          something was not examined            exit 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GifthorseError(Exception):
+    """Base of all errors that a user can act on.
+
+    Attributes:
+        exit_code: What the command line exits with.
+        rule: Stable code for reports, e.g. `FS003`; empty if none applies.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, rule: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class UsageError(GifthorseError):
+    """The call or the configuration is wrong."""
+
+    exit_code = 4
+
+
+class UnknownMethod(UsageError):
+    """A name that is not in a registry."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownMethod:
+        """Make the error for `name`, with the nearest of the `known` names."""
+        names = sorted(known)
+        near = get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        return cls(f"no {kind} is called {name!r}: {hint}")
+
+
+class BadOption(UsageError):
+    """An option does not exist, or its value does not fit."""
+
+
+class BadImages(UsageError):
+    """The images cannot be used as given."""
+
+
+class ShapeMismatch(UsageError):
+    """A tensor has another shape than the function needs."""
+
+
+class UnreadableModel(GifthorseError):
+    """The model file cannot be opened."""
+
+
+class UnsafeModel(UnreadableModel):
+    """Opening the file would run code that came with it."""
+
+
+class UnknownArch(UnreadableModel):
+    """No architecture fits the tensors of the file."""
+
+
+class Incomplete(GifthorseError):
+    """Something was not examined, so there is no verdict."""
+
+    exit_code = 3

@@ -1,0 +1,90 @@
+"""Options are dataclass fields: read them by dotted name, change them in a typed copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from gifthorse.errors import BadOption
+
+M = TypeVar("M")
+
+
+def describe(method: object) -> dict[str, Any]:
+    """Return every option of a method by dotted name, with its value.
+
+    Example:
+        >>> from gifthorse.training import Recipe
+        >>> describe(Recipe(epochs=3))["epochs"]
+        3
+    """
+    out: dict[str, Any] = {}
+    for f in fields(method):  # type: ignore[arg-type]
+        value = getattr(method, f.name)
+        if is_dataclass(value):
+            out |= {f"{f.name}.{name}": inner for name, inner in describe(value).items()}
+        else:
+            out[f.name] = value
+    return out
+
+
+def vary(method: M, options: Mapping[str, Any]) -> M:
+    """Return a copy of a method with some options changed; text is read as the field's type.
+
+    Args:
+        method: A frozen dataclass instance.
+        options: Values by dotted name: `{"rate": "0.05", "recipe.epochs": "5"}`.
+
+    Raises:
+        BadOption: If a name does not exist or a value does not fit its type.
+
+    Example:
+        >>> from gifthorse.training import Recipe
+        >>> vary(Recipe(), {"epochs": "5"}).epochs
+        5
+    """
+    for name, value in options.items():
+        head, _, rest = name.partition(".")
+        known = {f.name for f in fields(method)}  # type: ignore[arg-type]
+        if head not in known:
+            raise BadOption(_unknown(method, name))
+        if rest:
+            inner = getattr(method, head)
+            if not is_dataclass(inner):
+                raise BadOption(_unknown(method, name))
+            changed = vary(inner, {rest: value})
+        else:
+            changed = _read(type(method), head, value)
+        method = replace(method, **{head: changed})  # type: ignore[type-var]
+    return method
+
+
+def _read(kind: type, name: str, value: Any) -> Any:
+    hint = get_type_hints(kind)[name]
+    adapter = TypeAdapter(hint)
+    attempts = [value]
+    if isinstance(value, str) and value[:1] in "[{n":  # lists, tables and null are JSON
+        with suppress(json.JSONDecodeError):
+            attempts.append(json.loads(value))
+    error: ValidationError | None = None
+    for attempt in attempts:
+        try:
+            return adapter.validate_python(attempt)
+        except ValidationError as caught:
+            error = caught
+    assert error is not None
+    reason = "; ".join(e["msg"].lower() for e in error.errors()[:2])
+    raise BadOption(f"option {name} of {kind.__name__} cannot be {value!r}: {reason}")
+
+
+def _unknown(method: object, name: str) -> str:
+    names = sorted(describe(method))
+    near = get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(names)}"
+    return f"{type(method).__name__} has no option {name}: {hint}"

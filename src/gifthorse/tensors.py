@@ -1,0 +1,69 @@
+"""Small pure helpers on tensors that several parts need."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+EPSILON = 1e-7  # as in the reference code of Neural Cleanse and PixelBackdoor
+
+
+def from_box(u: Tensor) -> Tensor:
+    """Map raw variables to (0, 1): `tanh(u) / (2 - eps) + 0.5`.
+
+    Source: Wang et al., Neural Cleanse, S&P 2019, sec. III-B; PixelBackdoor eq. 4.
+
+    Example:
+        >>> from_box(torch.zeros(1)).item()
+        0.5
+    """
+    return torch.tanh(u) / (2 - EPSILON) + 0.5
+
+
+def to_box(q: Tensor, margin: float = 1e-4) -> Tensor:
+    """Invert `from_box`, after clipping `q` to `[margin, 1 - margin]`.
+
+    At exactly 0 or 1 a float32 variable lands where its derivative is about 1e-7 and the pixel
+    can practically never move again; the margin prevents that.
+
+    Example:
+        >>> from_box(to_box(torch.tensor([0.25, 1.0]))).tolist()
+        [0.25, 0.9998999834060669]
+    """
+    return torch.atanh((q.clamp(margin, 1 - margin) - 0.5) * (2 - EPSILON))
+
+
+def median(values: Tensor) -> Tensor:
+    """Return the true median: the mean of the two middle values if their number is even.
+
+    Example:
+        >>> median(torch.tensor([1.0, 2.0, 10.0, 20.0])).item()
+        6.0
+    """
+    return torch.quantile(values, 0.5)
+
+
+def spawn(rng: Generator, *, device: torch.device | str = "cpu") -> Generator:
+    """Return a new generator seeded by a draw from `rng`, so that streams stay independent."""
+    seed = int(torch.randint(2**62, (1,), generator=rng).item())
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def wilson(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a binomial share; (0, 1) without trials.
+
+    Source: Wilson, JASA 1927.
+
+    Example:
+        >>> low, high = wilson(42, 42)
+        >>> round(low, 3), high
+        (0.916, 1.0)
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    p, z2 = hits / trials, z * z
+    center = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = z / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
+    return max(0.0, center - half), 1.0 if hits == trials else min(1.0, center + half)

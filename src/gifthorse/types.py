@@ -1,0 +1,421 @@
+"""The vocabulary of the package: aliases, protocols and frozen records, no algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from torch import Generator, Tensor, nn
+
+Images: TypeAlias = Tensor  # (N, C, H, W) float32 in [0, 1]
+Labels: TypeAlias = Tensor  # (N,) int64
+Logits: TypeAlias = Tensor  # (N, K) float32
+Batch: TypeAlias = tuple[Images, Labels]
+Shape: TypeAlias = tuple[int, int, int]  # C, H, W
+Progress: TypeAlias = Callable[[int, int, str], None]  # steps done, steps in all, words
+
+Label: TypeAlias = Literal[
+    "BACKDOORED", "SUSPICIOUS", "NO BACKDOOR FOUND", "INCONCLUSIVE", "NOT SCANNED", "ERROR"
+]
+Severity: TypeAlias = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO"]
+
+
+# 1. Data --------------------------------------------------------------------------------------
+
+
+class Samples(Protocol):
+    """Labeled images with random access by an index vector."""
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of every image."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many classes the labels may name."""
+        ...
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
+
+    def __getitem__(self, index: Tensor, /) -> Batch:
+        """Images `(B, C, H, W)` in [0, 1] and labels `(B,)` for an index vector `(B,)`."""
+        ...
+
+
+# 2. The classifier under study ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from and how it was opened.
+
+    Attributes:
+        path: The file as the user named it; empty for a net made in memory.
+        sha256: Hex digest of the file's bytes.
+        bytes: Size of the file.
+        format: `safetensors`, `pytorch` (zip or legacy state dict) or `memory`.
+        arch: Name that `gifthorse.models.build` understands, e.g. `resnet20`.
+        how: How the architecture was found: `named with --arch`, `guessed from 122 tensors`.
+        tensors: Number of tensors in the file.
+        params: Number of their elements that are parameters of the net.
+        dtypes: Their data types, sorted, as in `float32`.
+        notes: What was done on the way: wrappers opened, prefixes stripped, casts.
+        metadata: The file's own claims, text only; never trusted, shown escaped.
+    """
+
+    path: str = ""
+    sha256: str = ""
+    bytes: int = 0
+    format: str = "memory"
+    arch: str = ""
+    how: str = ""
+    tensors: int = 0
+    params: int = 0
+    dtypes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A classifier on raw pixels: normalization is the first layer of `net`."""
+
+    net: nn.Module
+    shape: Shape
+    classes: int
+    origin: Origin = Origin()
+
+    def __call__(self, x: Images, /) -> Logits:
+        """Return logits `(N, K)` for images `(N, C, H, W)` in [0, 1]."""
+        logits: Tensor = self.net(x)
+        return logits
+
+
+# 3. Triggers and goals ------------------------------------------------------------------------
+
+
+class Trigger(Protocol):
+    """Anything that stamps images."""
+
+    def __call__(self, x: Images, /) -> Images:
+        """Return stamped copies of `x`, same shape, in [0, 1]."""
+        ...
+
+    def scrambled(self, rng: Generator, /) -> Trigger:
+        """A control of the same size: the same changes at shuffled places."""
+        ...
+
+    def picture(self) -> tuple[Tensor, Tensor]:
+        """What to show: pattern `(C, H, W)` in [0, 1] and strength `(1, H, W)` in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a backdoor does: images of `source` (None: of any other class) come out as `target`."""
+
+    target: int
+    source: int | None = None
+
+
+# 4. Attacks -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Implant:
+    """A backdoored subject with the truth about it; `poisoned` are `(P,)` training indices."""
+
+    subject: Subject
+    trigger: Trigger
+    goal: Goal
+    poisoned: Tensor | None = None
+
+
+class Attack(Protocol):
+    """Makes a backdoored test model."""
+
+    def __call__(
+        self,
+        victim: Subject,
+        train: Samples,
+        goal: Goal,
+        rng: Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Implant:
+        """Return an implant; `victim` and `train` stay as they were."""
+        ...
+
+
+# 5. Inversion ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best trigger an inverter found for one goal.
+
+    Attributes:
+        goal: What the trigger was searched for.
+        trigger: The trigger after all post-processing.
+        size: Its size in the inverter's own measure, in pixels; `H * W` if not feasible.
+        asr: Attack success on the generation images, of the stored trigger, in [0, 1].
+        rounds: Search rounds this goal was given.
+        feasible: Whether any trigger met the success bar.
+    """
+
+    goal: Goal
+    trigger: Trigger
+    size: float
+    asr: float
+    rounds: int
+    feasible: bool = True
+
+
+class Hunt(Protocol):
+    """A running inversion with one arm a goal."""
+
+    def step(self, arms: Tensor, /) -> None:
+        """Run one round for these arms, `(a,)` int64."""
+        ...
+
+    @property
+    def settled(self) -> Tensor:
+        """Which arms need no further round, `(A,)` bool."""
+        ...
+
+    @property
+    def best(self) -> tuple[Candidate, ...]:
+        """One candidate an arm."""
+        ...
+
+
+class Inverter(Protocol):
+    """Searches the smallest trigger for each goal."""
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        """Return a hunt over `goals` that nobody has stepped yet."""
+        ...
+
+
+# 6. Verdicts ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of trials with its 95 % binomial interval; all in [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+    trials: int
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A recovered trigger on images that the search did not use, beside a random control.
+
+    Attributes:
+        asr: Share of unseen images that the trigger sends to the goal.
+        control: The same for random triggers of the same footprint.
+        drift: The same with no trigger at all: how often clean images land there anyway.
+    """
+
+    asr: Rate
+    control: Rate
+    drift: Rate
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a detector's per-class table: size in pixels, index in robust deviations."""
+
+    goal: Goal
+    size: float
+    asr: float
+    index: float
+    feasible: bool
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a person should know.
+
+    Attributes:
+        rule: Stable code, e.g. `BD001`.
+        severity: CRITICAL to INFO.
+        score: The statistic behind it.
+        message: One sentence in words.
+        goal: The backdoor's goal, where there is one.
+        confirmation: The recovered trigger on unseen images, where there is one.
+        evidence: Arrays and figures to draw: `pattern` (C, H, W), `mask` (1, H, W), `before` and
+            `after` (n, C, H, W), `before_label` and `after_label` (n,), floats by name.
+    """
+
+    rule: str
+    severity: Severity
+    score: float
+    message: str
+    goal: Goal | None = None
+    confirmation: Confirmation | None = None
+    evidence: Mapping[str, Tensor | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one detector says; `score` at or above `threshold` speaks for a backdoor.
+
+    Attributes:
+        method: Registry name of the detector.
+        score: The detector's statistic for the whole model.
+        threshold: Where suspicion starts.
+        label: `BACKDOORED`, `SUSPICIOUS`, `NO BACKDOOR FOUND` or `INCONCLUSIVE`.
+        findings: What stood out, confirmed or not.
+        arms: The table of all goals tried.
+        seconds: Wall time.
+        statistics: Further figures by name (anomaly index, size ratio, median size ...).
+        settings: The detector's options as text, by dotted name.
+    """
+
+    method: str
+    score: float
+    threshold: float
+    label: Label
+    findings: tuple[Finding, ...] = ()
+    arms: tuple[Arm, ...] = ()
+    seconds: float = 0.0
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class Detector(Protocol):
+    """Says whether a model is backdoored, from the model and clean images alone."""
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Verdict:
+        """Return a verdict; `subject` and `clean` stay as they were."""
+        ...
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What a net expects its pixels to be turned into first: `(x * scale - mean) / std`.
+
+    Attributes:
+        name: `none`, `cifar10`, `imagenet` ... or `custom`.
+        mean: One number a channel, on the 0-1 scale.
+        std: One number a channel, on the 0-1 scale.
+        scale: 1 for pixels in 0-1, 255 for nets trained on 0-255 without mean and std.
+        bgr: Whether the net reads blue first.
+    """
+
+    name: str = "none"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    scale: float = 1.0
+    bgr: bool = False
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One row of the normalization table: accuracy on the clean images, mean top probability."""
+
+    normalization: Normalization
+    accuracy: Rate
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The clean images and the sanity of the model on them.
+
+    Attributes:
+        source: Where the images came from.
+        images: How many were read.
+        per_class: Images of each class, `(K,)` counts.
+        labels_from: `folders`, `file`, `npz`, `packed` or `model` (pseudo-labels).
+        class_names: Names by class number; may be empty.
+        shape: What the net was fed.
+        normalization: What was chosen.
+        how: Why it was chosen: `--normalize`, `file metadata`, `best of 12 tried`.
+        tried: The table of candidates, best first.
+        accuracy: Clean accuracy under the chosen normalization.
+        notes: What was converted, resized or skipped.
+        sha256: Digest of the pixels and labels used.
+    """
+
+    source: str
+    images: int
+    per_class: tuple[int, ...]
+    labels_from: str
+    class_names: tuple[str, ...]
+    shape: Shape
+    normalization: Normalization
+    how: str
+    tried: tuple[Tried, ...]
+    accuracy: Rate
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """A calibrated probability that the model is backdoored, its interval and its source."""
+
+    value: float
+    low: float
+    high: float
+    calibration: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a report came about: exact command, seed, device, time, versions."""
+
+    command: str
+    seed: int
+    device: str
+    seconds: float
+    started: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a reader of a scan needs, ready to be drawn.
+
+    Attributes:
+        label: The verdict on the file.
+        reason: One or two sentences in words that say why.
+        origin: The file and how it was opened.
+        intake: Images, normalization and sanity; None if the scan never got that far.
+        verdicts: One a detector.
+        checks: Findings that are not a detector's: sanity, file safety.
+        not_covered: What was not looked for.
+        next_steps: What to do now.
+        confidence: None means uncalibrated.
+        run: Command, seed, device, time and versions.
+    """
+
+    label: Label
+    reason: str
+    origin: Origin
+    intake: Intake | None
+    verdicts: tuple[Verdict, ...]
+    checks: tuple[Finding, ...]
+    not_covered: tuple[str, ...]
+    next_steps: tuple[str, ...]
+    confidence: Confidence | None
+    run: Run
