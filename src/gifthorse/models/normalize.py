@@ -1,0 +1,67 @@
+"""Normalization as the first layer of a net, so that every method works on raw pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from gifthorse.types import Images, Logits, Normalization
+
+# The published statistics that training scripts use, on the 0-1 scale.
+NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
+    {
+        n.name: n
+        for n in (
+            Normalization("none"),
+            Normalization("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            Normalization("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+            Normalization("cifar10_legacy", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+            Normalization("cifar100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+            Normalization("gtsrb", (0.3403, 0.3121, 0.3214), (0.2724, 0.2608, 0.2669)),
+            Normalization("mnist", (0.1307,), (0.3081,)),
+            Normalization("half", (0.5,), (0.5,)),
+            Normalization("0-255", scale=255.0),
+        )
+    }
+)
+
+
+class Normalize(nn.Module):
+    """Turn raw pixels `(N, C, H, W)` in [0, 1] into what a net was trained on.
+
+    Computes `(x * scale - mean * scale) / (std * scale if mean or std is given)`; in words: mean
+    and std are on the 0-1 scale, `scale` is 255 for nets fed with 0-255. Buffers are not saved.
+    """
+
+    def __init__(self, normalization: Normalization, channels: int) -> None:
+        super().__init__()
+        n = normalization
+        self.normalization = n
+        mean = torch.tensor(n.mean, dtype=torch.float32).expand(channels).view(1, -1, 1, 1)
+        std = torch.tensor(n.std, dtype=torch.float32).expand(channels).view(1, -1, 1, 1)
+        self.register_buffer("gain", (n.scale / std).clone(), persistent=False)
+        self.register_buffer("offset", (mean * n.scale / std).clone(), persistent=False)
+
+    def forward(self, x: Images) -> Tensor:
+        """Return the normalized batch, same shape."""
+        if self.normalization.bgr:
+            x = x.flip(1)
+        out: Tensor = x * self.gain - self.offset
+        return out
+
+
+class Classifier(nn.Module):
+    """A net behind its normalization: raw pixels in, logits out."""
+
+    def __init__(self, net: nn.Module, normalization: Normalization, channels: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(normalization, channels)
+        self.net = net
+
+    def forward(self, x: Images) -> Logits:
+        """Return logits `(N, K)` for raw images `(N, C, H, W)` in [0, 1]."""
+        logits: Tensor = self.net(self.normalize(x))
+        return logits
