@@ -1,0 +1,173 @@
+"""Image files in folders: which there are, which can be used, and why the others cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from gifthorse.data.decode import (
+    Decoded,
+    Pixels,
+    counted,
+    decode,
+    image_suffixes,
+    in_words,
+    listed,
+)
+from gifthorse.data.gallery import (
+    Gallery,
+    LabelsFrom,
+    Wanted,
+    as_samples,
+    balanced,
+    count_classes,
+    digest,
+    limit_note,
+)
+from gifthorse.errors import BadImages
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that may be an image: where it is, its name to show, its label or -1."""
+
+    path: Path
+    name: str
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds before any image is opened.
+
+    Attributes:
+        source: The folder or table as the user named it.
+        labels_from: `folders`, `file` or `model`.
+        entries: The files to read, in order.
+        class_names: Names by class number; may be empty.
+        notes: What is to be said about the labels.
+        skipped: What is left out, each with its reason.
+    """
+
+    source: str
+    labels_from: LabelsFrom
+    entries: tuple[Entry, ...]
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+def walk(folder: Path) -> list[Path]:
+    """Return all files below a folder in order of their paths; links are followed, not in rings."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(root, file) for file in files]
+    return sorted(found)
+
+
+def shown(name: str) -> str:
+    r"""Return a name that is safe to print: control characters come out as escapes.
+
+    Example:
+        >>> shown("a.png"), shown(chr(7))
+        ('a.png', "'\\x07'")
+    """
+    return name if name.isprintable() else ascii(name)
+
+
+def sort_out(files: Sequence[Path], root: Path, label: int = -1) -> tuple[list[Entry], list[str]]:
+    """Tell files that may be images from those whose names say that they are none."""
+    entries, skipped = [], []
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        if any(part.startswith(".") for part in PurePosixPath(name).parts):
+            skipped.append(f"{shown(name)} is hidden")
+        elif path.suffix.lower() in image_suffixes() | {""}:
+            entries.append(Entry(path, name, label))
+        else:
+            skipped.append(f"{shown(name)} is not an image")
+    return entries, skipped
+
+
+def gather(found: Found, wanted: Wanted) -> Gallery:
+    """Decode the files, leave out what cannot be used and exact duplicates, and say so.
+
+    Raises:
+        BadImages: No image can be used, or they differ in size and none was asked for.
+    """
+    labels = np.array([entry.label for entry in found.entries], np.int64)
+    chosen = [found.entries[i] for i in balanced(labels, wanted.limit)]
+    good, decoded, bad = _decode_all(chosen, wanted)
+    skipped = [*found.skipped, *bad]
+    if not good:
+        raise BadImages(f"no usable image in {found.source}: {listed(skipped) or 'it is empty'}")
+    _check_sizes(decoded, found.source)
+    kept, duplicates = distinct([image.pixels for image in decoded], [e.label for e in good])
+    notes = [*found.notes, *limit_note(len(chosen), len(labels))]
+    notes += in_words(Counter(step for i in kept for step in decoded[i].steps))
+    if skipped:
+        notes.append(f"{counted(len(skipped), 'file')} skipped: {listed(skipped)}")
+    images = np.stack([decoded[i].pixels.transpose(2, 0, 1) for i in kept])
+    targets = np.array([good[i].label for i in kept], np.int64)
+    classes = count_classes(targets, wanted, found.class_names)
+    samples = as_samples(images, targets, classes)
+    return Gallery(
+        samples,
+        found.labels_from,
+        class_names=found.class_names,
+        names=tuple(good[i].name for i in kept),
+        notes=(*notes, *duplicates),
+        source=found.source,
+        sha256=digest(samples.images, samples.labels),
+    )
+
+
+def _decode_all(
+    entries: Sequence[Entry], wanted: Wanted
+) -> tuple[list[Entry], list[Decoded], list[str]]:
+    good, decoded, bad = [], [], []
+    for entry in entries:
+        try:
+            decoded.append(decode(entry.path, channels=wanted.channels, size=wanted.size))
+            good.append(entry)
+        except BadImages as error:
+            bad.append(f"{shown(entry.name)} {error}")
+    return good, decoded, bad
+
+
+def _check_sizes(decoded: Sequence[Decoded], source: str) -> None:
+    sizes = Counter(image.pixels.shape[:2] for image in decoded)
+    if len(sizes) > 1:
+        table = listed([f"{h}x{w} ({n:,})" for (h, w), n in sizes.most_common()], most=8)
+        raise BadImages(
+            f"the images of {source} differ in size: {table}; give the size that the model was "
+            "trained on as --input-size HxW, and they will be resized"
+        )
+
+
+def distinct(images: Sequence[Pixels], labels: Sequence[int]) -> tuple[list[int], tuple[str, ...]]:
+    """Return the indices of the first of each set of equal images, and notes on the others."""
+    first: dict[bytes, int] = {}
+    kept: list[int] = []
+    torn = 0
+    for i, image in enumerate(images):
+        key = hashlib.sha256(np.ascontiguousarray(image).data).digest()
+        if first.setdefault(key, i) == i:
+            kept.append(i)
+        else:
+            torn += labels[first[key]] != labels[i]
+    if len(kept) == len(images):
+        return kept, ()
+    under = f", {torn:,} of them under another label than the first" if torn else ""
+    return kept, (f"{counted(len(images) - len(kept), 'duplicate image')} left out{under}",)

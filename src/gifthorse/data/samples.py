@@ -1,0 +1,124 @@
+"""Labeled images in memory, as uint8, and views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.errors import ShapeMismatch
+from gifthorse.types import Batch, Samples, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Images kept as uint8 on one device; a batch is converted when it is asked for.
+
+    Attributes:
+        images: `(N, C, H, W)` uint8.
+        labels: `(N,)` int64.
+        classes: How many classes the labels may name.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: int
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ShapeMismatch(
+                "images must be uint8 of shape (N, C, H, W); got "
+                f"{self.images.dtype}, {tuple(self.images.shape)}"
+            )
+        if self.labels.shape != (len(self.images),):
+            raise ShapeMismatch(
+                f"labels must have shape ({len(self.images)},), one an image; got "
+                f"{tuple(self.labels.shape)}"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width."""
+        _, c, h, w = self.images.shape
+        return c, h, w
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor, /) -> Batch:
+        return self.images[index].float() / 255, self.labels[index]
+
+    def to(self, device: torch.device | str) -> InMemory:
+        """Return the same samples on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """A view of other samples through an index vector `(M,)`."""
+
+    parent: Samples
+    index: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width."""
+        return self.parent.shape
+
+    @property
+    def classes(self) -> int:
+        """How many classes the labels may name."""
+        return self.parent.classes
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor, /) -> Batch:
+        return self.parent[self.index[index]]
+
+
+def batches(samples: Samples, size: int, rng: Generator | None = None) -> Iterator[Batch]:
+    """Yield all samples in batches of at most `size`: in order, or shuffled by `rng`."""
+    n = len(samples)
+    order = torch.arange(n) if rng is None else torch.randperm(n, generator=rng)
+    for index in order.split(size):
+        yield samples[index]
+
+
+def whole(samples: Samples) -> Batch:
+    """Return all samples as one batch.
+
+    Example:
+        >>> x, y = whole(InMemory(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.arange(2), 2))
+        >>> x.shape, y.tolist()
+        (torch.Size([2, 1, 4, 4]), [0, 1])
+    """
+    return samples[torch.arange(len(samples))]
+
+
+def split(samples: Samples, share: float, rng: Generator) -> tuple[Subset, Subset]:
+    """Split class by class: about `share` of each class first, the rest second.
+
+    Odd ones go to the first and the second part in turn, so that sizes match in all.
+
+    Example:
+        >>> data = InMemory(torch.zeros(6, 1, 4, 4, dtype=torch.uint8), torch.arange(6) % 3, 3)
+        >>> a, b = split(data, 0.5, torch.Generator().manual_seed(0))
+        >>> sorted(whole(a)[1].tolist()), sorted(whole(b)[1].tolist())
+        ([0, 1, 2], [0, 1, 2])
+    """
+    labels = whole(samples)[1]
+    first: list[Tensor] = []
+    second: list[Tensor] = []
+    carry = 0.0
+    for label in labels.unique().tolist():
+        index = (labels == label).nonzero().flatten()
+        index = index[torch.randperm(len(index), generator=rng)]
+        exact = len(index) * share + carry
+        count = min(len(index), max(0, round(exact)))
+        carry = exact - count
+        first.append(index[:count])
+        second.append(index[count:])
+    return Subset(samples, torch.cat(first)), Subset(samples, torch.cat(second))
