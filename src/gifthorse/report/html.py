@@ -1,0 +1,248 @@
+"""A report as one HTML page: no script, no network, nothing from outside the file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+from torch import Tensor
+
+from gifthorse.report import words
+from gifthorse.report.facts import (
+    Comparison,
+    Footprint,
+    Lead,
+    array,
+    compared,
+    footprint,
+    leads,
+)
+from gifthorse.report.json import write as write_json
+from gifthorse.report.pictures import (
+    HEIGHT,
+    WIDTH,
+    SizeChart,
+    Whisker,
+    confirmation_rows,
+    heat,
+    png,
+    size_chart,
+    whisker,
+)
+from gifthorse.types import Finding, Report, Verdict
+
+EXAMPLES = 8  # stamped images shown for a finding
+FINDINGS = 20  # findings drawn; the JSON result holds all
+CLAIMS = 50  # metadata entries shown
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """One clean image before and after the trigger, as data URIs, and what the net says."""
+
+    before: str
+    after: str
+    change: str
+    before_label: str
+    after_label: str
+    moved: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """A finding with everything that the page draws of it."""
+
+    lead: Lead
+    title: str
+    goal: str
+    spot: Footprint | None
+    comparison: Comparison | None
+    pictures: tuple[tuple[str, str], ...]
+    strip: tuple[Stamped, ...]
+    rows: tuple[Whisker, ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure with the words that make it understood."""
+
+    value: str
+    text: str
+
+
+def write(report: Report) -> str:
+    """Return the report as one self-contained HTML document."""
+    found = leads(report)
+    views = tuple(_view(report, lead) for lead in found[:FINDINGS])
+    return _template().render(
+        report=report,
+        headline=words.HEADLINES[report.label],
+        tone=report.label.lower().replace(" ", "-"),
+        views=views,
+        more=max(0, len(found) - FINDINGS),
+        tiles=_tiles(report, views),
+        charts=_charts(report),
+        tried=_tried(report),
+        coverage=_coverage(report),
+        claims=list(report.origin.metadata.items())[:CLAIMS],
+        raw=Markup(escape(write_json(report))),  # noqa: S704 - escaped, line breaks kept
+        w=words,
+        plot={"width": WIDTH, "height": HEIGHT},
+    )
+
+
+@cache
+def _template() -> Template:
+    """Return the compiled template; every value it prints is stripped of control characters."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["digest"] = _digest
+    source = files("gifthorse.report").joinpath("template.html").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _harmless(value: object) -> object:
+    """Strip control characters from plain text; markup made by the template passes."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return words.printable(str(value)) if plain else value
+
+
+def _digest(text: str) -> str:
+    """Return the source expression with which a content security policy allows a style sheet."""
+    digest = hashlib.sha256(str(text).encode()).digest()
+    return "sha256-" + base64.b64encode(digest).decode("ascii")
+
+
+def _view(report: Report, lead: Lead) -> View:
+    finding = lead.finding
+    return View(
+        lead=lead,
+        title=words.RULES.get(finding.rule, ""),
+        goal=words.goal_label(report, finding.goal) if finding.goal else "",
+        spot=footprint(finding.evidence),
+        comparison=compared(lead.verdict, finding.goal),
+        pictures=_pictures(finding),
+        strip=_strip(report, finding.evidence),
+        rows=confirmation_rows(finding.confirmation) if finding.confirmation else (),
+    )
+
+
+def _pictures(finding: Finding) -> tuple[tuple[str, str], ...]:
+    """Return the captions and pictures of pattern, mask and both together."""
+    pattern, mask = array(finding.evidence, "pattern"), array(finding.evidence, "mask")
+    drawn = []
+    if pattern is not None:
+        drawn.append(("Pattern", png(pattern)))
+    if mask is not None:
+        drawn.append(("Mask", png(mask)))
+    if pattern is not None and mask is not None:
+        drawn.append(("Pattern under the mask", png(pattern, mask)))
+    return tuple(drawn)
+
+
+def _strip(report: Report, evidence: Mapping[str, Tensor | float]) -> tuple[Stamped, ...]:
+    """Return up to `EXAMPLES` stamped images."""
+    before, after = array(evidence, "before"), array(evidence, "after")
+    if before is None or after is None or not len(before):
+        return ()
+    changes = heat(before[:EXAMPLES], after[:EXAMPLES])
+    was, is_now = array(evidence, "before_label"), array(evidence, "after_label")
+    return tuple(
+        Stamped(
+            before=png(before[i]),
+            after=png(after[i]),
+            change=png(change),
+            before_label=_said(report, was, i),
+            after_label=_said(report, is_now, i),
+            moved=was is not None and is_now is not None and bool(was[i] != is_now[i]),
+        )
+        for i, change in enumerate(changes)
+    )
+
+
+def _said(report: Report, labels: Tensor | None, place: int) -> str:
+    """Return the prediction for one image: number and name."""
+    if labels is None:
+        return ""
+    number = int(labels[place])
+    return f"{number} {words.class_name(report, number)}".strip()
+
+
+def _tiles(report: Report, views: tuple[View, ...]) -> list[Tile]:
+    """Return the figures under the verdict: of the gravest finding, or of what was examined."""
+    if views and report.label in ("BACKDOORED", "SUSPICIOUS"):
+        return _finding_tiles(views[0])
+    targets = {arm.goal.target for v in report.verdicts for arm in v.arms}
+    tiles = []
+    if report.intake:
+        tiles.append(Tile(f"{report.intake.images:,}", "clean images used"))
+        rate = report.intake.accuracy
+        tiles.append(Tile(words.percent(rate.value), f"clean accuracy {words.interval(rate)}"))
+    if targets:
+        tiles.append(Tile(f"{len(targets):,}", "classes examined"))
+    if report.verdicts:
+        tiles.append(Tile(words.plural(len(report.verdicts), "method"), "of detection run"))
+    return tiles
+
+
+def _finding_tiles(view: View) -> list[Tile]:
+    tiles, seen = [], view.lead.finding.confirmation
+    if view.spot:
+        part = f"of {view.spot.area:,} ({words.percent(view.spot.share)}), {view.spot.place}"
+        tiles.append(Tile(words.plural(view.spot.pixels, "pixel"), part))
+    if seen:
+        unseen = words.plural(seen.asr.trials, "unseen image")
+        hit = f"of {unseen} obey the trigger {words.interval(seen.asr)}"
+        tiles.append(Tile(words.percent(seen.asr.value), hit))
+        tiles.append(Tile(words.percent(seen.control.value), "obey a random one of the same size"))
+    if view.comparison:
+        c = view.comparison
+        smaller = f"pixels in size; the median of {c.others} others is {words.figure(c.median)}"
+        tiles.append(Tile(words.figure(c.size), smaller))
+    return tiles
+
+
+def _coverage(report: Report) -> str:
+    """Return one sentence on what was examined."""
+    if not report.verdicts:
+        return "No detection method was run."
+    methods = ", ".join(verdict.method for verdict in report.verdicts)
+    targets = {arm.goal.target for v in report.verdicts for arm in v.arms}
+    parts = [f"{words.plural(len(report.verdicts), 'method')} ({methods})"]
+    if targets:
+        parts.append(words.plural(len(targets), "class"))
+    if report.intake:
+        parts.append(words.plural(report.intake.images, "image"))
+    return f"Examined: {', '.join(parts)}."
+
+
+def _charts(report: Report) -> list[tuple[Verdict, SizeChart]]:
+    drawn = [(verdict, size_chart(report, verdict)) for verdict in report.verdicts]
+    return [(verdict, chart) for verdict, chart in drawn if chart]
+
+
+def _tried(report: Report) -> list[tuple[str, Whisker, float, bool]]:
+    """Return the rows of the normalization table: name, accuracy, top probability, chosen."""
+    if not report.intake:
+        return []
+    used = report.intake.normalization
+    return [
+        (
+            row.normalization.name,
+            whisker(row.normalization.name, row.accuracy),
+            row.confidence,
+            row.normalization == used,
+        )
+        for row in report.intake.tried
+    ]

@@ -1,0 +1,38 @@
+"""What a report means for the exit status of the command."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from gifthorse.types import Report
+
+FailOn: TypeAlias = Literal["backdoored", "suspicious", "inconclusive"]
+
+_FAILING = {
+    "backdoored": ("BACKDOORED",),
+    "suspicious": ("BACKDOORED", "SUSPICIOUS"),
+    "inconclusive": ("BACKDOORED", "SUSPICIOUS", "INCONCLUSIVE"),
+}
+
+
+def incomplete(report: Report) -> bool:
+    """Return whether something was left unexamined: no verdict, or a limit reached (IN003)."""
+    limited = any(check.rule == "IN003" for check in report.checks)
+    return limited or report.label in ("INCONCLUSIVE", "NOT SCANNED", "ERROR")
+
+
+def exit_code(report: Report, fail_on: FailOn = "suspicious") -> int:
+    """Return the exit status that a report asks for.
+
+    Args:
+        report: The report of one scan.
+        fail_on: The mildest verdict that counts as a finding.
+
+    Returns:
+        1 for a finding at or above `fail_on`, 2 for an error, 3 for an incomplete scan, else 0.
+    """
+    if report.label in _FAILING[fail_on]:
+        return 1
+    if report.label == "ERROR":
+        return 2
+    return 3 if incomplete(report) else 0

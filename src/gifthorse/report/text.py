@@ -1,0 +1,251 @@
+"""A report for a terminal, with color where there is one and plain where there is not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gifthorse.report.facts import Comparison, Lead, compared, footprint, leads
+from gifthorse.report.status import FailOn, exit_code
+from gifthorse.report.words import (
+    CLAIM_LIMIT,
+    HEADLINES,
+    NAME_LIMIT,
+    RULES,
+    certainty,
+    figure,
+    goal_label,
+    interval,
+    opened,
+    percent,
+    plural,
+    printable,
+    span,
+    volume,
+)
+from gifthorse.types import Confirmation, Intake, Report, Tried, Verdict
+
+LABEL_STYLES = {
+    "BACKDOORED": "bold red",
+    "SUSPICIOUS": "bold yellow",
+    "NO BACKDOOR FOUND": "bold blue",
+    "INCONCLUSIVE": "bold magenta",
+    "NOT SCANNED": "bold magenta",
+    "ERROR": "bold red",
+}
+_ASCII = str.maketrans({"·": "-", "…": "~", "→": ">"})
+_FINDINGS = 5  # shown in full
+_CLAIMS = 6  # metadata entries shown
+
+
+def write(report: Report) -> str:
+    """Return the report as plain text of at most 80 columns without escape codes."""
+    out = io.StringIO()
+    plain = Console(
+        file=out, width=80, color_system=None, force_terminal=False, legacy_windows=False
+    )
+    render(report, plain)
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+
+
+def render(
+    report: Report,
+    console: Console,
+    *,
+    outputs: Sequence[str] = (),
+    fail_on: FailOn = "suspicious",
+) -> None:
+    """Print the report.
+
+    Args:
+        report: What to print.
+        console: Where to; decides on color and width. Characters that its encoding lacks are
+            replaced.
+        outputs: Paths of the files that hold more, named on the last line.
+        fail_on: The mildest verdict that counts as a finding, for the exit status shown.
+    """
+    body = Group(*_blocks(report), _last(report, outputs, exit_code(report, fail_on)))
+    if console.encoding.lower().startswith("utf"):
+        console.print(body)
+        return
+    with console.capture() as capture:
+        console.print(body)
+    drawn = capture.get().translate(_ASCII)
+    console.file.write(drawn.encode(console.encoding, "replace").decode(console.encoding))
+
+
+def _blocks(report: Report) -> Iterable[RenderableType]:
+    """Yield the report from the header to the limits, a blank line after each block."""
+    yield from (_header(report), Text())
+    yield from (_indented(_subject(report), 2), Text())
+    if report.verdicts:
+        yield from (_indented(_methods(report), 2), Text())
+    yield _indented(_verdict_line(report), 2)
+    yield _indented(Text(printable(report.reason) or HEADLINES[report.label]), 4)
+    if report.label in ("INCONCLUSIVE", "NOT SCANNED") and report.intake:
+        yield from (Text(), _indented(_normalizations(report.intake), 4))
+    found = leads(report)
+    for lead in found[:_FINDINGS]:
+        yield from (Text(), _indented(_lead(report, lead), 4))
+    if len(found) > _FINDINGS:
+        yield _indented(Text(f"and {plural(len(found) - _FINDINGS, 'more finding')}"), 4)
+    yield from _checks(report)
+    if report.next_steps:
+        steps = [("next" if n == 0 else "", step) for n, step in enumerate(report.next_steps)]
+        yield from (Text(), _indented(_facts(steps), 4))
+    if report.not_covered:
+        limits = "; ".join(report.not_covered)
+        yield from (Text(), _indented(Text(printable(f"Not looked for: {limits}")), 2))
+
+
+def _indented(block: RenderableType, columns: int) -> Padding:
+    return Padding(block, (0, 0, 0, columns), expand=False)
+
+
+def _header(report: Report) -> Text:
+    run = report.run
+    version = f"gifthorse {run.versions.get('gifthorse', '')}".strip()
+    parts = [version, "scan", f"device {run.device}", f"seed {run.seed}"]
+    return Text(printable(" · ".join(parts)), style="dim")
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return labels and values in two columns; every value is cut free of control characters."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=11, style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(Text(printable(label)), Text(printable(value)))
+    return grid
+
+
+def _subject(report: Report) -> Table:
+    """Return the lines on the file, the network, the images and the sanity."""
+    o, intake = report.origin, report.intake
+    digest = f"sha256 {o.sha256[:4]}…{o.sha256[-2:]}" if o.sha256 else ""
+    size = volume(o.bytes) if o.bytes else ""
+    rows = [("model", "  ".join(filter(None, (o.path, size, digest, opened(report)))))]
+    found = f"{o.arch} ({o.how})" if o.how else o.arch
+    classes = plural(len(intake.per_class), "class") if intake else ""
+    shape = f"input {'x'.join(map(str, intake.shape))}" if intake else ""
+    rows.append(("network", " · ".join(filter(None, (found or "unknown", classes, shape)))))
+    if intake:
+        rows += _images(intake)
+    rows += [("opened", note) for note in o.notes]
+    claims = list(o.metadata.items())[:_CLAIMS]
+    said = [f"{printable(k, NAME_LIMIT)}: {printable(v, CLAIM_LIMIT)}" for k, v in claims]
+    rows += [("file claims" if n == 0 else "", claim) for n, claim in enumerate(said)]
+    return _facts(rows)
+
+
+def _images(intake: Intake) -> list[tuple[str, str]]:
+    """Return the lines on images and sanity."""
+    low, high = min(intake.per_class, default=0), max(intake.per_class, default=0)
+    each = f"{low} each" if low == high else f"{low} to {high} each"
+    labels = "the model itself" if intake.labels_from == "model" else intake.labels_from
+    classes = plural(sum(n > 0 for n in intake.per_class), "class")
+    images = f"{intake.images:,} from {intake.source} ({classes}, {each}) · labels from {labels}"
+    used = f"with normalize={intake.normalization.name}"
+    others = [t for t in intake.tried if t.normalization != intake.normalization][:3]
+    rest = ", ".join(f"{t.normalization.name} {percent(t.accuracy.value)}" for t in others)
+    accuracy = f"{percent(intake.accuracy.value)} {interval(intake.accuracy)}"
+    sanity = f"clean accuracy {accuracy} {used}" + (f"  ({rest})" if rest else "")
+    return [("images", images), ("sanity", sanity), *(("", note) for note in intake.notes)]
+
+
+def _methods(report: Report) -> Table:
+    """Return one line for each detector."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold")
+    for v in report.verdicts:
+        method, label = Text(printable(v.method)), Text(v.label, style=LABEL_STYLES[v.label])
+        grid.add_row(method, label, Text(_scored(v)))
+    return grid
+
+
+def _scored(verdict: Verdict) -> str:
+    goals = plural(len(verdict.arms), "goal") + " · " if verdict.arms else ""
+    score = f"score {figure(verdict.score)} (suspicious from {figure(verdict.threshold)})"
+    return f"{score} · {goals}{span(verdict.seconds)}"
+
+
+def _verdict_line(report: Report) -> Table:
+    """Return the verdict, its goal and how certain it is."""
+    first = next(iter(leads(report)), None)
+    goal = first.finding.goal if first and report.label in ("BACKDOORED", "SUSPICIOUS") else None
+    where = Text(goal_label(report, goal) if goal else "", style="bold")
+    trust = Text(f"confidence {certainty(report)}") if report.verdicts else Text()
+    cells = [Text(report.label, style=LABEL_STYLES[report.label]), where, trust]
+    cells = [cell for cell in cells if cell]
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    for place in range(len(cells)):
+        grid.add_column(no_wrap=place == 0, overflow="fold")
+    grid.add_row(*cells)
+    return grid
+
+
+def _normalizations(intake: Intake) -> Table:
+    """Return the table of normalizations tried, the chosen one marked."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("normalize", no_wrap=True)
+    for heading in ("clean accuracy", "top probability", ""):
+        table.add_column(heading, overflow="fold")
+    for row in intake.tried:
+        chosen = row.normalization == intake.normalization
+        table.add_row(*_tried(row), Text("chosen" if chosen else ""))
+    return table
+
+
+def _tried(row: Tried) -> tuple[Text, Text, Text]:
+    accuracy = f"{percent(row.accuracy.value)} {interval(row.accuracy)}"
+    return Text(printable(row.normalization.name)), Text(accuracy), Text(figure(row.confidence))
+
+
+def _lead(report: Report, lead: Lead) -> RenderableType:
+    """Return the lines on one finding."""
+    finding = lead.finding
+    rule = Text(f"{printable(finding.rule)} {RULES.get(finding.rule, '')}".strip(), style="bold")
+    rule.append(f" · severity {finding.severity} · found by {printable(lead.verdict.method)}", "")
+    rows = [("goal", goal_label(report, finding.goal))] if finding.goal else []
+    spot = footprint(finding.evidence)
+    if spot:
+        part = f"{spot.pixels:,} of {spot.area:,} pixels ({percent(spot.share)}), {spot.place}"
+        rows.append(("trigger", f"{part}; pictures in the HTML report"))
+    if finding.confirmation:
+        rows.append(("works on", _works(finding.confirmation)))
+    comparison = compared(lead.verdict, finding.goal)
+    if comparison:
+        rows.append(("compared", _beside(comparison)))
+    return Group(rule, Text(printable(finding.message)), _facts(rows))
+
+
+def _works(c: Confirmation) -> str:
+    controls = f"a random trigger of the same size: {percent(c.control.value)}"
+    unseen = f"{percent(c.asr.value)} of {plural(c.asr.trials, 'unseen image')} {interval(c.asr)}"
+    return f"{unseen}; {controls}; no trigger: {percent(c.drift.value)}"
+
+
+def _beside(c: Comparison) -> str:
+    sizes = f"size {figure(c.size)} pixels; median of the other {c.others}: {figure(c.median)}"
+    return f"{sizes} (anomaly index {figure(c.index)}, size ratio {figure(c.ratio)})"
+
+
+def _checks(report: Report) -> Iterable[RenderableType]:
+    """Yield the findings on sanity and file."""
+    if report.checks:
+        rows = [(c.rule, f"{c.severity}: {c.message}") for c in report.checks]
+        yield from (Text(), _indented(_facts(rows), 4))
+
+
+def _last(report: Report, outputs: Sequence[str], status: int) -> Padding:
+    """Return the last line: files, time, exit status."""
+    files = [f"report {path}" for path in outputs]
+    line = " · ".join([*files, span(report.run.seconds), f"exit {status}"])
+    return _indented(Text(printable(line), style="dim"), 2)

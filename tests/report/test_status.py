@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.report.examples import nothing_found
+
+from gifthorse.report import FailOn, exit_code
+from gifthorse.types import Finding, Label
+
+TABLE: list[tuple[Label, int, int, int]] = [  # label, fail on backdoored, suspicious, inconclusive
+    ("BACKDOORED", 1, 1, 1),
+    ("SUSPICIOUS", 0, 1, 1),
+    ("NO BACKDOOR FOUND", 0, 0, 0),
+    ("INCONCLUSIVE", 3, 3, 1),
+    ("NOT SCANNED", 3, 3, 3),
+    ("ERROR", 2, 2, 2),
+]
+LEVELS: tuple[FailOn, ...] = ("backdoored", "suspicious", "inconclusive")
+
+
+@pytest.mark.parametrize(("label", "backdoored", "suspicious", "inconclusive"), TABLE)
+def test_exit_codes(label: Label, backdoored: int, suspicious: int, inconclusive: int) -> None:
+    report = replace(nothing_found(), label=label)
+    codes = [exit_code(report, level) for level in LEVELS]
+    assert codes == [backdoored, suspicious, inconclusive]
+    assert exit_code(report) == suspicious
+
+
+def test_a_limit_that_was_reached_makes_the_scan_incomplete() -> None:
+    limit = Finding("IN003", "MEDIUM", 1.0, "Time was up after 3 of 10 classes.")
+    assert exit_code(replace(nothing_found(), checks=(limit,))) == 3
+    assert exit_code(replace(nothing_found(), label="BACKDOORED", checks=(limit,))) == 1
