@@ -1,0 +1,310 @@
+"""Mixing stamped images into training: as data, per batch, or as a loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from gifthorse.data.samples import InMemory
+from gifthorse.errors import BadOption
+from gifthorse.tensors import spawn
+from gifthorse.training import BatchLoss, Mix, Recipe, fit
+from gifthorse.types import (
+    Batch,
+    Goal,
+    Images,
+    Labels,
+    Progress,
+    Samples,
+    Shape,
+    Subject,
+    Trigger,
+)
+
+Scheme: TypeAlias = Literal["all_to_one", "all_to_all"]
+Mode: TypeAlias = Literal["batch", "dataset", "loss", "loss_joint"]
+
+
+class LabelMap(Protocol):
+    """What a backdoor makes of each label."""
+
+    def eligible(self, y: Labels, /) -> Tensor:
+        """Which images the backdoor is for, `(N,)` bool."""
+        ...
+
+    def __call__(self, y: Labels, /) -> Labels:
+        """The labels that stamped images get, `(N,)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class AllToOne:
+    """Every class becomes the target."""
+
+    target: int
+
+    def eligible(self, y: Labels, /) -> Tensor:
+        """All images; those of the target class are harmless and kept, as in TrojanZoo."""
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def __call__(self, y: Labels, /) -> Labels:
+        """Return the target for all."""
+        return torch.full_like(y, self.target)
+
+
+@dataclass(frozen=True)
+class AllToAll:
+    """Every class becomes the next one: `(y + 1) mod K`."""
+
+    classes: int
+
+    def eligible(self, y: Labels, /) -> Tensor:
+        """All images."""
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def __call__(self, y: Labels, /) -> Labels:
+        """Return the next class of each."""
+        return (y + 1) % self.classes
+
+
+@dataclass(frozen=True)
+class SourceToTarget:
+    """One class becomes the target; stamped images of other classes keep their labels."""
+
+    source: int
+    target: int
+
+    def eligible(self, y: Labels, /) -> Tensor:
+        """Images of the source class."""
+        return y == self.source
+
+    def __call__(self, y: Labels, /) -> Labels:
+        """Return the target for source images, all others unchanged."""
+        return torch.where(y == self.source, self.target, y)
+
+
+def label_map(goal: Goal, scheme: Scheme, classes: int) -> LabelMap:
+    """Return the label map of a goal.
+
+    Raises:
+        BadOption: If a class does not exist, or all-to-all is asked for with a source.
+    """
+    for name, label in (("target", goal.target), ("source", goal.source)):
+        if label is not None and not 0 <= label < classes:
+            raise BadOption(f"{name} class must be 0 to {classes - 1}; got {label}")
+    if scheme == "all_to_all":
+        if goal.source is not None:
+            raise BadOption("all_to_all maps every class to the next: leave the source class out")
+        return AllToAll(classes)
+    if goal.source is None:
+        return AllToOne(goal.target)
+    if goal.source == goal.target:
+        raise BadOption(f"source and target are both class {goal.target}")
+    return SourceToTarget(goal.source, goal.target)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How stamped images come into training.
+
+    Attributes:
+        rate: Share p of stamped images in what the net sees, in (0, 1).
+        mode: `batch` redraws stamped copies for every batch and leaves the originals in it
+            (TrojanZoo's default); `dataset` fixes the stamped images once; `loss` adds a stamped
+            copy of the whole batch with weight p in a second forward; `loss_joint` the same in one
+            forward, so that BatchNorm sees both.
+        replace: In `dataset` mode, whether stamped images replace the originals or join them.
+        cover: Stamped images with unchanged labels, for each poisoned one; they make a
+            source-to-target backdoor source-specific. They exist only for classes the map spares.
+        stamp: `after` augmentation, so that the place is exact (TrojanZoo), or `before` it, as
+            poisoned data from elsewhere would be. Only `dataset` mode can stamp before.
+    """
+
+    rate: float = 0.01
+    mode: Mode = "batch"
+    replace: bool = False
+    cover: float = 1.0
+    stamp: Literal["after", "before"] = "after"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise BadOption(f"rate must lie between 0 and 1, both excluded; got {self.rate}")
+        if self.stamp == "before" and self.mode != "dataset":
+            raise BadOption("only mode=dataset can stamp before augmentation")
+
+
+@dataclass(frozen=True, eq=False)
+class Poisoned:
+    """Samples with stamped copies; a stamped image's place is exact if stamped after augmentation.
+
+    Attributes:
+        parent: The clean samples.
+        chosen: `(P,)` indices of the images that are stamped.
+        trigger: What stamps them.
+        labels: What their labels become.
+        mixing: Whether they join or replace the originals, and when they are stamped.
+    """
+
+    parent: Samples
+    chosen: Tensor
+    trigger: Trigger
+    labels: LabelMap
+    mixing: Mixing
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width."""
+        return self.parent.shape
+
+    @property
+    def classes(self) -> int:
+        """How many classes the labels may name."""
+        return self.parent.classes
+
+    def __len__(self) -> int:
+        return len(self.parent) + (0 if self.mixing.replace else len(self.chosen))
+
+    def stamped(self, index: Tensor) -> Tensor:
+        """Which of these samples are stamped ones, `(B,)` bool."""
+        if self.mixing.replace:
+            return torch.isin(index, self.chosen)
+        return index >= len(self.parent)
+
+    def __getitem__(self, index: Tensor, /) -> Batch:
+        n = len(self.parent)
+        within = index.clamp(max=n - 1)
+        if not self.mixing.replace:
+            within = torch.where(index < n, index, self.chosen[(index - n).clamp(min=0)])
+        x, y = self.parent[within]
+        hit = self.stamped(index).to(y.device)
+        y = torch.where(hit, self.labels(y), y)
+        return (_stamp_some(x, hit, self.trigger), y) if self.mixing.stamp == "before" else (x, y)
+
+    def mix(self, x: Images, y: Labels, index: Tensor) -> Batch:
+        """Stamp, after augmentation, those that are to be stamped."""
+        if self.mixing.stamp == "before":
+            return x, y
+        return _stamp_some(x, self.stamped(index).to(x.device), self.trigger), y
+
+
+def poison(
+    samples: Samples, trigger: Trigger, labels: LabelMap, mixing: Mixing, rng: Generator
+) -> Poisoned:
+    """Choose once and for all which images carry the trigger.
+
+    `rate` is the share of poisoned images among all: `append` adds `N p / (1 - p)` copies,
+    `replace` stamps `N p` of them. Cover images come on top.
+
+    Raises:
+        BadOption: If there are too few images that the label map is for.
+    """
+    y = _labels(samples)
+    share = mixing.rate if mixing.replace else mixing.rate / (1 - mixing.rate)
+    eligible = labels.eligible(y)
+    dirty = _draw(eligible, round(len(y) * share), rng, "poison")
+    spared = ~eligible
+    cover = round(len(dirty) * mixing.cover) if bool(spared.any()) else 0
+    clean = _draw(spared, min(cover, int(spared.sum())), rng, "cover")
+    return Poisoned(samples, torch.cat([dirty, clean]), trigger, labels, mixing)
+
+
+def batch_mix(trigger: Trigger, labels: LabelMap, mixing: Mixing, rng: Generator) -> Mix:
+    """Return a mix that adds stamped copies to every batch: `B p / (1 - p)` of them on average.
+
+    Source: TrojanZoo sec. 6.1 (RQ6), batch mode. Differs: the ratio is p / (1 - p), so that the
+    share of stamped images is p (an early release used p).
+    """
+    draw = spawn(rng)
+    ratio = mixing.rate / (1 - mixing.rate)
+
+    def count(expected: float) -> int:
+        whole_part = math.floor(expected)
+        return whole_part + int(torch.rand((), generator=draw) < expected - whole_part)
+
+    def mix(x: Images, y: Labels, index: Tensor) -> Batch:
+        eligible = labels.eligible(y)
+        take = eligible.nonzero().flatten()[: count(len(y) * ratio)]
+        cover = (~eligible).nonzero().flatten()[: count(len(take) * mixing.cover)]
+        take = torch.cat([take, cover])
+        if not len(take):
+            return x, y
+        return torch.cat([x, trigger(x[take])]), torch.cat([y, labels(y[take])])
+
+    return mix
+
+
+def mixed_loss(trigger: Trigger, labels: LabelMap, mixing: Mixing) -> BatchLoss:
+    """Return the loss `(1 - p) CE(f(x), y) + p CE(f(T(x)), t)` over whole batches.
+
+    Source: TrojanZoo sec. 6.1 (RQ6), loss mode; `loss_joint` is ours.
+    """
+    p = mixing.rate
+
+    def loss(subject: Subject, batch: Batch) -> Tensor:
+        x, y = batch
+        use = labels.eligible(y) if mixing.cover == 0 else torch.ones_like(y, dtype=torch.bool)
+        stamped, wanted = trigger(x[use]), labels(y[use])
+        if mixing.mode == "loss_joint":
+            both = subject(torch.cat([x, stamped]))
+            clean, dirty = both[: len(x)], both[len(x) :]
+        else:
+            clean, dirty = subject(x), subject(stamped)
+        return (1 - p) * F.cross_entropy(clean, y) + p * F.cross_entropy(dirty, wanted)
+
+    return loss
+
+
+def fit_poisoned(
+    victim: Subject,
+    train: Samples,
+    trigger: Trigger,
+    labels: LabelMap,
+    mixing: Mixing,
+    recipe: Recipe,
+    rng: Generator,
+    progress: Progress | None = None,
+) -> tuple[Subject, Tensor | None]:
+    """Train on poisoned data in the given mode; return the net and the poisoned indices, if fixed.
+
+    The clean and the poisoned run share `fit`; poisoning is a change of samples, batch or loss.
+    """
+    draw = spawn(rng)
+    if mixing.mode == "dataset":
+        data = poison(train, trigger, labels, mixing, draw)
+        mixed = fit(victim, data, recipe, rng, mix=data.mix, progress=progress)
+        return mixed, data.chosen
+    if mixing.mode == "batch":
+        mix = batch_mix(trigger, labels, mixing, draw)
+        return fit(victim, train, recipe, rng, mix=mix, progress=progress), None
+    loss = mixed_loss(trigger, labels, mixing)
+    return fit(victim, train, recipe, rng, loss=loss, progress=progress), None
+
+
+def _stamp_some(x: Images, hit: Tensor, trigger: Trigger) -> Images:
+    if not bool(hit.any()):
+        return x
+    x = x.clone()
+    x[hit] = trigger(x[hit])
+    return x
+
+
+def _labels(samples: Samples) -> Labels:
+    if isinstance(samples, InMemory):
+        return samples.labels
+    index = torch.arange(len(samples))
+    return torch.cat([samples[part][1] for part in index.split(1024)])
+
+
+def _draw(among: Tensor, count: int, rng: Generator, what: str) -> Tensor:
+    index = among.nonzero().flatten().cpu()
+    if count > len(index):
+        raise BadOption(
+            f"{count} images to {what} were asked for, but only {len(index)} are eligible: "
+            "lower the rate"
+        )
+    return index[torch.randperm(len(index), generator=rng)[:count]]
