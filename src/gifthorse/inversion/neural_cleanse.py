@@ -1,0 +1,64 @@
+"""Neural Cleanse: the smallest mask and pattern that send every image to the goal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Generator
+
+from gifthorse.search import Adaptive, MaskPattern, Pace, Search
+from gifthorse.types import Goal, Hunt, Samples, Subject
+
+
+@dataclass(frozen=True)
+class NeuralCleanse:
+    """Minimize `CE(f((1 - m) x + m p), t) + lambda |m|_1` over mask m and pattern p.
+
+    Assumes a patch trigger that covers a fixed place, opaque or blended. Needs clean images and
+    gradients. The size of a trigger is the L1 norm of its mask over one channel.
+
+    Attributes:
+        norm: Penalty on the mask: `l1` or `l2`.
+        initial: lambda once it starts to count.
+        settle: Successful rounds before lambda goes from 0 to `initial`; 0 starts with it.
+        wait: Rounds in a row before lambda moves.
+        up: Factor by which lambda rises; it falls by `up ** 1.5`.
+        jitter: Noise when a best is stored, see `MaskPattern`.
+        pace: Steps, success bar and stopping.
+
+    Source: Wang et al., Neural Cleanse, S&P 2019; defaults of its released GTSRB example.
+    Differs: true cross entropy; a stored trigger is tested on all generation images; images of the
+    target class are left out; the search also stops early by the rule of `Pace`.
+    """
+
+    norm: Literal["l1", "l2"] = "l1"
+    initial: float = 1e-3
+    settle: int = 5
+    wait: int = 5
+    up: float = 2.0
+    jitter: float = 0.0
+    pace: Pace = Pace(bar=0.99, patience=25, gain=0.0)
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        """Return a search over masks and patterns, one arm a goal."""
+        cost = Adaptive.start(
+            len(goals),
+            initial=self.initial,
+            patience=self.wait,
+            up=self.up,
+            down=self.up**1.5,
+            settle=self.settle,
+        )
+        form = MaskPattern(self.norm, self.jitter)
+        return Search(subject, clean, goals, form, rng, cost=cost, pace=self.pace)
+
+
+PAPER = NeuralCleanse()
+PIXEL_BASELINE = NeuralCleanse(
+    settle=0, wait=10, up=1.5, jitter=0.01, pace=Pace(bar=0.9, rounds=1000)
+)
+ZOO = NeuralCleanse(settle=0, wait=10, up=1.5, pace=Pace(batch=96, bar=0.99, rounds=10))

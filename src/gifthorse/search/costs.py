@@ -1,0 +1,92 @@
+"""The weight of the size penalty: one number an arm, adapted to how well the arm does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Neural Cleanse's controller: raise the weight while the bar is met, lower it while it is not.
+
+    All tensors are `(A,)`, one entry an arm; arms never touch each other's entries.
+
+    Attributes:
+        weight: lambda (Neural Cleanse) or alpha (PixelBackdoor), the weight of the size penalty.
+        initial: The weight at the start, and where it comes back to from zero.
+        patience: Rounds in a row that it takes to move the weight.
+        up: Factor after `patience` successes.
+        down: Divisor after `patience` failures.
+        settle: Successes in a row before a zero weight becomes `initial`; 0 starts at `initial`.
+        streak: Successes in a row while the weight is zero.
+        met: Successes in a row since the last move.
+        missed: Failures in a row since the last move.
+        rose: Whether the weight was ever raised since it was last set to `initial`.
+        fell: Whether it was ever lowered.
+
+    Source: Wang et al., Neural Cleanse, S&P 2019, and its released code; PixelBackdoor's code.
+    """
+
+    weight: Tensor
+    initial: float
+    patience: int
+    up: float
+    down: float
+    settle: int
+    streak: Tensor
+    met: Tensor
+    missed: Tensor
+    rose: Tensor
+    fell: Tensor
+
+    @classmethod
+    def start(
+        cls,
+        arms: int,
+        *,
+        initial: float = 1e-3,
+        patience: int = 10,
+        up: float = 1.5,
+        down: float = 1.5**1.5,
+        settle: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> Adaptive:
+        """Return the controller at its start for `arms` arms."""
+        count = torch.zeros(arms, dtype=torch.int64, device=device)
+        flag = torch.zeros(arms, dtype=torch.bool, device=device)
+        weight = torch.full((arms,), 0.0 if settle else initial, device=device)
+        return cls(weight, initial, patience, up, down, settle, count, count, count, flag, flag)
+
+    def after(self, ok: Tensor, arms: Tensor, /) -> Adaptive:
+        """Return the state after a round in which arms `(a,)` met the bar or not, `(a,)` bool.
+
+        Example:
+            >>> cost = Adaptive.start(1, initial=1.0, patience=2)
+            >>> for _ in range(2):
+            ...     cost = cost.after(torch.tensor([True]), torch.tensor([0]))
+            >>> cost.weight.tolist()
+            [1.5]
+        """
+        weight, met, missed = self.weight[arms], self.met[arms], self.missed[arms]
+        rose, fell = self.rose[arms], self.fell[arms]
+        streak = torch.where((weight == 0) & ok, self.streak[arms] + 1, 0)
+        begin = (weight == 0) & (streak >= max(1, self.settle))
+        weight = torch.where(begin, self.initial, weight)
+        met, missed = met.masked_fill(begin, 0), missed.masked_fill(begin, 0)
+        rose, fell, streak = rose & ~begin, fell & ~begin, streak.masked_fill(begin, 0)
+
+        met, missed = torch.where(ok, met + 1, 0), torch.where(ok, 0, missed + 1)
+        rise, fall = met >= self.patience, missed >= self.patience
+        weight = torch.where(rise, weight * self.up, torch.where(fall, weight / self.down, weight))
+        return replace(
+            self,
+            weight=self.weight.index_copy(0, arms, weight),
+            streak=self.streak.index_copy(0, arms, streak),
+            met=self.met.index_copy(0, arms, met.masked_fill(rise, 0)),
+            missed=self.missed.index_copy(0, arms, missed.masked_fill(fall, 0)),
+            rose=self.rose.index_copy(0, arms, rose | rise),
+            fell=self.fell.index_copy(0, arms, fell | fall),
+        )
