@@ -1,0 +1,204 @@
+"""Make a bag of clean and backdoored models, scan each, and write the shipped calibration.
+
+    python benchmarks/calibrate.py run --out runs/bag --part 0/2     # resumable; one JSON a model
+    python benchmarks/calibrate.py collect --out runs/bag            # the table and calibration.json
+
+The bag is drawn from seeds of its own (10,000 up); no model of it is used for any other figure, and
+no threshold was chosen on it. Every model is trained from scratch: net, data, trigger and target
+vary. A model whose clean accuracy is poor, or whose attack did not take, is kept out by the rule
+printed beside the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gifthorse.attacks import BadNet
+from gifthorse.bench.stages import Divided, divide, draw, implant, judge, train_clean
+from gifthorse.detection import DETECTORS
+from gifthorse.metrics import mask_jaccard
+from gifthorse.poisoning import Mixing
+from gifthorse.training import Recipe
+from gifthorse.triggers import Patch
+from gifthorse.types import Goal, Implant, Verdict
+
+FIRST = 10_000
+# Data, net, passes over the data, clean images a class for the scan, least clean accuracy.
+TASKS = (
+    ("gtsrb", "tiny", 12, 2, 0.85),
+    ("cifar10", "tiny", 5, 10, 0.60),
+    ("mnist", "basic", 2, 10, 0.95),
+)
+DETECTOR_NAMES = ("pixel_quick", "neural_cleanse_quick")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One model of the bag."""
+
+    number: int
+    data: str
+    net: str
+    epochs: int
+    images: int
+    least: float
+    target: int | None
+    size: int
+    ink: str
+    place: str
+    rate: float
+
+
+def spec(number: int) -> Spec:
+    """Return the model with this number: even ones are clean, odd ones backdoored."""
+    rng = torch.Generator().manual_seed(FIRST + number)
+
+    def pick(n: int) -> int:
+        return int(torch.randint(n, (1,), generator=rng))
+
+    data, net, epochs, images, least = TASKS[(number // 2) % len(TASKS)]
+    classes = 43 if data == "gtsrb" else 10
+    return Spec(
+        number,
+        data,
+        net,
+        epochs,
+        images,
+        least,
+        target=pick(classes) if number % 2 else None,
+        size=2 + pick(3),
+        ink=("white", "checker", "random")[pick(3)],
+        place=("lower_right", "upper_left", "random", "center")[pick(4)],
+        rate=(0.01, 0.03, 0.1)[pick(3)],
+    )
+
+
+def make(s: Spec, data: Divided) -> tuple[Any, Implant | None]:
+    """Train the model of a spec."""
+    signs = s.data != "cifar10"
+    recipe = Recipe(epochs=s.epochs, batch=64, lr=0.1, flip=not signs, pad=2 if signs else 4)
+    rng = torch.Generator().manual_seed(FIRST + s.number)
+    if s.target is None:
+        return train_clean(s.net, data, recipe, rng), None
+    attack = BadNet(
+        size=s.size,
+        ink=s.ink,  # type: ignore[arg-type]
+        place=s.place,  # type: ignore[arg-type]
+        mixing=Mixing(rate=s.rate),
+        recipe=recipe,
+    )
+    made = implant(attack, s.net, data, Goal(s.target), rng)
+    return made.subject, made
+
+
+def overlap(verdict: Verdict, made: Implant | None) -> float | None:
+    """Return the mask Jaccard index of the leading finding with the true trigger."""
+    if made is None or not isinstance(made.trigger, Patch) or not verdict.findings:
+        return None
+    mask = verdict.findings[0].evidence["mask"]
+    assert isinstance(mask, torch.Tensor)
+    return mask_jaccard(mask[0], made.trigger.mask[0])
+
+
+def run_one(number: int, out: Path) -> None:
+    """Make, judge and scan one model; write its record."""
+    path = out / f"{number:03}.json"
+    if path.exists():
+        return
+    s, started = spec(number), time.monotonic()
+    data = divide(s.data)
+    subject, made = make(s, data)
+    record: dict[str, Any] = {"spec": asdict(s), "train_seconds": time.monotonic() - started}
+    figures = judge(subject, data.test, made)
+    record["figures"] = {k: r.value for k, r in figures.items()}
+    clean = draw(data.validation, s.images, torch.Generator().manual_seed(FIRST + number))
+    for name in DETECTOR_NAMES:
+        rng = torch.Generator().manual_seed(FIRST + number)
+        verdict = DETECTORS[name](subject, clean, rng)
+        lead = verdict.findings[0]
+        record[name] = {
+            "label": verdict.label,
+            "score": verdict.score,
+            "class": lead.goal.target if lead.goal else None,
+            "asr": lead.confirmation.asr.value if lead.confirmation else None,
+            "mjs": overlap(verdict, made),
+            "statistics": dict(verdict.statistics),
+            "seconds": verdict.seconds,
+        }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1))
+    part.replace(path)
+
+
+def usable(record: dict[str, Any]) -> bool:
+    """Whether a model learned its task and, if attacked, its backdoor (ASR 0.9 or more)."""
+    figures = record["figures"]
+    return bool(figures["accuracy"] >= record["spec"]["least"] and figures.get("asr", 1.0) >= 0.9)
+
+
+def collect(out: Path) -> None:
+    """Print the table of the bag and write calibration.json."""
+    records = [json.loads(p.read_text()) for p in sorted(out.glob("*.json"))]
+    kept = [r for r in records if usable(r)]
+    bags: dict[str, Any] = {}
+    for name in DETECTOR_NAMES:
+        clean = [r for r in kept if r["spec"]["target"] is None]
+        bad = [r for r in kept if r["spec"]["target"] is not None]
+        alarms = sum(r[name]["label"] != "NO BACKDOOR FOUND" for r in clean)
+        caught = sum(r[name]["label"] == "BACKDOORED" for r in bad)
+        right = sum(
+            r[name]["label"] == "BACKDOORED" and r[name]["class"] == r["spec"]["target"]
+            for r in bad
+        )
+        print(
+            f"{name}: {alarms} of {len(clean)} clean models alarmed; {caught} of {len(bad)} "
+            f"backdoored found, {right} with the right class"
+        )
+        for r in kept:
+            s, v = r["spec"], r[name]
+            truth = "clean" if s["target"] is None else f"class {s['target']}"
+            mjs = "" if v["mjs"] is None else f" mjs {v['mjs']:.2f}"
+            print(
+                f"  {s['number']:3} {s['data']:8} {truth:9} acc {r['figures']['accuracy']:.3f} "
+                f"score {v['score']:6.2f} aiv {v['statistics']['anomaly_index']:5.2f} ratio "
+                f"{v['statistics']['ratio']:.2f} {v['label']} {v['class']}{mjs}"
+            )
+        bags[name] = {
+            "clean": sorted(round(r[name]["score"], 3) for r in clean),
+            "backdoored": sorted(round(r[name]["score"], 3) for r in bad),
+        }
+    counts = f"{len(bags['pixel_quick']['clean'])} clean, "
+    counts += f"{len(bags['pixel_quick']['backdoored'])} BadNet models"
+    print(f"left out (task or backdoor not learned): {len(records) - len(kept)}")
+    name = f"small nets on GTSRB, CIFAR-10 and MNIST: {counts}"
+    target = Path(__file__).parents[1] / "src/gifthorse/detection/calibration.json"
+    target.write_text(json.dumps({"name": name, "detectors": bags}, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run a part of the bag, or collect it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["run", "collect"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th model, from the I-th")
+    parser.add_argument("--models", type=int, default=48)
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    if a.what == "collect":
+        collect(a.out)
+        return
+    first, step = (int(v) for v in a.part.split("/"))
+    for number in range(first, a.models, step):
+        run_one(number, a.out)
+        print(f"model {number} done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""How fast is one search step, and how soon does a search reach the size of a plain loop?
+
+Prints JSON with ratios measured in one run: (a) a step of our search against the bare forward and
+input gradient of the same folded net; (b) our time to the size and success of the plain reference
+loop of `reference_pixel.py` on the same model, images and processor; peak memory of both.
+
+    python benchmarks/inversion.py MODEL.safetensors --data cifar10 --source 0 --target 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gifthorse.bench.stages import divide
+from gifthorse.data.samples import InMemory, whole
+from gifthorse.inversion import PixelBackdoor
+from gifthorse.metrics import asr
+from gifthorse.models import load
+from gifthorse.models.folding import frozen
+from gifthorse.models.normalize import Classifier
+from gifthorse.search import Pace, Search
+from gifthorse.training import fast_bf16, predict
+from gifthorse.triggers import Additive
+from gifthorse.types import Goal, Subject
+from reference_pixel import invert
+
+GENERATION, UNSEEN = 100, 1000
+# Our quick settings: the published objective with a faster controller and smaller steps.
+QUICK = PixelBackdoor(
+    mode="clip",
+    initial=0.02,
+    wait=3,
+    pace=Pace(batch=32, bar=0.9, rounds=400, least=60, patience=40, bf16=True),
+)
+
+
+def prepare(path: str, data: str, source: int) -> tuple[Subject, InMemory, InMemory]:
+    """Return the model, 100 generation images of the source class and 1000 unseen ones."""
+    divided, opened = divide(data), load(path)
+    net = Classifier(opened.net, divided.normalization, opened.channels).eval()
+    subject = Subject(net, divided.train.shape, opened.classes, opened.origin)
+
+    def only(samples: InMemory, count: int) -> InMemory:
+        index = (samples.labels == source).nonzero().flatten()[:count]
+        return InMemory(samples.images[index], samples.labels[index], samples.classes)
+
+    return subject, only(divided.validation, GENERATION), only(divided.test, UNSEEN)
+
+
+def success(subject: Subject, delta: Tensor, unseen: InMemory, goal: Goal) -> float:
+    """Return the success of a change on unseen images."""
+    x, y = whole(unseen)
+    return asr(predict(subject, Additive(delta)(x)).argmax(1), y, goal).value
+
+
+def median_seconds(call: Callable[[], object], repeats: int = 15) -> float:
+    """Return the median wall time of a call after two warm-up calls."""
+    times = []
+    for i in range(repeats + 2):
+        started = time.perf_counter()
+        call()
+        if i >= 2:
+            times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def bare_step(net: nn.Module, x: Tensor, target: int, *, bf16: bool) -> Callable[[], object]:
+    """Return one forward and input gradient of a net and nothing else."""
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = torch.full((len(x),), target)
+
+    def step() -> object:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = net(x)
+        return torch.autograd.grad(F.cross_entropy(logits.float(), y), x)
+
+    return step
+
+
+def step_ratio(path: str, data: str, source: int, target: int) -> dict[str, Any]:
+    """(a) Return our seconds a step over the bare ones, at the same batch and precision."""
+    subject, clean, _ = prepare(path, data, source)
+    x = whole(clean)[0]
+    net = frozen(subject.net)
+    out: dict[str, Any] = {}
+    for bf16 in (False, True) if fast_bf16(torch.device("cpu")) else (False,):
+        for batch in (32, 96):
+            bare = median_seconds(bare_step(net, x[:batch], target, bf16=bf16))
+            # A bar no trigger reaches: nothing is verified or stored, a round is one step.
+            pace = Pace(batch=batch, bar=2.0, steps=1, bf16=bf16)
+            method = replace(QUICK, pace=pace)
+            hunt = method(subject, clean, [Goal(target, source)], torch.Generator().manual_seed(0))
+            arm = torch.tensor([0])
+            ours = median_seconds(lambda hunt=hunt, arm=arm: hunt.step(arm))  # type: ignore[misc]
+            key = f"batch {batch}, {'bf16' if bf16 else 'float32'}"
+            out[key] = {"bare_ms": bare * 1e3, "ours_ms": ours * 1e3, "ratio": ours / bare}
+    return out
+
+
+def reference(path: str, data: str, source: int, target: int, epochs: int) -> dict[str, Any]:
+    """(b) Run the plain loop."""
+    subject, clean, unseen = prepare(path, data, source)
+    goal, started = Goal(target, source), time.perf_counter()
+    found = invert(subject.net, whole(clean)[0], target, epochs=epochs)
+    return {
+        "seconds": time.perf_counter() - started,
+        "pixels": found.pixels,
+        "asr": success(subject, found.delta, unseen, goal),
+        "image_steps": found.image_steps,
+        "curve": found.curve[:: max(1, len(found.curve) // 40)] + found.curve[-1:],
+    }
+
+
+def ours(path: str, data: str, source: int, target: int, _: int) -> dict[str, Any]:
+    """(b) Run our search with the quick settings, recording size over time."""
+    subject, clean, unseen = prepare(path, data, source)
+    goal = Goal(target, source)
+    started = time.perf_counter()
+    hunt = QUICK(subject, clean, [goal], torch.Generator().manual_seed(0))
+    assert isinstance(hunt, Search)
+    curve: list[tuple[float, float, int]] = []
+    while not bool(hunt.settled.all()):
+        hunt.step(torch.tensor([0]))
+        best = hunt.best[0]
+        if best.feasible and (not curve or best.size < curve[-1][1]):
+            curve.append((time.perf_counter() - started, best.size, hunt.image_steps))
+    seconds = time.perf_counter() - started
+    best = hunt.best[0]
+    assert isinstance(best.trigger, Additive)
+    return {
+        "seconds": seconds,
+        "pixels": best.size,
+        "asr": success(subject, best.trigger.delta, unseen, goal),
+        "image_steps": hunt.image_steps,
+        "rounds": best.rounds,
+        "curve": curve,
+    }
+
+
+def alone(call: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    """Run a part in a fresh process; add its peak memory."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_measured, (call, arguments))
+
+
+def _measured(call: Callable[..., dict[str, Any]], arguments: tuple[object, ...]) -> dict[str, Any]:
+    result = call(*arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return result | {"peak_mib": peak}
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures were measured on."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "amx": str(fast_bf16(torch.device("cpu"))),
+        "torch": torch.__version__,
+        "commit": commit,
+    }
+
+
+def main() -> None:
+    """Run both parts and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--source", type=int, default=0)
+    parser.add_argument("--target", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=1000)
+    a = parser.parse_args()
+    where = (a.model, a.data, a.source, a.target)
+    step = step_ratio(*where)
+    mine, plain = alone(ours, *where, a.epochs), alone(reference, *where, a.epochs)
+    bar = plain["pixels"] * 1.03
+    reached = next((t for t, size, _ in mine["curve"] if size <= bar), None)
+    ratios = {
+        "whole_run": plain["seconds"] / mine["seconds"],
+        "to_the_same_size": plain["curve"][-1][0] / reached if reached else None,
+        "size": mine["pixels"] / plain["pixels"],
+        "asr_difference": mine["asr"] - plain["asr"],
+        "peak_memory": mine["peak_mib"] / plain["peak_mib"],
+    }
+    parts = {"machine": machine(), "step": step, "reference": plain, "ours": mine}
+    print(json.dumps(parts | {"ratios": ratios}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Making test models and judging defenses on them."""

@@ -1,0 +1,80 @@
+"""What there is, by name: for `gifthorse list` and `gifthorse explain`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from gifthorse.attacks import ATTACKS
+from gifthorse.data import READERS
+from gifthorse.data.packed import PACKED
+from gifthorse.detection import DETECTORS
+from gifthorse.errors import UnknownMethod
+from gifthorse.inversion import INVERTERS
+from gifthorse.models.normalize import NORMALIZATIONS
+from gifthorse.models.zoo import NETS
+from gifthorse.options import describe
+from gifthorse.report import WRITERS
+from gifthorse.report.words import RULES
+
+KINDS: dict[str, Mapping[str, Any]] = {
+    "attacks": ATTACKS,
+    "datasets": PACKED,
+    "detectors": DETECTORS,
+    "formats": WRITERS,
+    "inverters": INVERTERS,
+    "models": NETS,
+    "normalizations": NORMALIZATIONS,
+    "readers": READERS,
+    "rules": RULES,
+}
+METHODS = ("detectors", "attacks", "inverters")  # where `explain` looks first
+
+
+def entries(kind: str) -> dict[str, str]:
+    """Return the names of a kind, each with a line about it.
+
+    Raises:
+        UnknownMethod: If there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UnknownMethod.among("kind", kind, KINDS)
+    return {name: _line(kind, thing) for name, thing in sorted(KINDS[kind].items())}
+
+
+def explain(name: str) -> str:
+    """Return what a method does, assumes and costs, its source and its options; or a rule.
+
+    Raises:
+        UnknownMethod: If nothing is called that.
+    """
+    for kind in METHODS:
+        if name in KINDS[kind]:
+            return _method(name, kind[:-1], KINDS[kind][name])
+    if name in RULES:
+        return f"{name}: {RULES[name]}"
+    everything = [n for kind in METHODS for n in KINDS[kind]] + list(RULES)
+    raise UnknownMethod.among("method or rule", name, everything)
+
+
+def _method(name: str, kind: str, method: Any) -> str:
+    parts = [f"{name} ({kind}, {type(method).__name__})", "", inspect.getdoc(method) or ""]
+    inner = getattr(method, "inverter", None)
+    if inner is not None:
+        parts += ["", f"Inverter: {type(inner).__name__}", "", inspect.getdoc(inner) or ""]
+    parts += ["", "Options (--set NAME=VALUE):"]
+    parts += [f"  {key:28} {value}" for key, value in describe(method).items()]
+    return "\n".join(parts)
+
+
+def _line(kind: str, thing: Any) -> str:
+    if isinstance(thing, str):
+        return thing
+    if kind == "normalizations":
+        return f"mean {thing.mean}, std {thing.std}"
+    if kind == "models":
+        return ""
+    inner = getattr(thing, "inverter", thing)
+    doc = inspect.getdoc(inner) or ""
+    return doc.splitlines()[0] if doc else ""

@@ -1,0 +1,283 @@
+"""The command line: parse, call, print, exit."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from gifthorse import __version__, types
+from gifthorse.errors import BadOption, GifthorseError, UnknownMethod
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Look a downloaded image classifier in the mouth: find backdoors before you deploy it.",
+)
+console = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model files.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
+]
+Data = Annotated[str, typer.Option(help="Packed data set: a name (with GIFTHORSE_DATA) or path.")]
+Net = Annotated[str, typer.Option(help="One of `gifthorse list models`.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same model on the same machine.")]
+Output = Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")]
+
+
+@app.command()
+def scan(
+    models: Models,
+    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
+    arch: Annotated[
+        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
+    ] = None,
+    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
+    input_size: Annotated[str | None, typer.Option(help="HxW to resize images to.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use at most so many images.")] = None,
+    detector: Annotated[
+        list[str] | None, typer.Option(help="One of `gifthorse list detectors`; repeatable.")
+    ] = None,
+    options: Options = None,
+    seed: Seed = 0,
+    output_format: Annotated[str, typer.Option("-f", "--format", help="text or json.")] = "text",
+    out: Annotated[
+        list[str] | None, typer.Option("-o", "--out", metavar="FORMAT=PATH", help="Also write.")
+    ] = None,
+    fail_on: Annotated[
+        str, typer.Option(help="backdoored, suspicious or inconclusive.")
+    ] = "suspicious",
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 on findings.")] = False,
+) -> None:
+    """Say whether model files are backdoored, for which class, and how sure that is."""
+    from gifthorse import examine
+    from gifthorse.report import exit_code
+
+    request = examine.Request(
+        images=images,
+        arch=arch,
+        normalize=normalize,
+        input_size=input_size,
+        limit=limit,
+        detectors=tuple(detector or ()),
+        options=pairs(options),
+        seed=seed,
+        command=shlex.join(["gifthorse", *sys.argv[1:]]),
+    )
+    fail = examine.fail_on(fail_on)
+    writers = examine.outputs(output_format, out or (), len(models))
+    codes = []
+    for model in models:
+        with bar(Path(model).name) as progress:
+            report = examine.examine(model, request, progress)
+        for path in examine.emit(report, writers, console):
+            err.print(f"wrote {path}", markup=False)
+        codes.append(exit_code(report, fail))
+    code = next((c for c in (1, 2, 3) if c in codes), 0)
+    raise typer.Exit(0 if exit_zero and code == 1 else code)
+
+
+@app.command()
+def inspect(models: Models) -> None:
+    """Say what is in model files, without running anything of them."""
+    from gifthorse import examine
+    from gifthorse.models import inspect as look
+
+    found = [look(model) for model in models]
+    for one in found:
+        console.print(examine.describe_file(one), markup=False, highlight=False)
+    if any(f.severity in ("CRITICAL", "HIGH") for one in found for f in one.findings):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="attacks, detectors, inverters, models ...")],
+) -> None:
+    """List what there is of a kind."""
+    from gifthorse import catalog
+
+    for name, line in catalog.entries(kind).items():
+        typer.echo(f"{name:24} {line}".rstrip())
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A name that `gifthorse list` prints, or a rule.")],
+) -> None:
+    """Say what a method does, what it assumes, its options and its source."""
+    from gifthorse import catalog
+
+    typer.echo(catalog.explain(name))
+
+
+@app.command()
+def sample(
+    data: Data,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .npz file to write.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    per_class: Annotated[int, typer.Option(help="Images of each class.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Write a few clean images of a data set, by default of those no model was trained on."""
+    from gifthorse.bench import stages
+
+    count = stages.write_sample(stages.divide(data), split, per_class, out, seeded(seed))
+    typer.echo(f"wrote {count} images to {out}")
+
+
+@app.command()
+def train(data: Data, net: Net, out: Output, options: Options = None, seed: Seed = 0) -> None:
+    """Train a clean model: the twin that a backdoored one is compared with."""
+    from gifthorse.bench import stages
+    from gifthorse.options import vary
+    from gifthorse.training import Recipe
+
+    recipe = vary(Recipe(), pairs(options))
+    divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
+    with bar(f"training {net} on {data}") as progress:
+        subject = stages.train_clean(net, divided, recipe, rng, progress)
+    figures = stages.judge(subject, divided.test)
+    record = stages.Made("clean", recipe, net, divided, seed, figures, time.monotonic() - started)
+    stages.write(out, subject, record)
+    say_made(out, record)
+
+
+@app.command()
+def attack(
+    name: Annotated[str, typer.Argument(help="One of `gifthorse list attacks`.")],
+    data: Data,
+    net: Net,
+    out: Output,
+    target: Annotated[int, typer.Option(help="The class that stamped images come out as.")] = 0,
+    source: Annotated[
+        int | None, typer.Option(help="Only images of this class; default all others.")
+    ] = None,
+    options: Options = None,
+    seed: Seed = 0,
+) -> None:
+    """Make a backdoored test model, labeled as such in its metadata."""
+    from gifthorse.attacks import ATTACKS
+    from gifthorse.bench import stages
+    from gifthorse.options import vary
+
+    if name not in ATTACKS:
+        raise UnknownMethod.among("attack", name, ATTACKS)
+    method = vary(ATTACKS[name], pairs(options))
+    divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
+    goal = types.Goal(target, source)
+    with bar(f"{name} on {net}, {data}") as progress:
+        made = stages.implant(method, net, divided, goal, rng, progress)
+    figures = stages.judge(made.subject, divided.test, made)
+    seconds = time.monotonic() - started
+    record = stages.Made(name, method, net, divided, seed, figures, seconds, made)
+    stages.write(out, made.subject, record)
+    say_made(out, record)
+
+
+def say_made(out: Path, record: Any) -> None:
+    """Print what was made: figures with intervals, file, seconds."""
+    for key, r in record.figures.items():
+        typer.echo(f"{key:10} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
+    typer.echo(f"seconds    {record.seconds:.0f}")
+    typer.echo(f"wrote      {out}")
+
+
+def pairs(options: list[str] | None) -> dict[str, str]:
+    """Read `name=value` texts.
+
+    Raises:
+        BadOption: If one has no `=`.
+    """
+    out = {}
+    for text in options or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise BadOption(f"--set takes NAME=VALUE; got {text!r}")
+        out[name.strip()] = value.strip()
+    return out
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Return a generator on the processor with this seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[types.Progress | None]:
+    """Show a progress bar on a terminal's standard error; lines now and then elsewhere."""
+    if not err.is_terminal:
+        started = last = time.monotonic()
+
+        def lines(done: int, total: int, words: str) -> None:
+            nonlocal last
+            if done == total or time.monotonic() - last > 60:
+                last = time.monotonic()
+                err.print(f"{title}: {done}/{total} {words} {last - started:.0f} s", markup=False)
+
+        yield lines
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as shown:
+        task = shown.add_task(title, total=None, words="")
+        yield lambda done, total, words: shown.update(
+            task, completed=done, total=total, words=words
+        )
+
+
+def with_command(arguments: list[str]) -> list[str]:
+    """Put `scan` in front of arguments that start with a model: `gifthorse MODEL --images DIR`."""
+    known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    first = arguments[0] if arguments else ""
+    if first and not first.startswith("-") and first not in known and "--images" in arguments:
+        return ["scan", *arguments]
+    return arguments
+
+
+def version(show: bool) -> None:
+    """Print the version and stop."""
+    if show:
+        typer.echo(f"gifthorse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    show: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options in front of any command."""
+
+
+def main() -> None:
+    """Run the command line; every expected error is one sentence and an exit code."""
+    try:
+        app(args=with_command(sys.argv[1:]), prog_name="gifthorse")
+    except GifthorseError as error:
+        err.print(f"gifthorse: {error}", markup=False, style="bold red")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
