@@ -32,9 +32,12 @@ NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
 class Normalize(nn.Module):
     """Turn raw pixels `(N, C, H, W)` in [0, 1] into what a net was trained on.
 
-    Computes `(x * scale - mean * scale) / (std * scale if mean or std is given)`; in words: mean
-    and std are on the 0-1 scale, `scale` is 255 for nets fed with 0-255. Buffers are not saved.
+    Computes `(x - mean) * scale / std`: mean and std are on the 0-1 scale, and `scale` is 255 for
+    nets that were fed with 0-255. The buffers are not saved with the weights.
     """
+
+    gain: Tensor
+    offset: Tensor
 
     def __init__(self, normalization: Normalization, channels: int) -> None:
         super().__init__()

@@ -1,0 +1,27 @@
+"""Model files and nets: opened safely, inspected, made by name, normalized."""
+
+from __future__ import annotations
+
+from gifthorse.models.archs import Guess, build, fill, guess
+from gifthorse.models.files import sniff
+from gifthorse.models.inspection import Inspection, inspect
+from gifthorse.models.load import Opened, load, save
+from gifthorse.models.normalize import NORMALIZATIONS, Classifier, Normalize
+from gifthorse.models.zoo import NETS
+
+__all__ = [
+    "NETS",
+    "NORMALIZATIONS",
+    "Classifier",
+    "Guess",
+    "Inspection",
+    "Normalize",
+    "Opened",
+    "build",
+    "fill",
+    "guess",
+    "inspect",
+    "load",
+    "save",
+    "sniff",
+]

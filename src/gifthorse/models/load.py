@@ -1,0 +1,256 @@
+"""Open a model file that nobody trusts: checked by its bytes, read in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from gifthorse.errors import UnreadableModel, UsageError
+from gifthorse.models import archs, isolation
+from gifthorse.models.entries import PLAIN, Chosen, choose, shown, variants
+from gifthorse.models.files import digest, open_file, size_of
+from gifthorse.models.survey import Survey, refusal, survey
+from gifthorse.types import Origin
+
+MEMORY = 8 << 30  # bytes
+DEADLINE = 120.0  # seconds
+LEAST_TORCH = (2, 10)  # before, its restricted reader could be broken: CVE-2026-24747
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A net read from a file.
+
+    Attributes:
+        net: In eval mode, float32, its weights without gradient; normalization is not part of it.
+        classes: Number of logits.
+        channels: Number of input channels.
+        origin: The file and how it was opened.
+        nonfinite: Names of tensors with NaN, infinity or a negative variance, for rule `FS005`.
+    """
+
+    net: nn.Module
+    classes: int
+    channels: int
+    origin: Origin
+    nonfinite: tuple[str, ...] = ()
+
+
+def load(
+    path: str | Path,
+    arch: str | None = None,
+    *,
+    memory: int = MEMORY,
+    deadline: float = DEADLINE,
+) -> Opened:
+    """Open a state dict (`safetensors` or `torch.save`) without running anything in it.
+
+    Args:
+        path: The file.
+        arch: Name for `build`; guessed from the tensors if None.
+        memory: Bytes that the file, and its reader beyond torch itself, may take.
+        deadline: Seconds that reading may take.
+
+    Raises:
+        UnsafeModel: If the file brings code; nothing of it was run.
+        UnreadableModel: If it is damaged, too large, or no model.
+        UnknownArch: If no net fits its tensors.
+        Incomplete: If the deadline passes.
+        UsageError: If there is no such file, or no such architecture.
+    """
+    _check_torch()
+    path = Path(path)
+    with tempfile.TemporaryDirectory(prefix="gifthorse-") as folder:  # mode 0700
+        copy, sha256, size = _snapshot(path, Path(folder), memory)
+        found, tensors = _read(copy, path.name, memory, deadline)
+    chosen, picked = _pick(found, tensors)
+    state, casts = to_float32(picked)
+    fitted = _fit(state, arch)
+    origin = replace(
+        _origin(found, chosen, fitted, casts), path=str(path), sha256=sha256, bytes=size
+    )
+    return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(state))
+
+
+def _origin(found: Survey, chosen: Chosen, fitted: _Fitted, casts: tuple[str, ...]) -> Origin:
+    return Origin(
+        format="safetensors" if found.kind == "safetensors" else "pytorch",
+        arch=fitted.arch,
+        how=fitted.how,
+        tensors=sum(e.shape is not None for e in found.entries),
+        params=sum(p.numel() for p in fitted.net.parameters()),
+        dtypes=tuple(sorted({e.type for e in chosen.entries.values()})),
+        notes=(*(f.message for f in found.findings), *chosen.notes, *fitted.notes, *casts),
+        metadata=found.metadata,
+    )
+
+
+def _check_torch() -> None:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < LEAST_TORCH:
+        raise UsageError(
+            f"torch {torch.__version__} cannot open untrusted files safely (CVE-2026-24747): "
+            "install torch 2.10 or newer"
+        )
+
+
+def _snapshot(path: Path, folder: Path, memory: int) -> tuple[Path, str, int]:
+    """Copy the file where nobody can change it between check and use; return also hash and size."""
+    copy = folder / "model"
+    with open_file(path) as stream:
+        size = size_of(stream)
+        if size > memory:
+            raise UnreadableModel(
+                f"{shown(str(path))!r} has {size:,} bytes, more than the limit of {memory:,}: "
+                "allow more memory if you expect a file that large",
+                rule="FS004",
+            )
+        with copy.open("xb") as target:
+            return copy, digest(stream, target), size
+
+
+def _read(
+    copy: Path, name: str, memory: int, deadline: float
+) -> tuple[Survey, list[Tensor | None]]:
+    """Survey a private copy and, if nothing speaks against it, read its tensors."""
+    with copy.open("rb") as stream:
+        found = survey(stream, name)
+    reason = refusal(found)
+    if reason is not None:
+        raise reason
+    if found.full > memory:
+        raise UnreadableModel(
+            f"its tensors take {found.full:,} bytes, more than the limit of {memory:,}: allow "
+            "more memory if you expect a file that large",
+            rule="FS004",
+        )
+    return found, isolation.read(
+        copy, found.kind, found.entries, copy.parent, memory=memory, deadline=deadline
+    )
+
+
+def _pick(found: Survey, tensors: Sequence[Tensor | None]) -> tuple[Chosen, dict[str, Tensor]]:
+    """Pick the net's tensors out of a checkpoint."""
+    chosen = choose(found.entries)
+    odd = next((e for e in chosen.entries.values() if e.type not in PLAIN), None)
+    if odd is not None:
+        raise UnreadableModel(
+            f"tensor {shown(odd.path[-1])!r} is {shown(odd.type)}: only plain floating point "
+            "weights can be examined; save the float model",
+            rule="IN004",
+        )
+    by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
+    picked = {name: by_path[entry.path] for name, entry in chosen.entries.items()}
+    return chosen, {name: tensor for name, tensor in picked.items() if tensor is not None}
+
+
+def to_float32(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Cast all floating point tensors to float32; return them and notes on it.
+
+    Example:
+        >>> to_float32({"w": torch.ones(2).half()})
+        ({'w': tensor([1., 1.])}, ('cast 1 tensor(s) from float16 to float32',))
+    """
+    foreign = [t.dtype for t in state.values() if t.is_floating_point()]
+    counts = Counter(str(d).removeprefix("torch.") for d in foreign if d != torch.float32)
+    notes = tuple(f"cast {n} tensor(s) from {d} to float32" for d, n in sorted(counts.items()))
+    return {k: t.float() if t.is_floating_point() else t for k, t in state.items()}, notes
+
+
+def nonfinite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the names of tensors with NaN, infinity or, in `running_var`, negative values.
+
+    Example:
+        >>> nonfinite({"a": torch.tensor([1.0, float("nan")]), "b": torch.zeros(2)})
+        ('a',)
+    """
+    floats = {name: t for name, t in state.items() if t.is_floating_point()}
+    return tuple(
+        name
+        for name, t in floats.items()
+        if not t.isfinite().all() or (name.endswith("running_var") and bool((t < 0).any()))
+    )
+
+
+# Architecture ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    net: nn.Module
+    arch: str
+    classes: int
+    channels: int
+    how: str
+    notes: tuple[str, ...]
+
+
+def _fit(state: Mapping[str, Tensor], arch: str | None) -> _Fitted:
+    """Make the net that the tensors belong to and fill it, stripping prefixes as needed."""
+    if arch is None:
+        guess, fitting, notes = _guess(state)
+        net = archs.build(guess.arch, guess.classes, guess.channels)
+        how = f"guessed from {len(state)} tensors"
+        if guess.ties:
+            how += f" ({', '.join(guess.ties)} would fit as well)"
+        net = archs.fill(net, fitting, guess.arch)
+        return _Fitted(net, guess.arch, guess.classes, guess.channels, how, notes)
+    *_, (bare, _) = variants(state)
+    net = archs.build(arch, *archs.widths(archs.shapes_of(bare), arch))
+    own = archs.names(net.state_dict())
+    choices = list(variants(state))
+    fitting, notes = next((c for c in choices if archs.names(c[0]) == own), choices[-1])
+    net = archs.fill(net, fitting, arch)
+    classes, channels = archs.ends(net)
+    return _Fitted(net, arch, classes, channels, "named with --arch", notes)
+
+
+def _guess(
+    state: Mapping[str, Tensor],
+) -> tuple[archs.Guess, Mapping[str, Tensor], tuple[str, ...]]:
+    for fitting, notes in variants(state):
+        guess = archs.find(archs.shapes_of(fitting))
+        if guess is not None:
+            return guess, fitting, notes
+    return archs.guess(fitting), fitting, notes  # raises, naming what comes near
+
+
+# Saving ---------------------------------------------------------------------------------------
+
+
+def save(
+    path: str | Path, net_or_state: nn.Module | Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write weights and texts as safetensors: all or nothing, by an atomic rename.
+
+    Args:
+        path: Where to; an old file of that name is replaced.
+        net_or_state: A net, or tensors by name.
+        metadata: Texts for the header.
+
+    Raises:
+        UsageError: If the file cannot be written; the old one is still there then.
+    """
+    state = net_or_state.state_dict() if isinstance(net_or_state, nn.Module) else net_or_state
+    # Copies, since the format has no views and no shared memory.
+    plain = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
+    path = Path(path)
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as target:
+            part = Path(target.name)
+            try:
+                target.write(to_bytes(plain, metadata=dict(metadata)))
+                target.flush()
+                os.fsync(target.fileno())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {shown(str(path))!r}: {error}") from error

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tests.models import hostile
+from tests.models.hostile import saved
+from torch import Tensor, nn
+
+import gifthorse
+from gifthorse.errors import (
+    GifthorseError,
+    Incomplete,
+    UnknownArch,
+    UnreadableModel,
+    UsageError,
+)
+from gifthorse.models import build, child, inspect, isolation, load, save
+from gifthorse.models.load import nonfinite
+
+SOURCE = Path(gifthorse.__file__).parent
+GOOD = hostile.index(hostile.tensor((2, 3), (3, 1), 6))
+NUMBERS = {"archive/data/0": bytes(24)}
+
+
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    return build("tiny", 10).eval()
+
+
+def test_flipped_bits_in_an_archive_are_found_by_its_checksums(tmp_path: Path) -> None:
+    good = saved(tiny().state_dict())
+    path = tmp_path / "a.pt"
+    path.write_bytes(good)
+    clean = inspect(path)
+    assert clean.findings == ()
+    for seed in range(20):
+        data = bytearray(good)
+        bit = int(torch.randint(8 * len(data), (1,), generator=_rng(seed)))
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        seen = inspect(path)
+        # Padding between records is the one place where a bit may flip unseen, and does no harm.
+        assert seen.findings or (seen.params, seen.arch) == (clean.params, clean.arch)
+
+
+def _rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# 1. Read in a process of its own --------------------------------------------------------------
+
+
+def test_saved_nets_come_back_the_same(tmp_path: Path) -> None:
+    net, path = tiny(), tmp_path / "net.safetensors"
+    save(path, net, {"data": "cifar10", "note": "a\x1b[31m" + "x" * 20_000})
+    opened = load(path)
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(opened.net(x), net(x))
+    origin = opened.origin
+    assert (origin.arch, opened.classes, opened.channels) == ("tiny", 10, 3)
+    assert (origin.format, origin.tensors) == ("safetensors", len(net.state_dict()))
+    assert origin.params == sum(p.numel() for p in net.parameters())
+    assert origin.how == f"guessed from {origin.tensors} tensors"
+    assert origin.bytes == path.stat().st_size
+    assert origin.metadata["data"] == "cifar10"
+    assert "\x1b" not in origin.metadata["note"]
+    assert len(origin.metadata["note"]) == 10_003
+    assert opened.nonfinite == ()
+    assert not any(p.requires_grad for p in opened.net.parameters())
+    seen = inspect(path)
+    assert (seen.arch, seen.params, seen.sha256) == (
+        "tiny",
+        origin.params + _buffers(net),
+        origin.sha256,
+    )
+    assert "10 classes, 3 input channels" in seen.how
+    assert seen.safety.startswith("weights only")
+
+
+def _buffers(net: nn.Module) -> int:
+    return sum(b.numel() for b in net.buffers())
+
+
+def test_everything_done_to_a_checkpoint_is_said(tmp_path: Path) -> None:
+    net = tiny()
+    half: dict[str, Tensor] = {f"module.{k}": v for k, v in net.state_dict().items()}
+    halved = {k: v.half() if v.is_floating_point() else v for k, v in half.items()}
+    torch.save({"state_dict": halved, "epoch": 3}, tmp_path / "net.safetensors")
+    opened = load(tmp_path / "net.safetensors", "tiny")
+    floats = sum(v.is_floating_point() for v in half.values())
+    assert opened.origin.notes == (
+        "the name ends in '.safetensors', but the content is pytorch",
+        "opened the wrapper 'state_dict'",
+        "left aside: 'epoch' (int)",
+        "stripped the prefix 'module.' from all names",
+        f"cast {floats} tensor(s) from float16 to float32",
+    )
+    assert opened.origin.how == "named with --arch"
+    assert "float16" in opened.origin.dtypes
+    for name, value in net.state_dict().items():
+        assert torch.equal(opened.net.state_dict()[name], value.half().to(value.dtype)), name
+
+
+def test_legacy_files_and_own_nets_are_read(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 6))
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.Flatten(),"
+        " nn.Linear(4, num_classes))\n"
+    )
+    (tmp_path / "net.pt").write_bytes(saved(net.state_dict(), _use_new_zipfile_serialization=False))
+    opened = load(tmp_path / "net.pt", f"{tmp_path / 'own.py'}:net")
+    x = torch.rand(2, 1, 3, 3)
+    assert torch.equal(opened.net(x), net(x))
+    assert (opened.classes, opened.channels, opened.origin.format) == (6, 1, "pytorch")
+
+
+def test_numbers_that_are_none_are_named(tmp_path: Path) -> None:
+    state = {k: v.clone() for k, v in tiny().state_dict().items()}
+    first, second, *_ = [n for n in state if n.endswith("weight")]
+    state[first].view(-1)[0] = float("nan")
+    state[second].view(-1)[-1] = float("-inf")
+    save(tmp_path / "net.safetensors", state, {})
+    assert set(load(tmp_path / "net.safetensors").nonfinite) == {first, second}
+    assert nonfinite({"bn.running_var": torch.tensor([-1.0])}) == ("bn.running_var",)
+
+
+def test_the_wrong_architecture_is_explained(tmp_path: Path) -> None:
+    save(tmp_path / "net.safetensors", tiny(), {})
+    with pytest.raises(UnknownArch, match=r"do not fit resnet20: file lacks .*Nearest: tiny"):
+        load(tmp_path / "net.safetensors", "resnet20")
+
+
+def test_flipped_bits_in_safetensors_end_in_words(tmp_path: Path) -> None:
+    save(tmp_path / "good.safetensors", tiny(), {})
+    good = (tmp_path / "good.safetensors").read_bytes()
+    end = 8 + int.from_bytes(good[:8], "little")
+    for seed in range(20):
+        data = bytearray(good)
+        bit = int(torch.randint(8 * end, (1,), generator=_rng(seed)))
+        data[bit // 8] ^= 1 << bit % 8
+        path = tmp_path / "bad.safetensors"
+        path.write_bytes(data)
+        with contextlib.suppress(GifthorseError):
+            assert load(path).classes == 10
+
+
+def test_memory_and_time_are_limited_in_words(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1000, 3000)}, tmp_path / "big.pt")
+    with pytest.raises(UnreadableModel, match="limit: 13 MiB and 30 seconds") as caught:
+        load(tmp_path / "big.pt", memory=14_000_000, deadline=30)
+    assert caught.value.rule == "FS004"
+    with pytest.raises(Incomplete, match=r"longer than 0\.05 seconds") as late:
+        load(tmp_path / "big.pt", deadline=0.05)
+    assert late.value.rule == "IN003"
+
+
+def test_odd_tensors_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "read", lambda _p, _k, entries, _f, **_: [None] * len(entries))
+    torch.save({"fc.weight": torch.ones(2, 2, dtype=torch.complex64)}, tmp_path / "a.pt")
+    with pytest.raises(UnreadableModel, match=r"'fc\.weight' is complex64"):
+        load(tmp_path / "a.pt")
+
+
+def test_what_reads_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lie(_path: Path, _kind: str, folder: Path, **_: float) -> None:
+        save(folder / child.TENSORS, {"0": torch.zeros(2, 2)}, {})
+        (folder / child.FACTS).write_text('{"entries": [[["fc.weight"], "float32", [2, 2]]]}')
+
+    monkeypatch.setattr(isolation, "_run", lie)
+    hostile.torch_zip(tmp_path / "a.pt", GOOD, NUMBERS)
+    with pytest.raises(UnreadableModel, match="reads differently"):
+        load(tmp_path / "a.pt")
+
+
+def test_the_reader_gets_no_secrets_and_may_do_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    assert not {"SECRET", "PYTHONPATH", "USER"} & set(isolation._environment(tmp_path))
+    inside = str(tmp_path / "out")
+    child.refuse("open", ("/etc/passwd", "r", os.O_RDONLY), tmp_path)
+    child.refuse("open", (inside, "w", os.O_WRONLY), tmp_path)
+    for event, args in (
+        ("open", ("/tmp/x", "w", os.O_WRONLY | os.O_CREAT)),
+        ("socket.connect", ()),
+        ("subprocess.Popen", ()),
+        ("os.system", (b"ls",)),
+    ):
+        with pytest.raises(PermissionError):
+            child.refuse(event, args, tmp_path)
+
+
+# 2. Writing -----------------------------------------------------------------------
+
+
+def test_saving_is_all_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save(path, {"w": torch.ones(2)}, {})
+    old = path.read_bytes()
+    with pytest.raises(UsageError, match="cannot write"):
+        save(tmp_path / "missing" / "net.safetensors", {"w": torch.ones(2)}, {})
+    shared = torch.ones(4)
+    save(path, {"w": shared[:2], "v": shared}, {"a": "b"})
+    assert path.read_bytes() != old
+    assert os.listdir(tmp_path) == [path.name]
+    assert inspect(path).metadata == {"a": "b"}
+
+
+def test_no_unsafe_way_to_open_a_file_exists() -> None:
+    for file in SOURCE.rglob("*.py"):
+        text = file.read_text()
+        assert not re.search(r"weights_only\s*=\s*False", text), file
+        assert not re.search(r"\b(pickle|dill|joblib|marshal)\.loads?\(", text), file
+        assert "allow_pickle=True" not in text, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "jit.load"):
+                words = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert words.get("weights_only") == "True", f"{file}:{node.lineno}"
