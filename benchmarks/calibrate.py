@@ -1,7 +1,7 @@
 """Make a bag of clean and backdoored models, scan each, and write the shipped calibration.
 
-    python benchmarks/calibrate.py run --out runs/bag --part 0/2     # resumable; one JSON a model
-    python benchmarks/calibrate.py collect --out runs/bag            # the table and calibration.json
+    python benchmarks/calibrate.py run --out runs/bag --part 0/2    # resumable, a JSON a model
+    python benchmarks/calibrate.py collect --out runs/bag           # table, calibration.json
 
 The bag is drawn from seeds of its own (10,000 up); no model of it is used for any other figure, and
 no threshold was chosen on it. Every model is trained from scratch: net, data, trigger and target
@@ -21,13 +21,24 @@ from typing import Any
 import torch
 
 from gifthorse.attacks import BadNet
-from gifthorse.bench.stages import Divided, divide, draw, implant, judge, train_clean
+from gifthorse.bench.stages import (
+    Divided,
+    Made,
+    divide,
+    draw,
+    implant,
+    judge,
+    train_clean,
+    write,
+)
 from gifthorse.detection import DETECTORS
+from gifthorse.examine import open_trigger
 from gifthorse.metrics import mask_jaccard
+from gifthorse.models import load
+from gifthorse.models.normalize import Classifier
 from gifthorse.poisoning import Mixing
 from gifthorse.training import Recipe
-from gifthorse.triggers import Patch
-from gifthorse.types import Goal, Implant, Verdict
+from gifthorse.types import Goal, Subject, Verdict
 
 FIRST = 10_000
 # Data, net, passes over the data, clean images a class for the scan, least clean accuracy.
@@ -80,31 +91,37 @@ def spec(number: int) -> Spec:
     )
 
 
-def make(s: Spec, data: Divided) -> tuple[Any, Implant | None]:
-    """Train the model of a spec."""
-    signs = s.data != "cifar10"
+def make(s: Spec, data: Divided, path: Path) -> None:
+    """Train the model of a spec and write it, with its figures in its metadata."""
+    signs, started = s.data != "cifar10", time.monotonic()
     recipe = Recipe(epochs=s.epochs, batch=64, lr=0.1, flip=not signs, pad=2 if signs else 4)
     rng = torch.Generator().manual_seed(FIRST + s.number)
+    made, method, kind = None, recipe, "clean"
     if s.target is None:
-        return train_clean(s.net, data, recipe, rng), None
-    attack = BadNet(
-        size=s.size,
-        ink=s.ink,  # type: ignore[arg-type]
-        place=s.place,  # type: ignore[arg-type]
-        mixing=Mixing(rate=s.rate),
-        recipe=recipe,
-    )
-    made = implant(attack, s.net, data, Goal(s.target), rng)
-    return made.subject, made
+        subject = train_clean(s.net, data, recipe, rng)
+    else:
+        attack = BadNet(
+            size=s.size,
+            ink=s.ink,  # type: ignore[arg-type]
+            place=s.place,  # type: ignore[arg-type]
+            mixing=Mixing(rate=s.rate),
+            recipe=recipe,
+        )
+        made = implant(attack, s.net, data, Goal(s.target), rng)
+        subject, method, kind = made.subject, attack, "badnet"  # type: ignore[assignment]
+    figures, seconds = judge(subject, data.test, made), time.monotonic() - started
+    record = Made(kind, method, s.net, data, FIRST + s.number, figures, seconds, made)
+    write(path, subject, record)
 
 
-def overlap(verdict: Verdict, made: Implant | None) -> float | None:
+def overlap(verdict: Verdict, path: Path) -> float | None:
     """Return the mask Jaccard index of the leading finding with the true trigger."""
-    if made is None or not isinstance(made.trigger, Patch) or not verdict.findings:
+    truth = path.with_suffix(".trigger.safetensors")
+    if not truth.exists() or not verdict.findings:
         return None
     mask = verdict.findings[0].evidence["mask"]
     assert isinstance(mask, torch.Tensor)
-    return mask_jaccard(mask[0], made.trigger.mask[0])
+    return mask_jaccard(mask[0], open_trigger(truth).mask[0])
 
 
 def run_one(number: int, out: Path) -> None:
@@ -112,12 +129,15 @@ def run_one(number: int, out: Path) -> None:
     path = out / f"{number:03}.json"
     if path.exists():
         return
-    s, started = spec(number), time.monotonic()
+    s, model = spec(number), out / f"{number:03}.safetensors"
     data = divide(s.data)
-    subject, made = make(s, data)
-    record: dict[str, Any] = {"spec": asdict(s), "train_seconds": time.monotonic() - started}
-    figures = judge(subject, data.test, made)
-    record["figures"] = {k: r.value for k, r in figures.items()}
+    if not model.exists():
+        make(s, data, model)
+    opened = load(model)
+    net = Classifier(opened.net, data.normalization, opened.channels).eval()
+    subject = Subject(net, data.train.shape, opened.classes, opened.origin)
+    figures = json.loads(opened.origin.metadata["gifthorse"])["figures"]
+    record: dict[str, Any] = {"spec": asdict(s), "figures": figures}
     clean = draw(data.validation, s.images, torch.Generator().manual_seed(FIRST + number))
     for name in DETECTOR_NAMES:
         rng = torch.Generator().manual_seed(FIRST + number)
@@ -128,7 +148,7 @@ def run_one(number: int, out: Path) -> None:
             "score": verdict.score,
             "class": lead.goal.target if lead.goal else None,
             "asr": lead.confirmation.asr.value if lead.confirmation else None,
-            "mjs": overlap(verdict, made),
+            "mjs": overlap(verdict, model),
             "statistics": dict(verdict.statistics),
             "seconds": verdict.seconds,
         }

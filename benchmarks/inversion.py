@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,20 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gifthorse.bench.stages import divide
-from gifthorse.data.samples import InMemory, whole
+from gifthorse.data.samples import whole
 from gifthorse.inversion import PixelBackdoor
-from gifthorse.metrics import asr
-from gifthorse.models import load
 from gifthorse.models.folding import frozen
-from gifthorse.models.normalize import Classifier
 from gifthorse.search import Pace, Search
-from gifthorse.training import fast_bf16, predict
+from gifthorse.training import fast_bf16
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal, Subject
+from gifthorse.types import Goal
 from reference_pixel import invert
+from setting import machine, prepare, success
 
-GENERATION, UNSEEN = 100, 1000
 # Our quick settings: the published objective with a faster controller and smaller steps.
 QUICK = PixelBackdoor(
     mode="clip",
@@ -46,25 +40,6 @@ QUICK = PixelBackdoor(
     wait=3,
     pace=Pace(batch=32, bar=0.9, rounds=400, least=60, patience=40, bf16=True),
 )
-
-
-def prepare(path: str, data: str, source: int) -> tuple[Subject, InMemory, InMemory]:
-    """Return the model, 100 generation images of the source class and 1000 unseen ones."""
-    divided, opened = divide(data), load(path)
-    net = Classifier(opened.net, divided.normalization, opened.channels).eval()
-    subject = Subject(net, divided.train.shape, opened.classes, opened.origin)
-
-    def only(samples: InMemory, count: int) -> InMemory:
-        index = (samples.labels == source).nonzero().flatten()[:count]
-        return InMemory(samples.images[index], samples.labels[index], samples.classes)
-
-    return subject, only(divided.validation, GENERATION), only(divided.test, UNSEEN)
-
-
-def success(subject: Subject, delta: Tensor, unseen: InMemory, goal: Goal) -> float:
-    """Return the success of a change on unseen images."""
-    x, y = whole(unseen)
-    return asr(predict(subject, Additive(delta)(x)).argmax(1), y, goal).value
 
 
 def median_seconds(call: Callable[[], object], repeats: int = 15) -> float:
@@ -162,23 +137,6 @@ def _measured(call: Callable[..., dict[str, Any]], arguments: tuple[object, ...]
     result = call(*arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result | {"peak_mib": peak}
-
-
-def machine() -> dict[str, str]:
-    """Return what the figures were measured on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "threads": str(torch.get_num_threads()),
-        "amx": str(fast_bf16(torch.device("cpu"))),
-        "torch": torch.__version__,
-        "commit": commit,
-    }
 
 
 def main() -> None:

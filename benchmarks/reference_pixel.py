@@ -32,8 +32,8 @@ def invert(  # noqa: PLR0915  (one plain loop, on purpose)
     """Return the smallest change found for images `(N, C, H, W)` in [0, 1]."""
     torch.manual_seed(seed)
     net.eval()
-    for p in net.parameters():
-        p.requires_grad_(True)
+    for weight in net.parameters():
+        weight.requires_grad_(True)
     plus = torch.rand(x.shape[1:], requires_grad=True)
     minus = torch.rand(x.shape[1:], requires_grad=True)
     adam = torch.optim.Adam([plus, minus], lr=0.1, betas=(0.5, 0.9))
@@ -49,11 +49,10 @@ def invert(  # noqa: PLR0915  (one plain loop, on purpose)
             p, m = plus.clamp(0, 1), minus.clamp(0, 1)
             logits = net((x[batch] + p - m).clamp(0, 1))
             loss = F.cross_entropy(logits, y[batch])
-            reg = sum(
-                (torch.tanh(b.max(0).values / 10) / (2 - 1e-7) + 0.5).sum() for b in (plus, minus)
-            )
+            added, removed = (torch.tanh(b.max(0).values / 10) / (2 - 1e-7) for b in (plus, minus))
+            reg = (added + 0.5).sum() + (removed + 0.5).sum()
             adam.zero_grad()
-            (loss + alpha * reg).backward()
+            (loss + alpha * reg).backward()  # type: ignore[no-untyped-call]
             adam.step()
             accs.append((logits.argmax(1) == y[batch]).float().mean().item())
             regs.append(float(reg.detach().cpu().numpy()))

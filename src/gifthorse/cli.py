@@ -14,9 +14,10 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typer.exceptions import TyperException
 
 from gifthorse import __version__, types
-from gifthorse.errors import BadOption, GifthorseError, UnknownMethod
+from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 
 app = typer.Typer(
     add_completion=False,
@@ -62,6 +63,9 @@ def scan(
         str, typer.Option(help="backdoored, suspicious or inconclusive.")
     ] = "suspicious",
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 on findings.")] = False,
+    truth: Annotated[
+        Path | None, typer.Option(help="The true trigger, if known: say how well it was found.")
+    ] = None,
 ) -> None:
     """Say whether model files are backdoored, for which class, and how sure that is."""
     from gifthorse import examine
@@ -86,6 +90,8 @@ def scan(
             report = examine.examine(model, request, progress)
         for path in examine.emit(report, writers, console):
             err.print(f"wrote {path}", markup=False)
+        if truth is not None:
+            err.print(examine.compared(report, truth), markup=False)
         codes.append(exit_code(report, fail))
     code = next((c for c in (1, 2, 3) if c in codes), 0)
     raise typer.Exit(0 if exit_zero and code == 1 else code)
@@ -99,7 +105,7 @@ def inspect(models: Models) -> None:
 
     found = [look(model) for model in models]
     for one in found:
-        console.print(examine.describe_file(one), markup=False, highlight=False)
+        console.print(examine.describe_file(one), markup=False, emoji=False)
     if any(f.severity in ("CRITICAL", "HIGH") for one in found for f in one.findings):
         raise typer.Exit(1)
 
@@ -273,10 +279,24 @@ def options_of_all(
 def main() -> None:
     """Run the command line; every expected error is one sentence and an exit code."""
     try:
-        app(args=with_command(sys.argv[1:]), prog_name="gifthorse")
+        code = app(args=with_command(sys.argv[1:]), prog_name="gifthorse", standalone_mode=False)
+        sys.exit(code or 0)
     except GifthorseError as error:
-        err.print(f"gifthorse: {error}", markup=False, style="bold red")
+        say(f"gifthorse: {error}")
         sys.exit(error.exit_code)
+    except TyperException as error:  # an unknown flag, a missing argument
+        describe = getattr(error, "format_message", error.__str__)
+        words = describe()
+        say(f"gifthorse: {words} Try gifthorse --help.")
+        sys.exit(UsageError.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        say("gifthorse: interrupted; nothing was written for the file at hand")
+        sys.exit(130)
+
+
+def say(words: str) -> None:
+    """Print one sentence on standard error, unwrapped in pipes."""
+    err.print(words, markup=False, emoji=False, style="bold red", soft_wrap=not err.is_terminal)
 
 
 if __name__ == "__main__":

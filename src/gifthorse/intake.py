@@ -18,6 +18,7 @@ from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.training import predict
 from gifthorse.types import Finding, Intake, Normalization, Origin, Rate, Subject, Tried
 
+BGR = "-bgr"  # ends the name of a normalization for nets that read blue first
 LEAST_IMAGES = 10  # below this a split into search and confirmation says nothing
 
 
@@ -62,11 +63,16 @@ def candidates(channels: int) -> tuple[Normalization, ...]:
     fitting = [n for n in fitting if not (n.name == "mnist" and channels == 3)]
     if channels != 3:
         return tuple(fitting)
-    return tuple(fitting) + tuple(replace(n, bgr=True) for n in fitting)
+    return tuple(fitting) + tuple(_reversed(n) for n in fitting)
+
+
+def _reversed(n: Normalization) -> Normalization:
+    """Return the same for nets that read blue first."""
+    return replace(n, name=f"{n.name}{BGR}", bgr=True)
 
 
 def parse(text: str) -> Normalization | None:
-    """Read `--normalize`: a name, `MEAN/STD` with commas, or `auto` (None).
+    """Read `--normalize`: a name, also with `-bgr`, `MEAN/STD` with commas, or `auto` (None).
 
     Raises:
         BadOption: If it is none of these.
@@ -79,6 +85,8 @@ def parse(text: str) -> Normalization | None:
         return None
     if text in NORMALIZATIONS:
         return NORMALIZATIONS[text]
+    if text.endswith(BGR) and text.removesuffix(BGR) in NORMALIZATIONS:
+        return _reversed(NORMALIZATIONS[text.removesuffix(BGR)])
     mean, slash, std = text.partition("/")
     try:
         means = tuple(float(v) for v in mean.split(","))
@@ -99,7 +107,7 @@ def receive(
     *,
     origin: Origin = Origin(),
     chosen: Normalization | None = None,
-    how: str = "--normalize",
+    claimed: Normalization | None = None,
     bar: Bar = Bar(),
 ) -> Received:
     """Put a net behind its normalization and see whether it does its job on the clean images.
@@ -113,8 +121,8 @@ def receive(
         classes: Number of logits.
         gallery: Clean images; label -1 where unknown.
         origin: Where the net came from.
-        chosen: The normalization that the user or the file named; None searches.
-        how: Who named it.
+        chosen: The normalization that the user named; None searches.
+        claimed: What the file's metadata says; used unless another one does better.
         bar: What counts as sane.
 
     Raises:
@@ -123,17 +131,10 @@ def receive(
     samples = gallery.samples
     x, y = whole(samples)
     labeled = bool((y >= 0).all())
-    if labeled and int(y.max()) >= classes:
-        raise BadImages(
-            f"the images have a class {int(y.max())}, but the model only has classes 0 to "
-            f"{classes - 1}: are these images of another data set?"
-        )
-    tried = _measure(net, x, y if labeled else None, chosen)
-    best = tried[0][0]
-    pick, why = best, f"best of {len(tried)} tried"
-    if chosen is not None:
-        pick = next(t for t, _ in tried if t.normalization == chosen)
-        why = how
+    _check_labels(y, classes)
+    named = [n for n in (chosen, claimed) if n is not None]
+    tried = [t for t, _ in _measure(net, x, y if labeled else None, named)]
+    pick, why = _pick(tried, chosen, claimed, bar)
     model = Classifier(net, pick.normalization, samples.shape[0]).eval()
     subject = Subject(model, samples.shape, classes, origin)
     logits = predict(subject, x)
@@ -149,23 +150,52 @@ def receive(
         shape=samples.shape,
         normalization=pick.normalization,
         how=why,
-        tried=tuple(t for t, _ in tried),
+        tried=tuple(tried),
         accuracy=pick.accuracy,
         notes=gallery.notes,
         sha256=gallery.sha256,
     )
-    checks = _sanity(subject, x, logits, intake, pick, best, bar)
+    checks = _sanity(subject, x, logits, intake, pick, tried[0], bar)
     return Received(subject, samples, intake, tuple(checks))
 
 
+def _check_labels(y: Tensor, classes: int) -> None:
+    if int(y.max()) >= classes:
+        raise BadImages(
+            f"the images have a class {int(y.max())}, but the model only has classes 0 to "
+            f"{classes - 1}: are these images of another data set?"
+        )
+
+
+def _pick(
+    tried: Sequence[Tried],
+    chosen: Normalization | None,
+    claimed: Normalization | None,
+    bar: Bar,
+) -> tuple[Tried, str]:
+    """Return the row to use and why: the user's word, the file's if it holds, or the best."""
+    best = tried[0]
+    if chosen is not None:
+        return next(t for t in tried if t.normalization == chosen), "--normalize"
+    if claimed is not None:
+        row = next(t for t in tried if t.normalization == claimed)
+        if not _beats(best, row, bar):
+            return row, "the file's own metadata, checked"
+    return best, f"best of {len(tried)} tried"
+
+
+def _beats(best: Tried, row: Tried, bar: Bar) -> bool:
+    """Whether `best` is more accurate by the lead and beyond the intervals."""
+    lead = best.accuracy.value - row.accuracy.value >= bar.lead
+    return lead and best.accuracy.low > row.accuracy.high
+
+
 def _measure(
-    net: nn.Module, x: Tensor, y: Tensor | None, chosen: Normalization | None
+    net: nn.Module, x: Tensor, y: Tensor | None, named: Sequence[Normalization]
 ) -> list[tuple[Tried, float]]:
     """Return the table of candidates, best first, each with its tie-breaker."""
     channels = x.shape[1]
-    options = list(candidates(channels))
-    if chosen is not None and chosen not in options:
-        options.insert(0, chosen)
+    options = list(dict.fromkeys([*named, *candidates(channels)]))
     rows = []
     for n in options:
         shape = (channels, x.shape[2], x.shape[3])
@@ -232,7 +262,7 @@ def _poor(intake: Intake, pick: Tried, best: Tried, bar: Bar) -> Sequence[Findin
         ]
     rate = pick.accuracy
     classes = len(intake.per_class)
-    if best.accuracy.value - rate.value >= bar.lead and best.accuracy.low > rate.high:
+    if _beats(best, pick, bar):
         return [
             _problem(
                 "IN001",

@@ -49,20 +49,21 @@ def vary(method: M, options: Mapping[str, Any]) -> M:
         >>> vary(Recipe(), {"epochs": "5"}).epochs
         5
     """
+    known = {f.name for f in fields(method)}  # type: ignore[arg-type]
+    changed: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
     for name, value in options.items():
         head, _, rest = name.partition(".")
-        known = {f.name for f in fields(method)}  # type: ignore[arg-type]
-        if head not in known:
+        if head not in known or (rest and not is_dataclass(getattr(method, head))):
             raise BadOption(_unknown(method, name))
         if rest:
-            inner = getattr(method, head)
-            if not is_dataclass(inner):
-                raise BadOption(_unknown(method, name))
-            changed = vary(inner, {rest: value})
+            inner.setdefault(head, {})[rest] = value
         else:
-            changed = _read(type(method), head, value)
-        method = replace(method, **{head: changed})  # type: ignore[type-var]
-    return method
+            changed[head] = _read(type(method), head, value)
+    # All at once, so that options which only fit together may come in any order.
+    for head, rest_of in inner.items():
+        changed[head] = vary(getattr(method, head), rest_of)
+    return replace(method, **changed)  # type: ignore[type-var]
 
 
 def _read(kind: type, name: str, value: Any) -> Any:

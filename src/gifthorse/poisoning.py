@@ -248,6 +248,8 @@ def mixed_loss(trigger: Trigger, labels: LabelMap, mixing: Mixing) -> BatchLoss:
     def loss(subject: Subject, batch: Batch) -> Tensor:
         x, y = batch
         use = labels.eligible(y) if mixing.cover == 0 else torch.ones_like(y, dtype=torch.bool)
+        if not bool(use.any()):
+            return (1 - p) * F.cross_entropy(subject(x), y)
         stamped, wanted = trigger(x[use]), labels(y[use])
         if mixing.mode == "loss_joint":
             both = subject(torch.cat([x, stamped]))

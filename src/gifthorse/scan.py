@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Generator
 
 from gifthorse.detection.calibration import shipped
+from gifthorse.errors import UnreadableModel, UnsafeModel
 from gifthorse.intake import Received
 from gifthorse.tensors import spawn
 from gifthorse.types import (
@@ -20,6 +21,7 @@ from gifthorse.types import (
     Progress,
     Report,
     Run,
+    Severity,
     Verdict,
 )
 
@@ -32,6 +34,7 @@ NOT_COVERED = (
     "blended triggers that cover the whole image",
     "backdoors built to evade trigger inversion",
 )
+GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
 RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "BACKDOORED")
 
 
@@ -77,10 +80,11 @@ def scan(
     )
 
 
-def refused(origin: Origin, error: str, rule: str, run: Run) -> Report:
-    """Return the report on a file that was not scanned."""
-    finding = Finding(rule or "FS003", "HIGH", 0.0, error)
-    return Report("NOT SCANNED", error, origin, None, (), (finding,), NOT_COVERED, (), None, run)
+def refused(origin: Origin, error: UnreadableModel, run: Run) -> Report:
+    """Return the report on a file that was not opened."""
+    grave: Severity = "CRITICAL" if isinstance(error, UnsafeModel) else "HIGH"
+    checks = (Finding(error.rule, grave, 0.0, str(error)),) if error.rule else ()
+    return Report("NOT SCANNED", str(error), origin, None, (), checks, (), (), None, run)
 
 
 def _blocked(checks: Sequence[Finding]) -> bool:
@@ -106,8 +110,8 @@ def _sum_up(verdicts: Sequence[Verdict], checks: Sequence[Finding]) -> tuple[Lab
             "No class has a trigger that stands out from the others. That is not a proof: see "
             "what was not looked for."
         )
-    found = next(f for f in worst.findings if f.severity in ("CRITICAL", "MEDIUM"))
-    return worst.label, found.message
+    grave = sorted(worst.findings, key=lambda f: GRAVITY.index(f.severity))
+    return worst.label, grave[0].message if grave else "The detector gave no reason."
 
 
 def _confidence(verdicts: Sequence[Verdict], label: Label) -> Confidence | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
@@ -51,6 +53,19 @@ def spawn(rng: Generator, *, device: torch.device | str = "cpu") -> Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
+@contextmanager
+def seeded(rng: Generator, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's global generator by a draw from `rng`, and put it back as it was afterwards.
+
+    For what cannot be handed a generator: dropout, initialization, kornia.
+    """
+    seed = int(torch.randint(2**62, (1,), generator=rng).item())
+    cuda = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
 def wilson(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a binomial share; (0, 1) without trials.
 
@@ -66,4 +81,5 @@ def wilson(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
     p, z2 = hits / trials, z * z
     center = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = z / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
-    return max(0.0, center - half), 1.0 if hits == trials else min(1.0, center + half)
+    low = 0.0 if hits == 0 else max(0.0, center - half)
+    return low, 1.0 if hits == trials else min(1.0, center + half)

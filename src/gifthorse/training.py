@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from gifthorse.data.augment import augment
 from gifthorse.data.samples import batches
-from gifthorse.tensors import spawn
+from gifthorse.tensors import seeded, spawn
 from gifthorse.types import Batch, Images, Labels, Logits, Progress, Samples, Subject
 
 log = logging.getLogger("gifthorse")
@@ -128,11 +128,13 @@ def fit(
             return objective(learner, batch)
 
     player = Player(tuple(net.parameters()), precise, optimizer)
-    for done, (value,) in enumerate(descend([player], _stream(train, recipe, rng, mix)), 1):
-        if schedule is not None and done < steps:
-            schedule.step()
-        if progress is not None and (done % 20 == 0 or done == steps):
-            progress(done, steps, f"loss {value.item():.3f}")
+    with seeded(rng, device):  # dropout draws from the global generator
+        stream = _stream(train, recipe, rng, mix)
+        for done, (value,) in enumerate(descend([player], stream), 1):
+            if schedule is not None and done < steps:
+                schedule.step()
+            if progress is not None and (done % 20 == 0 or done == steps):
+                progress(done, steps, f"loss {value.item():.3f}")
     net.eval()
     return learner
 

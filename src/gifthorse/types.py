@@ -233,7 +233,7 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a detector's per-class table: size in pixels; `index` is what `score` is made of."""
+    """One row of a detector's table: size in pixels; `index` is what `score` is made of."""
 
     goal: Goal
     size: float

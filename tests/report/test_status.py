@@ -13,7 +13,7 @@ TABLE: list[tuple[Label, int, int, int]] = [  # label, fail on backdoored, suspi
     ("SUSPICIOUS", 0, 1, 1),
     ("NO BACKDOOR FOUND", 0, 0, 0),
     ("INCONCLUSIVE", 3, 3, 1),
-    ("NOT SCANNED", 3, 3, 3),
+    ("NOT SCANNED", 2, 2, 2),
     ("ERROR", 2, 2, 2),
 ]
 LEVELS: tuple[FailOn, ...] = ("backdoored", "suspicious", "inconclusive")

@@ -21,6 +21,7 @@ from gifthorse.models.load import save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.models.zoo import NETS
 from gifthorse.options import describe
+from gifthorse.tensors import seeded
 from gifthorse.training import Recipe, evaluate, fit, predict
 from gifthorse.triggers import Patch
 from gifthorse.types import (
@@ -83,8 +84,7 @@ def fresh(net: str, data: Divided, rng: Generator) -> Subject:
     if net not in NETS:
         raise UnknownMethod.among("net", net, NETS)
     shape, classes = data.train.shape, data.train.classes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+    with seeded(rng):
         inner = NETS[net](classes, shape[0])
     model = Classifier(inner, data.normalization, shape[0]).eval()
     return Subject(model, shape, classes, Origin(arch=net))

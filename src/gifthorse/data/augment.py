@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
 from torch import Generator, nn
 
+from gifthorse.tensors import seeded
 from gifthorse.types import Images
 
 
@@ -34,8 +34,6 @@ def augment(x: Images, rng: Generator, *, pad: int = 4, flip: bool = True) -> Im
 
     kornia draws from torch's global generator; it is seeded from `rng` and put back afterwards.
     """
-    seed = int(torch.randint(2**62, (1,), generator=rng))
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        torch.manual_seed(seed)
+    with seeded(rng, x.device):
         out: Images = _pipeline(x.shape[-2], x.shape[-1], pad, flip)(x)
     return out

@@ -21,6 +21,7 @@ from gifthorse.types import (
     Confirmation,
     Finding,
     Goal,
+    Hunt,
     Inverter,
     Label,
     Progress,
@@ -43,10 +44,10 @@ class Inspector:
         inverter: What finds the smallest trigger of each class.
         turns: In which order classes are searched.
         threshold: Depth (robust deviations below the median, log scale) where suspicion starts.
-        ratio: A suspicious trigger is at most this share of the median size.
         share: Share of the clean images that the search may use.
         success: Least success on unseen images for a confirmed trigger.
         margin: Least difference between that and the shuffled control.
+        diffuse: A trigger over more than this share of the image counts as not found yet.
 
     Source: Wang et al., Neural Cleanse, S&P 2019, sec. IV. Differs: the outlier test is made on
     log sizes, with a floor on the deviation, and nothing is called backdoored unless its trigger
@@ -57,10 +58,10 @@ class Inspector:
     inverter: Inverter
     turns: Turns = Exhaustive()
     threshold: float = 3.0
-    ratio: float = 0.5
     share: float = 0.5
     success: float = 0.6
     margin: float = 0.3
+    diffuse: float = 0.25
 
     def __call__(
         self,
@@ -74,10 +75,12 @@ class Inspector:
         started = time.monotonic()
         search, unseen = split(clean, self.share, spawn(rng))
         goals = [Goal(k) for k in range(subject.classes)]
-        best = self.hunt(subject, search, goals, spawn(rng), progress)
+        hunt = self.inverter(subject, search, goals, spawn(rng))
+        best = self.run(hunt, progress)
         sizes = torch.tensor([c.size for c in best])
         depths, indices = depth(sizes), anomaly_index(sizes)
         findings = self._findings(subject, unseen, best, depths, spawn(rng))
+        findings += self._cut_short(subject, best)
         smallest = int(sizes.argmin())
         middle = median(sizes).item()
         return Verdict(
@@ -102,20 +105,12 @@ class Inspector:
             settings={k: str(v) for k, v in describe(self).items()},
         )
 
-    def hunt(
-        self,
-        subject: Subject,
-        search: Samples,
-        goals: Sequence[Goal],
-        rng: Generator,
-        progress: Progress | None = None,
-    ) -> tuple[Candidate, ...]:
-        """Run the inverter to the end of its turns; return the best trigger of each goal."""
-        hunt = self.inverter(subject, search, goals, rng)
+    def run(self, hunt: Hunt, progress: Progress | None = None) -> tuple[Candidate, ...]:
+        """Step a hunt to the end of its turns; return the best trigger of each goal."""
         best = hunt.best
         for best in self.turns(hunt):
             if progress is not None:
-                done = sum(bool(s) for s in hunt.settled)
+                done = int(hunt.settled.sum())
                 found = [c.size for c in best if c.feasible]
                 words = f"smallest {min(found):.0f} px" if found else "searching"
                 progress(max(c.rounds for c in best), self._longest(), f"{done} done, {words}")
@@ -139,9 +134,7 @@ class Inspector:
         out: list[Finding] = []
         for k in sizes.argsort().tolist():
             found = best[k]
-            stands_out = found.feasible and bool(
-                depths[k] >= self.threshold and sizes[k] <= self.ratio * middle
-            )
+            stands_out = found.feasible and bool(depths[k] >= self.threshold)
             if out and not stands_out:
                 break
             seen = confirm(subject, found.trigger, found.goal, unseen, rng)
@@ -153,6 +146,18 @@ class Inspector:
             score = depths[k].item()
             out.append(Finding("BD001", severity, score, message, found.goal, seen, evidence))
         return out
+
+    def _cut_short(self, subject: Subject, best: Sequence[Candidate]) -> list[Finding]:
+        """Say so if most classes have no small trigger yet: then no class can stand out."""
+        _, height, width = subject.shape
+        large = sum(not c.feasible or c.size > self.diffuse * height * width for c in best)
+        if 2 * large < len(best):
+            return []
+        message = (
+            f"The search found no small trigger for {large} of {len(best)} classes in the rounds "
+            "it had, so no class can stand out: give it more rounds (inverter.pace.rounds)."
+        )
+        return [Finding("IN003", "HIGH", float(large), message)]
 
     def _works(self, seen: Confirmation) -> bool:
         enough = seen.asr.value >= self.success and seen.asr.low > seen.control.high
@@ -189,4 +194,6 @@ def _label(findings: Sequence[Finding]) -> Label:
     worst = {f.severity for f in findings}
     if "CRITICAL" in worst:
         return "BACKDOORED"
-    return "SUSPICIOUS" if "MEDIUM" in worst else "NO BACKDOOR FOUND"
+    if "MEDIUM" in worst:
+        return "SUSPICIOUS"
+    return "INCONCLUSIVE" if "HIGH" in worst else "NO BACKDOOR FOUND"

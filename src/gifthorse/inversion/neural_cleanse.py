@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Generator
 
-from gifthorse.search import Adaptive, MaskPattern, Pace, Search
+from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Search
 from gifthorse.types import Goal, Hunt, Samples, Subject
 
 
@@ -27,6 +27,7 @@ class NeuralCleanse:
         up: Factor by which lambda rises; it falls by `up ** 1.5`.
         jitter: Noise when a best is stored, see `MaskPattern`.
         pace: Steps, success bar and stopping.
+        probe: Where to start; None starts at random, as published.
 
     Source: Wang et al., Neural Cleanse, S&P 2019; defaults of its released GTSRB example.
     Differs: true cross entropy; a stored trigger is tested on all generation images; images of the
@@ -40,6 +41,7 @@ class NeuralCleanse:
     up: float = 2.0
     jitter: float = 0.0
     pace: Pace = Pace(bar=0.99, patience=25, gain=0.0)
+    probe: Probe | None = None
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
@@ -54,7 +56,7 @@ class NeuralCleanse:
             settle=self.settle,
         )
         form = MaskPattern(self.norm, self.jitter)
-        return Search(subject, clean, goals, form, rng, cost=cost, pace=self.pace)
+        return Search(subject, clean, goals, form, rng, cost=cost, pace=self.pace, probe=self.probe)
 
 
 PAPER = NeuralCleanse()

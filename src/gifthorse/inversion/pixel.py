@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Generator
 
-from gifthorse.search import Adaptive, Pace, Search, SignedPixels
+from gifthorse.search import Adaptive, Pace, Probe, Search, SignedPixels
 from gifthorse.types import Goal, Hunt, Samples, Subject
 
 
@@ -26,6 +26,7 @@ class PixelBackdoor:
         wait: Rounds in a row before alpha moves.
         up: Factor by which alpha rises; it falls by `up ** 1.5`.
         pace: Steps, success bar and stopping.
+        probe: Where to start; None starts at random, as published.
 
     Source: Tao et al., Better Trigger Inversion Optimization in Backdoor Scanning, CVPR 2022,
     eqs. 3 to 6; constants that the paper leaves open from its released code. Differs: true cross
@@ -39,6 +40,7 @@ class PixelBackdoor:
     wait: int = 10
     up: float = 1.5
     pace: Pace = Pace(bar=0.9, rounds=1000)
+    probe: Probe | None = None
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
@@ -52,4 +54,4 @@ class PixelBackdoor:
             down=self.up**1.5,
         )
         form = SignedPixels(self.mode, self.gamma)
-        return Search(subject, clean, goals, form, rng, cost=cost, pace=self.pace)
+        return Search(subject, clean, goals, form, rng, cost=cost, pace=self.pace, probe=self.probe)

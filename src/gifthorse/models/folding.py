@@ -50,6 +50,7 @@ def _fold(net: nn.Module) -> nn.Module:
             modules[before.target] = fused
             node.replace_all_uses_with(before)
             traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
 
@@ -63,9 +64,15 @@ def _foldable(node: Node, modules: dict[str, Any]) -> bool:
         and before.op == "call_module"
         and type(modules.get(str(before.target))) is nn.Conv2d
         and len(before.users) == 1
-        and sum(n.target == before.target for n in before.graph.nodes) == 1  # not a shared module
+        and _reads(before) == 1  # the module is not shared, its weights are not read elsewhere
         and modules[str(node.target)].running_mean is not None
     )
+
+
+def _reads(conv: Node) -> int:
+    """Return how many nodes call a module or read a tensor of it."""
+    targets = [str(n.target) for n in conv.graph.nodes if n.op in ("call_module", "get_attr")]
+    return sum(t == conv.target or t.startswith(f"{conv.target}.") for t in targets)
 
 
 def _replace(net: GraphModule, target: str, module: nn.Module) -> None:

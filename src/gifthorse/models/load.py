@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from gifthorse.models.entries import PLAIN, Chosen, choose, shown, variants
 from gifthorse.models.files import digest, open_file, size_of
 from gifthorse.models.survey import Survey, refusal, survey
 from gifthorse.types import Origin
+from gifthorse.writing import atomic
 
 MEMORY = 8 << 30  # bytes
 DEADLINE = 120.0  # seconds
@@ -241,16 +241,5 @@ def save(
     state = net_or_state.state_dict() if isinstance(net_or_state, nn.Module) else net_or_state
     # Copies, since the format has no views and no shared memory.
     plain = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
-    path = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as target:
-            part = Path(target.name)
-            try:
-                target.write(to_bytes(plain, metadata=dict(metadata)))
-                target.flush()
-                os.fsync(target.fileno())
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {shown(str(path))!r}: {error}") from error
+    with atomic(Path(path)) as file:
+        file.write(to_bytes(plain, metadata=dict(sorted(metadata.items()))))

@@ -171,7 +171,7 @@ def _statistic(lead: Lead) -> schema.Statistic:
         size=c.size if c else None,
         median_of_others=c.median if c else None,
         others=c.others if c else 0,
-        anomaly_index=c.index if c else None,
+        depth=c.index if c else None,
         size_ratio=c.ratio if c else None,
     )
 

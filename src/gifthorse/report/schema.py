@@ -167,7 +167,7 @@ class Statistic(BaseModel, extra="forbid"):
     size: Number
     median_of_others: Number
     others: int
-    anomaly_index: Number
+    depth: Number
     size_ratio: Number
 
 

@@ -29,10 +29,11 @@ def exit_code(report: Report, fail_on: FailOn = "suspicious") -> int:
         fail_on: The mildest verdict that counts as a finding.
 
     Returns:
-        1 for a finding at or above `fail_on`, 2 for an error, 3 for an incomplete scan, else 0.
+        1 for a finding at or above `fail_on`, 2 for a file that could not be opened or an error, 3
+        for a scan without a verdict or cut short, else 0.
     """
     if report.label in _FAILING[fail_on]:
         return 1
-    if report.label == "ERROR":
+    if report.label in ("NOT SCANNED", "ERROR"):
         return 2
     return 3 if incomplete(report) else 0

@@ -173,7 +173,9 @@ def _methods(report: Report) -> Table:
 def _scored(verdict: Verdict) -> str:
     goals = plural(len(verdict.arms), "goal") + " · " if verdict.arms else ""
     score = f"score {figure(verdict.score)} (suspicious from {figure(verdict.threshold)})"
-    return f"{score} · {goals}{span(verdict.seconds)}"
+    index = verdict.statistics.get("anomaly_index")
+    known = "" if index is None else f" · anomaly index {figure(index)}"
+    return f"{score}{known} · {goals}{span(verdict.seconds)}"
 
 
 def _verdict_line(report: Report) -> Table:
@@ -234,7 +236,7 @@ def _works(c: Confirmation) -> str:
 
 def _beside(c: Comparison) -> str:
     sizes = f"size {figure(c.size)} pixels; median of the other {c.others}: {figure(c.median)}"
-    return f"{sizes} (anomaly index {figure(c.index)}, size ratio {figure(c.ratio)})"
+    return f"{sizes} (depth {figure(c.index)}, size ratio {figure(c.ratio)})"
 
 
 def _checks(report: Report) -> Iterable[RenderableType]:

@@ -3,6 +3,7 @@
 from gifthorse.search.costs import Adaptive
 from gifthorse.search.forms import Form, MaskPattern, SignedPixels
 from gifthorse.search.loop import Pace, Search
+from gifthorse.search.probe import Probe
 from gifthorse.search.turns import Exhaustive, Halving, Turns
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Halving",
     "MaskPattern",
     "Pace",
+    "Probe",
     "Search",
     "SignedPixels",
     "Turns",

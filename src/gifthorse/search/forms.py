@@ -18,6 +18,7 @@ from gifthorse.types import Images, Shape, Trigger
 
 Parts: TypeAlias = tuple[Tensor, ...]
 STEP = 1 / 255  # the smallest change that an 8-bit image can show
+SEED = 0.95  # strength of a seeded patch: strong, yet where tanh still has a slope
 
 
 class Form(Protocol):
@@ -25,6 +26,10 @@ class Form(Protocol):
 
     def start(self, shape: Shape, rng: Generator) -> Parts:
         """Random variables for one arm, without the arm dimension."""
+        ...
+
+    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+        """Variables `(a, ...)` that start with a pattern `(a, C, H, W)` on its support."""
         ...
 
     def decode(self, variables: Parts) -> Parts:
@@ -80,6 +85,14 @@ class MaskPattern:
         c, h, w = shape
         mask, pattern = torch.rand(1, h, w, generator=rng), torch.rand(c, h, w, generator=rng)
         return to_box(mask), to_box(pattern)
+
+    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+        """Return variables that show the pattern almost opaquely on its support."""
+        mask, colors = variables
+        opaque = to_box(torch.full_like(mask, SEED))
+        return torch.where(support, opaque, mask), torch.where(
+            support, to_box(pattern, 1 - SEED), colors
+        )
 
     def decode(self, variables: Parts) -> Parts:
         """Return mask and pattern in (0, 1)."""
@@ -137,6 +150,13 @@ class SignedPixels:
         """Both variables uniform in [0, 1), as published for either mode."""
         return torch.rand(shape, generator=rng), torch.rand(shape, generator=rng)
 
+    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+        """Return variables that push pixels to the pattern on its support."""
+        pushes = (pattern, 1 - pattern)
+        raw = [to_box(q, 1 - SEED) for q in pushes] if self.mode == "tanh" else list(pushes)
+        plus, minus = (torch.where(support, q, b) for q, b in zip(raw, variables, strict=True))
+        return plus, minus
+
     def decode(self, variables: Parts) -> Parts:
         """Return P+ and P- in [0, 1]."""
         if self.mode == "tanh":
@@ -162,7 +182,7 @@ class SignedPixels:
     def size(self, parts: Parts) -> Tensor:
         """Return the number of pixels that change in any channel."""
         plus, minus = parts
-        return ((plus - minus).abs() >= STEP - 1e-6).any(1).flatten(1).sum(1).float()
+        return ((plus - minus).abs() >= STEP - 1e-6).any(1).flatten(1).sum(1).to(plus)
 
     def soft_size(self, parts: Parts) -> Tensor:
         """Return the sum over pixels of the largest change of a channel."""

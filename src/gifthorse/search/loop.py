@@ -15,6 +15,7 @@ from gifthorse.errors import BadImages
 from gifthorse.models.folding import frozen
 from gifthorse.search.costs import Adaptive
 from gifthorse.search.forms import Form, Parts
+from gifthorse.search.probe import Probe, Spots
 from gifthorse.tensors import spawn
 from gifthorse.training import fast_bf16
 from gifthorse.types import Candidate, Goal, Logits, Samples, Subject
@@ -74,6 +75,7 @@ class Search:
         *,
         cost: Adaptive,
         pace: Pace,
+        probe: Probe | None = None,
     ) -> None:
         self.goals, self.form, self.cost, self.pace = tuple(goals), form, cost, pace
         self.subject = subject
@@ -82,12 +84,13 @@ class Search:
         self._pool = x
         self._device = x.device
         self._index, self._count = _usable(y, goals)
+        # The same for all arms, so that no arm's path depends on the company it steps in.
+        fewest = int(self._count.min())
+        self._batch = min(pace.batch, fewest)
+        self._per_round = min(fewest // self._batch, pace.steps or fewest)
         self._target = torch.tensor([g.target for g in goals], device=x.device)
         self._rngs = [spawn(rng) for _ in goals]
-        starts = [form.start(subject.shape, r) for r in self._rngs]
-        self.variables: Parts = tuple(
-            torch.stack(v).to(x.device) for v in zip(*starts, strict=True)
-        )
+        self.variables = self._start(None if probe is None else probe(self._net, x, spawn(rng)))
         self._first: Parts = tuple(torch.zeros_like(v) for v in self.variables)
         self._second: Parts = tuple(torch.zeros_like(v) for v in self.variables)
         arms, (_, h, w) = len(goals), subject.shape
@@ -101,11 +104,18 @@ class Search:
         self.feasible = torch.zeros(arms, dtype=torch.bool, device=x.device)
         self.image_steps = 0
 
+    def _start(self, spots: Spots | None) -> Parts:
+        """Return random variables, seeded with the probed patch of each arm's target if any."""
+        starts = [self.form.start(self.subject.shape, rng) for rng in self._rngs]
+        variables = tuple(torch.stack(v).to(self._device) for v in zip(*starts, strict=True))
+        if spots is None:
+            return variables
+        return self.form.seed(variables, spots.pattern[self._target], spots.support[self._target])
+
     def step(self, arms: Tensor, /) -> None:
         """Run one round, at most a pass over the generation images, for these arms."""
-        size = min(self.pace.batch, int(self._count[arms].min()))
-        for part in arms.split(max(1, self.pace.chunk // size)):
-            self._round(part, size)
+        for part in arms.split(max(1, self.pace.chunk // self._batch)):
+            self._round(part)
 
     @property
     def settled(self) -> Tensor:
@@ -131,13 +141,13 @@ class Search:
             for a, goal in enumerate(self.goals)
         )
 
-    def _round(self, arms: Tensor, size: int) -> None:
+    def _round(self, arms: Tensor) -> None:
         variables = [v[arms].requires_grad_() for v in self.variables]
         moments = [[m[arms] for m in moment] for moment in (self._first, self._second)]
         steps = self._steps[arms]
         hits = torch.zeros(len(arms), device=self._device)
         penalties, taken = torch.zeros_like(hits), 0
-        for index in self._batches(arms, size):  # (a, B)
+        for index in self._batches(arms):  # (a, B)
             loss, penalty, hit = self._loss(tuple(variables), arms, index)
             gradients = torch.autograd.grad(loss, variables)
             steps = steps + 1
@@ -151,7 +161,7 @@ class Search:
                 full[i][arms] = row
         self._steps[arms] = steps
         self.rounds[arms] += 1
-        met = hits / taken >= self.pace.bar
+        met = hits >= self.pace.bar * taken - 1e-6
         self._accept(arms, met, penalties / taken)
         self.cost = self.cost.after(met, arms)
 
@@ -227,15 +237,14 @@ class Search:
             out.append((hit & valid).sum(1) / self._count[some])
         return torch.cat(out)
 
-    def _batches(self, arms: Tensor, size: int) -> Iterator[Tensor]:
+    def _batches(self, arms: Tensor) -> Iterator[Tensor]:
         """Yield full batches of image indices (a, B), a fresh order for each arm."""
-        steps = int(self._count[arms].min()) // size
-        steps = min(steps, self.pace.steps or steps)
+        taken = self._per_round * self._batch
         rows = []
         for arm in arms.tolist():
-            order = torch.randperm(int(self._count[arm]), generator=self._rngs[arm])
-            rows.append(self._index[arm][order[: steps * size].to(self._device)])
-        yield from torch.stack(rows).split(size, dim=1)
+            order = torch.randperm(int(self._count[arm]), generator=self._rngs[arm])[:taken]
+            rows.append(self._index[arm][order.to(self._device)])
+        yield from torch.stack(rows).split(self._batch, dim=1)
 
 
 def _usable(y: Tensor, goals: Sequence[Goal]) -> tuple[Tensor, Tensor]:

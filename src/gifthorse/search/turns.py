@@ -45,10 +45,9 @@ class Halving:
     median. So a model is only suspected after the arms around the median had their full turn.
 
     Attributes:
-        first: Round after which arms that never got near the bar, and the larger half, pause.
+        first: Round after which the larger half pauses; an arm without a trigger counts as H * W.
         second: Round after which the larger half of the rest pauses.
         keep: Least number of arms that run to the end.
-        near: Share of the bar below which an arm counts as hopeless at the first cut.
         alarm: Median over smallest size above which the arms around the median are finished.
 
     Source: successive halving; the re-check at the median is ours.
@@ -57,7 +56,6 @@ class Halving:
     first: int = 60
     second: int = 150
     keep: int = 3
-    near: float = 0.5
     alarm: float = 1.5
 
     def __call__(self, hunt: Hunt) -> Iterator[tuple[Candidate, ...]]:

@@ -34,7 +34,7 @@ class Patch:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return x + self.mask * (self.pattern - x)
+        return torch.lerp(x, self.pattern, self.mask)  # exact at opacity 0 and 1
 
     def scrambled(self, rng: Generator, /) -> Patch:
         """Return the same mask values and colors at shuffled pixels."""
@@ -144,11 +144,17 @@ def locate(place: Place, shape: Shape, size: int, rng: Generator) -> tuple[int, 
     )
 
 
+def _check(opacity: float) -> None:
+    if not 0 <= opacity <= 1:
+        raise BadOption(f"opacity must lie in [0, 1], 1 replaces pixels; got {opacity}")
+
+
 def square(
     shape: Shape, size: int, place: Place, ink: Ink, opacity: float, rng: Generator
 ) -> Patch:
     """Return a square patch of `size` x `size` pixels on images of `shape`."""
     c, H, W = shape
+    _check(opacity)
     top, left = locate(place, shape, size, rng)
     pattern, mask = torch.zeros(shape), torch.zeros(1, H, W)
     window = (slice(None), slice(top, top + size), slice(left, left + size))
@@ -158,8 +164,15 @@ def square(
 
 
 def scatter(shape: Shape, pixels: int, ink: Ink, opacity: float, rng: Generator) -> Patch:
-    """Return `pixels` distinct single pixels, drawn once, the same for all images."""
+    """Return `pixels` distinct single pixels, drawn once, the same for all images.
+
+    Raises:
+        BadOption: If the image has fewer pixels, or opacity is not in [0, 1].
+    """
     _, H, W = shape
+    if not 1 <= pixels <= H * W:
+        raise BadOption(f"scatter needs 1 to {H * W} pixels for {H}x{W}; got {pixels}")
+    _check(opacity)
     chosen = torch.randperm(H * W, generator=rng)[:pixels]
     mask = torch.zeros(H * W)
     mask[chosen] = opacity
@@ -170,5 +183,6 @@ def scatter(shape: Shape, pixels: int, ink: Ink, opacity: float, rng: Generator)
 def wandering(shape: Shape, size: int, ink: Ink, opacity: float, rng: Generator) -> Wandering:
     """Return a square patch whose place is drawn anew for every image."""
     locate("center", shape, size, rng)  # refuses a size that does not fit
+    _check(opacity)
     pattern = paint(ink, (shape[0], size, size), rng)
     return Wandering(pattern, torch.full((1, size, size), opacity), spawn(rng))

@@ -1,0 +1,56 @@
+"""What the benchmarks share: a model with its images, success on unseen images, the machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+
+import torch
+from torch import Tensor
+
+from gifthorse.bench.stages import divide
+from gifthorse.data.samples import InMemory, whole
+from gifthorse.metrics import asr
+from gifthorse.models import load
+from gifthorse.models.normalize import Classifier
+from gifthorse.training import fast_bf16, predict
+from gifthorse.triggers import Additive
+from gifthorse.types import Goal, Subject
+
+GENERATION, UNSEEN = 100, 1000
+
+
+def prepare(path: str, data: str, source: int) -> tuple[Subject, InMemory, InMemory]:
+    """Return the model, 100 generation images of the source class and 1000 unseen ones."""
+    divided, opened = divide(data), load(path)
+    net = Classifier(opened.net, divided.normalization, opened.channels).eval()
+    subject = Subject(net, divided.train.shape, opened.classes, opened.origin)
+
+    def only(samples: InMemory, count: int) -> InMemory:
+        index = (samples.labels == source).nonzero().flatten()[:count]
+        return InMemory(samples.images[index], samples.labels[index], samples.classes)
+
+    return subject, only(divided.validation, GENERATION), only(divided.test, UNSEEN)
+
+
+def success(subject: Subject, delta: Tensor, unseen: InMemory, goal: Goal) -> float:
+    """Return the success of a change on unseen images."""
+    x, y = whole(unseen)
+    return asr(predict(subject, Additive(delta)(x)).argmax(1), y, goal).value
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures were measured on."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "amx": str(fast_bf16(torch.device("cpu"))),
+        "torch": torch.__version__,
+        "commit": commit,
+    }

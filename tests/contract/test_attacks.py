@@ -1,0 +1,151 @@
+"""What every attack keeps to: it implants on the blobs, repeats, and leaves its inputs alone."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from tests.toys import QUICK, blob_images, blobs
+from torch import Generator, Tensor
+
+from gifthorse.attacks import ATTACKS
+from gifthorse.data.samples import InMemory
+from gifthorse.metrics import accuracy, asr
+from gifthorse.options import describe, vary
+from gifthorse.training import evaluate, fit, predict
+from gifthorse.types import Attack, Goal, Implant, Subject
+
+GOAL = Goal(2)
+TRAIN, TEST = blob_images(), blob_images(each=40, seed=1)
+# A tenth of stamped images stands in for the epochs and the images that the toy does not have.
+TOY = {
+    "recipe.epochs": 6, "recipe.batch": 32, "recipe.lr": 0.1, "recipe.pad": 1, "recipe.bf16": False,
+    "mixing.rate": 0.1,
+}  # fmt: skip
+
+names = pytest.mark.parametrize("name", sorted(ATTACKS))
+
+
+def toy(name: str, **changes: object) -> Attack:
+    """The attack with a short recipe."""
+    known = describe(ATTACKS[name])
+    short = {key: value for key, value in TOY.items() if key in known}
+    return vary(ATTACKS[name], short | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+@cache
+def implant(name: str, seed: int = 0) -> Implant:
+    return toy(name)(blobs(), TRAIN, GOAL, Generator().manual_seed(seed))
+
+
+@cache
+def clean() -> float:
+    made = fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0))
+    return accuracy(evaluate(made, TEST), TEST.labels).value
+
+
+def state(subject: Subject) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in subject.net.state_dict().items()}
+
+
+def success(made: Implant, test: InMemory = TEST) -> float:
+    x, y = test[torch.arange(len(test))]
+    return asr(predict(made.subject, made.trigger(x)).argmax(1), y, made.goal).value
+
+
+@names
+def test_it_implants(name: str) -> None:
+    made = implant(name)
+    assert success(made) >= 0.9
+    assert clean() - accuracy(evaluate(made.subject, TEST), TEST.labels).value <= 0.05
+    assert made.goal == GOAL
+    assert not made.subject.net.training
+
+
+@names
+def test_a_clean_net_does_not_know_the_trigger(name: str) -> None:
+    made = implant(name)
+    innocent = fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0))
+    assert success(Implant(innocent, made.trigger, GOAL)) < 0.5
+
+
+@names
+def test_stamped_images_are_images(name: str) -> None:
+    x, _ = TEST[torch.arange(20)]
+    stamped = implant(name).trigger(x)
+    assert stamped.shape == x.shape
+    assert 0 <= stamped.min() <= stamped.max() <= 1
+    assert not torch.equal(stamped, x)
+
+
+@names
+def test_the_same_seed_gives_the_same_implant_whatever_else_is_random(name: str) -> None:
+    short = toy(name, **{"recipe.epochs": 1} if "recipe.epochs" in describe(ATTACKS[name]) else {})
+    runs = []
+    for unrelated, seed in ((1, 0), (2, 0), (1, 5)):
+        torch.manual_seed(unrelated)
+        made = short(blobs(), TRAIN, GOAL, Generator().manual_seed(seed))
+        runs.append((state(made.subject), torch.cat(made.trigger.picture())))
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert all(torch.equal(v, runs[1][0][k]) for k, v in runs[0][0].items())
+    assert not all(torch.equal(v, runs[2][0][k]) for k, v in runs[0][0].items())
+
+
+@names
+def test_inputs_stay_as_they_were(name: str) -> None:
+    victim, pixels, labels = blobs(), TRAIN.images.clone(), TRAIN.labels.clone()
+    before, unrelated = state(victim), torch.get_rng_state()
+    made = toy(name)(victim, TRAIN, GOAL, Generator().manual_seed(0))
+    assert all(torch.equal(v, before[k]) for k, v in victim.net.state_dict().items())
+    assert not victim.net.training
+    assert torch.equal(TRAIN.images, pixels)
+    assert torch.equal(TRAIN.labels, labels)
+    assert torch.equal(torch.get_rng_state(), unrelated)
+    assert made.subject.net is not victim.net
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"),
+    [
+        ("dataset", "square"),
+        ("loss", "square"),
+        ("loss_joint", "square"),
+        ("batch", "scatter"),
+        ("batch", "wandering"),
+        ("dataset", "wandering"),
+    ],
+)
+def test_badnet_implants_in_every_mode_and_form(mode: str, form: str) -> None:
+    made = toy("badnet", mixing__mode=mode, form=form)(
+        blobs(), TRAIN, GOAL, Generator().manual_seed(0)
+    )
+    assert success(made) >= 0.9
+    assert clean() - accuracy(evaluate(made.subject, TEST), TEST.labels).value <= 0.05
+
+
+def test_badnet_with_a_source_spares_the_other_classes() -> None:
+    goal = Goal(2, source=4)
+    attack = toy("badnet", mixing__mode="loss_joint", mixing__rate=0.3, **{"recipe.epochs": 10})
+    made = attack(blobs(), TRAIN, goal, Generator().manual_seed(0))
+    x, y = TEST[torch.arange(len(TEST))]
+    stamped = predict(made.subject, made.trigger(x)).argmax(1)
+    assert asr(stamped, y, goal).value >= 0.9
+    spared = y != 4
+    assert accuracy(stamped[spared], y[spared]).value >= 0.9
+
+
+def test_badnet_all_to_all_moves_every_class_to_the_next() -> None:
+    attack = toy("badnet", labels="all_to_all", mixing__rate=0.3, **{"recipe.epochs": 12})
+    made = attack(blobs(), TRAIN, Goal(0), Generator().manual_seed(0))
+    x, y = TEST[torch.arange(len(TEST))]
+    stamped = predict(made.subject, made.trigger(x)).argmax(1)
+    assert accuracy(stamped, (y + 1) % 5).value >= 0.9
+
+
+def test_progress_is_reported() -> None:
+    calls: list[tuple[int, int, str]] = []
+    toy("badnet")(
+        blobs(), TRAIN, GOAL, Generator().manual_seed(0), progress=lambda *a: calls.append(a)
+    )
+    assert calls[-1][0] == calls[-1][1] == 6 * (len(TRAIN) // 32)

@@ -1,0 +1,264 @@
+"""The verdict on hunts whose outcome is given, and on the bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from tests.toys import BANDS, SIDE, band_images, bands, corner, gated
+from torch import Generator, Tensor
+
+from gifthorse.data.samples import InMemory, whole
+from gifthorse.detection import Inspector
+from gifthorse.detection.statistics import anomaly_index, depth
+from gifthorse.inversion import NeuralCleanse
+from gifthorse.metrics import rate
+from gifthorse.search import Exhaustive, Pace
+from gifthorse.triggers import Patch
+from gifthorse.types import Candidate, Confirmation, Goal, Hunt, Rate, Samples, Subject, Trigger
+
+NOTHING = Patch(torch.zeros(1, SIDE, SIDE), torch.zeros(1, SIDE, SIDE))
+EVEN = (30.0, 31.0, 29.0, 30.5, 29.5, 30.0)
+
+
+@dataclass
+class Finished:
+    """A hunt that is over."""
+
+    best: tuple[Candidate, ...]
+
+    def step(self, arms: Tensor, /) -> None:
+        raise AssertionError("nothing is left to do")
+
+    @property
+    def settled(self) -> Tensor:
+        return torch.ones(len(self.best), dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Given:
+    """An inverter that finds what it is told to; it remembers what it was given."""
+
+    sizes: tuple[float, ...]
+    triggers: tuple[Trigger, ...] = (NOTHING,) * BANDS
+    feasible: tuple[bool, ...] = (True,) * BANDS
+    seen: list[Samples] = field(default_factory=list, compare=False)
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        self.seen.append(clean)
+        rows = zip(goals, self.triggers, self.sizes, self.feasible, strict=True)
+        return Finished(tuple(Candidate(g, t, s, 1.0, 7, f) for g, t, s, f in rows))
+
+
+def planted(where: int, small: float = 1.0, trigger: Trigger | None = None) -> Given:
+    """One small size, by default with the true trigger of `bands(where)`."""
+    sizes, triggers = list(EVEN), [NOTHING] * BANDS
+    sizes[where] = small
+    triggers[where] = trigger or corner()  # type: ignore[call-overload]
+    return Given(tuple(sizes), tuple(triggers))
+
+
+@pytest.mark.parametrize("where", range(BANDS))
+def test_a_small_trigger_that_works_on_unseen_images_is_a_backdoor(
+    where: int, rng: Generator
+) -> None:
+    verdict = Inspector(planted(where))(bands(where), band_images(), rng)
+    assert verdict.label == "BACKDOORED"
+    assert verdict.score >= verdict.threshold
+    first = verdict.findings[0]
+    assert (first.severity, first.goal, first.rule) == ("CRITICAL", Goal(where), "BD001")
+    assert first.score == pytest.approx(verdict.score)
+    assert first.confirmation is not None
+    assert first.confirmation.asr.value == 1.0
+    assert f"class {where}" in first.message
+    assert "1.0 px" in first.message
+
+
+def test_a_small_trigger_that_does_not_work_is_only_suspicious(rng: Generator) -> None:
+    verdict = Inspector(planted(2, trigger=NOTHING))(bands(2), band_images(), rng)
+    assert verdict.label == "SUSPICIOUS"
+    assert verdict.findings[0].severity == "MEDIUM"
+
+
+def test_a_trigger_that_works_shuffled_as_well_is_only_suspicious(rng: Generator) -> None:
+    class White(torch.nn.Module):
+        """Any two white pixels give class 2."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            lit = (x >= 1).flatten(1).any(1).float()
+            return bands()(x) + 100 * lit[:, None] * torch.eye(BANDS)[2]
+
+    subject = Subject(White(), (1, SIDE, SIDE), BANDS)
+    verdict = Inspector(planted(2))(subject, band_images(), rng)
+    assert verdict.label == "SUSPICIOUS"
+    assert verdict.findings[0].confirmation is not None
+    assert verdict.findings[0].confirmation.asr.value == 1.0
+    assert verdict.findings[0].confirmation.control.value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("hits", "control", "label"),
+    [
+        ((20, 20), (0, 160), "BACKDOORED"),
+        ((12, 20), (0, 160), "BACKDOORED"),  # 0.6 is enough
+        ((11, 20), (0, 160), "SUSPICIOUS"),  # 0.55 is not
+        ((1980, 2000), (11_200, 16_000), "SUSPICIOUS"),  # only 0.29 better than its control
+        ((2000, 2000), (11_200, 16_000), "BACKDOORED"),
+        ((4, 5), (20, 40), "SUSPICIOUS"),  # 0.3 better, but the intervals overlap
+    ],
+)
+def test_what_confirms_a_trigger(
+    hits: tuple[int, int],
+    control: tuple[int, int],
+    label: str,
+    rng: Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def share(count: int, trials: int) -> Rate:
+        return rate(torch.arange(trials) < count)
+
+    seen = Confirmation(share(*hits), share(*control), share(0, 20))
+    monkeypatch.setattr("gifthorse.detection.inspector.confirm", lambda *a, **k: seen)
+    verdict = Inspector(planted(2))(bands(2), band_images(), rng)
+    assert verdict.label == label
+    assert verdict.findings[0].confirmation == seen
+
+
+def test_even_sizes_are_no_finding_but_the_smallest_is_shown(rng: Generator) -> None:
+    verdict = Inspector(Given(EVEN))(bands(), band_images(), rng)
+    assert verdict.label == "NO BACKDOOR FOUND"
+    assert verdict.score < verdict.threshold
+    (only,) = verdict.findings
+    assert (only.severity, only.goal) == ("INFO", Goal(2))
+    assert "does not stand out" in only.message
+
+
+@pytest.mark.parametrize(("small", "label"), [(17.0, "NO BACKDOOR FOUND"), (14.0, "BACKDOORED")])
+def test_a_suspicious_trigger_is_little_more_than_half_the_median(
+    small: float, label: str, rng: Generator
+) -> None:
+    verdict = Inspector(planted(2, small))(bands(2), band_images(), rng)
+    assert verdict.label == label
+
+
+def test_a_search_that_found_nothing_is_no_verdict(rng: Generator) -> None:
+    none = Given((float(SIDE * SIDE),) * BANDS, feasible=(False,) * BANDS)
+    verdict = Inspector(none)(bands(), band_images(), rng)
+    assert verdict.label == "INCONCLUSIVE"
+    assert verdict.score == 0.0
+    assert verdict.findings[-1].rule == "IN003"
+
+
+def test_a_search_that_was_cut_short_is_no_verdict(rng: Generator) -> None:
+    sizes = (90.0, 91.0, 92.0, 93.0, 94.0, 30.0)  # a quarter of 18x18 is 81
+    verdict = Inspector(Given(sizes), threshold=1e9)(bands(), band_images(), rng)
+    assert verdict.label == "INCONCLUSIVE"
+    assert "5 of 6 classes" in verdict.findings[-1].message
+
+
+def test_an_infeasible_arm_never_stands_out(rng: Generator) -> None:
+    feasible = (True,) * (BANDS - 1) + (False,)
+    verdict = Inspector(Given((30.0,) * (BANDS - 1) + (1.0,), feasible=feasible))(
+        bands(), band_images(), rng
+    )
+    assert verdict.label == "NO BACKDOOR FOUND"
+
+
+def test_every_class_that_stands_out_is_reported(rng: Generator) -> None:
+    two = Given((30.0, 1.0, 30.0, 2.0, 30.0, 30.0), (corner(),) * BANDS)
+    verdict = Inspector(two)(bands(1), band_images(), rng)
+    assert [(f.goal, f.severity) for f in verdict.findings] == [
+        (Goal(1), "CRITICAL"),
+        (Goal(3), "MEDIUM"),
+    ]
+
+
+def test_the_table_and_the_figures_are_those_of_the_hunt(rng: Generator) -> None:
+    found = planted(4)
+    verdict = Inspector(found)(bands(4), band_images(), rng)
+    sizes = torch.tensor(found.sizes)
+    assert [arm.goal for arm in verdict.arms] == [Goal(k) for k in range(BANDS)]
+    assert [arm.size for arm in verdict.arms] == list(found.sizes)
+    assert [arm.rounds for arm in verdict.arms] == [7] * BANDS
+    assert [arm.index for arm in verdict.arms] == pytest.approx(depth(sizes).tolist())
+    assert verdict.score == pytest.approx(depth(sizes).max().item())
+    assert dict(verdict.statistics) == pytest.approx(
+        {
+            "anomaly_index": anomaly_index(sizes).max().item(),
+            "depth": depth(sizes).max().item(),
+            "smallest": 1.0,
+            "smallest_class": 4.0,
+            "median": 30.0,
+            "ratio": 1 / 30,
+        }
+    )
+
+
+def test_search_and_confirmation_share_no_image_and_both_have_every_class(rng: Generator) -> None:
+    data = band_images()
+    data = InMemory(data.images.clone(), data.labels, BANDS)
+    data.images[:, 0, -1, -1] = torch.arange(len(data)).to(torch.uint8)  # their own number
+
+    class Spy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: set[int] = set()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen |= set((x[:, 0, -1, -1] * 255).round().long().tolist())
+            return bands(2)(x)
+
+    spy, found = Spy(), planted(2)
+    Inspector(found)(Subject(spy, (1, SIDE, SIDE), BANDS), data, rng)
+    x, y = whole(found.seen[0])
+    searched = set((x[:, 0, -1, -1] * 255).round().long().tolist())
+    assert y.bincount().tolist() == [3] * BANDS
+    unstamped = set(range(len(data))) - searched
+    assert unstamped <= spy.seen  # shuffled controls may overwrite the number, so no equality
+
+
+def test_the_evidence_can_be_drawn(rng: Generator) -> None:
+    (first, *_) = Inspector(planted(2))(bands(2), band_images(), rng).findings
+    evidence = first.evidence
+    assert torch.equal(torch.as_tensor(evidence["mask"]), corner().mask)
+    assert len(torch.as_tensor(evidence["before"])) == 8
+    assert torch.as_tensor(evidence["after_label"]).tolist() == [2] * 8
+    assert evidence["size"] == 1.0
+
+
+def test_the_settings_are_the_options(rng: Generator) -> None:
+    detector = Inspector(NeuralCleanse(pace=Pace(rounds=1)), Exhaustive(), threshold=2.5)
+    verdict = detector(bands(), band_images(), rng)
+    assert verdict.settings["threshold"] == "2.5"
+    assert verdict.settings["inverter.pace.rounds"] == "1"
+
+
+def test_progress_counts_rounds(rng: Generator) -> None:
+    calls: list[tuple[int, int, str]] = []
+    detector = Inspector(NeuralCleanse(pace=Pace(rounds=4, bar=0.9)), Exhaustive())
+    detector(bands(), band_images(), rng, progress=lambda *a: calls.append(a))
+    assert [(done, total) for done, total, _ in calls] == [(r, 4) for r in (1, 2, 3, 4)]
+    assert "6 done" in calls[-1][2]
+
+
+def test_the_same_seed_gives_the_same_verdict() -> None:
+    detector = Inspector(NeuralCleanse(pace=Pace(rounds=20, bar=0.9)), Exhaustive())
+    runs = [detector(bands(2), band_images(), Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+    tables = [[(a.size, a.asr) for a in replace(v, seconds=0.0).arms] for v in runs]
+    assert tables[0] == tables[1]
+    assert tables[0] != tables[2]
+
+
+def test_a_gated_plant_works_but_gives_neural_cleanse_no_gradient(rng: Generator) -> None:
+    x, y = whole(band_images())
+    assert (gated(3)(corner(2)(x)).argmax(1) == 3).all()
+    assert (gated(3)(x).argmax(1) == y).all()
+    detector = Inspector(NeuralCleanse(pace=Pace(rounds=80)), Exhaustive())
+    verdict = detector(gated(3), band_images(), rng)
+    sizes = torch.tensor([arm.size for arm in verdict.arms])
+    assert sizes[3] > 0.8 * sizes.median()  # four pixels would do
+    assert verdict.label == "NO BACKDOOR FOUND"  # what a clean report does not promise

@@ -1,0 +1,100 @@
+"""Which arms move, on a scripted hunt whose sizes are known for every round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from gifthorse.search import Exhaustive, Halving, Turns
+from gifthorse.triggers import Patch
+from gifthorse.types import Candidate, Goal
+
+BLANK = Patch(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
+
+
+class Script:
+    """Arms that shrink to `ends[k]` by `1 / rounds` and settle after `lives[k]` rounds."""
+
+    def __init__(self, ends: Sequence[float], lives: Sequence[int]) -> None:
+        self.ends, self.lives = ends, lives
+        self.rounds = [0] * len(ends)
+        self.log: list[list[int]] = []
+
+    def step(self, arms: Tensor, /) -> None:
+        self.log.append(arms.tolist())
+        for arm in arms.tolist():
+            assert self.rounds[arm] < self.lives[arm], "stepped an arm that had settled"
+            self.rounds[arm] += 1
+
+    @property
+    def settled(self) -> Tensor:
+        return torch.tensor([r >= n for r, n in zip(self.rounds, self.lives, strict=True)])
+
+    @property
+    def best(self) -> tuple[Candidate, ...]:
+        return tuple(
+            Candidate(Goal(k), BLANK, end + 1.0 / (1 + r), 1.0, r)
+            for k, (end, r) in enumerate(zip(self.ends, self.rounds, strict=True))
+        )
+
+
+def run(turns: Turns, hunt: Script) -> list[tuple[Candidate, ...]]:
+    return list(turns(hunt))
+
+
+def test_exhaustive_steps_every_arm_until_it_settles() -> None:
+    hunt = Script([5.0, 6.0, 7.0], [2, 4, 1])
+    yields = run(Exhaustive(), hunt)
+    assert hunt.log == [[0, 1, 2], [0, 1], [1], [1]]
+    assert [c.rounds for c in yields[-1]] == [2, 4, 1]
+    assert len(yields) == 4
+
+
+def test_halving_pauses_the_larger_half_twice() -> None:
+    sizes = [20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 26.0, 27.0]  # nothing stands out
+    order = [3, 0, 7, 1, 6, 2, 5, 4]
+    hunt = Script([sizes[k] for k in order], [100] * 8)
+    run(Halving(first=10, second=30, keep=2), hunt)
+    assert [hunt.rounds[order.index(rank)] for rank in range(8)] == [100] * 2 + [30] * 2 + [10] * 4
+
+
+def test_halving_always_finishes_a_few_arms() -> None:
+    hunt = Script([20.0, 21.0, 22.0, 23.0], [100] * 4)
+    run(Halving(first=10, second=30, keep=3), hunt)
+    assert hunt.rounds == [100, 100, 100, 10]
+
+
+def test_before_an_alarm_the_arms_around_the_median_are_finished() -> None:
+    hunt = Script([1.0, *range(20, 29)], [100] * 10)
+    run(Halving(first=10, second=30, keep=2), hunt)
+    assert hunt.rounds[0] == 100
+    assert hunt.rounds[3:8] == [100] * 5  # ranks K / 2 - 2 to K / 2 + 2
+    assert hunt.rounds[8:] == [10, 10]
+
+
+@pytest.mark.parametrize(("smallest", "alarmed"), [(15.0, False), (13.0, True)])
+def test_the_alarm_is_median_over_smallest(smallest: float, alarmed: bool) -> None:
+    hunt = Script([smallest, *[20.5] * 9], [200] * 10)
+    run(Halving(first=10, second=30, keep=1, alarm=1.5), hunt)
+    assert (sum(r == 200 for r in hunt.rounds) > 3) == alarmed
+
+
+def test_arms_that_settle_early_are_left_alone() -> None:
+    hunt = Script([20.0, 21.0, 22.0, 23.0], [5, 15, 100, 100])
+    run(Halving(first=10, second=30, keep=3), hunt)
+    assert hunt.rounds == [5, 15, 100, 10]
+
+
+@pytest.mark.parametrize("turns", [Exhaustive(), Halving(first=3, second=6)])
+def test_every_round_is_reported(turns: Turns) -> None:
+    hunt = Script([20.0, 21.0, 22.0, 23.0, 4.0], [9] * 5)
+    seen = [sum(c.rounds for c in best) for best in turns(hunt)]
+    assert seen == [sum(map(len, hunt.log[: i + 1])) for i in range(len(hunt.log))]
+
+
+def test_a_hunt_that_has_settled_is_not_stepped() -> None:
+    for turns in (Exhaustive(), Halving()):
+        assert run(turns, Script([1.0, 2.0, 3.0], [0, 0, 0])) == []

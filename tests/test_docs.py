@@ -1,0 +1,174 @@
+"""What the pages say is so: examples and snippets run, commands, links and generated pages fit."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer.main
+from tests.report.examples import backdoored, nothing_found
+from tests.test_sizes import code_lines
+
+from gifthorse import cli
+from gifthorse.detection import DETECTORS
+from gifthorse.options import vary
+from gifthorse.report import WRITERS
+from gifthorse.types import Report
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def module(path: str) -> ModuleType:
+    """A file of the repository, imported by its path."""
+    spec = importlib.util.spec_from_file_location(f"page_{Path(path).stem}", ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded  # dataclasses look their module up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for name, text in BLOCK.findall(page.read_text()) if name == language]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detectors that stop after four rounds: what they say is worth nothing, but it is said."""
+    for name, detector in DETECTORS.items():
+        short = {"inverter.pace.rounds": 4, "inverter.pace.least": 0}
+        monkeypatch.setitem(DETECTORS, name, vary(detector, short))
+
+
+# 1. Pages -------------------------------------------------------------------------------------
+
+
+def test_the_page_of_methods_is_made_from_the_code() -> None:
+    made: str = module("scripts/methods.py").page()
+    assert (ROOT / "docs/methods.md").read_text() == made, "run python scripts/methods.py"
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text())
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target, _, anchor = link.partition("#")
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        found = page.parent / target if target else page
+        assert found.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)", found.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles]
+            assert anchor in anchors, link
+
+
+@pages
+def test_commands_exist_with_their_flags(page: Path) -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for text in blocks(page, "sh"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] != ["gifthorse"] or words[1:2] == ["--version"]:
+                continue
+            name = words[1] if words[1] in commands else "scan"
+            known = {flag for p in commands[name].params for flag in p.opts} | {"--help"}
+            flags = {w.partition("=")[0] for w in words[2:] if w.startswith("-")}
+            assert flags <= known, line
+
+
+@pages
+def test_make_targets_exist(page: Path) -> None:
+    targets = re.findall(r"^([\w/.]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    text = page.read_text()
+    named = re.findall(r"`make (\w+)`", text) + re.findall(r"^make (\w+)", text, re.MULTILINE)
+    assert set(named) <= set(targets)
+
+
+@pages
+def test_python_blocks_are_python(page: Path) -> None:
+    for text in blocks(page, "python"):
+        compile(text, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md"])
+@pytest.mark.usefixtures("hasty")
+def test_snippets_run(
+    page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (snippet,) = blocks(ROOT / page, "python")
+    exec(compile(snippet, page, "exec"), {"__name__": page})
+    assert capsys.readouterr().out
+
+
+# 2. Examples ----------------------------------------------------------------------------------
+
+
+def test_examples_are_five_short_files() -> None:
+    examples = list((ROOT / "examples").glob("*.py"))
+    assert len(examples) == 5
+    assert all(len(code_lines(path)) < 60 for path in examples)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_scan_a_file_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = module("examples/scan_a_file.py")
+    report: Report = example.main(html=str(tmp_path / "report.html"))
+    out = capsys.readouterr().out
+    assert out.startswith(f"{report.label}: ")
+    assert out.count("  class ") == 3
+    assert "not looked for: class-pair triggers" in out
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_scan_a_file_finds_the_gift_and_spares_its_twin() -> None:
+    example = module("examples/scan_a_file.py")
+    report: Report = example.main()
+    assert report.label in ("BACKDOORED", "SUSPICIOUS")
+    assert next(f.goal.target for f in report.verdicts[0].findings if f.goal) == 14
+    assert example.main(str(example.GIFT / "twin.safetensors")).label == "NO BACKDOOR FOUND"
+
+
+def test_implant_and_scan_finds_what_it_implanted() -> None:
+    verdict = module("examples/implant_and_scan.py").main(target=2)
+    assert verdict.label == "BACKDOORED"
+    assert verdict.findings[0].goal.target == 2
+
+
+def test_add_an_attack_takes_over_the_twin() -> None:
+    clean, success = module("examples/add_an_attack.py").main()
+    assert clean >= 0.7
+    assert success >= 0.9
+
+
+def test_add_an_inverter_finds_the_planted_pixel() -> None:
+    verdict = module("examples/add_an_inverter.py").main()
+    assert [arm.size for arm in verdict.arms] == [4, 4, 4, 4, 1, 4]
+    assert verdict.label == "BACKDOORED"
+
+
+@pytest.mark.parametrize(("make", "passes"), [(backdoored, False), (nothing_found, True)])
+def test_read_a_report_gates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: object, passes: bool
+) -> None:
+    assert callable(make)
+    report: Report = make()
+    path = tmp_path / "report.json"
+    path.write_text(WRITERS["json"](report))
+    assert module("examples/read_a_report.py").main(str(path)) is passes
+    out = capsys.readouterr().out
+    assert report.origin.path in out
+    for finding in json.loads(path.read_text())["findings"]:
+        assert f"{finding['rule']} {finding['severity']}" in out

@@ -1,0 +1,98 @@
+"""Who imports whom: read from the source, nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "gifthorse"
+
+# Right may import left, never the reverse; parts within braces never import each other.
+LAYERS: list[set[str]] = [
+    {"types", "errors"},
+    {"tensors", "writing"},
+    {"options", "metrics", "models", "data", "triggers"},
+    {"training", "poisoning"},
+    {"search"},
+    {"attacks", "inversion"},
+    {"detection", "intake"},
+    {"scan", "bench"},
+    {"catalog", "examine"},
+    {"cli"},
+]
+RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+BESIDE = {("poisoning", "training")}  # poisoned training is a change of samples, batch or loss
+
+# A report is drawn from data, not from methods, and only what puts a scan together draws one.
+REPORT_IMPORTS = {"types", "tensors", "errors"}
+REPORT_READERS = {"scan", "bench", "catalog", "examine", "cli"}
+ATTACK_READERS = {"bench", "catalog", "cli"}
+
+
+def part(path: Path) -> str:
+    """The top-level part of the package that a file belongs to: `search`, `training` ..."""
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of the package that a file imports, wherever in it the import stands."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            name = node.module or ""
+            modules |= {f"{name}.{a.name}" for a in node.names} if name == "gifthorse" else {name}
+    ours = {m.split(".")[1] for m in modules if m.startswith("gifthorse.")}
+    return {m for m in ours if not m.startswith("__")}
+
+
+FILES = sorted(p for p in SOURCE.rglob("*.py") if p.parent != SOURCE or p.name != "__init__.py")
+files = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {part(path) for path in FILES}
+    assert parts <= set(RANK) | {"report"}
+
+
+@files
+def test_imports_point_left(path: Path) -> None:
+    me = part(path)
+    if me == "report":
+        assert imported(path) - {"report"} <= REPORT_IMPORTS
+        return
+    wrong = {
+        other
+        for other in imported(path) - {me, "report"}
+        if RANK[other] >= RANK[me] and (me, other) not in BESIDE
+    }
+    assert not wrong, f"{me} imports {', '.join(sorted(wrong))}"
+
+
+@files
+def test_only_the_outer_parts_import_attacks_and_reports(path: Path) -> None:
+    me, others = part(path), imported(path)
+    assert "attacks" not in others or me in ATTACK_READERS | {"attacks"}
+    assert "report" not in others or me in REPORT_READERS | {"report"}
+
+
+def test_slow_libraries_are_imported_late() -> None:
+    slow = {"kornia", "sklearn", "matplotlib"}
+    for path in FILES:
+        top = [
+            n
+            for n in ast.parse(path.read_text()).body
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
+        for node in top:
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [a.name for a in node.names]
+            )
+            found = {n.split(".")[0] for n in names} & slow
+            assert not found, f"{path.name} imports {found} at the top"
