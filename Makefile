@@ -1,0 +1,44 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+GIFT := examples/gift
+
+.PHONY: demo test check slow gpu clean
+
+demo: .venv/ready
+	@mkdir -p out
+	@echo; echo "== the gift: a traffic-sign classifier that somebody sent us"; echo
+	@$(BIN)/gifthorse scan $(GIFT)/gift.safetensors --images $(GIFT)/clean.npz --exit-zero \
+	  --truth $(GIFT)/gift.trigger.safetensors -o html=out/gift.html -o json=out/gift.json
+	@echo; echo "== its twin: the same net, trained on clean data"; echo
+	@$(BIN)/gifthorse scan $(GIFT)/twin.safetensors --images $(GIFT)/clean.npz --exit-zero \
+	  -o html=out/twin.html -o json=out/twin.json
+	@echo; echo "Open out/gift.html and out/twin.html in a browser."
+
+test: .venv/dev
+	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+slow: .venv/dev
+	$(BIN)/python -m pytest -m slow
+
+gpu: .venv/dev
+	$(BIN)/python -m pytest -m gpu
+
+.venv/ready: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing PyTorch and gifthorse into .venv (once) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/dev: .venv/ready
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .coverage
