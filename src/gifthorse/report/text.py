@@ -225,7 +225,9 @@ def _lead(report: Report, lead: Lead) -> RenderableType:
     comparison = compared(lead.verdict, finding.goal)
     if comparison:
         rows.append(("compared", _beside(comparison)))
-    return Group(rule, Text(printable(finding.message)), _facts(rows))
+    said = finding.message == report.reason  # it stands above already
+    words = [] if said else [Text(printable(finding.message))]
+    return Group(rule, *words, _facts(rows))
 
 
 def _works(c: Confirmation) -> str:
