@@ -32,6 +32,7 @@ from gifthorse.bench.stages import (
     write,
 )
 from gifthorse.detection import DETECTORS
+from gifthorse.detection.calibration import fit
 from gifthorse.examine import open_trigger
 from gifthorse.metrics import mask_jaccard
 from gifthorse.models import load
@@ -190,16 +191,18 @@ def collect(out: Path) -> None:
                 f"score {v['score']:6.2f} aiv {v['statistics']['anomaly_index']:5.2f} ratio "
                 f"{v['statistics']['ratio']:.2f} {v['label']} {v['class']}{mjs}"
             )
+        scores = [sorted(round(r[name]["score"], 3) for r in part) for part in (clean, bad)]
         bags[name] = {
-            "clean": sorted(round(r[name]["score"], 3) for r in clean),
-            "backdoored": sorted(round(r[name]["score"], 3) for r in bad),
+            "clean": scores[0],
+            "backdoored": scores[1],
+            "lines": fit(name, *scores).lines,
         }
     counts = f"{len(bags['pixel_quick']['clean'])} clean, "
     counts += f"{len(bags['pixel_quick']['backdoored'])} BadNet models"
     print(f"left out (task or backdoor not learned): {len(records) - len(kept)}")
     name = f"small nets on GTSRB, CIFAR-10 and MNIST: {counts}"
     target = Path(__file__).parents[1] / "src/gifthorse/detection/calibration.json"
-    target.write_text(json.dumps({"name": name, "detectors": bags}, indent=1) + "\n")
+    target.write_text(json.dumps({"name": name, "detectors": bags}) + "\n")
 
 
 def main() -> None:

@@ -36,9 +36,9 @@ from setting import machine, prepare, success
 # Our quick settings: the published objective with a faster controller and smaller steps.
 QUICK = PixelBackdoor(
     mode="clip",
-    initial=0.02,
+    initial=0.05,
     wait=3,
-    pace=Pace(batch=32, bar=0.9, rounds=400, least=60, patience=40, bf16=True),
+    pace=Pace(batch=16, bar=0.9, rounds=300, least=60, patience=30, bf16=True),
 )
 
 

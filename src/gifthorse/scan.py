@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from torch import Generator
 
-from gifthorse.detection.calibration import shipped
+from gifthorse.detection import DETECTORS
+from gifthorse.detection.calibration import Calibration, shipped
 from gifthorse.errors import UnreadableModel, UnsafeModel
 from gifthorse.intake import Received
 from gifthorse.tensors import spawn
@@ -59,12 +60,14 @@ def scan(
     if subject.classes < 3 and not _blocked(checks):
         words = "With fewer than three classes no class can stand out from the others."
         checks.append(Finding("IN004", "HIGH", 0.0, words))
+    # A calibration holds for the detector it was made with, not for one with other options.
+    bags = {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
     verdicts: list[Verdict] = []
     if not _blocked(checks):
         for name, detector in detectors.items():
             log.debug("running %s", name)
             verdict = detector(subject, received.samples, spawn(rng), progress=watch(name))
-            verdicts.append(_calibrated(replace(verdict, method=name)))
+            verdicts.append(_tempered(replace(verdict, method=name), bags))
     label, reason = _sum_up(verdicts, checks)
     return Report(
         label=label,
@@ -75,7 +78,7 @@ def scan(
         checks=tuple(checks),
         not_covered=NOT_COVERED,
         next_steps=_next(label),
-        confidence=_confidence(verdicts, label),
+        confidence=_confidence(verdicts, label, bags),
         run=run,
     )
 
@@ -91,9 +94,9 @@ def _blocked(checks: Sequence[Finding]) -> bool:
     return any(c.severity in ("HIGH", "CRITICAL") for c in checks)
 
 
-def _calibrated(verdict: Verdict) -> Verdict:
+def _tempered(verdict: Verdict, bags: Mapping[str, Calibration]) -> Verdict:
     """Without calibration a verdict is at most SUSPICIOUS."""
-    if verdict.label == "BACKDOORED" and verdict.method not in shipped():
+    if verdict.label == "BACKDOORED" and verdict.method not in bags:
         return replace(verdict, label="SUSPICIOUS")
     return verdict
 
@@ -114,13 +117,15 @@ def _sum_up(verdicts: Sequence[Verdict], checks: Sequence[Finding]) -> tuple[Lab
     return worst.label, grave[0].message if grave else "The detector gave no reason."
 
 
-def _confidence(verdicts: Sequence[Verdict], label: Label) -> Confidence | None:
+def _confidence(
+    verdicts: Sequence[Verdict], label: Label, bags: Mapping[str, Calibration]
+) -> Confidence | None:
     """Return the calibrated probability behind the leading verdict, or None."""
-    known = [v for v in verdicts if v.method in shipped() and v.label == label]
+    known = [v for v in verdicts if v.method in bags and v.label == label]
     if not known or label not in RANK or label == "INCONCLUSIVE":
         return None
     best = max(known, key=lambda v: v.score)
-    return shipped()[best.method].confidence(best.score)
+    return bags[best.method].confidence(best.score)
 
 
 def _next(label: Label) -> tuple[str, ...]:

@@ -1,68 +1,72 @@
-"""Probabilities against numerical integration of the two Beta posteriors."""
+"""Platt scaling against its defining equations, and what it must not do."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import quad
-from scipy.stats import beta
+from scipy.optimize import minimize
 
 from gifthorse.detection import DETECTORS
-from gifthorse.detection.calibration import Calibration, shipped
+from gifthorse.detection.calibration import fit, shipped
 
-BAG = Calibration(
-    "toy", clean=tuple(map(float, range(20))), backdoored=tuple(map(float, range(10, 40)))
-)
-
-
-def below(q: float, bad: tuple[int, int], good: tuple[int, int]) -> float:
-    """P(t / (t + f) <= q) for t ~ Beta(b + 1/2, B - b + 1/2), f likewise with c of C."""
-    t = beta(bad[0] + 0.5, bad[1] - bad[0] + 0.5)
-    f = beta(good[0] + 0.5, good[1] - good[0] + 0.5)
-    odds = q / (1 - q)
-    return float(quad(lambda v: t.cdf(v * odds) * f.pdf(v), 0, 1, limit=200)[0])
+CLEAN = (0.1, 0.8, 1.2, 1.9, 2.5, 3.4, 0.4, 1.1)
+BAD = (2.2, 4.0, 5.5, 6.1, 8.3, 9.0)
+BAG = fit("toy", CLEAN, BAD, resamples=40)
 
 
-@pytest.mark.parametrize(
-    ("score", "bad", "good"),
-    [
-        (25.0, (15, 30), (0, 20)),  # 25 to 39 of the bad, none of the clean
-        (19.0, (21, 30), (1, 20)),
-        (5.0, (0, 30), (6, 20)),  # below the middle of the medians: at most this high
-        (12.0, (3, 30), (13, 20)),
-    ],
-)
-def test_the_interval_has_its_mass(
-    score: float, bad: tuple[int, int], good: tuple[int, int]
-) -> None:
-    got = BAG.confidence(score, draws=20_000)
-    for value, mass in ((got.low, 0.025), (got.value, 0.5), (got.high, 0.975)):
-        assert below(value, bad, good) == pytest.approx(mass, abs=0.015)
-    assert got.calibration == "toy"
+def test_the_fit_maximizes_the_likelihood_of_platts_targets() -> None:
+    def loss(line: np.ndarray) -> float:
+        def part(scores: tuple[float, ...], target: float) -> float:
+            p = 1 / (1 + np.exp(-(line[0] * np.asarray(scores) + line[1])))
+            return float(-np.mean(target * np.log(p) + (1 - target) * np.log(1 - p)))
+
+        return part(CLEAN, 1 / (len(CLEAN) + 2)) + part(BAD, (len(BAD) + 1) / (len(BAD) + 2))
+
+    best = minimize(
+        loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}
+    )
+    assert BAG.lines[0] == pytest.approx(tuple(best.x), abs=1e-3)
 
 
 @settings(max_examples=25)
-@given(st.floats(-10, 60))
-def test_a_probability_lies_in_its_interval_and_repeats(score: float) -> None:
-    got = BAG.confidence(score)
-    assert 0 <= got.low <= got.value <= got.high <= 1
-    assert got == BAG.confidence(score)
+@given(st.floats(-10, 60), st.floats(0, 20))
+def test_a_higher_score_never_means_less(score: float, more: float) -> None:
+    low, high = BAG.confidence(score), BAG.confidence(score + more)
+    assert low.value <= high.value
+    assert 0 <= low.low <= low.value <= low.high <= 1
+    assert low == BAG.confidence(score)
 
 
-def test_more_models_make_the_interval_narrower() -> None:
-    few, many = (Calibration("toy", (0.0,) * n, (9.0,) * n).confidence(5.0) for n in (5, 500))
-    assert many.high - many.low < few.high - few.low
-    assert few.low < many.low
+def test_a_small_bag_carries_little_confidence() -> None:
+    few, many = (fit("toy", (0.0,) * n, (9.0,) * n, resamples=0) for n in (4, 400))
+    assert few.confidence(9.0).value == pytest.approx(5 / 6, abs=0.01)
+    assert many.confidence(9.0).value == pytest.approx(401 / 402, abs=0.01)
 
 
-def test_a_score_that_clean_models_reach_as_often_says_nothing() -> None:
-    same = Calibration("toy", tuple(map(float, range(200))), tuple(map(float, range(200))))
-    assert same.confidence(150.0).value == pytest.approx(0.5, abs=0.02)
+def test_scores_that_say_nothing_give_even_odds() -> None:
+    same = tuple(map(float, range(50)))
+    assert fit("toy", same, same, resamples=0).confidence(10.0).value == pytest.approx(
+        0.5, abs=0.02
+    )
+
+
+def test_numbers_of_models_are_no_prior() -> None:
+    few = fit("toy", CLEAN, BAD, resamples=0)
+    many = fit("toy", CLEAN * 20, BAD, resamples=0)
+    middle = -few.lines[0][1] / few.lines[0][0]
+    assert math.isclose(many.confidence(middle).value, 0.5, abs_tol=0.12)
 
 
 def test_shipped_calibrations_name_detectors_and_hold_enough_models() -> None:
+    assert shipped()
     for name, bag in shipped().items():
         assert name in DETECTORS
-        assert len(bag.clean) >= 20
-        assert len(bag.backdoored) >= 20
+        assert len(bag.clean) >= 12
+        assert len(bag.backdoored) >= 12
+        assert len(bag.lines) == 201
+        again = fit(bag.name, bag.clean, bag.backdoored, resamples=0)
+        assert again.lines[0] == pytest.approx(bag.lines[0], abs=1e-3)

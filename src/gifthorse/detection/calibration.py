@@ -9,57 +9,88 @@ from functools import cache
 from importlib.resources import files
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gifthorse.types import Confidence
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores of one detector on models whose truth is known.
+    """Platt scaling of one detector's scores, with the bag it was fitted on.
 
     Attributes:
         name: What the bag is, in words.
         clean: Scores of clean models.
         backdoored: Scores of backdoored models.
+        lines: Slope and intercept of the log odds; the first pair is the fit, the others are fits
+            on bootstrap resamples of the bag.
     """
 
     name: str
     clean: tuple[float, ...]
     backdoored: tuple[float, ...]
+    lines: tuple[tuple[float, float], ...]
 
-    def confidence(self, score: float, *, draws: int = 4000) -> Confidence:
-        """Return the probability of a backdoor given a score at least this high.
+    def confidence(self, score: float) -> Confidence:
+        """Return the probability of a backdoor at a score, for even prior odds.
 
-        Bayes' rule with even prior odds: with c of C clean and b of B backdoored models at or
-        above the score, the two exceedance rates have Beta(c + 1/2, C - c + 1/2) and
-        Beta(b + 1/2, B - b + 1/2) posteriors (Jeffreys); the probability is
-        `tpr / (tpr + fpr)`, its interval the central 95 % of fixed-seed draws. Below the level
-        where nothing but clean models lie, the same with "at most this high".
+        The interval is the central 95 % of the resampled fits, widened to hold the fit itself.
 
         Example:
-            >>> bag = Calibration("toy", clean=(0.0,) * 40, backdoored=(9.0,) * 40)
-            >>> bag.confidence(5.0).value > 0.95 > bag.confidence(0.0).value
+            >>> bag = fit("toy", clean=(0.0, 1.0, 2.0) * 10, backdoored=(8.0, 9.0, 10.0) * 10)
+            >>> bag.confidence(9.0).value > 0.9 > 0.1 > bag.confidence(1.0).value
             True
         """
-        high = _posterior(self.backdoored, self.clean, score, draws)
-        low, middle, top = np.quantile(high, [0.025, 0.5, 0.975]).tolist()
-        return Confidence(middle, low, top, self.name)
+        slopes, intercepts = np.asarray(self.lines).T
+        odds = np.clip(slopes * score + intercepts, -700, 700)
+        values = 1 / (1 + np.exp(-odds))
+        low, high = np.quantile(values, [0.025, 0.975]).tolist()
+        value = float(values[0])
+        return Confidence(value, min(low, value), max(high, value), self.name)
 
 
-def _posterior(
-    bad: Sequence[float], good: Sequence[float], score: float, draws: int
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def fit(
+    name: str, clean: Sequence[float], backdoored: Sequence[float], *, resamples: int = 200
+) -> Calibration:
+    """Fit the log odds of a backdoor as a line in the score.
+
+    Platt's targets, `(B + 1) / (B + 2)` for backdoored and `1 / (C + 2)` for clean models, keep the
+    probability away from 0 and 1 by what the size of the bag can carry, also where the two kinds
+    are perfectly apart. Both kinds weigh the same, whatever their numbers.
+
+    Args:
+        name: What the bag is, in words.
+        clean: Scores of clean models.
+        backdoored: Scores of backdoored models.
+        resamples: Bootstrap fits for the interval, drawn with a fixed seed.
+
+    Source: Platt, Probabilistic Outputs for Support Vector Machines, 1999.
+    """
     rng = np.random.default_rng(0)
-    middle = (float(np.median(bad)) + float(np.median(good))) / 2
-    upper = score >= middle
+    good, bad = np.asarray(clean, float), np.asarray(backdoored, float)
+    lines = [_line(good, bad)]
+    for _ in range(resamples):
+        lines.append(_line(rng.choice(good, len(good)), rng.choice(bad, len(bad))))
+    return Calibration(name, tuple(clean), tuple(backdoored), tuple(lines))
 
-    def share(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        a = np.asarray(values)
-        hits = int((a >= score).sum() if upper else (a <= score).sum())
-        return rng.beta(hits + 0.5, len(a) - hits + 0.5, draws)
 
-    tpr, fpr = share(bad), share(good)
-    return np.asarray(tpr / (tpr + fpr))
+def _line(good: Floats, bad: Floats) -> tuple[float, float]:
+    from sklearn.linear_model import LogisticRegression
+
+    scores = np.concatenate([good, bad])
+    low, high = 1 / (len(good) + 2), (len(bad) + 1) / (len(bad) + 2)
+    share = np.concatenate([np.full(len(good), low), np.full(len(bad), high)])
+    weight = np.concatenate([np.full(len(good), 1 / len(good)), np.full(len(bad), 1 / len(bad))])
+    # A soft target is a hard one twice: as a 1 with its share, as a 0 with the rest.
+    model = LogisticRegression(C=np.inf, max_iter=1000)
+    model.fit(
+        np.concatenate([scores, scores])[:, None],
+        np.concatenate([np.ones(len(scores)), np.zeros(len(scores))]),
+        np.concatenate([weight * share, weight * (1 - share)]) * len(scores),
+    )
+    return round(float(model.coef_[0, 0]), 6), round(float(model.intercept_[0]), 6)
 
 
 @cache
@@ -70,6 +101,11 @@ def shipped() -> dict[str, Calibration]:
         return {}
     data = json.loads(path.read_text())
     return {
-        name: Calibration(data["name"], tuple(bag["clean"]), tuple(bag["backdoored"]))
+        name: Calibration(
+            data["name"],
+            tuple(bag["clean"]),
+            tuple(bag["backdoored"]),
+            tuple((a, b) for a, b in bag["lines"]),
+        )
         for name, bag in data["detectors"].items()
     }

@@ -26,6 +26,7 @@ from gifthorse.report.words import (
     plural,
     printable,
     span,
+    trust_in,
     volume,
 )
 from gifthorse.types import Confirmation, Intake, Report, Tried, Verdict
@@ -183,7 +184,7 @@ def _verdict_line(report: Report) -> Table:
     first = next(iter(leads(report)), None)
     goal = first.finding.goal if first and report.label in ("BACKDOORED", "SUSPICIOUS") else None
     where = Text(goal_label(report, goal) if goal else "", style="bold")
-    trust = Text(f"confidence {certainty(report)}") if report.verdicts else Text()
+    trust = Text(f"{trust_in(report)} {certainty(report)}") if report.verdicts else Text()
     cells = [Text(report.label, style=LABEL_STYLES[report.label]), where, trust]
     cells = [cell for cell in cells if cell]
     grid = Table.grid(padding=(0, 3, 0, 0))

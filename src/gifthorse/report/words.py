@@ -185,6 +185,13 @@ def goal_label(report: Report, goal: Goal) -> str:
     return target if goal.source is None else f"{class_label(report, goal.source)} → {target}"
 
 
+def trust_in(report: Report) -> str:
+    """Return what the calibrated probability is one of, so that a low one cannot be misread."""
+    if report.confidence is None or report.label in ("BACKDOORED", "SUSPICIOUS"):
+        return "confidence"
+    return "probability of such a backdoor"
+
+
 def certainty(report: Report) -> str:
     """Return the confidence with its interval, or `uncalibrated`."""
     c = report.confidence

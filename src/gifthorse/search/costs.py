@@ -52,13 +52,24 @@ class Adaptive:
         up: float = 1.5,
         down: float = 1.5**1.5,
         settle: int = 0,
-        device: torch.device | str = "cpu",
     ) -> Adaptive:
         """Return the controller at its start for `arms` arms."""
-        count = torch.zeros(arms, dtype=torch.int64, device=device)
-        flag = torch.zeros(arms, dtype=torch.bool, device=device)
-        weight = torch.full((arms,), 0.0 if settle else initial, device=device)
+        count = torch.zeros(arms, dtype=torch.int64)
+        flag = torch.zeros(arms, dtype=torch.bool)
+        weight = torch.full((arms,), 0.0 if settle else initial)
         return cls(weight, initial, patience, up, down, settle, count, count, count, flag, flag)
+
+    def to(self, device: torch.device | str) -> Adaptive:
+        """Return the same state on another device."""
+        return replace(
+            self,
+            weight=self.weight.to(device),
+            streak=self.streak.to(device),
+            met=self.met.to(device),
+            missed=self.missed.to(device),
+            rose=self.rose.to(device),
+            fell=self.fell.to(device),
+        )
 
     def after(self, ok: Tensor, arms: Tensor, /) -> Adaptive:
         """Return the state after a round in which arms `(a,)` met the bar or not, `(a,)` bool.

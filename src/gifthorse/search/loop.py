@@ -77,12 +77,13 @@ class Search:
         pace: Pace,
         probe: Probe | None = None,
     ) -> None:
-        self.goals, self.form, self.cost, self.pace = tuple(goals), form, cost, pace
+        self.goals, self.form, self.pace = tuple(goals), form, pace
         self.subject = subject
         self._net = frozen(subject.net)
         x, y = whole(clean)
         self._pool = x
         self._device = x.device
+        self.cost = cost.to(x.device)
         self._index, self._count = _usable(y, goals)
         # The same for all arms, so that no arm's path depends on the company it steps in.
         fewest = int(self._count.min())
@@ -114,7 +115,7 @@ class Search:
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round, at most a pass over the generation images, for these arms."""
-        for part in arms.split(max(1, self.pace.chunk // self._batch)):
+        for part in arms.to(self._device).split(max(1, self.pace.chunk // self._batch)):
             self._round(part)
 
     @property

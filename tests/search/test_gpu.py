@@ -1,0 +1,32 @@
+"""The same search on a GPU: same sizes as on the processor, up to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.toys import BANDS, band_images, bands
+
+from gifthorse.data.samples import InMemory
+from gifthorse.inversion import NeuralCleanse, PixelBackdoor
+from gifthorse.search import Exhaustive, Pace
+from gifthorse.types import Goal, Inverter, Subject
+
+
+def sizes(inverter: Inverter, subject: Subject, clean: InMemory) -> list[float]:
+    goals = [Goal(k) for k in range(BANDS)]
+    *_, best = Exhaustive()(inverter(subject, clean, goals, torch.Generator().manual_seed(0)))
+    return [c.size for c in best]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "inverter",
+    [NeuralCleanse(pace=Pace(rounds=120)), PixelBackdoor(pace=Pace(bar=0.9, rounds=120))],
+    ids=["neural_cleanse", "pixel"],
+)
+def test_a_gpu_finds_the_same_sizes(inverter: Inverter) -> None:
+    subject, clean = bands(2), band_images()
+    here = sizes(inverter, subject, clean)
+    there = sizes(inverter, Subject(subject.net.cuda(), subject.shape, BANDS), clean.to("cuda"))
+    assert there == pytest.approx(here, rel=0.05)
