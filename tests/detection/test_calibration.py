@@ -45,6 +45,8 @@ def test_a_small_bag_carries_little_confidence() -> None:
     few, many = (fit("toy", (0.0,) * n, (9.0,) * n, resamples=0) for n in (4, 400))
     assert few.confidence(9.0).value == pytest.approx(5 / 6, abs=0.01)
     assert many.confidence(9.0).value == pytest.approx(401 / 402, abs=0.01)
+    assert few.confidence(1e6).value == pytest.approx(5 / 6)  # no extrapolation beyond the bag
+    assert few.confidence(1e6).low < many.confidence(1e6).low
 
 
 def test_scores_that_say_nothing_give_even_odds() -> None:

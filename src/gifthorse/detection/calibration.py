@@ -11,6 +11,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
+from gifthorse.tensors import wilson
 from gifthorse.types import Confidence
 
 Floats = NDArray[np.float64]
@@ -36,7 +37,9 @@ class Calibration:
     def confidence(self, score: float) -> Confidence:
         """Return the probability of a backdoor at a score, for even prior odds.
 
-        The interval is the central 95 % of the resampled fits, widened to hold the fit itself.
+        The value stays within Platt's targets, `1 / (C + 2)` to `(B + 1) / (B + 2)`. The interval
+        is the central 95 % of the resampled fits, widened to what the numbers of models allow:
+        down to the Wilson bound of B found of B, up to that of no alarm among C.
 
         Example:
             >>> bag = fit("toy", clean=(0.0, 1.0, 2.0) * 10, backdoored=(8.0, 9.0, 10.0) * 10)
@@ -47,8 +50,12 @@ class Calibration:
         odds = np.clip(slopes * score + intercepts, -700, 700)
         values = 1 / (1 + np.exp(-odds))
         low, high = np.quantile(values, [0.025, 0.975]).tolist()
-        value = float(values[0])
-        return Confidence(value, min(low, value), max(high, value), self.name)
+        # A line goes on for ever; what the bag can carry does not.
+        good, bad = len(self.clean), len(self.backdoored)
+        value = min(max(float(values[0]), 1 / (good + 2)), (bad + 1) / (bad + 2))
+        low = min(low, value, wilson(bad, bad)[0])
+        high = max(high, value, wilson(0, good)[1])
+        return Confidence(value, low, high, self.name)
 
 
 def fit(
