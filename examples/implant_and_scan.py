@@ -15,7 +15,7 @@ from gifthorse.inversion import PixelBackdoor
 from gifthorse.metrics import accuracy, asr
 from gifthorse.models import NORMALIZATIONS, Classifier, build
 from gifthorse.poisoning import Mixing
-from gifthorse.search import Pace
+from gifthorse.search import Pace, Probe
 from gifthorse.training import Recipe, predict
 from gifthorse.types import Goal, Subject, Verdict
 
@@ -50,7 +50,8 @@ def main(target: int = 2) -> Verdict:
     stamped = asr(predict(made.subject, made.trigger(x)).argmax(1), y, made.goal)
     print(f"clean accuracy {clean.value:.0%}, attack success {stamped.value:.0%}")
 
-    quick = PixelBackdoor(initial=0.02, wait=3, pace=Pace(batch=16, bar=0.9, steps=2, rounds=80))
+    pace = Pace(batch=16, bar=0.9, steps=2, rounds=80)
+    quick = PixelBackdoor(initial=0.02, wait=3, pace=pace, probe=Probe())
     verdict = Inspector(quick)(made.subject, discs(10, seed=3), rng)
     print(verdict.label, *(f.message for f in verdict.findings), sep="\n  ")
     return verdict

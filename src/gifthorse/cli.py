@@ -88,7 +88,7 @@ def scan(
     for model in models:
         with bar(Path(model).name) as progress:
             report = examine.examine(model, request, progress)
-        for path in examine.emit(report, writers, console):
+        for path in examine.emit(report, writers, console, fail):
             err.print(f"wrote {path}", markup=False)
         if truth is not None:
             err.print(examine.compared(report, truth), markup=False)

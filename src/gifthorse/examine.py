@@ -219,12 +219,17 @@ def outputs(
     return tuple(wanted)
 
 
-def emit(report: Report, wanted: Sequence[tuple[str, Path | None]], console: Console) -> list[Path]:
+def emit(
+    report: Report,
+    wanted: Sequence[tuple[str, Path | None]],
+    console: Console,
+    fail: FailOn = "suspicious",
+) -> list[Path]:
     """Write a report in every format; return the files written, each whole or not at all."""
     written = []
     for name, target in wanted:
         if target is None and name == "text":
-            render(report, console)
+            render(report, console, fail_on=fail)
         elif target is None:
             console.out(WRITERS[name](report), highlight=False)
         else:

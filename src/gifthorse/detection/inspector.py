@@ -80,7 +80,8 @@ class Inspector:
         sizes = torch.tensor([c.size for c in best])
         depths, indices = depth(sizes), anomaly_index(sizes)
         findings = self._findings(subject, unseen, best, depths, spawn(rng))
-        findings += self._cut_short(subject, best)
+        if not any(f.severity == "CRITICAL" for f in findings):
+            findings += self._cut_short(subject, best)
         smallest = int(sizes.argmin())
         middle = median(sizes).item()
         return Verdict(
