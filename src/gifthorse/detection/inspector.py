@@ -80,8 +80,7 @@ class Inspector:
         sizes = torch.tensor([c.size for c in best])
         depths, indices = depth(sizes), anomaly_index(sizes)
         findings = self._findings(subject, unseen, best, depths, spawn(rng))
-        if not any(f.severity == "CRITICAL" for f in findings):
-            findings += self._cut_short(subject, best)
+        findings += self._cut_short(subject, best, findings)
         smallest = int(sizes.argmin())
         middle = median(sizes).item()
         return Verdict(
@@ -148,11 +147,13 @@ class Inspector:
             out.append(Finding("BD001", severity, score, message, found.goal, seen, evidence))
         return out
 
-    def _cut_short(self, subject: Subject, best: Sequence[Candidate]) -> list[Finding]:
+    def _cut_short(
+        self, subject: Subject, best: Sequence[Candidate], found: Sequence[Finding]
+    ) -> list[Finding]:
         """Say so if most classes have no small trigger yet: then no class can stand out."""
         _, height, width = subject.shape
         large = sum(not c.feasible or c.size > self.diffuse * height * width for c in best)
-        if 2 * large < len(best):
+        if 2 * large < len(best) or any(f.severity == "CRITICAL" for f in found):
             return []
         message = (
             f"The search found no small trigger for {large} of {len(best)} classes in the rounds "
