@@ -7,7 +7,6 @@ import io
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,7 +31,8 @@ from gifthorse.data.gallery import (
     digest,
     limit_note,
 )
-from gifthorse.errors import BadImages, BadOption
+from gifthorse.errors import BadImages, BadOption, UsageError
+from gifthorse.writing import atomic
 
 Split: TypeAlias = Literal["train", "test"]
 Index: TypeAlias = NDArray[np.int64]
@@ -197,8 +197,10 @@ def _cached(path: Path, rows: Index, chosen: Index, split: Split) -> Pixels:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cache.with_suffix(".lock")):
             if (pixels := _mapped(cache, len(rows))) is None:  # another process was faster
-                _write(cache, pixels := _decode(path, rows))
-    except OSError as error:
+                pixels = _decode(path, rows)
+                with atomic(cache) as file:
+                    np.save(file, pixels, allow_pickle=False)
+    except (OSError, UsageError) as error:
         log.warning("%s cannot be cached in %s: %s", path, cache.parent, error)
         return _decode(path, rows) if pixels is None else pixels
     return pixels
@@ -223,17 +225,6 @@ def _mapped(cache: Path, count: int) -> Pixels | None:
         return None
     good = pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) == count
     return pixels if good else None
-
-
-def _write(cache: Path, pixels: Pixels) -> None:
-    handle, name = tempfile.mkstemp(dir=cache.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, pixels, allow_pickle=False)
-        os.replace(name, cache)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _decode(path: Path, rows: Index) -> Pixels:
