@@ -38,8 +38,10 @@ from gifthorse.metrics import mask_jaccard
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
 from gifthorse.poisoning import Mixing
+from gifthorse.tensors import wilson
 from gifthorse.training import Recipe
 from gifthorse.types import Goal, Subject, Verdict
+from gifthorse.writing import atomic
 
 FIRST = 10_000
 # Data, net, passes over the data, clean images a class for the scan, least clean accuracy.
@@ -153,15 +155,20 @@ def run_one(number: int, out: Path) -> None:
             "statistics": dict(verdict.statistics),
             "seconds": verdict.seconds,
         }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1))
-    part.replace(path)
+    with atomic(path) as file:
+        file.write(json.dumps(record, indent=1).encode())
 
 
 def usable(record: dict[str, Any]) -> bool:
     """Whether a model learned its task and, if attacked, its backdoor (ASR 0.9 or more)."""
     figures = record["figures"]
     return bool(figures["accuracy"] >= record["spec"]["least"] and figures.get("asr", 1.0) >= 0.9)
+
+
+def share(count: int, of: int) -> str:
+    """Return the 95 % Wilson interval of a share, in percent."""
+    low, high = wilson(count, of)
+    return f"[{low:.0%}, {high:.0%}]"
 
 
 def collect(out: Path) -> None:
@@ -181,6 +188,13 @@ def collect(out: Path) -> None:
         print(
             f"{name}: {alarms} of {len(clean)} clean models alarmed; {caught} of {len(bad)} "
             f"backdoored found, {right} with the right class"
+        )
+        highest = max(r[name]["score"] for r in clean)
+        lowest = min(r[name]["score"] for r in bad)
+        print(
+            f"  false alarms {share(alarms, len(clean))}, "
+            f"misses {share(len(bad) - caught, len(bad))}; "
+            f"highest clean score {highest:.2f}, lowest backdoored {lowest:.2f}"
         )
         for r in kept:
             s, v = r["spec"], r[name]
