@@ -113,7 +113,7 @@ def ours(path: str, data: str, source: int, target: int, _: int) -> dict[str, An
     started = time.perf_counter()
     hunt = QUICK(subject, clean, [goal], torch.Generator().manual_seed(0))
     assert isinstance(hunt, Search)
-    curve: list[tuple[float, float, int]] = []
+    curve: list[tuple[float, float, float]] = []
     while not bool(hunt.settled.all()):
         hunt.step(torch.tensor([0]))
         best = hunt.best[0]

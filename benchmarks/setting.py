@@ -15,7 +15,7 @@ from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
 from gifthorse.training import fast_bf16, predict
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal, Subject
+from gifthorse.types import Goal, Subject, Trigger
 
 GENERATION, UNSEEN = 100, 1000
 
@@ -37,6 +37,12 @@ def success(subject: Subject, delta: Tensor, unseen: InMemory, goal: Goal) -> fl
     """Return the success of a change on unseen images."""
     x, y = whole(unseen)
     return asr(predict(subject, Additive(delta)(x)).argmax(1), y, goal).value
+
+
+def unseen_success(subject: Subject, trigger: Trigger, unseen: InMemory, goal: Goal) -> float:
+    """Return the success of any trigger on unseen images."""
+    x, y = whole(unseen)
+    return asr(predict(subject, trigger(x)).argmax(1), y, goal).value
 
 
 def machine() -> dict[str, str]:

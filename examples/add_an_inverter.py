@@ -5,7 +5,7 @@ python examples/add_an_inverter.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from gifthorse.detection import Inspector
 from gifthorse.metrics import asr
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
-from gifthorse.types import Candidate, Goal, Hunt, Inverter, Samples, Subject, Verdict
+from gifthorse.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject, Verdict
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Growing:
     clean: Samples
     bar: float
     best: tuple[Candidate, ...]
+    image_steps: float = 0.0
 
     def step(self, arms: Tensor, /) -> None:
         """Try the next width for these arms."""
@@ -37,6 +38,21 @@ class Growing:
         """An arm rests once it has a square, or no larger one would fit."""
         return torch.tensor([c.feasible or c.rounds == self.subject.shape[1] for c in self.best])
 
+    @property
+    def standing(self) -> Standing:
+        """How every arm did in its last round; the detector watches it."""
+        rows = [(c.rounds, c.asr, c.size, c.size, c.feasible) for c in self.best]
+        return Standing(*map(torch.tensor, zip(*rows, strict=True)))
+
+    def state(self) -> dict[str, Tensor]:
+        """What a stopped search goes on from; nothing in this one is random, so counts will do."""
+        return {"rounds": self.standing.rounds}
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        """Do these rounds again."""
+        for done in range(int(state["rounds"].max())):
+            self.step((state["rounds"] > done).nonzero().flatten())
+
     def _try(self, last: Candidate) -> Candidate:
         (c, h, w), width, (x, y) = self.subject.shape, last.rounds + 1, whole(self.clean)
         for at in range((h - width + 1) * (w - width + 1)):
@@ -45,6 +61,7 @@ class Growing:
             mask[:, top : top + width, left : left + width] = 1
             patch = Patch(torch.ones(c, h, w), mask)
             rate = asr(predict(self.subject, patch(x)).argmax(1), y, last.goal).value
+            self.image_steps += len(x) / 2  # forward alone
             if rate >= self.bar:
                 return Candidate(last.goal, patch, float(width**2), rate, width)
         return replace(last, rounds=width)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gifthorse import __version__, catalog, cli
+from gifthorse import __version__, catalog, cli, examine
 from gifthorse.attacks import ATTACKS
-from gifthorse.detection import DETECTORS
+from gifthorse.detection import DETECTORS, PRESETS
+from gifthorse.errors import UsageError
+from gifthorse.examine import Request, chosen
 from gifthorse.inversion import INVERTERS
 from gifthorse.report.words import RULES
+from gifthorse.search import Search
 
 GIFT = Path(__file__).parents[1] / "examples" / "gift"
 REFUSED = 2  # NOT SCANNED: an unreadable or hostile file is an error
@@ -94,6 +99,9 @@ UNKNOWN = [
     (("explain", "pixel_quik"), "pixel_quick"),
     (("scan", MODEL, "--images", IMAGES, "--detector", "pixl"), "no detector is called 'pixl'"),
     (("scan", MODEL, "--images", IMAGES, "--detector", "pixl"), "did you mean pixel"),
+    (("scan", MODEL, "--images", IMAGES, "--preset", "quik"), "no preset is called 'quik'"),
+    (("scan", MODEL, "--images", IMAGES, "--preset", "quik"), "did you mean quick?"),
+    (("scan", MODEL, "--images", IMAGES, "--preset", "paranoid"), "quick, standard, thorough"),
     (("scan", MODEL, "--images", IMAGES, "--arch", "resnt20"), "did you mean resnet20"),
     (("scan", MODEL, "--images", IMAGES, "-f", "htm"), "did you mean html?"),
     (
@@ -126,6 +134,17 @@ FLAGS = [
     (("--out", "html"), "--out takes FORMAT=PATH such as html=report.html; got 'html'"),
     (("--out", "pdf=x.pdf"), "no format is called 'pdf': known: html, json, text"),
     (("--out", "html=no/such/folder/x.html"), "its folder does not exist"),
+    (("--time-limit", "soon"), "--time-limit takes a time such as 90, 90s, 10m or 1h; got 'soon'"),
+    (("--time-limit", "10 days"), "got '10 days'"),
+    (("--time-limit", "0"), "got '0'"),
+    (("--time-limit", "-5"), "got '-5'"),
+    (("--budget", "0"), "--budget takes 1 image-step or more; got 0"),
+    (("--classes", "0,x"), "--classes takes numbers and ranges such as 0,3,7-9; got '0,x'"),
+    (("--classes", "9-7"), "got '9-7'"),
+    (("--classes", "0-99999999999"), "got '0-99999999999'"),
+    (("--classes", "0,1"), "classes must name three or more of 0 to 42"),
+    (("--classes", "40-43"), "or a class has nothing to stand out from; got 40, 41, 42, 43"),
+    (("--resume", IMAGES), f"--resume takes a folder; {IMAGES}"),
     (("--limit", "0"), "limit must be 1 or more; got 0"),
     (("--images", "nowhere"), "'nowhere' is no file or folder, and no packed data set"),
     (("--images", "{empty}"), "no usable image in {empty}: it is empty"),
@@ -282,7 +301,143 @@ def test_the_gravest_status_of_several_models_wins(run: Run, tmp_path: Path) -> 
     assert ran.code == 1
 
 
-# 4. inspect -----------------------------------------------------------------------------------
+# 4. Limits, and going on ----------------------------------------------------------------------
+
+SHORT: tuple[str, ...] = (
+    "--detector",
+    "neural_cleanse",
+    "--classes",
+    "12-14",
+    "--normalize",
+    "gtsrb",
+)
+SHORT += ("--set", "inverter.pace.rounds=8", "--set", "inverter.pace.bar=0.2")
+SHORT += ("--set", "inverter.settle=0", "--set", "inverter.initial=0.02", "--set", "diffuse=0.9")
+
+
+def result(run: Run, folder: Path, *flags: str) -> tuple[Ran, dict[str, Any]]:
+    ran = scanned(run, MODEL, *SHORT, *flags, "-o", f"json={folder / 'result.json'}")
+    loaded: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return ran, loaded
+
+
+def test_a_scan_over_its_limit_goes_on_with_the_same_command(run: Run, tmp_path: Path) -> None:
+    ran, whole = result(run, tmp_path)
+    assert (ran.code, whole["verdict"]["label"]) == (0, "NO BACKDOOR FOUND")
+    folder = tmp_path / "made" / "state"
+    resume = ("--resume", str(folder), "--time-limit", "0.001")
+    for rounds in (1, 2):
+        ran, part = result(run, tmp_path, *resume)
+        assert (ran.code, part["verdict"]["label"], part["partial"]) == (3, "INCONCLUSIVE", True)
+        assert {row["rounds"] for row in part["per_class"]} == {rounds}
+        assert "the time limit of 0.001 s is reached" in part["verdict"]["reason"]
+        assert part["verdict"]["next_steps"][0].startswith("Go on where it stopped: gifthorse scan")
+        assert " ".join(resume) in part["verdict"]["next_steps"][0]
+        assert "what neural_cleanse finds in more rounds: a limit stopped it" in ran.words
+        digest = part["target"]["sha256"][:12]
+        names = [path.name for path in folder.iterdir()]
+        assert names == [f"{digest}-neural_cleanse.safetensors"]
+    (folder / "another.safetensors").touch()
+    ran, end = result(run, tmp_path, *resume[:2])
+    assert (ran.code, end["verdict"]["label"]) == (0, "NO BACKDOOR FOUND")
+    assert end["per_class"] == whole["per_class"]
+    steps = whole["detectors"][0]["image_steps"]
+    assert end["detectors"][0]["image_steps"] == pytest.approx(steps, abs=2)  # kept in whole steps
+    assert f"{round(end['detectors'][0]['image_steps']):,} image-steps" in ran.words
+    assert [path.name for path in folder.iterdir()] == ["another.safetensors"]
+
+
+def test_a_detector_that_did_not_get_its_turn_is_named(run: Run, tmp_path: Path) -> None:
+    ran, part = result(run, tmp_path, "--detector", "neural_cleanse_quick", "--budget", "200")
+    assert (ran.code, part["verdict"]["label"]) == (3, "INCONCLUSIVE")
+    assert [d["name"] for d in part["detectors"]] == ["neural_cleanse"]
+    message = "neural_cleanse_quick did not run: the budget of 200 image-steps is spent."
+    assert [c["message"] for c in part["sanity"]["checks"]] == [message]
+    missing = part["verdict"]["not_covered"]
+    assert "what neural_cleanse_quick looks for: it did not run" in missing
+    assert "target classes other than 12-14" in missing
+    first = part["verdict"]["next_steps"][0]
+    assert first.startswith("Raise the limit, or scan with --resume DIR")
+
+
+def test_pairs_are_searched_and_then_covered(run: Run, tmp_path: Path) -> None:
+    _, got = result(run, tmp_path, "--pairs", "--set", "inverter.pace.rounds=1")
+    rows = [(row["target"], row["source"]) for row in got["per_class"]]
+    assert rows == [(t, s) for t in (12, 13, 14) for s in range(43) if s != t]
+    assert not any("class-pair" in line for line in got["verdict"]["not_covered"])
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--pairs", ()), ("--classes", ("1-5",))])
+def test_a_flag_that_no_detector_knows_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, flag: str, value: tuple[str, ...]
+) -> None:
+    @dataclass(frozen=True)
+    class Deaf:
+        """A detector without these options."""
+
+    monkeypatch.setitem(DETECTORS, "deaf", Deaf())
+    ran = scanned(run, MODEL, "--detector", "deaf", flag, *value)
+    assert ran.code == 4
+    assert f"{flag} means nothing to deaf: leave it away" in ran.err
+
+
+def test_a_preset_is_what_runs_without_detector() -> None:
+    for preset, names in PRESETS.items():
+        assert tuple(chosen(Request("clean", preset=preset))) == names
+    assert tuple(chosen(Request("clean"))) == PRESETS["standard"]
+    named = Request("clean", preset="thorough", detectors=("pixel",))
+    assert chosen(named) == {"pixel": DETECTORS["pixel"]}
+
+
+def test_flags_reach_the_request(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Request] = []
+
+    def ask(path: str, request: Request, progress: object) -> None:
+        asked.append(request)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(examine, "examine", ask)
+    limits = ("--time-limit", "2m", "--budget", "9", "--resume", str(tmp_path))
+    flags = ("--preset", "quick", "--classes", "1-4", "--pairs", *limits)
+    assert scanned(run, MODEL, *flags).code == 4
+    command = shlex.join(["gifthorse", "scan", MODEL, "--images", IMAGES, *flags])
+    assert asked == [
+        Request(
+            images=IMAGES,
+            preset="quick",
+            classes="1-4",
+            pairs=True,
+            time_limit="2m",
+            budget=9,
+            resume=tmp_path,
+            command=command,
+        )
+    ]
+
+
+def test_ctrl_c_keeps_the_search_and_says_how_to_go_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, step = tmp_path / "state", Search.step
+
+    def pressed(self: Search, arms: torch.Tensor, /) -> None:
+        if int(self.rounds.max()) == 2:
+            raise KeyboardInterrupt
+        step(self, arms)
+
+    monkeypatch.setattr(Search, "step", pressed)
+    ran = scanned(run, MODEL, *SHORT, "--resume", str(folder))
+    assert (ran.code, ran.out) == (130, "")
+    said = "".join(ran.err.split())
+    assert f"thesearchiskeptin{folder}.Goonwith:gifthorsescan" in said
+    (kept,) = folder.iterdir()
+    assert load_file(kept)["rounds"].tolist() == [2, 2, 2]
+    ran = scanned(run, MODEL, *SHORT)
+    assert ran.code == 130
+    assert ran.err == "gifthorse: interrupted; nothing was written for the file at hand"
+
+
+# 5. inspect -----------------------------------------------------------------------------------
 
 
 def test_inspect_describes_a_good_file(run: Run) -> None:

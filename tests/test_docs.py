@@ -118,7 +118,7 @@ def test_snippets_run(
 def test_examples_are_five_short_files() -> None:
     examples = list((ROOT / "examples").glob("*.py"))
     assert len(examples) == 5
-    assert all(len(code_lines(path)) < 60 for path in examples)
+    assert all(len(code_lines(path)) <= 70 for path in examples)
 
 
 @pytest.mark.usefixtures("hasty")

@@ -13,13 +13,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "gifthorse"
 LAYERS: list[set[str]] = [
     {"types", "errors"},
     {"tensors", "writing"},
-    {"options", "metrics", "models", "data", "triggers"},
+    {"options", "metrics", "models", "data", "triggers", "session"},
     {"training", "poisoning"},
     {"search"},
-    {"attacks", "inversion"},
+    {"attacks", "inversion", "analysis"},
     {"detection", "intake"},
-    {"scan", "bench"},
+    {"scan", "bench", "comparing"},
     {"catalog", "examine"},
+    {"cli_support"},
+    {"cli_compare"},
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
@@ -27,7 +29,7 @@ BESIDE = {("poisoning", "training")}  # poisoned training is a change of samples
 
 # A report is drawn from data, not from methods, and only what puts a scan together draws one.
 REPORT_IMPORTS = {"types", "tensors", "errors"}
-REPORT_READERS = {"scan", "bench", "catalog", "examine", "cli"}
+REPORT_READERS = {"scan", "bench", "catalog", "examine", "cli_support", "cli"}
 ATTACK_READERS = {"bench", "catalog", "cli"}
 
 

@@ -90,6 +90,31 @@ def smallest_mask(net: Bands, clean: Samples, target: int) -> float:
     return float(solved.fun)
 
 
+def smallest_change(net: Bands, clean: Samples, target: int) -> float:
+    """A bound from below on the L1 norm of a change added to every image that sends it to `target`.
+
+    Clipping only ever takes from a change that helps, so the linear program leaves it out.
+    """
+    x, y = whole(clean)
+    x = x[y != target].double().flatten(1)
+    band = torch.arange(SIDE * SIDE) // (HEIGHT * SIDE)
+    weight = net.gain / (HEIGHT * SIDE) * torch.eye(BANDS).double()[:, band]  # (K, H * W)
+    if net.planted is not None:
+        weight[net.planted, 0] += net.plant
+    left, right = [], []
+    for other in range(BANDS):
+        if other != target:
+            ahead = weight[other] - weight[target]
+            offset = net.plant * GRAY * ((target == net.planted) - (other == net.planted))
+            left.append(torch.cat([ahead, -ahead]).expand(len(x), -1))  # brighter, darker
+            right.append(-(x @ ahead) - offset)
+    solved = linprog(
+        np.ones(2 * x.shape[1]), torch.cat(left).numpy(), torch.cat(right).numpy(), bounds=(0, 1)
+    )
+    assert solved.success
+    return float(solved.fun)
+
+
 # 2. Gated: the same with a plant that gives no gradient ------------------------------------------
 
 

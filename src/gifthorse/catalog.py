@@ -9,7 +9,7 @@ from typing import Any
 from gifthorse.attacks import ATTACKS
 from gifthorse.data import READERS
 from gifthorse.data.packed import PACKED
-from gifthorse.detection import DETECTORS
+from gifthorse.detection import DETECTORS, PRESETS
 from gifthorse.errors import UnknownMethod
 from gifthorse.inversion import INVERTERS
 from gifthorse.models.normalize import NORMALIZATIONS
@@ -26,6 +26,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "inverters": INVERTERS,
     "models": NETS,
     "normalizations": NORMALIZATIONS,
+    "presets": PRESETS,
     "readers": READERS,
     "rules": RULES,
 }
@@ -71,6 +72,8 @@ def _method(name: str, kind: str, method: Any) -> str:
 def _line(kind: str, thing: Any) -> str:
     if isinstance(thing, str):
         return thing
+    if kind == "presets":
+        return ", ".join(thing)
     if kind == "normalizations":
         return f"mean {thing.mean}, std {thing.std}"
     if kind == "models":

@@ -5,19 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typer.exceptions import TyperException
 
-from gifthorse import __version__, types
-from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UsageError
+from gifthorse import __version__, cli_compare, types
+from gifthorse.cli_support import bar, describe_file, err, going_on, pairs, say, with_command
+from gifthorse.errors import GifthorseError, UnknownMethod, UsageError
 
 app = typer.Typer(
     add_completion=False,
@@ -27,7 +25,7 @@ app = typer.Typer(
     help="Look a downloaded image classifier in the mouth: find backdoors before you deploy it.",
 )
 console = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+INTERRUPTED = 130  # exit status
 
 Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model files.")]
 Options = Annotated[
@@ -50,10 +48,30 @@ def scan(
     normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
     input_size: Annotated[str | None, typer.Option(help="HxW to resize images to.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use at most so many images.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="What runs, one of `gifthorse list presets`.")
+    ] = "standard",
     detector: Annotated[
-        list[str] | None, typer.Option(help="One of `gifthorse list detectors`; repeatable.")
+        list[str] | None,
+        typer.Option(help="One of `gifthorse list detectors`, in place of --preset; repeatable."),
     ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Search these target classes only: 0,3,7-9.")
+    ] = None,
+    class_pairs: Annotated[
+        bool, typer.Option("--pairs", help="Search every pair of classes (slow).")
+    ] = False,
     options: Options = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Stop the search of a model after 90, 90s, 10m or 1h.")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Stop it after so many image-steps (forward and back).")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep a stopped search here, and go on with one."),
+    ] = None,
     seed: Seed = 0,
     output_format: Annotated[str, typer.Option("-f", "--format", help="text or json.")] = "text",
     out: Annotated[
@@ -79,6 +97,12 @@ def scan(
         limit=limit,
         detectors=tuple(detector or ()),
         options=pairs(options),
+        preset=preset,
+        classes=classes,
+        pairs=class_pairs,
+        time_limit=time_limit,
+        budget=budget,
+        resume=resume,
         seed=seed,
         command=shlex.join(["gifthorse", *sys.argv[1:]]),
     )
@@ -86,7 +110,7 @@ def scan(
     writers = examine.outputs(output_format, out or (), len(models))
     codes = []
     for model in models:
-        with bar(Path(model).name) as progress:
+        with bar(Path(model).name) as progress, going_on(resume, request.command):
             report = examine.examine(model, request, progress)
         for path in examine.emit(report, writers, console, fail):
             err.print(f"wrote {path}", markup=False)
@@ -100,12 +124,11 @@ def scan(
 @app.command()
 def inspect(models: Models) -> None:
     """Say what is in model files, without running anything of them."""
-    from gifthorse import examine
     from gifthorse.models import inspect as look
 
     found = [look(model) for model in models]
     for one in found:
-        console.print(examine.describe_file(one), markup=False, emoji=False)
+        console.print(describe_file(one), markup=False, emoji=False)
     if any(f.severity in ("CRITICAL", "HIGH") for one in found for f in one.findings):
         raise typer.Exit(1)
 
@@ -203,61 +226,12 @@ def say_made(out: Path, record: Any) -> None:
     typer.echo(f"wrote      {out}")
 
 
-def pairs(options: list[str] | None) -> dict[str, str]:
-    """Read `name=value` texts.
-
-    Raises:
-        BadOption: If one has no `=`.
-    """
-    out = {}
-    for text in options or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise BadOption(f"--set takes NAME=VALUE; got {text!r}")
-        out[name.strip()] = value.strip()
-    return out
+app.registered_commands += cli_compare.commands.registered_commands
 
 
 def seeded(seed: int) -> torch.Generator:
     """Return a generator on the processor with this seed."""
     return torch.Generator().manual_seed(seed)
-
-
-@contextmanager
-def bar(title: str) -> Iterator[types.Progress | None]:
-    """Show a progress bar on a terminal's standard error; lines now and then elsewhere."""
-    if not err.is_terminal:
-        started = last = time.monotonic()
-
-        def lines(done: int, total: int, words: str) -> None:
-            nonlocal last
-            if done == total or time.monotonic() - last > 60:
-                last = time.monotonic()
-                err.print(f"{title}: {done}/{total} {words} {last - started:.0f} s", markup=False)
-
-        yield lines
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[words]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as shown:
-        task = shown.add_task(title, total=None, words="")
-        yield lambda done, total, words: shown.update(
-            task, completed=done, total=total, words=words
-        )
-
-
-def with_command(arguments: list[str]) -> list[str]:
-    """Put `scan` in front of arguments that start with a model: `gifthorse MODEL --images DIR`."""
-    known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
-    first = arguments[0] if arguments else ""
-    if first and not first.startswith("-") and first not in known and "--images" in arguments:
-        return ["scan", *arguments]
-    return arguments
 
 
 def version(show: bool) -> None:
@@ -279,7 +253,11 @@ def options_of_all(
 def main() -> None:
     """Run the command line; every expected error is one sentence and an exit code."""
     try:
-        code = app(args=with_command(sys.argv[1:]), prog_name="gifthorse", standalone_mode=False)
+        code = app(
+            args=with_command(app, sys.argv[1:]), prog_name="gifthorse", standalone_mode=False
+        )
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code or 0)
     except GifthorseError as error:
         say(f"gifthorse: {error}")
@@ -291,12 +269,7 @@ def main() -> None:
         sys.exit(UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         say("gifthorse: interrupted; nothing was written for the file at hand")
-        sys.exit(130)
-
-
-def say(words: str) -> None:
-    """Print one sentence on standard error, unwrapped in pipes."""
-    err.print(words, markup=False, emoji=False, style="bold red", soft_wrap=not err.is_terminal)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

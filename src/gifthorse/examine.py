@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import platform
-import shlex
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,31 +14,28 @@ from typing import get_args
 
 import torch
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gifthorse import __version__
 from gifthorse.data import read
-from gifthorse.detection import DETECTORS
+from gifthorse.detection import DETECTORS, PRESETS
 from gifthorse.errors import BadOption, UnknownMethod, UnreadableModel, UsageError
 from gifthorse.intake import Received, parse, receive
 from gifthorse.metrics import mask_jaccard
-from gifthorse.models import Inspection, Opened, load
+from gifthorse.models import Opened, load
 from gifthorse.models import inspect as look
-from gifthorse.options import vary
+from gifthorse.options import describe, vary
 from gifthorse.report import WRITERS, FailOn, render
-from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
 from gifthorse.scan import refused, scan
+from gifthorse.session import LocalSession
 from gifthorse.triggers import Patch
 from gifthorse.types import Detector, Finding, Normalization, Origin, Progress, Report, Run
 from gifthorse.writing import atomic
 
-STANDARD = ("pixel_quick",)  # what runs when no detector is named
-RATINGS = ("dangerous", "unknown", "class", "harmless")  # of a pickle's imports, worst first
+STANDARD = PRESETS["standard"]  # what runs when nothing is named
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,14 @@ class Request:
         normalize: `auto`, a name or `MEAN/STD`.
         input_size: `HxW`, or None to take the images' own size.
         limit: Most images to use.
-        detectors: Names; empty runs the standard ones.
+        detectors: Names; empty runs those of the preset.
         options: Changes of the detectors' options by dotted name.
+        preset: `quick`, `standard` or `thorough`.
+        classes: The target classes to search, such as `0,3,7-9`; None takes all.
+        pairs: Search a trigger for every pair of classes instead of every class.
+        time_limit: When the detectors must stop, such as `90`, `10m` or `1h`; None for never.
+        budget: Image-steps after which they must stop; None for never.
+        resume: Folder that keeps the state of unfinished detectors; None keeps nothing.
         seed: Seed of all randomness.
         command: The command line, for the report.
     """
@@ -65,8 +67,39 @@ class Request:
     limit: int | None = None
     detectors: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    preset: str = "standard"
+    classes: str | None = None
+    pairs: bool = False
+    time_limit: str | None = None
+    budget: int | None = None
+    resume: Path | None = None
     seed: int = 0
     command: str = ""
+
+
+@dataclass
+class Turn(LocalSession):
+    """The session of one of several detectors that share the limits of a scan.
+
+    Attributes:
+        whole: Counts the time and the work of all of them.
+        told: Why this detector was told to stop, or not to begin; empty if it never was.
+    """
+
+    whole: LocalSession = field(default_factory=LocalSession)
+    told: str = ""
+
+    def spend(self, image_steps: float) -> None:
+        """Count work that was done, here and for the whole scan."""
+        super().spend(image_steps)
+        self.whole.spend(image_steps)
+
+    @property
+    def over(self) -> str:
+        """Why the run must stop; never before the scan did anything, so that it always gets on."""
+        if self.whole.image_steps and not self.told:
+            self.told = self.whole.over
+        return self.told
 
 
 def examine(path: str, request: Request, progress: Progress | None = None) -> Report:
@@ -78,6 +111,7 @@ def examine(path: str, request: Request, progress: Progress | None = None) -> Re
     started, clock = datetime.now(UTC), time.monotonic()
     detectors = chosen(request)
     named, size = parse(request.normalize), parse_size(request.input_size)
+    limits(request)  # said before anything is opened
 
     def run() -> Run:
         return Run(
@@ -99,8 +133,50 @@ def examine(path: str, request: Request, progress: Progress | None = None) -> Re
         return refused(_unopened(path), error, run())
     received = take_in(opened, request, named, size)
     rng = torch.Generator().manual_seed(request.seed)
-    report = scan(received, detectors, rng, run(), watch=lambda name: progress)
-    return replace(report, run=run())
+    turns: dict[str, Turn] = {}
+    whole, digest = limits(request), received.subject.origin.sha256
+
+    def session(name: str) -> Turn:
+        turns[name] = Turn(progress, store=state_file(request, digest, name), whole=whole)
+        return turns[name]
+
+    report = scan(received, detectors, rng, run(), session=session)
+    return replace(report, next_steps=(*_go_on(request, turns), *report.next_steps), run=run())
+
+
+def limits(request: Request) -> LocalSession:
+    """Return what counts time from now, and the work of all detectors, against the limits.
+
+    Raises:
+        BadOption: If a limit is none.
+        UsageError: If the folder for states cannot be made.
+    """
+    if request.budget is not None and request.budget < 1:
+        raise BadOption(f"--budget takes 1 image-step or more; got {request.budget}")
+    if request.resume is not None:
+        try:
+            request.resume.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--resume takes a folder; {request.resume}: {error}") from error
+    return LocalSession(seconds=parse_time(request.time_limit), budget=request.budget)
+
+
+def state_file(request: Request, digest: str, name: str) -> Path | None:
+    """Return where the state of a detector is kept, if it is, for a model with this SHA-256."""
+    return request.resume / f"{digest[:12]}-{name}.safetensors" if request.resume else None
+
+
+def _go_on(request: Request, turns: Mapping[str, Turn]) -> tuple[str, ...]:
+    """Say how a stopped scan goes on; forget the states of one that is complete."""
+    kept = [t.store for t in turns.values() if t.store is not None and t.store.exists()]
+    if not any(t.told for t in turns.values()):
+        for path in kept:
+            path.unlink()
+        return ()
+    if kept:
+        again = request.command or "the same scan with the same folder"
+        return (f"Go on where it stopped: {again}",)
+    return ("Raise the limit, or scan with --resume DIR, so that a stopped scan can go on.",)
 
 
 def _unopened(path: str) -> Origin:
@@ -158,11 +234,66 @@ def chosen(request: Request) -> dict[str, Detector]:
         UnknownMethod: If a name is unknown.
         BadOption: If an option is.
     """
-    names = request.detectors or STANDARD
+    if request.preset not in PRESETS:
+        raise UnknownMethod.among("preset", request.preset, PRESETS)
+    names = request.detectors or PRESETS[request.preset]
     for name in names:
         if name not in DETECTORS:
             raise UnknownMethod.among("detector", name, DETECTORS)
-    return {name: vary(DETECTORS[name], request.options) for name in names}
+    found = {name: vary(DETECTORS[name], request.options) for name in names}
+    if request.pairs:
+        found = _everywhere(found, "pairs", True)
+    if request.classes is not None:
+        found = _everywhere(found, "classes", parse_classes(request.classes))
+    return found
+
+
+def _everywhere(
+    detectors: Mapping[str, Detector], option: str, value: object
+) -> dict[str, Detector]:
+    """Set an option of all detectors that have it."""
+    able = [name for name, detector in detectors.items() if option in describe(detector)]
+    if not able:
+        raise BadOption(f"--{option} means nothing to {', '.join(detectors)}: leave it away")
+    return {n: vary(d, {option: value}) if n in able else d for n, d in detectors.items()}
+
+
+def parse_classes(text: str) -> tuple[int, ...]:
+    """Read class numbers and ranges of them.
+
+    Raises:
+        BadOption: If it is something else.
+
+    Example:
+        >>> parse_classes("0,3,7-9")
+        (0, 3, 7, 8, 9)
+    """
+    numbers: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip(), re.ASCII)
+        row = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
+        if not row:
+            raise BadOption(f"--classes takes numbers and ranges such as 0,3,7-9; got {text!r}")
+        numbers |= set(row)
+    return tuple(sorted(numbers))
+
+
+def parse_time(text: str | None) -> float | None:
+    """Read a time as seconds.
+
+    Raises:
+        BadOption: If it is something else, or none at all.
+
+    Example:
+        >>> parse_time("90"), parse_time("1.5s"), parse_time("10m"), parse_time("1h")
+        (90.0, 1.5, 600.0, 3600.0)
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh]?)", text.strip(), re.ASCII)
+    if found is None or not float(found[1]):
+        raise BadOption(f"--time-limit takes a time such as 90, 90s, 10m or 1h; got {text!r}")
+    return float(found[1]) * UNITS[found[2]]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -279,55 +410,3 @@ def open_trigger(path: Path) -> Patch:
         return Patch(parts["pattern"], parts["mask"])
     except (OSError, SafetensorError, KeyError) as error:
         raise UsageError(f"{path} is no trigger file of gifthorse: {error}") from error
-
-
-def describe_file(found: Inspection) -> str:
-    """Return what `gifthorse inspect` prints of one file: plain text of at most 80 columns."""
-    listed = f"{found.tensors:,} with {found.params:,} numbers ({', '.join(found.dtypes)})"
-    records = f", {plural(len(found.records), 'zip record')}" if found.records else ""
-    worst_first = sorted(found.imports, key=lambda i: RATINGS.index(i.safety))
-    rows = [
-        ("safety", [found.safety]),
-        ("format", [found.format + records]),
-        ("size", [f"{volume(found.bytes)} ({found.bytes:,} bytes)"]),
-        ("sha256", [found.sha256]),
-        ("tensors", [listed if found.tensors else "none listed"]),
-        ("wrapped in", [" > ".join(found.wrappers)] if found.wrappers else []),
-        ("network", [f"{found.arch}, {found.how}" if found.arch else found.how]),
-        ("notes", _first(found.notes)),
-        ("asks for", _first([f"{i.safety}: {i} (in {i.record})" for i in worst_first])),
-        ("file claims", _first([f"{k[:NAME_LIMIT]}: {v}" for k, v in found.metadata.items()])),
-        *(
-            (f.rule, [f"{f.severity}, {RULES.get(f.rule, '')}: {f.message}"])
-            for f in found.findings
-        ),
-        ("next", [_advice(found)]),
-    ]
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, lines in rows:
-        for number, line in enumerate(lines):
-            grid.add_row("" if number else name, Text(printable(line)))
-    out = io.StringIO()
-    plain = Console(file=out, width=80, color_system=None, legacy_windows=False)
-    plain.print(Text(printable(found.path)), Padding(grid, (0, 0, 0, 2)), sep="\n")
-    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
-
-
-def _first(lines: Sequence[str], most: int = 8) -> list[str]:
-    """Return the first lines, cut to a length that a hostile file cannot choose."""
-    first = [printable(line, CLAIM_LIMIT) for line in lines[:most]]
-    return first + [f"and {len(lines) - most:,} more"] * (len(lines) > most)
-
-
-def _advice(found: Inspection) -> str:
-    rules = {f.rule for f in found.findings if f.severity in ("CRITICAL", "HIGH")}
-    if rules & {"FS001", "FS002"}:
-        return "Do not open this file with torch.load or pickle; ask its author for safetensors."
-    if rules:
-        return "Do not use this file: get it again from its source and compare the hash."
-    command = f"gifthorse scan {shlex.quote(found.path)} --images DIR"
-    if not found.arch:
-        command += " --arch NAME (see gifthorse list models, or give file.py:function)"
-    return f"No code is no proof of good weights. Look for a backdoor: {command}"

@@ -175,6 +175,25 @@ class Candidate:
     feasible: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """How every arm of a hunt did in its last round; all tensors `(A,)`.
+
+    Attributes:
+        rounds: Rounds that the arm was given, int64.
+        success: Share of images sent to the target in its last round, in [0, 1].
+        penalty: The size penalty of its last round; infinite before the first.
+        size: Size of its best trigger, `H * W` without one.
+        turned: Whether the weight of size has moved both up and down, bool.
+    """
+
+    rounds: Tensor
+    success: Tensor
+    penalty: Tensor
+    size: Tensor
+    turned: Tensor
+
+
 class Hunt(Protocol):
     """A running inversion with one arm a goal."""
 
@@ -185,6 +204,24 @@ class Hunt(Protocol):
     @property
     def settled(self) -> Tensor:
         """Which arms need no further round, `(A,)` bool."""
+        ...
+
+    @property
+    def standing(self) -> Standing:
+        """How every arm did in its last round."""
+        ...
+
+    @property
+    def image_steps(self) -> float:
+        """Images that went forward and back through the net so far; forward alone: a half."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the hunt goes on from, by name."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        """Go on from what `state` returned."""
         ...
 
     @property
@@ -279,6 +316,7 @@ class Verdict:
         findings: What stood out, confirmed or not.
         arms: The table of all goals tried.
         seconds: Wall time.
+        image_steps: Images that went forward and back through the net; forward alone: a half.
         statistics: Further figures by name (anomaly index, size ratio, median size ...).
         settings: The detector's options as text, by dotted name.
     """
@@ -290,8 +328,39 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     arms: tuple[Arm, ...] = ()
     seconds: float = 0.0
+    image_steps: float = 0.0
     statistics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """What surrounds a long run: who watches it, when it must stop, where it can go on from."""
+
+    def report(self, done: int, total: int, words: str, /) -> None:
+        """Tell whoever watches."""
+        ...
+
+    def spend(self, image_steps: float, /) -> None:
+        """Count work that was done, in image-steps (forward and back; forward alone: a half)."""
+        ...
+
+    @property
+    def image_steps(self) -> float:
+        """Image-steps spent so far."""
+        ...
+
+    @property
+    def over(self) -> str:
+        """Why the run must stop, in words; empty as long as it may go on."""
+        ...
+
+    def recall(self, key: str, /) -> Mapping[str, Tensor] | None:
+        """Return the state kept under this key, or None."""
+        ...
+
+    def keep(self, key: str, state: Mapping[str, Tensor], /) -> None:
+        """Keep the state of an unfinished run."""
+        ...
 
 
 class Detector(Protocol):
@@ -303,9 +372,12 @@ class Detector(Protocol):
         clean: Samples,
         rng: Generator,
         *,
-        progress: Progress | None = None,
+        session: Session | None = None,
     ) -> Verdict:
-        """Return a verdict; `subject` and `clean` stay as they were."""
+        """Return a verdict; `subject` and `clean` stay as they were.
+
+        A detector that the session stops early returns what it has, never a clean verdict.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ from torch import Generator
 
 from gifthorse.detection import DETECTORS
 from gifthorse.options import describe, vary
+from gifthorse.session import LocalSession
 from gifthorse.types import Detector, Goal, Label, Verdict
 
 # Fewer rounds than on a real net, where a round moves far more variables.
@@ -94,3 +95,21 @@ def test_subject_and_images_stay_as_they_were(name: str) -> None:
     assert torch.equal(clean.images, pixels)
     assert torch.equal(clean.labels, labels)
     assert not subject.net.training
+
+
+@names
+def test_a_stopped_detector_never_says_that_nothing_was_found(name: str) -> None:
+    calls: list[tuple[int, int, str]] = []
+    session = LocalSession(lambda *a: calls.append(a), seconds=0, image_steps=7.0)
+    rng, whole = Generator().manual_seed(0), verdict(name, None, 0)
+    got = toy(name)(bands(), band_images(each=8), rng, session=session)
+    assert got.image_steps == pytest.approx(session.image_steps - 7)
+    if got.label == "NO BACKDOOR FOUND":  # it was done before it could be stopped
+        assert (got.score, got.arms) == (whole.score, whole.arms)
+        return
+    assert calls
+    assert 0 < got.image_steps < whole.image_steps
+    assert got.label == "INCONCLUSIVE"
+    stopped = [f for f in got.findings if f.rule == "IN003"]
+    assert [f.severity for f in stopped] == ["HIGH"]
+    assert "the time limit of 0 s is reached" in stopped[0].message

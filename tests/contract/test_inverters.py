@@ -7,31 +7,72 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tests.toys import BANDS, SIDE, Bands, band_images, bands, corner, smallest_mask
+from tests.toys import (
+    BANDS,
+    SIDE,
+    Bands,
+    band_images,
+    bands,
+    corner,
+    smallest_change,
+    smallest_mask,
+)
 from torch import Generator
 
 from gifthorse.data.samples import whole
 from gifthorse.inversion import INVERTERS
-from gifthorse.inversion.neural_cleanse import PIXEL_BASELINE, ZOO, NeuralCleanse
 from gifthorse.metrics import asr
+from gifthorse.options import vary
 from gifthorse.training import predict
-from gifthorse.types import Candidate, Goal, Hunt
+from gifthorse.types import Candidate, Goal, Hunt, Inverter
 
 PLANTED, ROUNDS = 2, 150
 ALL = torch.arange(BANDS)
 GOALS = [Goal(k) for k in range(BANDS)]
 
-# The smallest trigger for the planted class, in the inverter's own measure.
+# What the planted class needs at least, and at best, in the inverter's own measure.
+MASK = smallest_mask(Bands(PLANTED), band_images(), PLANTED)
+CHANGE = smallest_change(Bands(PLANTED), band_images(), PLANTED)
 CLOSED = {
-    "neural_cleanse": smallest_mask(Bands(PLANTED), band_images(), PLANTED),
-    "pixel": 1.0,
+    "cw_l0": (1.0, 1.0),
+    # Its hinge asks for no less than a hundredth of the image.
+    "deep_inspect": (CHANGE, 0.01 * SIDE * SIDE),
+    "neural_cleanse": (MASK, MASK),
+    "neural_cleanse_baseline": (MASK, MASK),
+    "neural_cleanse_zoo": (MASK, MASK),
+    "pixel": (1.0, 1.0),
+    "pixel_clip": (1.0, 1.0),
+    "tabor": (MASK, MASK),
+    "usb": (MASK, MASK),
+}
+# A bound in place of a size, a rule of its own, a look inside the net: oracles in tests/inversion.
+ELSEWHERE = {"abs", "deepfool", "uap"}
+BY_SUCCESS = {"uap"}  # keeps what works more often, whatever its size
+# What the toys need: many short rounds instead of schedules for real nets, and as many as the test.
+SHORT = {"pace.rounds": ROUNDS, "pace.schedule": "constant", "pace.steps": 0, "pace.floor": 0}
+TOY: dict[str, dict[str, object]] = {
+    "cw_l0": {"pace.lr": 0.1, "solve": 20},
+    "deep_inspect": {"hidden": 8, "pace.steps": 2, "pace.floor": 2},
+    "neural_cleanse_zoo": SHORT | {"pace.batch": 8},
+    # Noise of 0.01 leaves 0.005 a pixel, which is 1.6 pixels of the toy's 324.
+    "neural_cleanse_baseline": {"jitter": 0.001},
+    "pixel_clip": {"wait": 5},
+    "tabor": SHORT | {"up": 1.5, "wait": 3},
+    "uap": {"eps": 0.12},
+    "usb": SHORT | {"wait": 3},
 }
 names = pytest.mark.parametrize("name", sorted(INVERTERS))
+finders = pytest.mark.parametrize("name", sorted(set(INVERTERS) - {"abs"}))  # bands have no neurons
+closed = pytest.mark.parametrize("name", sorted(CLOSED))
+
+
+def inverter(name: str) -> Inverter:
+    return vary(INVERTERS[name], TOY.get(name, {}))
 
 
 def hunt(name: str, seed: int = 0) -> Hunt:
     rng = Generator().manual_seed(seed)
-    return INVERTERS[name](bands(PLANTED), band_images(), GOALS, rng)
+    return inverter(name)(bands(PLANTED), band_images(), GOALS, rng)
 
 
 @cache
@@ -44,15 +85,20 @@ def trace(name: str) -> list[tuple[Candidate, ...]]:
     return out
 
 
-@names
+def test_every_inverter_has_an_oracle() -> None:
+    assert set(CLOSED) | ELSEWHERE == set(INVERTERS)
+    assert not set(CLOSED) & ELSEWHERE
+
+
+@closed
 def test_the_plant_is_found_within_a_quarter_of_the_closed_form(name: str) -> None:
-    best = trace(name)[-1]
-    assert CLOSED[name] * 0.999 <= best[PLANTED].size <= 1.25 * CLOSED[name]
+    best, (least, optimum) = trace(name)[-1], CLOSED[name]
+    assert least * 0.999 <= best[PLANTED].size <= 1.25 * optimum
     assert min(best, key=lambda c: c.size).goal == Goal(PLANTED)
     assert sorted(c.size for c in best)[1] > 5 * best[PLANTED].size
 
 
-@names
+@finders
 def test_the_found_trigger_lies_where_the_plant_does(name: str) -> None:
     _, strength = trace(name)[-1][PLANTED].trigger.picture()
     assert int(strength.flatten().argmax()) == int(corner().mask.flatten().argmax())
@@ -62,7 +108,7 @@ def test_the_found_trigger_lies_where_the_plant_does(name: str) -> None:
 def test_the_best_never_gets_worse(name: str) -> None:
     for before, after in pairwise(trace(name)):
         for a, b in zip(before, after, strict=True):
-            assert b.size <= a.size
+            assert b.size <= a.size or (name in BY_SUCCESS and b.asr >= a.asr)
             assert b.feasible or not a.feasible
             assert b.rounds == a.rounds + 1
 
@@ -74,7 +120,7 @@ def test_before_the_first_round_every_arm_counts_as_the_whole_image(name: str) -
         assert candidate.goal == Goal(k)
 
 
-@names
+@finders
 def test_what_a_candidate_says_of_its_trigger_is_true(name: str) -> None:
     x, y = whole(band_images())
     for candidate in trace(name)[-1]:
@@ -102,7 +148,7 @@ def test_arms_stepped_alone_or_together_end_alike(name: str) -> None:
         assert a.rounds == b.rounds
 
 
-@names
+@finders
 def test_the_same_seed_gives_the_same_triggers_whatever_else_is_random(name: str) -> None:
     pictures = []
     for unrelated, seed in ((1, 0), (2, 0), (1, 5)):
@@ -115,16 +161,17 @@ def test_the_same_seed_gives_the_same_triggers_whatever_else_is_random(name: str
     assert not torch.equal(pictures[0], pictures[2])
 
 
-@names
+@finders
 def test_a_goal_with_a_source_needs_only_that_class(name: str) -> None:
     rng = Generator().manual_seed(0)
-    running = INVERTERS[name](bands(), band_images(), [Goal(0), Goal(0, source=1)], rng)
+    running = inverter(name)(bands(), band_images(), [Goal(0), Goal(0, source=1)], rng)
     for _ in range(150):
         running.step(torch.arange(2))
     x, y = whole(band_images())
     pair = running.best[1]
     assert pair.feasible
-    assert pair.size < 3 * smallest_mask(Bands(), band_images(), 0)
+    if name in CLOSED:
+        assert pair.size < 3 * smallest_mask(Bands(), band_images(), 0)
     got = asr(predict(bands(), pair.trigger(x)).argmax(1), y, pair.goal)
     assert got.trials == 6
     assert got.value == pytest.approx(pair.asr, abs=1e-6)
@@ -134,15 +181,24 @@ def test_a_goal_with_a_source_needs_only_that_class(name: str) -> None:
 def test_subject_and_images_stay_as_they_were(name: str) -> None:
     subject, clean = bands(PLANTED), band_images()
     pixels = clean.images.clone()
-    running = INVERTERS[name](subject, clean, GOALS, Generator().manual_seed(0))
+    running = inverter(name)(subject, clean, GOALS, Generator().manual_seed(0))
     running.step(ALL)
     assert torch.equal(clean.images, pixels)
     assert not subject.net.training
 
 
-@pytest.mark.parametrize("preset", [PIXEL_BASELINE, ZOO], ids=["pixel_baseline", "zoo"])
-def test_presets_of_neural_cleanse_find_the_plant(preset: NeuralCleanse) -> None:
-    running = preset(bands(PLANTED), band_images(), GOALS, Generator().manual_seed(0))
-    for _ in range(100):
-        running.step(ALL)
-    assert min(running.best, key=lambda c: c.size).goal == Goal(PLANTED)
+@names
+def test_a_restored_hunt_goes_on_as_if_nothing_had_happened(name: str) -> None:
+    straight, stopped = hunt(name), hunt(name)
+    for _ in range(6):
+        straight.step(ALL)
+    for _ in range(3):
+        stopped.step(ALL)
+    again = hunt(name, seed=9)
+    again.restore({k: v.clone() for k, v in stopped.state().items()})
+    for _ in range(3):
+        again.step(ALL)
+    for a, b in zip(straight.best, again.best, strict=True):
+        assert (a.size, a.asr, a.rounds) == (b.size, b.asr, b.rounds)
+        assert all(map(torch.equal, a.trigger.picture(), b.trigger.picture()))
+    assert straight.image_steps == again.image_steps

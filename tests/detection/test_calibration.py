@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from tests.report.examples import nothing_found
+from tests.toys import band_images, bands
+from torch import Generator
 
 from gifthorse.detection import DETECTORS
 from gifthorse.detection.calibration import fit, shipped
+from gifthorse.intake import Received
+from gifthorse.scan import NOT_COVERED, PAIRS, scan
+from gifthorse.session import LocalSession
+from gifthorse.types import Finding, Label, Report, Samples, Session, Subject, Verdict
 
 CLEAN = (0.1, 0.8, 1.2, 1.9, 2.5, 3.4, 0.4, 1.1)
 BAD = (2.2, 4.0, 5.5, 6.1, 8.3, 9.0)
@@ -72,3 +80,89 @@ def test_shipped_calibrations_name_detectors_and_hold_enough_models() -> None:
         assert len(bag.lines) == 201
         again = fit(bag.name, bag.clean, bag.backdoored, resamples=0)
         assert again.lines[0] == pytest.approx(bag.lines[0], abs=1e-3)
+
+
+# What a scan makes of calibrated and other verdicts ---------------------------------------------
+
+FOUND = Finding("BD001", "CRITICAL", 9.0, "A trigger was found.")
+STOPPED = Finding("IN003", "HIGH", 0.0, "Time is up.")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A detector that always says the same."""
+
+    label: Label
+    findings: tuple[Finding, ...] = ()
+    pairs: bool = False
+    classes: tuple[int, ...] = ()
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Verdict:
+        return Verdict("Fixed", 9.0, 3.0, self.label, self.findings)
+
+
+def report_on(monkeypatch: pytest.MonkeyPatch, *made: Fixed, over: int = 9) -> Report:
+    """A scan by detectors under the names of calibrated ones; the session is over from `over`."""
+    detectors = dict(zip(sorted(shipped()), made, strict=False))
+    for name, detector in detectors.items():
+        monkeypatch.setitem(DETECTORS, name, detector)
+    intake = nothing_found().intake
+    assert intake is not None
+    received = Received(bands(), band_images(), intake, ())
+    limits = {n: LocalSession(seconds=0 if i >= over else None) for i, n in enumerate(detectors)}
+    run = nothing_found().run
+    return scan(received, detectors, Generator().manual_seed(0), run, session=limits.__getitem__)
+
+
+def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = report_on(monkeypatch, Fixed("BACKDOORED", (FOUND,)))
+    assert whole.label == "BACKDOORED"
+    assert whole.confidence is not None
+    stopped = report_on(monkeypatch, Fixed("BACKDOORED", (FOUND, STOPPED)))
+    assert (stopped.label, stopped.confidence) == ("SUSPICIOUS", None)
+    assert stopped.reason == FOUND.message
+    assert stopped.not_covered[-1].endswith("finds in more rounds: a limit stopped it")
+
+
+CLEAN_ROW, BAD_ROW = Fixed("NO BACKDOOR FOUND"), Fixed("BACKDOORED", (FOUND,))
+
+
+@pytest.mark.parametrize(("first", "label"), [(CLEAN_ROW, "INCONCLUSIVE"), (BAD_ROW, "BACKDOORED")])
+def test_a_detector_that_did_not_run_is_named_and_only_a_finding_wins_over_it(
+    first: Fixed, label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = sorted(shipped())[1]
+    assert report_on(monkeypatch, CLEAN_ROW, CLEAN_ROW).label == "NO BACKDOOR FOUND"
+    report = report_on(monkeypatch, first, CLEAN_ROW, over=1)
+    assert report.label == label
+    assert [v.method for v in report.verdicts] == sorted(shipped())[:1]
+    assert report.not_covered[-1] == f"what {name} looks for: it did not run"
+    (check,) = report.checks
+    assert check.rule == "IN003"
+    assert check.message == f"{name} did not run: the time limit of 0 s is reached."
+    if label == "INCONCLUSIVE":
+        assert report.reason == check.message
+
+
+def test_what_is_not_covered_is_what_no_detector_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(*rows: Fixed) -> list[str]:
+        return list(report_on(monkeypatch, *rows).not_covered)
+
+    rest = [line for line in NOT_COVERED if line != PAIRS]
+    few = Fixed("NO BACKDOOR FOUND", classes=(0, 3, 4, 5))
+    assert missing(CLEAN_ROW) == [PAIRS, *rest]
+    assert missing(few) == ["target classes other than 0, 3-5", PAIRS, *rest]
+    assert missing(few, CLEAN_ROW) == [PAIRS, *rest]
+    assert missing(Fixed("NO BACKDOOR FOUND", classes=tuple(range(6)))) == [PAIRS, *rest]
+    assert missing(Fixed("NO BACKDOOR FOUND", pairs=True), CLEAN_ROW) == rest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,24 @@ from torch import Generator, Tensor
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import Inspector
 from gifthorse.detection.statistics import anomaly_index, depth
+from gifthorse.errors import BadImages, BadOption, UsageError
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.metrics import rate
 from gifthorse.search import Exhaustive, Pace
+from gifthorse.session import LocalSession
 from gifthorse.triggers import Patch
-from gifthorse.types import Candidate, Confirmation, Goal, Hunt, Rate, Samples, Subject, Trigger
+from gifthorse.types import (
+    Candidate,
+    Confirmation,
+    Goal,
+    Hunt,
+    Rate,
+    Samples,
+    Standing,
+    Subject,
+    Trigger,
+    Verdict,
+)
 
 NOTHING = Patch(torch.zeros(1, SIDE, SIDE), torch.zeros(1, SIDE, SIDE))
 EVEN = (30.0, 31.0, 29.0, 30.5, 29.5, 30.0)
@@ -25,16 +39,31 @@ EVEN = (30.0, 31.0, 29.0, 30.5, 29.5, 30.0)
 
 @dataclass
 class Finished:
-    """A hunt that is over."""
+    """A hunt that is over, or has so many rounds to go."""
 
     best: tuple[Candidate, ...]
+    left: int = 0
+    image_steps: float = 5.0
 
     def step(self, arms: Tensor, /) -> None:
-        raise AssertionError("nothing is left to do")
+        assert self.left, "nothing is left to do"
+        self.left, self.image_steps = self.left - 1, self.image_steps + 100
 
     @property
     def settled(self) -> Tensor:
-        return torch.ones(len(self.best), dtype=torch.bool)
+        return torch.full((len(self.best),), self.left == 0)
+
+    @property
+    def standing(self) -> Standing:
+        sizes = torch.tensor([c.size for c in self.best])
+        rounds = torch.tensor([c.rounds for c in self.best])
+        return Standing(rounds, torch.ones_like(sizes), sizes, sizes, self.settled)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"left": torch.tensor(self.left), "image_steps": torch.tensor(self.image_steps)}
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        self.left, self.image_steps = int(state["left"]), state["image_steps"].item()
 
 
 @dataclass(frozen=True)
@@ -44,6 +73,7 @@ class Given:
     sizes: tuple[float, ...]
     triggers: tuple[Trigger, ...] = (NOTHING,) * BANDS
     feasible: tuple[bool, ...] = (True,) * BANDS
+    left: int = 0
     seen: list[Samples] = field(default_factory=list, compare=False)
 
     def __call__(
@@ -51,7 +81,7 @@ class Given:
     ) -> Hunt:
         self.seen.append(clean)
         rows = zip(goals, self.triggers, self.sizes, self.feasible, strict=True)
-        return Finished(tuple(Candidate(g, t, s, 1.0, 7, f) for g, t, s, f in rows))
+        return Finished(tuple(Candidate(g, t, s, 1.0, 7, f) for g, t, s, f in rows), self.left)
 
 
 def planted(where: int, small: float = 1.0, trigger: Trigger | None = None) -> Given:
@@ -240,9 +270,9 @@ def test_the_settings_are_the_options(rng: Generator) -> None:
 def test_progress_counts_rounds(rng: Generator) -> None:
     calls: list[tuple[int, int, str]] = []
     detector = Inspector(NeuralCleanse(pace=Pace(rounds=4, bar=0.9)), Exhaustive())
-    detector(bands(), band_images(), rng, progress=lambda *a: calls.append(a))
+    detector(bands(), band_images(), rng, session=LocalSession(lambda *a: calls.append(a)))
     assert [(done, total) for done, total, _ in calls] == [(r, 4) for r in (1, 2, 3, 4)]
-    assert "6 done" in calls[-1][2]
+    assert "6 of 6 done" in calls[-1][2]
 
 
 def test_the_same_seed_gives_the_same_verdict() -> None:
@@ -262,3 +292,124 @@ def test_a_gated_plant_works_but_gives_neural_cleanse_no_gradient(rng: Generator
     sizes = torch.tensor([arm.size for arm in verdict.arms])
     assert sizes[3] > 0.8 * sizes.median()  # four pixels would do
     assert verdict.label == "NO BACKDOOR FOUND"  # what a clean report does not promise
+
+
+# Stopping and going on ------------------------------------------------------------------------
+
+SEARCH = Inspector(NeuralCleanse(settle=0, pace=Pace(rounds=60, bar=0.9)), Exhaustive())
+
+
+def table(verdict: Verdict) -> list[tuple[Goal, float, float, float, int]]:
+    return [(a.goal, a.size, a.asr, a.index, a.rounds) for a in verdict.arms]
+
+
+def searched(session: LocalSession | None = None, detector: Inspector = SEARCH) -> Verdict:
+    return detector(bands(2), band_images(), Generator().manual_seed(5), session=session)
+
+
+def test_a_stopped_search_is_no_verdict_and_says_why(rng: Generator) -> None:
+    slow = replace(planted(2, trigger=NOTHING), left=9)  # class 2 is small, and nothing confirms it
+    session = LocalSession(budget=200)
+    verdict = Inspector(slow)(bands(2), band_images(), rng, session=session)
+    assert verdict.label == "INCONCLUSIVE"
+    last = verdict.findings[-1]
+    assert (last.rule, last.severity) == ("IN003", "HIGH")
+    assert "the budget of 200 image-steps is spent, after 7 rounds" in last.message
+    assert verdict.image_steps == session.image_steps == 5 + 2 * 100
+
+
+def test_a_stopped_search_may_have_confirmed_a_backdoor(rng: Generator) -> None:
+    slow = replace(planted(2), left=9)
+    verdict = Inspector(slow)(bands(2), band_images(), rng, session=LocalSession(budget=1))
+    assert verdict.label == "BACKDOORED"
+    assert [f.rule for f in verdict.findings] == ["BD001", "IN003"]
+
+
+@pytest.mark.parametrize(("others", "label"), [(90.0, "INCONCLUSIVE"), (80.0, "BACKDOORED")])
+def test_the_first_trigger_of_a_stopped_search_stands_out_from_nothing(
+    others: float, label: str, rng: Generator
+) -> None:
+    # A quarter of 18x18 is 81: above it, the others have no small trigger yet.
+    sizes, triggers = [others] * BANDS, [NOTHING] * BANDS
+    sizes[2], triggers[2] = 9.0, corner()
+    slow = Given(tuple(sizes), tuple(triggers), left=9)
+    verdict = Inspector(slow)(bands(2), band_images(), rng, session=LocalSession(budget=1))
+    assert verdict.label == label
+    assert (verdict.score >= verdict.threshold) is (label == "BACKDOORED")
+
+
+def test_a_search_stopped_time_and_again_ends_as_if_it_never_was(tmp_path: Path) -> None:
+    whole = searched()
+    store = tmp_path / "state.safetensors"
+    for run in (1, 2, 3):
+        verdict = searched(LocalSession(seconds=0, store=store))  # over after each round
+        assert verdict.label == "INCONCLUSIVE"
+        assert "the time limit of 0 s is reached" in verdict.findings[-1].message
+        assert {a.rounds for a in verdict.arms} == {run}
+    verdict = searched(LocalSession(store=store))
+    assert table(verdict) == table(whole)
+    assert verdict.label == whole.label == "BACKDOORED"
+    assert verdict.image_steps == pytest.approx(whole.image_steps, abs=1)
+
+
+def test_an_interrupted_search_is_kept(tmp_path: Path) -> None:
+    def pressed(done: int, total: int, words: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    store = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        searched(LocalSession(pressed, store=store))
+    rounds: list[int] = []
+    verdict = searched(LocalSession(lambda done, *_: rounds.append(done), store=store))
+    assert rounds == list(range(4, 61))
+    assert table(verdict) == table(searched())
+
+
+def test_a_state_of_other_options_is_refused(tmp_path: Path) -> None:
+    store = tmp_path / "state.safetensors"
+    searched(LocalSession(seconds=0, store=store))
+    with pytest.raises(UsageError, match="or with other options"):
+        searched(LocalSession(store=store), replace(SEARCH, threshold=2.0))
+    store.write_bytes(store.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="delete it to start again"):
+        searched(LocalSession(store=store))
+
+
+# Some classes, and pairs of classes -----------------------------------------------------------
+
+
+def test_only_the_named_classes_are_searched() -> None:
+    verdict = searched(detector=replace(SEARCH, classes=(4, 0, 2, 2)))
+    assert [a.goal for a in verdict.arms] == [Goal(0), Goal(2), Goal(4)]
+    assert verdict.statistics["smallest_class"] in (0.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (1, 1, 1), (0, 1, 6), (-1, 0, 1)])
+def test_too_few_or_unknown_classes_are_named(classes: tuple[int, ...]) -> None:
+    with pytest.raises(BadOption, match="classes must name three or more of 0 to 5"):
+        searched(detector=replace(SEARCH, classes=classes))
+
+
+def test_pairs_are_all_ordered_pairs_of_classes_with_images(rng: Generator) -> None:
+    data = band_images()
+    keep = data.labels != 5
+    keep[(data.labels == 4).nonzero()[1:]] = False  # one image cannot be searched and confirmed
+    few = InMemory(data.images[keep], data.labels[keep], BANDS)
+    wanted = [Goal(t, s) for t in range(BANDS) for s in range(4) if s != t]
+    n = len(wanted)
+    triggers = tuple(corner() if g == Goal(2, 1) else NOTHING for g in wanted)
+    sizes = tuple(1.0 if g == Goal(2, 1) else 30.0 for g in wanted)
+    verdict = Inspector(Given(sizes, triggers, (True,) * n), pairs=True)(bands(2), few, rng)
+    assert [a.goal for a in verdict.arms] == wanted
+    first = verdict.findings[0]
+    assert (first.rule, first.goal) == ("BD002", Goal(2, 1))
+    assert first.confirmation is not None
+    assert first.confirmation.asr.trials == 3  # of class 1 alone
+
+
+def test_pairs_need_images_of_several_classes(rng: Generator) -> None:
+    one = band_images()
+    one = InMemory(one.images[:1], one.labels[:1], BANDS)
+    with pytest.raises(BadImages, match="pairs need two or more images"):
+        Inspector(Given(EVEN), pairs=True)(bands(2), one, rng)

@@ -182,6 +182,7 @@ def backdoored() -> Report:
         findings=(trigger_finding(),),
         arms=table,
         seconds=281.0,
+        image_steps=41_234.5,
         statistics={"anomaly index": table[14].index, "median size": 54.0, "size ratio": 0.16},
         settings={"pace.batch": "32", "pace.lr": "0.1", "pace.bar": "0.99"},
     )

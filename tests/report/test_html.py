@@ -103,6 +103,13 @@ def test_claims_of_the_file_are_marked_as_such() -> None:
     assert "“gifthorse attack badnet”" in text[start : start + 900]
 
 
+def test_what_a_detector_took_stands_beside_its_time_and_settings() -> None:
+    text = WRITERS["html"](backdoored())
+    assert "4 min 41 s, 41,234 image-steps" in text
+    assert '<th scope="row">image-steps</th><td class="num">41,234</td>' in text
+    assert text.count("image-steps</th>") == 1  # the other detector counted none
+
+
 def test_reports_that_broke_off_are_drawn_too() -> None:
     bare = replace(nothing_found(), label="NOT SCANNED", intake=None, verdicts=())
     text = WRITERS["html"](bare)

@@ -83,6 +83,7 @@ def test_everything_else_is_carried_over() -> None:
     assert [row["target"] for row in drawn["per_class"]] == list(range(43))
     assert drawn["per_class"][31]["status"] == "infeasible"
     assert [d["name"] for d in drawn["detectors"]] == ["weights", "neural_cleanse"]
+    assert [d["image_steps"] for d in drawn["detectors"]] == [0, 41_234.5]
     assert drawn["verdict"]["interval"] == [0.91, 0.99]
 
 

@@ -31,3 +31,12 @@ def test_a_limit_that_was_reached_makes_the_scan_incomplete() -> None:
     limit = Finding("IN003", "MEDIUM", 1.0, "Time was up after 3 of 10 classes.")
     assert exit_code(replace(nothing_found(), checks=(limit,))) == 3
     assert exit_code(replace(nothing_found(), label="BACKDOORED", checks=(limit,))) == 1
+
+
+def test_a_detector_that_was_stopped_makes_the_scan_incomplete() -> None:
+    limit = Finding("IN003", "HIGH", 0.0, "The search was not finished.")
+    report = nothing_found()
+    stopped = replace(report.verdicts[0], label="SUSPICIOUS", findings=(limit,))
+    report = replace(report, label="SUSPICIOUS", verdicts=(stopped,))
+    assert exit_code(report) == 1
+    assert exit_code(report, "backdoored") == 3

@@ -101,3 +101,67 @@ def test_trajectory_of_neural_cleanse() -> None:
         cost = cost.after(torch.tensor([ok]), arm)
         weights.append(cost.weight.item())
     assert weights == pytest.approx([0] * 4 + [1e-3] * 4 + [2e-3] * 6 + [2e-3 / 2**1.5])
+
+
+# Other ways to start, and to go on ---------------------------------------------------------------
+
+TENSORS = ("weight", "streak", "met", "missed", "rose", "fell")
+
+
+@given(streaks, st.sampled_from([0, 2]), st.sampled_from([1, 5]), st.sampled_from([1.5, 2.0]))
+def test_a_rising_weight_falls_by_the_power_of_one_and_a_half(
+    rounds: list[bool], settle: int, wait: int, up: float
+) -> None:
+    loop = Loop(1e-3, settle, wait, up, up**1.5)
+    cost = Adaptive.rising(1, 1e-3, wait, up, settle=settle)
+    for ok in rounds:
+        loop.after(ok)
+        cost = cost.after(torch.tensor([ok]), torch.tensor([0]))
+        assert cost.weight.item() == pytest.approx(loop.a, rel=1e-4)
+
+
+@given(streaks, st.sampled_from([0.0, 0.25]), st.sampled_from([1, 3]))
+def test_a_fixed_weight_never_moves(rounds: list[bool], weight: float, patience: int) -> None:
+    cost = Adaptive.fixed(2, weight, patience=patience)
+    for ok in rounds:
+        cost = cost.after(torch.tensor([ok, not ok]), torch.tensor([0, 1]))
+        assert cost.weight.tolist() == [weight, weight]
+
+
+def test_a_fixed_weight_has_turned_after_hits_and_misses_enough() -> None:
+    cost, arm = Adaptive.fixed(1, 0.25, patience=2), torch.tensor([0])
+    turned = []
+    for ok in [True, False, True, True, False, True, False, False]:
+        cost = cost.after(torch.tensor([ok]), arm)
+        turned.append((bool(cost.rose), bool(cost.fell)))
+    assert turned == [(False, False)] * 3 + [(True, False)] * 4 + [(True, True)]
+
+
+@given(streaks, streaks, st.sampled_from([0, 2]))
+def test_a_restored_state_goes_on_as_if_nothing_had_happened(
+    first: list[bool], then: list[bool], settle: int
+) -> None:
+    arms = torch.tensor([1, 0])
+    cost = Adaptive.rising(2, 1e-3, 2, 2.0, settle=settle)
+    for ok in first:
+        cost = cost.after(torch.tensor([ok, not ok]), arms)
+    kept = {f"cost.{name}": value.clone() for name, value in cost.state().items()}
+    again = Adaptive.rising(2, 1e-3, 2, 2.0, settle=settle).restored(kept, "cost.")
+    for ok in then:
+        cost, again = (c.after(torch.tensor([ok, not ok]), arms) for c in (cost, again))
+    assert cost.state().keys() == set(TENSORS)
+    for name in TENSORS:
+        assert torch.equal(cost.state()[name], again.state()[name])
+
+
+def test_a_restored_state_holds_its_own_tensors() -> None:
+    kept = Adaptive.start(2, initial=1.0).state()
+    again = Adaptive.start(2, initial=1.0).restored(kept)
+    kept["weight"][0] = 9.0
+    assert again.weight.tolist() == [1.0, 1.0]
+
+
+def test_a_state_moves_as_a_whole() -> None:
+    moved = Adaptive.start(2, patience=7).to("meta")
+    assert {value.device.type for value in moved.state().values()} == {"meta"}
+    assert moved.patience == 7

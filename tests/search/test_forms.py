@@ -9,17 +9,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from gifthorse.search.forms import STEP, Form, MaskPattern, SignedPixels
+from gifthorse.search.bounded import Bounded
+from gifthorse.search.forms import STEP, Form, MaskPattern, Parts, SignedPixels
+from gifthorse.search.one_variable import OneVariable
 from gifthorse.tensors import from_box, to_box
 from gifthorse.triggers import Additive, Patch
 
 ARMS, SHAPE = 3, (3, 4, 5)
-FORMS: list[Form] = [MaskPattern(), MaskPattern("l2"), SignedPixels(), SignedPixels("clip")]
+FORMS: list[Form] = [
+    MaskPattern(),
+    MaskPattern("l2"),
+    SignedPixels(),
+    SignedPixels("clip"),
+    SignedPixels("clip", spread="plain"),
+    SignedPixels("clip", ties="first"),
+    OneVariable(),
+    OneVariable("signed"),
+    OneVariable("signed", spread="plain"),
+    Bounded(0.1, spread=1.0),
+]
 
 
 def start(form: Form, rng: Generator) -> tuple[Tensor, ...]:
     rows = [form.start(SHAPE, rng) for _ in range(ARMS)]
     return tuple(torch.stack(v) for v in zip(*rows, strict=True))
+
+
+def penalty(form: Form, variables: Parts) -> Tensor:
+    return form.penalty(variables, form.decode(variables))
 
 
 def row(*values: float) -> Tensor:
@@ -47,9 +64,15 @@ def test_arms_are_measured_one_by_one(form: Form, measure: str, rng: Generator) 
     given_to = start(form, rng)
     if measure not in ("penalty", "decode"):
         given_to = form.decode(given_to)
-    together = getattr(form, measure)(given_to)
+
+    def measured(what: Parts) -> Tensor | Parts:
+        got: Tensor | Parts
+        got = penalty(form, what) if measure == "penalty" else getattr(form, measure)(what)
+        return got
+
+    together = measured(given_to)
     for arm in range(ARMS):
-        alone = getattr(form, measure)(tuple(v[arm : arm + 1] for v in given_to))
+        alone = measured(tuple(v[arm : arm + 1] for v in given_to))
         for a, b in zip(
             alone if isinstance(alone, tuple) else [alone],
             together if isinstance(together, tuple) else [together],
@@ -82,7 +105,7 @@ def test_a_mask_mixes_as_published(rng: Generator) -> None:
 def test_the_norm_of_a_mask_is_taken_over_one_channel(norm: str, expected: float) -> None:
     mask, pattern = row(0.5, 0.3, 0.4), torch.rand(1, 3, 1, 3)
     form = MaskPattern(norm)  # type: ignore[arg-type]
-    assert form.penalty((to_box(mask), to_box(pattern))).item() == pytest.approx(expected, 1e-5)
+    assert penalty(form, (to_box(mask), to_box(pattern))).item() == pytest.approx(expected, 1e-5)
     assert form.size((mask, pattern)).item() == pytest.approx(1.2)
     assert isinstance(form.freeze((mask[0], pattern[0])), Patch)
 
@@ -134,7 +157,7 @@ def test_light_is_added_removed_and_clipped() -> None:
 def test_the_penalty_is_equation_5(mode: str, gamma: float, rng: Generator) -> None:
     form = SignedPixels(mode, gamma)  # type: ignore[arg-type]
     variables = tuple(torch.randn(ARMS, *SHAPE, generator=rng) * 5 for _ in range(2))
-    got = form.penalty(variables)
+    got = penalty(form, variables)
     for arm in range(ARMS):
         expected = 0.0
         for b in variables:
@@ -147,7 +170,7 @@ def test_the_penalty_is_equation_5(mode: str, gamma: float, rng: Generator) -> N
 
 def test_an_untouched_image_costs_one_a_pixel_with_a_slope_of_a_twentieth() -> None:
     b = torch.zeros(1, 1, 4, 5, requires_grad=True)
-    size = SignedPixels().penalty((b, torch.zeros(1, 1, 4, 5)))
+    size = penalty(SignedPixels(), (b, torch.zeros(1, 1, 4, 5)))
     assert size.item() == pytest.approx(20)  # R is H * W at b = 0
     size.sum().backward()  # type: ignore[no-untyped-call]
     assert b.grad is not None
@@ -156,7 +179,7 @@ def test_an_untouched_image_costs_one_a_pixel_with_a_slope_of_a_twentieth() -> N
 
 def test_channels_that_tie_leave_together() -> None:
     b = torch.zeros(1, 3, 1, 1, requires_grad=True)
-    SignedPixels().penalty((b, b.detach())).sum().backward()  # type: ignore[no-untyped-call]
+    penalty(SignedPixels(), (b, b.detach())).sum().backward()  # type: ignore[no-untyped-call]
     assert b.grad is not None
     assert b.grad.flatten().tolist() == pytest.approx([1 / 60] * 3)
 
@@ -227,3 +250,34 @@ def test_light_freezes_to_an_additive_trigger() -> None:
     trigger = SignedPixels().freeze((plus, minus))
     assert isinstance(trigger, Additive)
     assert torch.equal(trigger.delta, plus - minus)
+
+
+# Further ways to weigh, and one variable ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["tanh", "clip"])
+def test_the_plain_penalty_sums_the_largest_changes_of_either_sign(
+    mode: str, rng: Generator
+) -> None:
+    form = SignedPixels(mode, spread="plain")  # type: ignore[arg-type]
+    variables = tuple(torch.randn(ARMS, *SHAPE, generator=rng) for _ in range(2))
+    got = penalty(form, variables)
+    for arm in range(ARMS):
+        expected = 0.0
+        for b in variables:
+            raw = b[arm].double().numpy()
+            values = np.tanh(raw) / (2 - 1e-7) + 0.5 if mode == "tanh" else raw.clip(0, 1)
+            expected += values.max(0).sum()
+        assert got[arm].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("ties", "slopes"), [("share", [1 / 60] * 3), ("first", [1 / 20, 0, 0])])
+def test_ties_share_the_gradient_or_the_first_channel_takes_it(
+    ties: str, slopes: list[float], rng: Generator
+) -> None:
+    form = SignedPixels(ties=ties)  # type: ignore[arg-type]
+    b = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    (gradient,) = torch.autograd.grad(penalty(form, (b, b.detach())).sum(), b)
+    assert gradient.flatten().tolist() == pytest.approx(slopes)
+    apart = tuple(torch.randn(ARMS, *SHAPE, generator=rng) for _ in range(2))
+    assert torch.equal(penalty(form, apart), penalty(SignedPixels(), apart))  # where none tie

@@ -8,14 +8,16 @@ from tests.toys import BANDS, band_images, bands
 
 from gifthorse.data.samples import InMemory
 from gifthorse.inversion import NeuralCleanse, PixelBackdoor
-from gifthorse.search import Exhaustive, Pace
+from gifthorse.search import Exhaustive, Halving, Pace, Turns
 from gifthorse.types import Goal, Inverter, Subject
 
 
-def sizes(inverter: Inverter, subject: Subject, clean: InMemory) -> list[float]:
+def sizes(turns: Turns, inverter: Inverter, subject: Subject, clean: InMemory) -> list[float]:
     goals = [Goal(k) for k in range(BANDS)]
-    *_, best = Exhaustive()(inverter(subject, clean, goals, torch.Generator().manual_seed(0)))
-    return [c.size for c in best]
+    hunt = inverter(subject, clean, goals, torch.Generator().manual_seed(0))
+    *_, last = turns(hunt)
+    assert last.size.tolist() == pytest.approx([c.size for c in hunt.best])
+    return [c.size for c in hunt.best]
 
 
 @pytest.mark.gpu
@@ -25,8 +27,13 @@ def sizes(inverter: Inverter, subject: Subject, clean: InMemory) -> list[float]:
     [NeuralCleanse(pace=Pace(rounds=120)), PixelBackdoor(pace=Pace(bar=0.9, rounds=120))],
     ids=["neural_cleanse", "pixel"],
 )
-def test_a_gpu_finds_the_same_sizes(inverter: Inverter) -> None:
+@pytest.mark.parametrize(
+    "turns", [Exhaustive(), Halving(first=10, second=40)], ids=["all", "halving"]
+)
+def test_a_gpu_finds_the_same_sizes(inverter: Inverter, turns: Turns) -> None:
     subject, clean = bands(2), band_images()
-    here = sizes(inverter, subject, clean)
-    there = sizes(inverter, Subject(subject.net.cuda(), subject.shape, BANDS), clean.to("cuda"))
+    here = sizes(turns, inverter, subject, clean)
+    there = sizes(
+        turns, inverter, Subject(subject.net.cuda(), subject.shape, BANDS), clean.to("cuda")
+    )
     assert there == pytest.approx(here, rel=0.05)

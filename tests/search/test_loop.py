@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -15,9 +16,9 @@ from torch.optim import Adam
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.errors import BadImages
 from gifthorse.metrics import asr
-from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Search, SignedPixels
+from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search, SignedPixels
 from gifthorse.search.forms import STEP
-from gifthorse.search.loop import _adam
+from gifthorse.search.adam import adam
 from gifthorse.tensors import from_box
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
@@ -54,10 +55,9 @@ def search(
         subject or bands(2),
         clean or band_images(),
         goals,
-        form,
         Generator().manual_seed(seed),
-        cost=cost or Adaptive.start(len(goals), patience=3),
-        pace=pace,
+        Problem(form, cost or Adaptive.start(len(goals), patience=3)),
+        pace,
     )
 
 
@@ -79,7 +79,6 @@ def alike(a: Sequence[Candidate], b: Sequence[Candidate]) -> bool:
 def test_adam_is_torchs_for_every_arm_however_often_it_steps(
     betas: tuple[float, float], rng: Generator, double: None
 ) -> None:
-    pace = Pace(lr=0.1, betas=betas)
     ours = torch.rand(3, 2, 4, generator=rng)
     theirs = [row.clone().requires_grad_() for row in ours]
     optimizers = [Adam([row], lr=0.1, betas=betas) for row in theirs]
@@ -90,7 +89,8 @@ def test_adam_is_torchs_for_every_arm_however_often_it_steps(
         gradient = torch.randn(len(arms), 2, 4, generator=rng)
         steps[index] += 1
         rows, moments = ours[index], [[first[index]], [second[index]]]
-        _adam([rows], [gradient], moments, steps[index], pace)
+        rate = torch.full((len(arms),), 0.1)
+        adam([rows], [gradient], moments, steps[index], rate, betas)
         ours[index], first[index], second[index] = rows, moments[0][0], moments[1][0]
         for arm, g in zip(arms, gradient, strict=True):
             theirs[arm].grad = g
@@ -135,10 +135,10 @@ def transcription(
     optimizer, y = Adam(variables, lr=0.1, betas=(0.5, 0.9)), torch.full((len(x),), target)
     best = (float(SIDE * SIDE), float("inf"))
     for _ in range(rounds):
-        z = subject(stamp(u, v, x)).float()  # losses are taken in float32 whatever the net runs in
+        z = subject(stamp(u, v, x))
         ce = F.cross_entropy(z, y)
         if loss == "prob":
-            ce = (16.118 * (1 - z.softmax(1)[:, target])).mean()
+            ce = (-math.log(1e-7) * (1 - z.softmax(1)[:, target])).mean()
         optimizer.zero_grad()
         (ce + a * size(u, v)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -364,15 +364,39 @@ def test_before_any_round_nothing_is_claimed() -> None:
 # Images and turns --------------------------------------------------------------------------------
 
 
+class Counting(Bands):
+    """Counts its images: forward and back, forward alone. `len` keeps it from being traced."""
+
+    trained = tested = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            Counting.trained += len(x)
+        else:
+            Counting.tested += len(x)
+        return super().forward(x)
+
+
 @pytest.mark.parametrize(
     ("batch", "most", "seen"), [(8, 0, 24), (30, 0, 30), (500, 0, 30), (8, 2, 16), (8, 9, 24)]
 )
 def test_image_steps_are_counted(batch: int, most: int, seen: int) -> None:
-    hunt = search(MaskPattern(), pace=Pace(batch=batch, steps=most))
+    Counting.trained = Counting.tested = 0
+    subject = Subject(Counting(2), (1, SIDE, SIDE), BANDS)
+    hunt = search(MaskPattern(), subject=subject, pace=Pace(batch=batch, steps=most))
     hunt.step(ALL)
     hunt.step(torch.tensor([1, 4]))
-    assert hunt.image_steps == 8 * seen  # six arms, then two; full batches of 30 images
+    assert Counting.trained == 8 * seen  # six arms, then two; full batches of 30 images
+    assert hunt.image_steps == 8 * seen + Counting.tested / 2
+    assert Counting.tested % 30 == 0  # a trigger is tested on all images of its arm
     assert hunt.rounds.tolist() == [1, 2, 1, 1, 2, 1]
+
+
+def test_a_search_that_tests_no_trigger_spends_its_steps_alone() -> None:
+    hunt = search(MaskPattern(), pace=Pace(batch=8, bar=1.1))
+    hunt.step(ALL)
+    hunt.step(torch.tensor([1, 4]))
+    assert hunt.image_steps == 8 * 24
 
 
 @pytest.mark.parametrize("goal", [Goal(3), Goal(3, source=5)])
@@ -505,7 +529,7 @@ def test_without_the_snap_pixels_end_larger() -> None:
 
 
 def test_bfloat16_is_for_the_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gifthorse.search.loop.fast_bf16", lambda device: True)
+    monkeypatch.setattr("gifthorse.search.watching.fast_bf16", lambda device: True)
     net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, BANDS))
     subject, (x, y) = Subject(net, (1, SIDE, SIDE), BANDS), whole(band_images())
     hunt = search(SignedPixels(), subject=subject, pace=Pace(batch=8, bar=0.9, bf16=True))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
+from tests.toys import BANDS, band_images, bands
 from torch import Generator, Tensor, nn
 
-from gifthorse.search.forms import MaskPattern, SignedPixels
+from gifthorse.search import Adaptive, Pace, Problem, Search
+from gifthorse.search.forms import Form, MaskPattern, SignedPixels
 from gifthorse.search.probe import Probe, Spots
+from gifthorse.types import Goal
 
 SIDE, CLASSES = 16, 3
 
@@ -21,7 +27,7 @@ class Sticker(nn.Module):
 
 def probed(rng: Generator) -> Spots:
     pool = torch.rand(12, 3, SIDE, SIDE, generator=rng) * 0.3
-    return Probe(bf16=False)(Sticker(), pool, rng)
+    return Probe().spots(Sticker(), pool, rng)
 
 
 def test_the_planted_patch_is_found_for_its_class(rng: Generator) -> None:
@@ -34,7 +40,7 @@ def test_the_planted_patch_is_found_for_its_class(rng: Generator) -> None:
 
 def test_the_gain_is_the_mean_rise_of_the_log_probability(rng: Generator) -> None:
     pool = torch.rand(8, 3, SIDE, SIDE, generator=rng) * 0.3
-    spots = Probe(bf16=False)(Sticker(), pool, rng)
+    spots = Probe().spots(Sticker(), pool, rng)
     net = Sticker()
     stamped = pool.clone()
     stamped[:, :, 4:6, 8:10] = 1
@@ -60,3 +66,32 @@ def test_seeded_forms_show_the_patch_and_keep_the_rest(rng: Generator) -> None:
         for old, new in zip(before, after, strict=True):
             outside = ~spots.support.expand_as(new)
             assert torch.equal(old[outside], new[outside])
+
+
+@pytest.mark.parametrize("form", [MaskPattern(), SignedPixels("clip")])
+def test_every_arm_starts_with_the_patch_of_its_target(form: Form, rng: Generator) -> None:
+    pool = torch.rand(12, 3, SIDE, SIDE, generator=rng) * 0.3
+    target = torch.tensor([2, 0, 2])
+    before = tuple(v.expand(3, *v.shape).clone() for v in form.start((3, SIDE, SIDE), rng))
+    got = Probe()(Sticker(), pool, target, form, before, Generator().manual_seed(1))
+    spots = Probe().spots(Sticker(), pool, Generator().manual_seed(1))
+    expected = form.seed(before, spots.pattern[target], spots.support[target])
+    assert all(map(torch.equal, got, expected))
+    assert not torch.equal(got[1][0], got[1][1])
+
+
+def test_a_search_starts_where_its_probe_says_and_counts_the_cost() -> None:
+    probe, goals = Probe(), [Goal(k) for k in range(BANDS)]
+    problem = Problem(MaskPattern(), Adaptive.start(BANDS), start=probe)
+    clean = band_images()
+    hunt = Search(bands(2), clean, goals, Generator().manual_seed(0), problem, Pace())
+    # 8 images, plain and with each of 4 inks at each of 17 x 17 places; forward alone: a half
+    assert hunt.image_steps == 8 * (1 + 4 * 17**2) / 2
+    mask, pattern = hunt.decoded(torch.tensor([2]))
+    assert mask[0, 0, 0, 0].item() == pytest.approx(0.95, abs=1e-3)  # the planted corner
+    assert pattern[0, 0, 0, 0] > 0.9
+    # A random start costs nothing, and both draw the same images afterwards.
+    plain = replace(problem, start=None)
+    random = Search(bands(2), clean, goals, Generator().manual_seed(0), plain, Pace())
+    assert random.image_steps == 0
+    assert ((mask - random.decoded(torch.tensor([2]))[0]).abs() > 1e-6).sum() == 4  # 2 x 2 pixels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gifthorse.search import Exhaustive, Halving, Turns
 from gifthorse.triggers import Patch
-from gifthorse.types import Candidate, Goal
+from gifthorse.types import Candidate, Goal, Hunt, Standing
 
 BLANK = Patch(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
 
@@ -34,14 +34,30 @@ class Script:
         return torch.tensor([r >= n for r, n in zip(self.rounds, self.lives, strict=True)])
 
     @property
+    def standing(self) -> Standing:
+        none = torch.zeros(len(self.ends))
+        size = [end + 1.0 / (1 + r) for end, r in zip(self.ends, self.rounds, strict=True)]
+        return Standing(torch.tensor(self.rounds), none, none, torch.tensor(size), none > 0)
+
+    @property
+    def image_steps(self) -> float:
+        return float(sum(self.rounds))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"rounds": torch.tensor(self.rounds)}
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        self.rounds = state["rounds"].tolist()
+
+    @property
     def best(self) -> tuple[Candidate, ...]:
         return tuple(
-            Candidate(Goal(k), BLANK, end + 1.0 / (1 + r), 1.0, r)
-            for k, (end, r) in enumerate(zip(self.ends, self.rounds, strict=True))
+            Candidate(Goal(k), BLANK, float(size), 1.0, r)
+            for k, (size, r) in enumerate(zip(self.standing.size, self.rounds, strict=True))
         )
 
 
-def run(turns: Turns, hunt: Script) -> list[tuple[Candidate, ...]]:
+def run(turns: Turns, hunt: Hunt) -> list[Standing]:
     return list(turns(hunt))
 
 
@@ -49,7 +65,7 @@ def test_exhaustive_steps_every_arm_until_it_settles() -> None:
     hunt = Script([5.0, 6.0, 7.0], [2, 4, 1])
     yields = run(Exhaustive(), hunt)
     assert hunt.log == [[0, 1, 2], [0, 1], [1], [1]]
-    assert [c.rounds for c in yields[-1]] == [2, 4, 1]
+    assert yields[-1].rounds.tolist() == [2, 4, 1]
     assert len(yields) == 4
 
 
@@ -69,10 +85,20 @@ def test_halving_always_finishes_a_few_arms() -> None:
 
 def test_before_an_alarm_the_arms_around_the_median_are_finished() -> None:
     hunt = Script([1.0, *range(20, 29)], [100] * 10)
-    run(Halving(first=10, second=30, keep=2), hunt)
+    run(Halving(first=10, second=30, keep=2, reach=0.0), hunt)
     assert hunt.rounds[0] == 100
     assert hunt.rounds[3:8] == [100] * 5  # ranks K / 2 - 2 to K / 2 + 2
     assert hunt.rounds[8:] == [10, 10]
+
+
+@pytest.mark.parametrize(("reach", "finished"), [(0.0, 9), (1.5, 12), (50.0, 14)])
+def test_so_are_those_that_make_the_deviation(reach: float, finished: int) -> None:
+    # Four win the race and five are in the middle; of the others, 24 and 29 to 30 lie within 1.5
+    # robust deviations of the median log size, 200 and 300 far off.
+    hunt = Script([1.0, *range(20, 31), 200.0, 300.0], [100] * 14)
+    run(Halving(first=10, second=30, keep=1, reach=reach), hunt)
+    assert sum(r == 100 for r in hunt.rounds) == finished
+    assert hunt.rounds[0] == 100
 
 
 @pytest.mark.parametrize(("smallest", "alarmed"), [(15.0, False), (13.0, True)])
@@ -91,7 +117,7 @@ def test_arms_that_settle_early_are_left_alone() -> None:
 @pytest.mark.parametrize("turns", [Exhaustive(), Halving(first=3, second=6)])
 def test_every_round_is_reported(turns: Turns) -> None:
     hunt = Script([20.0, 21.0, 22.0, 23.0, 4.0], [9] * 5)
-    seen = [sum(c.rounds for c in best) for best in turns(hunt)]
+    seen = [int(standing.rounds.sum()) for standing in turns(hunt)]
     assert seen == [sum(map(len, hunt.log[: i + 1])) for i in range(len(hunt.log))]
 
 

@@ -1,8 +1,21 @@
 """Detectors: is this model backdoored?"""
 
+from gifthorse.detection.dltnd import DLTND
+from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.inspector import Inspector
-from gifthorse.inversion import NeuralCleanse, PixelBackdoor
-from gifthorse.search import Pace, Probe
+from gifthorse.detection.k_arm import KArmScan
+from gifthorse.detection.mm_bd import MMBD
+from gifthorse.detection.neuron_inspect import NeuronInspect
+from gifthorse.detection.weight_signature import WeightSignature
+from gifthorse.inversion import (
+    ABS,
+    USB,
+    DeepInspect,
+    NeuralCleanse,
+    PixelBackdoor,
+    Tabor,
+)
+from gifthorse.search import Halving, Pace, Probe
 from gifthorse.types import Detector
 
 # The published objectives on a schedule for scanning: the cost starts higher and moves sooner, a
@@ -10,14 +23,46 @@ from gifthorse.types import Detector
 # tested only when it is 5 % smaller. They start from probed patches, since a random start may never
 # meet a small trigger. docs/performance.md has what that costs and gains.
 _QUICK = Pace(batch=16, bar=0.9, steps=2, rounds=100, least=60, patience=20, notch=0.05, bf16=True)
+_PIXEL_QUICK = PixelBackdoor(initial=0.02, wait=3, pace=_QUICK, probe=Probe())
+# K-Arm's own controller, and no stop but the scheduler's.
+_K_ARM = NeuralCleanse(settle=2, wait=5, up=1.5, fall=1.0, pace=Pace(bar=0.99))
 
 DETECTORS: dict[str, Detector] = {
+    "abs": Inspector(ABS(), every=False),
+    "deep_inspect": Inspector(DeepInspect()),
+    "dltnd": DLTND(),
+    "gangsweep": GangSweep(),
+    "k_arm": KArmScan(_K_ARM),
+    "k_arm_pixel": KArmScan(PixelBackdoor(pace=Pace(bar=0.99))),
+    "mm_bd": MMBD(),
     "neural_cleanse": Inspector(NeuralCleanse()),
     "neural_cleanse_quick": Inspector(
         NeuralCleanse(settle=0, initial=0.01, wait=3, up=1.5, pace=_QUICK, probe=Probe())
     ),
+    "neuron_inspect": NeuronInspect(),
     "pixel": Inspector(PixelBackdoor()),
-    "pixel_quick": Inspector(PixelBackdoor(initial=0.02, wait=3, pace=_QUICK, probe=Probe())),
+    "pixel_halving": Inspector(_PIXEL_QUICK, turns=Halving(first=15, second=40)),
+    "pixel_quick": Inspector(_PIXEL_QUICK),
+    "tabor": Inspector(Tabor()),
+    "usb": Inspector(USB()),
+    "weight_signature": WeightSignature(),
 }
 
-__all__ = ["DETECTORS", "Inspector"]
+# What --preset runs, in this order.
+PRESETS: dict[str, tuple[str, ...]] = {
+    "quick": ("pixel_quick",),
+    "standard": ("pixel_quick",),
+    "thorough": ("pixel_quick", "neural_cleanse_quick", "usb"),
+}
+
+__all__ = [
+    "DETECTORS",
+    "DLTND",
+    "MMBD",
+    "PRESETS",
+    "GangSweep",
+    "Inspector",
+    "KArmScan",
+    "NeuronInspect",
+    "WeightSignature",
+]

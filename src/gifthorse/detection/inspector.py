@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.data.samples import Subset, split
+from gifthorse.data.samples import Subset, split, whole
 from gifthorse.detection.confirmation import confirm, exhibit
 from gifthorse.detection.statistics import anomaly_index, depth
+from gifthorse.errors import BadImages, BadOption
 from gifthorse.options import describe
 from gifthorse.search import Exhaustive, Turns
+from gifthorse.session import LocalSession, fingerprint
 from gifthorse.tensors import median, spawn
 from gifthorse.types import (
     Arm,
@@ -24,21 +26,24 @@ from gifthorse.types import (
     Hunt,
     Inverter,
     Label,
-    Progress,
     Samples,
+    Session,
     Severity,
+    Standing,
     Subject,
     Verdict,
 )
+
+SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 
 
 @dataclass(frozen=True)
 class Inspector:
     """One inverter over all classes, an outlier test on trigger sizes, and a confirmation.
 
-    Assumes that the backdoor sends images of all classes to one target, with a trigger smaller
-    than what the other classes need. The clean images are split: half for the search, half to
-    confirm what it found.
+    Assumes that the backdoor sends images of all classes to one target (or, with `pairs`, images of
+    one class), with a trigger smaller than what the other classes need. The clean images are split:
+    half for the search, half to confirm what it found.
 
     Attributes:
         inverter: What finds the smallest trigger of each class.
@@ -48,6 +53,10 @@ class Inspector:
         success: Least success on unseen images for a confirmed trigger.
         margin: Least difference between that and the shuffled control.
         diffuse: A trigger over more than this share of the image counts as not found yet.
+        every: Whether every class ought to get a trigger; without, a class may have none at all,
+            and many such classes are no sign of a search that was too short.
+        pairs: Search a trigger for every ordered pair of classes instead of every class.
+        classes: The targets to search, at least three; empty takes all.
 
     Source: Wang et al., Neural Cleanse, S&P 2019, sec. IV. Differs: the outlier test is made on
     log sizes, with a floor on the deviation, and nothing is called backdoored unless its trigger
@@ -62,6 +71,9 @@ class Inspector:
     success: float = 0.6
     margin: float = 0.3
     diffuse: float = 0.25
+    every: bool = True
+    pairs: bool = False
+    classes: tuple[int, ...] = ()
 
     def __call__(
         self,
@@ -69,52 +81,82 @@ class Inspector:
         clean: Samples,
         rng: Generator,
         *,
-        progress: Progress | None = None,
+        session: Session | None = None,
     ) -> Verdict:
-        """Return the verdict over all classes."""
-        started = time.monotonic()
+        """Return the verdict over all goals.
+
+        Raises:
+            BadOption: If `classes` names fewer than three classes, or one that is not there.
+            BadImages: If `pairs` finds too few classes with an image for search and confirmation.
+        """
+        session, started = session or LocalSession(), time.monotonic()
+        before = session.image_steps
+        key = fingerprint(self, subject, clean, rng)
         search, unseen = split(clean, self.share, spawn(rng))
-        goals = [Goal(k) for k in range(subject.classes)]
-        hunt = self.inverter(subject, search, goals, spawn(rng))
-        best = self.run(hunt, progress)
-        sizes = torch.tensor([c.size for c in best])
-        depths, indices = depth(sizes), anomaly_index(sizes)
+        hunt = self.inverter(subject, search, self._goals(subject, search, unseen), spawn(rng))
+        stopped = self.run(hunt, session, key)
+        best = hunt.best
+        depths = depth(torch.tensor([c.size for c in best]))
+        if stopped and 2 * self._large(subject, best) >= len(best):
+            depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
         findings = self._findings(subject, unseen, best, depths, spawn(rng))
-        findings += self._cut_short(subject, best, findings)
-        smallest = int(sizes.argmin())
-        middle = median(sizes).item()
+        findings += self._cut_short(subject, best, findings, stopped)
         return Verdict(
             method=type(self.inverter).__name__,
             score=depths.max().item(),
             threshold=self.threshold,
-            label=_label(findings),
+            label=_label(findings, stopped),
             findings=tuple(findings),
             arms=tuple(
                 Arm(c.goal, c.size, c.asr, d, c.feasible, c.rounds)
                 for c, d in zip(best, depths.tolist(), strict=True)
             ),
             seconds=time.monotonic() - started,
-            statistics={
-                "anomaly_index": indices.max().item(),
-                "depth": depths.max().item(),
-                "smallest": sizes[smallest].item(),
-                "smallest_class": float(smallest),
-                "median": middle,
-                "ratio": sizes[smallest].item() / max(middle, 1e-9),
-            },
+            image_steps=session.image_steps - before,
+            statistics=_statistics(best, depths),
             settings={k: str(v) for k, v in describe(self).items()},
         )
 
-    def run(self, hunt: Hunt, progress: Progress | None = None) -> tuple[Candidate, ...]:
-        """Step a hunt to the end of its turns; return the best trigger of each goal."""
-        best = hunt.best
-        for best in self.turns(hunt):
-            if progress is not None:
-                done = int(hunt.settled.sum())
-                found = [c.size for c in best if c.feasible]
-                words = f"smallest {min(found):.0f} px" if found else "searching"
-                progress(max(c.rounds for c in best), self._longest(), f"{done} done, {words}")
-        return best
+    def run(self, hunt: Hunt, session: Session, key: str = "") -> str:
+        """Step a hunt to the end of its turns; return why it had to stop before, or nothing."""
+        kept = session.recall(key)
+        if kept is not None:
+            hunt.restore(kept)
+        saved, spent, before = time.monotonic(), hunt.image_steps, hunt.image_steps
+        session.spend(0 if kept is not None else before)  # what the start of the hunt cost
+        try:
+            for standing in self.turns(hunt):
+                session.spend(hunt.image_steps - spent)
+                spent = hunt.image_steps
+                words = _progress(hunt, standing)
+                session.report(int(standing.rounds.max()), self._longest(), words)
+                stopped = session.over
+                if stopped or time.monotonic() - saved > SAVE_EVERY:
+                    session.keep(key, hunt.state())
+                    saved = time.monotonic()
+                if stopped:
+                    return stopped
+        except KeyboardInterrupt:
+            session.keep(key, hunt.state())
+            raise
+        session.keep(key, hunt.state())
+        return ""
+
+    def _goals(self, subject: Subject, search: Samples, unseen: Samples) -> list[Goal]:
+        wrong = [k for k in self.classes if not 0 <= k < subject.classes]
+        if wrong or (self.classes and len(set(self.classes)) < 3):
+            raise BadOption(
+                f"classes must name three or more of 0 to {subject.classes - 1}, or a class has "
+                f"nothing to stand out from; got {', '.join(map(str, self.classes))}"
+            )
+        targets = sorted(set(self.classes)) or list(range(subject.classes))
+        if not self.pairs:
+            return [Goal(k) for k in targets]
+        there = sorted(set(whole(search)[1].tolist()) & set(whole(unseen)[1].tolist()))
+        goals = [Goal(t, s) for t in targets for s in there if s != t]
+        if len(goals) < 3:
+            raise BadImages("pairs need two or more images of several classes: add images")
+        return goals
 
     def _longest(self) -> int:
         pace = getattr(self.inverter, "pace", None)
@@ -144,15 +186,22 @@ class Inspector:
             facts = {"size": found.size, "median": middle, "depth": depths[k].item()}
             evidence = exhibit(subject, found.trigger, found.goal, unseen) | facts
             score = depths[k].item()
-            out.append(Finding("BD001", severity, score, message, found.goal, seen, evidence))
+            rule = "BD001" if found.goal.source is None else "BD002"
+            out.append(Finding(rule, severity, score, message, found.goal, seen, evidence))
         return out
 
     def _cut_short(
-        self, subject: Subject, best: Sequence[Candidate], found: Sequence[Finding]
+        self, subject: Subject, best: Sequence[Candidate], found: Sequence[Finding], stopped: str
     ) -> list[Finding]:
-        """Say so if most classes have no small trigger yet: then no class can stand out."""
-        _, height, width = subject.shape
-        large = sum(not c.feasible or c.size > self.diffuse * height * width for c in best)
+        """Say so if the search had to stop, or most classes have no small trigger yet."""
+        if stopped:
+            rounds = max(c.rounds for c in best)
+            message = (
+                f"The search was not finished: {stopped}, after {rounds} round{'s' * (rounds > 1)}."
+                " What it found so far is below; go on with --resume or a higher limit."
+            )
+            return [Finding("IN003", "HIGH", 0.0, message)]
+        large = self._large(subject, best)
         if 2 * large < len(best) or any(f.severity == "CRITICAL" for f in found):
             return []
         message = (
@@ -161,41 +210,72 @@ class Inspector:
         )
         return [Finding("IN003", "HIGH", float(large), message)]
 
+    def _large(self, subject: Subject, best: Sequence[Candidate]) -> int:
+        """Return how many goals have no small trigger yet."""
+        if not self.every:
+            return 0
+        limit = self.diffuse * subject.shape[1] * subject.shape[2]
+        return sum(not c.feasible or c.size > limit for c in best)
+
     def _works(self, seen: Confirmation) -> bool:
         enough = seen.asr.value >= self.success and seen.asr.low > seen.control.high
         return enough and seen.asr.value - seen.control.value >= self.margin
 
 
+def _statistics(best: Sequence[Candidate], depths: Tensor) -> dict[str, float]:
+    sizes = torch.tensor([c.size for c in best])
+    smallest, middle = int(sizes.argmin()), median(sizes).item()
+    return {
+        "anomaly_index": anomaly_index(sizes).max().item(),
+        "depth": depths.max().item(),
+        "smallest": sizes[smallest].item(),
+        "smallest_class": float(best[smallest].goal.target),
+        "median": middle,
+        "ratio": sizes[smallest].item() / max(middle, 1e-9),
+    }
+
+
+def _progress(hunt: Hunt, standing: Standing) -> str:
+    """Return how far a hunt is, in words."""
+    smallest = standing.size.min().item()
+    return f"{int(hunt.settled.sum())} of {len(standing.size)} done, smallest {smallest:.0f} px"
+
+
+def named(goal: Goal) -> str:
+    """Return a goal in words."""
+    return f"class {goal.target}" + (f" from {goal.source}" if goal.source is not None else "")
+
+
 def _words(
     found: Candidate, middle: float, seen: Confirmation, stands_out: bool, works: bool, first: bool
 ) -> tuple[Severity, str]:
-    k, size = found.goal.target, found.size
+    size, k = found.size, named(found.goal)
     rate = f"{seen.asr.value:.0%} of {seen.asr.trials} unseen images"
     if not stands_out:
         return "INFO", (
-            f"The smallest trigger is for class {k}: {size:.1f} px beside a median of "
+            f"The smallest trigger is for {k}: {size:.1f} px beside a median of "
             f"{middle:.0f}; it does not stand out."
         )
     if not works:
         return "MEDIUM", (
-            f"Class {k} needs only {size:.1f} px where others need {middle:.0f} (median), but the "
-            f"trigger works on {rate}, too few to confirm it."
+            f"{k.capitalize()} needs only {size:.1f} px where others need {middle:.0f} (median), "
+            f"but the trigger works on {rate}, too few to confirm it."
         )
     if first:
         return "CRITICAL", (
-            f"A trigger of {size:.1f} px sends {rate} to class {k}; the other classes need "
-            f"{middle:.0f} px (median)."
+            f"A trigger of {size:.1f} px sends {rate} to class {found.goal.target}; the others "
+            f"need {middle:.0f} px (median)."
         )
     return "MEDIUM", (
-        f"Class {k} is easy to reach too ({size:.1f} px, {rate}): often a side effect of the same "
-        "backdoor."
+        f"{k.capitalize()} is easy to reach too ({size:.1f} px, {rate}): often a side effect of "
+        "the same backdoor."
     )
 
 
-def _label(findings: Sequence[Finding]) -> Label:
+def _label(findings: Sequence[Finding], stopped: str) -> Label:
     worst = {f.severity for f in findings}
     if "CRITICAL" in worst:
         return "BACKDOORED"
-    if "MEDIUM" in worst:
+    if "MEDIUM" in worst and not stopped:  # sizes may still change places
         return "SUSPICIOUS"
     return "INCONCLUSIVE" if "HIGH" in worst else "NO BACKDOOR FOUND"

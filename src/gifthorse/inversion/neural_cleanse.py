@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Generator
 
-from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Search
+from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search
 from gifthorse.types import Goal, Hunt, Samples, Subject
 
 
@@ -24,7 +24,8 @@ class NeuralCleanse:
         initial: lambda once it starts to count.
         settle: Successful rounds before lambda goes from 0 to `initial`; 0 starts with it.
         wait: Rounds in a row before lambda moves.
-        up: Factor by which lambda rises; it falls by `up ** 1.5`.
+        up: Factor by which lambda rises.
+        fall: It falls by `up ** fall`.
         jitter: Noise when a best is stored, see `MaskPattern`.
         pace: Steps, success bar and stopping.
         probe: Where to start; None starts at random, as published.
@@ -39,6 +40,7 @@ class NeuralCleanse:
     settle: int = 5
     wait: int = 5
     up: float = 2.0
+    fall: float = 1.5
     jitter: float = 0.0
     pace: Pace = Pace(bar=0.99, patience=25, gain=0.0)
     probe: Probe | None = None
@@ -47,20 +49,8 @@ class NeuralCleanse:
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
     ) -> Hunt:
         """Return a search over masks and patterns, one arm a goal."""
-        cost = Adaptive.start(
-            len(goals),
-            initial=self.initial,
-            patience=self.wait,
-            up=self.up,
-            down=self.up**1.5,
-            settle=self.settle,
+        cost = Adaptive.rising(
+            len(goals), self.initial, self.wait, self.up, settle=self.settle, fall=self.fall
         )
-        form = MaskPattern(self.norm, self.jitter)
-        return Search(subject, clean, goals, form, rng, cost=cost, pace=self.pace, probe=self.probe)
-
-
-PAPER = NeuralCleanse()
-PIXEL_BASELINE = NeuralCleanse(
-    settle=0, wait=10, up=1.5, jitter=0.01, pace=Pace(bar=0.9, rounds=1000)
-)
-ZOO = NeuralCleanse(settle=0, wait=10, up=1.5, pace=Pace(batch=96, bar=0.99, rounds=10))
+        problem = Problem(MaskPattern(self.norm, self.jitter), cost, start=self.probe)
+        return Search(subject, clean, goals, rng, problem, self.pace)

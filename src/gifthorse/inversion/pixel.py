@@ -8,7 +8,18 @@ from typing import Literal
 
 from torch import Generator
 
-from gifthorse.search import Adaptive, Pace, Probe, Search, SignedPixels
+from gifthorse.errors import BadOption
+from gifthorse.search import (
+    Adaptive,
+    Form,
+    OneVariable,
+    Pace,
+    Probe,
+    Problem,
+    Search,
+    SignedPixels,
+    Turning,
+)
 from gifthorse.types import Goal, Hunt, Samples, Subject
 
 
@@ -21,10 +32,15 @@ class PixelBackdoor:
 
     Attributes:
         mode: `tanh` (the paper's choice for scanning) or `clip` (for natural triggers).
+        variables: `two` (P+ and P-), or for the ablation one `positive` or one `signed` variable;
+            those need the clip mode.
+        spread: Size loss over tanh of the variables, or over the `plain` changes (ablation).
+        ties: Channels that tie for a pixel's maximum `share` the gradient, or the `first` takes it.
         gamma: Divides the variables in the size loss.
         initial: alpha at the start.
         wait: Rounds in a row before alpha moves.
         up: Factor by which alpha rises; it falls by `up ** 1.5`.
+        turning: Transformations during generation (appendix J); None for none.
         pace: Steps, success bar and stopping.
         probe: Where to start; None starts at random, as published.
 
@@ -35,23 +51,32 @@ class PixelBackdoor:
     """
 
     mode: Literal["tanh", "clip"] = "tanh"
+    variables: Literal["two", "positive", "signed"] = "two"
+    spread: Literal["tanh", "plain"] = "tanh"
+    ties: Literal["share", "first"] = "share"
     gamma: float = 10.0
     initial: float = 1e-3
     wait: int = 10
     up: float = 1.5
+    turning: Turning | None = None
     pace: Pace = Pace(bar=0.9, rounds=1000)
     probe: Probe | None = None
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
     ) -> Hunt:
-        """Return a search over pixel changes, one arm a goal."""
-        cost = Adaptive.start(
-            len(goals),
-            initial=self.initial,
-            patience=self.wait,
-            up=self.up,
-            down=self.up**1.5,
-        )
-        form = SignedPixels(self.mode, self.gamma)
-        return Search(subject, clean, goals, form, rng, cost=cost, pace=self.pace, probe=self.probe)
+        """Return a search over pixel changes, one arm a goal.
+
+        Raises:
+            BadOption: If one variable is asked for in tanh mode.
+        """
+        cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up)
+        problem = Problem(self._form(), cost, view=self.turning, start=self.probe)
+        return Search(subject, clean, goals, rng, problem, self.pace)
+
+    def _form(self) -> Form:
+        if self.variables == "two":
+            return SignedPixels(self.mode, self.gamma, self.spread, self.ties)
+        if self.mode != "clip":
+            raise BadOption(f"variables={self.variables} needs mode=clip; got mode={self.mode}")
+        return OneVariable(self.variables, self.gamma, self.spread)

@@ -222,6 +222,7 @@ def _detector(verdict: types.Verdict) -> schema.DetectorRun:
         score=verdict.score,
         threshold=verdict.threshold,
         seconds=verdict.seconds,
+        image_steps=verdict.image_steps,
         statistics=dict(verdict.statistics),
         params=dict(verdict.settings),
     )

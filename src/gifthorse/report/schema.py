@@ -223,13 +223,17 @@ class Row(BaseModel, extra="forbid"):
 
 
 class DetectorRun(BaseModel, extra="forbid"):
-    """What one detector says; a score at or above the threshold speaks for a backdoor."""
+    """What one detector says; a score at or above the threshold speaks for a backdoor.
+
+    `image_steps` counts images that went forward and back through the net; forward alone is a half.
+    """
 
     name: Words
     label: Label
     score: Number
     threshold: Number
     seconds: Number
+    image_steps: Number
     statistics: dict[Words, Number]
     params: dict[Words, Words]
 

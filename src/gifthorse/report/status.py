@@ -17,7 +17,8 @@ _FAILING = {
 
 def incomplete(report: Report) -> bool:
     """Return whether something was left unexamined: no verdict, or a limit reached (IN003)."""
-    limited = any(check.rule == "IN003" for check in report.checks)
+    findings = (f for verdict in report.verdicts for f in verdict.findings)
+    limited = any(f.rule == "IN003" for f in (*report.checks, *findings))
     return limited or report.label in ("INCONCLUSIVE", "NOT SCANNED", "ERROR")
 
 

@@ -18,6 +18,7 @@ from gifthorse.report.words import (
     NAME_LIMIT,
     RULES,
     certainty,
+    effort,
     figure,
     goal_label,
     interval,
@@ -176,7 +177,7 @@ def _scored(verdict: Verdict) -> str:
     score = f"score {figure(verdict.score)} (suspicious from {figure(verdict.threshold)})"
     index = verdict.statistics.get("anomaly_index")
     known = "" if index is None else f" · anomaly index {figure(index)}"
-    return f"{score}{known} · {goals}{span(verdict.seconds)}"
+    return f"{score}{known} · {goals}{effort(verdict)}"
 
 
 def _verdict_line(report: Report) -> Table:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from gifthorse.types import Goal, Label, Rate, Report
+from gifthorse.types import Goal, Label, Rate, Report, Verdict
 
 NAME_LIMIT = 40  # characters of a class name
 CLAIM_LIMIT = 200  # characters of a metadata value; the file's author chooses its length
@@ -139,6 +139,19 @@ def span(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def effort(verdict: Verdict) -> str:
+    """Return what a detector took: wall time, and image-steps if it counted them.
+
+    Example:
+        >>> effort(Verdict("pixel", 1.0, 3.0, "SUSPICIOUS", seconds=22.4, image_steps=41_000.5))
+        '22 s, 41,000 image-steps'
+    """
+    steps = verdict.image_steps
+    if not math.isfinite(steps) or steps <= 0:
+        return span(verdict.seconds)
+    return f"{span(verdict.seconds)}, {plural(round(steps), 'image-step')}"
 
 
 def volume(count: int) -> str:

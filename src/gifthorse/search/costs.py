@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_TENSORS = ("weight", "streak", "met", "missed", "rose", "fell")
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,38 @@ class Adaptive:
         weight = torch.full((arms,), 0.0 if settle else initial)
         return cls(weight, initial, patience, up, down, settle, count, count, count, flag, flag)
 
+    @classmethod
+    def rising(
+        cls,
+        arms: int,
+        initial: float,
+        wait: int,
+        up: float,
+        *,
+        settle: int = 0,
+        fall: float = 1.5,
+    ) -> Adaptive:
+        """Return the controller of the papers: the weight falls by `up ** fall`."""
+        return cls.start(arms, initial=initial, patience=wait, up=up, down=up**fall, settle=settle)
+
+    @classmethod
+    def fixed(cls, arms: int, weight: float = 0.0, *, patience: int = 1) -> Adaptive:
+        """Return a weight that never moves; hits and misses in a row still count as turns."""
+        return cls.start(arms, initial=weight, patience=patience, up=1.0, down=1.0)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors, by name."""
+        return {name: getattr(self, name) for name in _TENSORS}
+
+    def restored(self, state: Mapping[str, Tensor], prefix: str = "") -> Adaptive:
+        """Return the controller with the tensors that `state` returned."""
+        kept: dict[str, Any] = {name: state[prefix + name].clone() for name in _TENSORS}
+        return replace(self, **kept)
+
     def to(self, device: torch.device | str) -> Adaptive:
         """Return the same state on another device."""
-        return replace(
-            self,
-            weight=self.weight.to(device),
-            streak=self.streak.to(device),
-            met=self.met.to(device),
-            missed=self.missed.to(device),
-            rose=self.rose.to(device),
-            fell=self.fell.to(device),
-        )
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self.state().items()}
+        return replace(self, **moved)
 
     def after(self, ok: Tensor, arms: Tensor, /) -> Adaptive:
         """Return the state after a round in which arms `(a,)` met the bar or not, `(a,)` bool.

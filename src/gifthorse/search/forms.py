@@ -40,8 +40,16 @@ class Form(Protocol):
         """Stamp `(a, B, C, H, W)` images, each arm with its own trigger."""
         ...
 
-    def penalty(self, variables: Parts) -> Tensor:
-        """The differentiable size, `(a,)`."""
+    def penalty(self, variables: Parts, parts: Parts) -> Tensor:
+        """The differentiable size, `(a,)`, of variables and what they decode to."""
+        ...
+
+    def project(self, variables: Parts) -> Parts:
+        """The nearest variables that are allowed, after a step."""
+        ...
+
+    def confine(self, parts: Parts, live: Tensor) -> Parts:
+        """The parts with nothing left outside the live pixels `(a, 1, H, W)`."""
         ...
 
     def cut(self, parts: Parts) -> Parts:
@@ -104,10 +112,18 @@ class MaskPattern:
         mask, pattern = (part.unsqueeze(1) for part in parts)
         return x + mask * (pattern - x)
 
-    def penalty(self, variables: Parts) -> Tensor:
+    def penalty(self, variables: Parts, parts: Parts) -> Tensor:
         """Return the mask's norm."""
-        mask = from_box(variables[0]).flatten(1)
+        mask = parts[0].flatten(1)
         return mask.sum(1) if self.norm == "l1" else mask.square().sum(1).sqrt()
+
+    def project(self, variables: Parts) -> Parts:
+        """Return the variables: all are allowed."""
+        return variables
+
+    def confine(self, parts: Parts, live: Tensor) -> Parts:
+        """Return a mask that is transparent outside the live pixels."""
+        return parts[0] * live, parts[1]
 
     def cut(self, parts: Parts) -> Parts:
         """Return the parts as they are."""
@@ -138,6 +154,8 @@ class SignedPixels:
     Attributes:
         mode: `tanh` (eq. 4) or `clip` (eq. 6): how raw variables become values in [0, 1].
         gamma: Divides the variables in the size loss (eq. 5).
+        spread: `tanh` is the size loss of eq. 5; `plain` sums the changes themselves (Table 6).
+        ties: Channels that tie for a pixel's maximum `share` the gradient, or the `first` takes it.
 
     Source: Tao et al., Better Trigger Inversion Optimization in Backdoor Scanning, CVPR 2022
     (PixelBackdoor), eqs. 4 to 6. Differs: ties between channels share the gradient (`amax`).
@@ -145,6 +163,8 @@ class SignedPixels:
 
     mode: Literal["tanh", "clip"] = "tanh"
     gamma: float = 10.0
+    spread: Literal["tanh", "plain"] = "tanh"
+    ties: Literal["share", "first"] = "share"
 
     def start(self, shape: Shape, rng: Generator) -> Parts:
         """Both variables uniform in [0, 1), as published for either mode."""
@@ -168,10 +188,21 @@ class SignedPixels:
         plus, minus = parts
         return (x + (plus - minus).unsqueeze(1)).clamp(0, 1)
 
-    def penalty(self, variables: Parts) -> Tensor:
+    def penalty(self, variables: Parts, parts: Parts) -> Tensor:
         """Return the size loss of eq. 5; the maximum is taken first, since tanh is monotone."""
-        sizes = [from_box(b.amax(1) / self.gamma).flatten(1).sum(1) for b in variables]
-        return sizes[0] + sizes[1]
+        over = parts if self.spread == "plain" else variables
+        tops = [b.amax(1) if self.ties == "share" else b.max(1).values for b in over]
+        if self.spread == "tanh":
+            tops = [from_box(top / self.gamma) for top in tops]
+        return tops[0].flatten(1).sum(1) + tops[1].flatten(1).sum(1)
+
+    def project(self, variables: Parts) -> Parts:
+        """Return the variables: all are allowed."""
+        return variables
+
+    def confine(self, parts: Parts, live: Tensor) -> Parts:
+        """Return changes of live pixels only."""
+        return parts[0] * live, parts[1] * live
 
     def cut(self, parts: Parts) -> Parts:
         """Drop changes below 1/255, in each sign and in their difference."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from gifthorse.types import Images, Logits
+from gifthorse.search.forms import Form, Parts
+from gifthorse.search.problem import Net
+from gifthorse.types import Images
 
 # Colors a sticker may have; the last two rows of a patch set are a checkerboard and noise.
 _COLORS = ((1, 1, 1), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0))
@@ -41,16 +43,21 @@ class Probe:
         side: Side of a patch as a share of the image's.
         images: Clean images that each patch is tried on.
         chunk: Most images in one forward.
-        bf16: Run the net in bfloat16.
     """
 
     side: float = 0.125
     images: int = 8
     chunk: int = 512
-    bf16: bool = True
 
-    @torch.inference_mode()
-    def __call__(self, net: nn.Module, pool: Images, rng: Generator) -> Spots:
+    def __call__(
+        self, net: Net, pool: Images, target: Tensor, form: Form, variables: Parts, rng: Generator
+    ) -> Parts:
+        """Return variables that show, in every arm, the best patch of its target."""
+        spots = self.spots(net, pool, rng)
+        return form.seed(variables, spots.pattern[target], spots.support[target])
+
+    @torch.no_grad()
+    def spots(self, net: Net, pool: Images, rng: Generator) -> Spots:
         """Return the best patch of each class for a net on raw images `(N, C, H, W)`."""
         n, channels, height, width = pool.shape
         order = torch.randperm(n, generator=rng)[: self.images].to(pool.device)
@@ -58,14 +65,14 @@ class Probe:
         side = max(2, round(min(height, width) * self.side))
         inks = _inks(channels, side, rng).to(pool)
         corners = _grid(height, width, side)
-        base = self._logits(net, x).log_softmax(1).mean(0)
+        base = net(x).log_softmax(1).mean(0)
         gains = []
         for ink in inks:
             for some in corners.split(max(1, self.chunk // len(x))):
                 stamped = x.repeat(len(some), 1, 1, 1, 1)
                 for row, (top, left) in enumerate(some.tolist()):
                     stamped[row, :, :, top : top + side, left : left + side] = ink
-                scores = self._logits(net, stamped.flatten(0, 1)).log_softmax(1)
+                scores = net(stamped.flatten(0, 1)).log_softmax(1)
                 gains.append(scores.view(len(some), len(x), -1).mean(1) - base)
         gain, best = torch.cat(gains).max(0)  # (K,)
         pattern = pool.new_zeros(len(gain), channels, height, width)
@@ -76,12 +83,6 @@ class Probe:
             pattern[k][window] = inks[row // len(corners)]
             support[k][window] = True
         return Spots(pattern, support, gain)
-
-    def _logits(self, net: nn.Module, x: Images) -> Logits:
-        flat = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            logits: Tensor = net(flat)
-        return logits.float()
 
 
 def _inks(channels: int, side: int, rng: Generator) -> Tensor:

@@ -1,0 +1,139 @@
+"""One row a detector: what it says of a backdoored and a clean model, of CIFAR-10 and of GTSRB.
+
+Every detector gets the same clean images; the trigger that a test model was made with is only used
+afterwards, for the mask Jaccard index. One JSON a detector and model, so that a run goes on where
+it stopped.
+
+    python benchmarks/detectors.py bad20.safetensors clean20.safetensors \\
+      --images cifar200.npz --out runs/detectors
+    python benchmarks/detectors.py examples/gift/gift.safetensors examples/gift/twin.safetensors \\
+      --images examples/gift/clean.npz --out runs/detectors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gifthorse.detection import DETECTORS
+from gifthorse.examine import Request, open_trigger, take_in
+from gifthorse.metrics import mask_jaccard
+from gifthorse.models import load
+from gifthorse.options import describe, vary
+from gifthorse.session import LocalSession
+from gifthorse.types import Verdict
+from gifthorse.writing import atomic
+from setting import machine
+
+# What the papers print for a 3x3 BadNet on CIFAR-10: TrojanZoo, Tables 11 (AIV) and 12 (MLN, MJS),
+# ResNet-18; USB, Table 1 (MLN of the target, and of clean models' classes).
+PAPER = {
+    "neural_cleanse": "AIV 3.08, MLN 4.98, MJS 0.55 (Zoo); MLN 8.89 vs 51.59 (USB)",
+    "tabor": "AIV 3.26, MLN 5.63, MJS 0.70 (Zoo); MLN 10.06 vs 55.09 (USB)",
+    "usb": "MLN 12.02 vs 48.99 (USB)",
+    "abs": "AIV 3.02, MLN 17.74, MJS 0.42 (Zoo)",
+    "deep_inspect": "AIV 0.54, MLN 9.65, MJS 0.25 (Zoo)",
+    "neuron_inspect": "AIV 1.28 (Zoo)",
+}
+
+
+def overlap(verdict: Verdict, model: Path) -> float | None:
+    """Return the mask Jaccard index of the leading finding with the true trigger."""
+    truth = model.with_suffix(".trigger.safetensors")
+    if not truth.exists() or not verdict.findings:
+        return None
+    mask = verdict.findings[0].evidence.get("mask")
+    if not isinstance(mask, torch.Tensor):
+        return None
+    return mask_jaccard(mask.amax(0), open_trigger(truth).mask[0])
+
+
+def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:
+    """Run one detector on one model."""
+    received = take_in(load(str(model)), Request(images=a.images), None, None)
+    known = describe(DETECTORS[name])
+    options = dict(text.split("=", 1) for text in a.set)
+    detector = vary(DETECTORS[name], {k: v for k, v in options.items() if k in known})
+    session, started = LocalSession(seconds=a.seconds), time.monotonic()
+    rng = torch.Generator().manual_seed(a.seed)
+    verdict = detector(received.subject, received.samples, rng, session=session)
+    lead = verdict.findings[0] if verdict.findings else None
+    target = lead.goal.target if lead and lead.goal else None
+    sizes = {arm.goal.target: arm.size for arm in verdict.arms if arm.goal.source is None}
+    others = [size for k, size in sizes.items() if k != target]
+    return {
+        "detector": name,
+        "model": model.name,
+        "label": verdict.label,
+        "class": target,
+        "score": verdict.score,
+        "threshold": verdict.threshold,
+        "size": sizes.get(target) if target is not None else None,
+        "median": float(torch.tensor(others).quantile(0.5)) if others else None,
+        "aiv": verdict.statistics.get("anomaly_index"),
+        "mjs": overlap(verdict, model),
+        "asr": lead.confirmation.asr.value if lead and lead.confirmation else None,
+        "seconds": time.monotonic() - started,
+        "image_steps": session.image_steps,
+        "message": lead.message if lead else "",
+        "machine": machine(),
+    }
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Return a figure, or a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def show(r: dict[str, Any]) -> str:
+    """Return a row of the table."""
+    cells = [
+        r["detector"],
+        r["model"].split(".")[0],
+        r["label"] + ("" if r["class"] is None else f" {r['class']}"),
+        number(r["size"]),
+        number(r["median"]),
+        number(r["aiv"]),
+        number(r["score"]),
+        number(r["mjs"], 2),
+        number(None if r["asr"] is None else 100 * r["asr"], 0),
+        number(r["seconds"], 0),
+        number(r["image_steps"], 0),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Run the rows that have no JSON yet and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--detectors", nargs="+", default=list(DETECTORS))
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--seconds", type=float, help="time limit of a detector on a model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    print("| detector | model | verdict | size | median | AIV | score | MJS | ASR | s | steps |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for name in a.detectors:
+        for model in a.models:
+            path = a.out / f"{name}-{model.stem}.json"
+            if not path.exists():
+                record = run(name, model, a)
+                with atomic(path) as file:
+                    file.write(json.dumps(record, indent=1).encode())
+            print(show(json.loads(path.read_text())), flush=True)
+    for name in a.detectors:
+        if name in PAPER:
+            print(f"{name}, papers: {PAPER[name]}")
+
+
+if __name__ == "__main__":
+    main()

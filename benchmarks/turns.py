@@ -1,0 +1,102 @@
+"""Whose turn it is: image-steps and verdicts of exhaustive search, halving and K-Arm.
+
+The models are those of `calibrate.py run`; every scheduler steps the same inverter on the same
+images from the same seed.
+
+    python benchmarks/calibrate.py run --out runs/bag --models 12
+    python benchmarks/turns.py --bag runs/bag --out runs/turns.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calibrate import FIRST, spec, usable
+from gifthorse.bench.stages import divide, draw
+from gifthorse.detection import DETECTORS, Inspector, KArmScan
+from gifthorse.models import load
+from gifthorse.models.normalize import Classifier
+from gifthorse.search import Halving
+from gifthorse.session import LocalSession
+from gifthorse.types import Detector, Subject
+from gifthorse.writing import atomic
+from setting import machine
+
+
+def schedulers() -> dict[str, Detector]:
+    """Return the default detector with three ways of taking turns."""
+    exhaustive = DETECTORS["pixel_quick"]
+    assert isinstance(exhaustive, Inspector)
+    karm = DETECTORS["k_arm_pixel"]
+    assert isinstance(karm, KArmScan)
+    return {
+        "exhaustive": exhaustive,
+        "halving": replace(exhaustive, turns=Halving(first=15, second=40)),
+        "k_arm": replace(karm, inverter=exhaustive.inverter),
+    }
+
+
+def judge(number: int, bag: Path) -> dict[str, Any]:
+    """Return verdict and image-steps of every scheduler on one model."""
+    s = spec(number)
+    data, opened = divide(s.data), load(bag / f"{number:03}.safetensors")
+    net = Classifier(opened.net, data.normalization, opened.channels).eval()
+    subject = Subject(net, data.train.shape, opened.classes, opened.origin)
+    clean = draw(data.validation, s.images, torch.Generator().manual_seed(FIRST + number))
+    out: dict[str, Any] = {"number": number, "data": s.data, "target": s.target}
+    for name, detector in schedulers().items():
+        session = LocalSession()
+        rng = torch.Generator().manual_seed(FIRST + number)
+        verdict = detector(subject, clean, rng, session=session)
+        lead = verdict.findings[0].goal if verdict.findings else None
+        out[name] = {
+            "label": verdict.label,
+            "class": None if lead is None else lead.target,
+            "score": verdict.score,
+            "image_steps": session.image_steps,
+            "seconds": verdict.seconds,
+        }
+    return out
+
+
+def main() -> None:
+    """Judge the models that are not in the JSON yet; print a line each and the sums."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bag", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    a = parser.parse_args()
+    result: dict[str, Any] = {"models": []}
+    if a.out.exists():
+        result = json.loads(a.out.read_text())
+    done = {m["number"] for m in result["models"]}
+    for path in sorted(a.bag.glob("*.json")):
+        if int(path.stem) in done or not usable(json.loads(path.read_text())):
+            continue
+        result["models"].append(judge(int(path.stem), a.bag))
+        result["machine"] = machine()
+        with atomic(a.out) as file:
+            file.write(json.dumps(result, indent=1).encode())
+    names, models = list(schedulers()), result["models"]
+    for m in models:
+        truth = "clean" if m["target"] is None else f"class {m['target']}"
+        cells = [f"{m[n]['label']} {m[n]['class']} {m[n]['image_steps']:,.0f}" for n in names]
+        print(f"{m['number']:3} {m['data']:8} {truth:9} " + " | ".join(cells))
+    base = sum(m["exhaustive"]["image_steps"] for m in models)
+    for n in names:
+        steps = sum(m[n]["image_steps"] for m in models)
+        same = sum(m[n]["label"] == m["exhaustive"]["label"] for m in models)
+        right = sum((m[n]["label"] == "BACKDOORED") == (m["target"] is not None) for m in models)
+        print(
+            f"{n}: {steps:,.0f} image-steps ({steps / base:.2f} of exhaustive); same verdict as "
+            f"exhaustive on {same} of {len(models)}, right on {right}"
+        )
+
+
+if __name__ == "__main__":
+    main()

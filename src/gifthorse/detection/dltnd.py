@@ -1,0 +1,272 @@
+"""DLTND: does one perturbation for all images act like the best one for each image?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.optim import Adam
+
+from gifthorse.data.samples import whole
+from gifthorse.detection.gangsweep import Proof, Scores, paced, penultimate
+from gifthorse.errors import BadImages
+from gifthorse.models.folding import frozen
+from gifthorse.session import LocalSession
+from gifthorse.tensors import median
+from gifthorse.training import Player, descend
+from gifthorse.types import (
+    Batch,
+    Candidate,
+    Goal,
+    Images,
+    Labels,
+    Logits,
+    Samples,
+    Session,
+    Subject,
+    Verdict,
+)
+
+MIDDLE = 0.5  # of the range of masks and patterns: where a search starts
+
+
+def soft_threshold(m: Tensor, by: Tensor | float) -> Tensor:
+    """Return `clip(sign(m) max(|m| - by, 0), 0, 1)`: the proximal step of `by |m|` on [0, 1].
+
+    Example:
+        >>> soft_threshold(torch.tensor([-0.5, 0.1, 0.75, 2.0]), 0.25).tolist()
+        [0.0, 0.0, 0.5, 1.0]
+    """
+    return (m.sign() * (m.abs() - by).clamp(min=0)).clamp(0, 1)
+
+
+def margin(z: Logits, label: Labels) -> Tensor:
+    """Return by how much the logit of `label` `(...)` leads all others in `z` `(..., K)`."""
+    own = F.one_hot(label, z.shape[-1]).bool()
+    return z[own].view(label.shape) - z.masked_fill(own, -torch.inf).amax(-1)
+
+
+def few(x: Images, y: Labels, each: int) -> Batch:
+    """Return the first `each` images of every class, class by class.
+
+    Example:
+        >>> few(torch.zeros(4, 1, 2, 2), torch.tensor([1, 0, 1, 1]), 2)[1].tolist()
+        [0, 1, 1]
+    """
+    index = torch.cat([(y == k).nonzero().flatten()[:each] for k in y.unique()])
+    return x[index], y[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Veil:
+    """Replace a share of each value: `T(x) = x + M * (P - x)`, with an opacity for each channel.
+
+    Attributes:
+        pattern: P, `(C, H, W)` in [0, 1].
+        mask: M, `(C, H, W)` in [0, 1].
+    """
+
+    pattern: Tensor
+    mask: Tensor
+
+    def __call__(self, x: Images, /) -> Images:
+        """Return stamped copies of `(..., C, H, W)` images."""
+        return torch.lerp(x, self.pattern, self.mask)
+
+    def scrambled(self, rng: Generator, /) -> Veil:
+        """Return the same opacities and colors at shuffled pixels."""
+        order = torch.randperm(self.mask[0].numel(), generator=rng).to(self.mask.device)
+        pattern, mask = (p.flatten(1)[:, order].view_as(p) for p in (self.pattern, self.mask))
+        return Veil(pattern, mask)
+
+    def picture(self) -> tuple[Tensor, Tensor]:
+        """Return the pattern and the largest opacity of any channel."""
+        return self.pattern, self.mask.amax(0, keepdim=True)
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Some labels (arms) on the same images: what each image is to leave (+1) or to reach (-1)."""
+
+    net: nn.Module
+    images: Images  # (n, C, H, W)
+    label: Tensor  # (a, n)
+    sign: Tensor  # (a, n)
+
+    def stamped(self, m: Tensor, q: Tensor) -> Images:
+        """The images under masks and patterns `(a, 1 or n, C, H, W)`, flat: `(a * n, C, H, W)`."""
+        return (self.images + m * (q - self.images)).flatten(0, 1)
+
+    def terms(self, m: Tensor, q: Tensor) -> Tensor:
+        """By how far each image is from what it is to do, `(a, n)`; done at 0 and below."""
+        z = self.net(self.stamped(m, q)).view(*self.label.shape, -1)
+        return self.sign * margin(z, self.label)
+
+
+@dataclass(frozen=True)
+class DLTND:
+    """Compare the outputs under one perturbation for all images with those under one for each.
+
+    For each label k a sparse universal perturbation `(1 - m) x + m q` drives the images of other
+    classes out of their class and keeps those of class k; a perturbation for each image drives it
+    to k. In a backdoored model both take the shortcut to the target, so their outputs agree.
+    Assumes a trigger that covers few pixels and sends all classes to one target. Needs gradients
+    and a few clean images of each class.
+
+    Attributes:
+        lr: Adam's learning rate for the universal mask and pattern.
+        image_lr: The same for the perturbations of single images.
+        steps: Steps of either.
+        rounds: Bisections of c; the mask shrinks by `lr / c` in every step.
+        initial: c at the start.
+        upper: Largest c.
+        image_weight: c for the perturbations of single images.
+        slack: A hinge term counts no further than this below 0.
+        passed: Share of terms at or below 0 above which a solution is one, and c falls.
+        least: A universal mask must sum up to more than this to count.
+        near: A solution within this factor of the smallest of all labels may stand for its label.
+        quantile: Quantile of a label's cosines that is its score.
+        threshold: Score above which a label is suspected.
+        ratio: Most that a suspect's mask may measure, as a share of the median over all labels;
+            `inf` asks for nothing, as published.
+        outputs: Cosines of `logits` (the code), or of `features` that the last linear layer reads
+            (logits where there is none).
+        each: Most images of a class that are searched with.
+        chunk: Most images in one forward; labels beyond it take turns.
+        proof: What it takes to call a suspected class backdoored.
+
+    Source: Wang et al., Practical Detection of Trojan Neural Networks: Data-Limited and Data-Free
+    Cases, ECCV 2020, and its released code (TrojanNetDetector, DLTND). Differs: images and q lie
+    in [0, 1], where lr 0.01 moves q (in 0-255 it hardly does); m and q start in the middle of
+    their range, since from m = 0 a mask only grows where the first q happens to help; q steps
+    before m; success is judged on the final mask; a suspect's mask must also be much smaller
+    than those of other labels, since in a linear net all labels have cosines near 1.
+    """
+
+    lr: float = 0.01
+    image_lr: float = 0.1
+    steps: int = 101
+    rounds: int = 8
+    initial: float = 0.01
+    upper: float = 6.0
+    image_weight: float = 1.0
+    slack: float = 15.0
+    passed: float = 0.7
+    least: float = 0.5
+    near: float = 1.1
+    quantile: float = 0.25
+    threshold: float = 0.75
+    ratio: float = 0.45
+    outputs: Literal["logits", "features"] = "logits"
+    each: int = 5
+    chunk: int = 512
+    proof: Proof = Proof()
+
+    def __call__(
+        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
+    ) -> Verdict:
+        """Return the verdict over all classes.
+
+        Raises:
+            BadImages: If all images that the search may use are of one class.
+        """
+        return self.proof.verdict(self, subject, clean, rng, session or LocalSession())
+
+    def score(
+        self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, session: Session
+    ) -> Scores:
+        """Return the quantile of cosines of each label whose mask is small enough, or 0."""
+        net, (x, y) = frozen(subject.net), few(*whole(search), self.each)
+        if len(y.unique()) < 2:
+            raise BadImages("DLTND needs images of two or more classes: add other classes")
+        parts = []
+        for group in torch.arange(subject.classes).split(max(1, self.chunk // len(x))):
+            k = group.to(y.device)[:, None].expand(-1, len(y))
+            label = y.expand_as(k)
+            leave = _Contest(net, x, label, torch.where(label == k, -1.0, 1.0))
+            reach = _Contest(net, x, k, torch.full_like(k, -1.0, dtype=torch.float32))
+            rows = list(self._rounds(leave, reach, session))
+            parts.append(tuple(torch.stack(column) for column in zip(*rows, strict=True)))
+        return self._scores(subject, *(torch.cat(p, 1) for p in zip(*parts, strict=True)))
+
+    def _rounds(
+        self, leave: _Contest, reach: _Contest, session: Session
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yield masks, patterns, score, hits and success `(a, ...)` of each bisection."""
+        others = reach.label != leave.label  # (a, n)
+        count, images = others.shape
+        one = torch.ones(count, device=others.device)
+        alone = self._solve(reach, one * self.image_weight, self.image_lr, images, session)
+        wanted = self._outputs(reach, *alone)
+        c, low, high = one * self.initial, one * 0, one * self.upper
+        for done in range(self.rounds):
+            words = f"classes {reach.label[0, 0]} to {reach.label[-1, 0]}"
+            session.report(done, self.rounds, words)
+            m, q = self._solve(leave, c, self.lr, 1, session)
+            session.spend(1.5 * others.numel())
+            with torch.no_grad():
+                passed = (leave.terms(m, q) <= 0).float().mean(1) > self.passed
+                hits = ((reach.terms(m, q) < 0) & others).sum(1) / others.sum(1)
+            cosines = F.cosine_similarity(self._outputs(leave, m, q), wanted, dim=-1)
+            scores = cosines.masked_fill(~others, torch.nan).nanquantile(self.quantile, dim=1)
+            yield m[:, 0], q[:, 0], scores, hits, passed
+            low, high = torch.where(passed, low, c), torch.where(passed, c, high)
+            c = (low + high) / 2
+
+    def _solve(
+        self, contest: _Contest, c: Tensor, lr: float, own: int, session: Session
+    ) -> tuple[Tensor, Tensor]:
+        """Return masks and patterns `(a, own, C, H, W)`: one for all images or one for each."""
+        shape = (len(c), own, *contest.images.shape[1:])
+        m, q = (torch.full(shape, MIDDLE, device=c.device).requires_grad_() for _ in range(2))
+        shrink = (lr / c).view(-1, 1, 1, 1, 1)
+
+        def loss(batch: Batch) -> Tensor:
+            return contest.terms(m, q).clamp(min=-self.slack).sum()
+
+        players = [Player((v,), loss, Adam([v], lr)) for v in (q, m)]
+        batches = repeat((contest.images, contest.label[0]), self.steps)
+        for _ in descend(players, paced(batches, session, 2.0 * contest.label.numel())):
+            with torch.no_grad():
+                m.copy_(soft_threshold(m, shrink))
+                q.clamp_(0, 1)
+        return m.detach(), q.detach()
+
+    def _outputs(self, contest: _Contest, m: Tensor, q: Tensor) -> Tensor:
+        """Return logits or features under the perturbations, `(a, n, D)`."""
+        look = contest.net if self.outputs == "logits" else partial(penultimate, contest.net)
+        with torch.no_grad():
+            out: Tensor = look(contest.stamped(m, q))
+        return out.view(*contest.label.shape, -1)
+
+    def _scores(self, subject: Subject, *found: Tensor) -> Scores:
+        """Choose a solution for each label from rounds by labels `(R, K, ...)`."""
+        masks, patterns, quantiles, hits, passed = found
+        channels, height, width = subject.shape
+        sums = masks.flatten(2).sum(2)
+        usable = passed & (sums > self.least)
+        sums = sums.masked_fill(~usable, torch.inf)
+        smallest = sums.amin(0)  # (K,)
+        near = usable & (sums <= smallest.maximum(self.near * smallest.min()))
+        row, k = quantiles.masked_fill(~near, -torch.inf).argmax(0), torch.arange(subject.classes)
+        feasible, quantile = usable.any(0), quantiles[row, k]
+        sizes = torch.where(feasible, sums[row, k] / channels, float(height * width))
+        middle = median(sizes)
+        scores = quantile * (feasible & (sizes <= self.ratio * middle))
+        best = []
+        for i, (r, size) in enumerate(zip(row.tolist(), sizes.tolist(), strict=True)):
+            veil, hit = Veil(patterns[r, i], masks[r, i]), hits[r, i].item()
+            best.append(Candidate(Goal(i), veil, size, hit, self.rounds, bool(feasible[i])))
+        figures = {
+            "quantile": (quantile * feasible).max().item(),
+            "smallest": sizes.min().item(),
+            "median": middle.item(),
+            "ratio": (sizes.min() / middle).item(),
+        }
+        return Scores(tuple(best), scores, figures)

@@ -1,0 +1,231 @@
+"""Trojan signatures: does one class have far larger weights in the last layer?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gifthorse.options import describe
+from gifthorse.session import LocalSession
+from gifthorse.tensors import median
+from gifthorse.types import Finding, Goal, Label, Samples, Session, Severity, Subject, Verdict
+
+NODES = 128  # of the quadrature along each axis; exact to 1e-6 up to a thousand classes
+LEAST_P = 1e-300  # smaller ones are not told apart
+SHOWN = 50  # with more classes the statistics do not list them one by one
+LABELS: Mapping[Severity, Label] = {
+    "MEDIUM": "SUSPICIOUS",
+    "INFO": "NO BACKDOOR FOUND",
+    "HIGH": "INCONCLUSIVE",
+}
+
+
+@dataclass(frozen=True)
+class WeightSignature:
+    """Test whether the mean weight of one class in the last layer is an outlier upwards.
+
+    Assumes that training on poisoned images raised the weights that lead to the target, which is
+    what plain poisoning does and what an attacker can avoid. Needs neither images nor gradients; it
+    reads one layer. Adding the same vector to all classes changes neither the net nor this test.
+
+    Attributes:
+        significance: Chance, on one side, that a class of a net with normal mean weights stands
+            out.
+        floor: Least deviation of the robust statistic, as a share of the largest mean weight.
+
+    Source: Fields et al., Trojan Signatures in DNN Weights, ICCV Workshops 2021; Dixon, Ratios
+    Involving Extreme Values, 1951 (r10). Differs: the test looks at the largest class only, so the
+    significance is one-sided; the p-value is integrated for any number of classes instead of read
+    from a table. No trigger is recovered, so a class that stands out is only suspicious.
+    """
+
+    significance: float = 0.05
+    floor: float = 0.05
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Verdict:
+        """Return the verdict on the last layer; nothing else has a part in it."""
+        session, started = session or LocalSession(), time.monotonic()
+        layer = last_layer(subject.net, subject.classes)
+        score, finding, statistics = self._judge(layer, subject.classes)
+        session.report(1, 1, "last layer read")
+        return conclude(self, score, finding, statistics, started=started)
+
+    @property
+    def threshold(self) -> float:
+        """The score where suspicion starts."""
+        return -math.log10(self.significance)
+
+    def _judge(
+        self, layer: nn.Module | None, classes: int
+    ) -> tuple[float, Finding, dict[str, float]]:
+        if layer is None:
+            return doubt(
+                "IN004",
+                f"The net has no linear layer and no 1 x 1 convolution with {classes} outputs, so "
+                "there are no weights of classes to compare: use a detector that runs the net.",
+            )
+        if classes < 3:
+            return doubt("IN004", f"With {classes} classes none can stand out from the others.")
+        values = torch.as_tensor(layer.weight).detach().double().cpu().flatten(1).mean(1)
+        if not values.isfinite().all():
+            return doubt("FS005", "The last layer has weights that are not finite numbers.")
+        q, p = dixon(values)
+        largest = int(values.argmax())
+        score = -math.log10(p)
+        aside = deviations(values, self.floor * values.abs().max().item())[largest].item()
+        facts = {"q": q, "p": p, "deviation": aside, "largest_class": float(largest)}
+        finding = self._finding(score, largest, facts)
+        return score, finding, facts | by_class(values)
+
+    def _finding(self, score: float, largest: int, facts: dict[str, float]) -> Finding:
+        if score < self.threshold:
+            message = (
+                f"Class {largest} has the largest mean weight in the last layer; it does not stand "
+                f"out (p = {facts['p']:.2g})."
+            )
+            return Finding("BD008", "INFO", score, message, evidence=facts)
+        message = (
+            f"The weights of class {largest} in the last layer are larger on average than those of "
+            f"all other classes, by more than chance explains (p = {facts['p']:.2g}). No trigger "
+            "was recovered, so nothing is confirmed."
+        )
+        return Finding("BD008", "MEDIUM", score, message, Goal(largest), evidence=facts)
+
+
+def last_layer(net: nn.Module, classes: int) -> nn.Linear | nn.Conv2d | None:
+    """Return the last linear layer or 1 x 1 convolution with one output a class, or None.
+
+    Example:
+        >>> last_layer(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), 4)
+        Linear(in_features=8, out_features=4, bias=True)
+    """
+    found: nn.Linear | nn.Conv2d | None = None
+    for module in net.modules():
+        if isinstance(module, nn.Linear) and module.out_features == classes:
+            found = module
+        elif isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            found = module if module.out_channels == classes else found
+    return found
+
+
+def dixon(values: Tensor) -> tuple[float, float]:
+    """Return Dixon's ratio for the largest value, and its one-sided p-value.
+
+    Args:
+        values: Shape `(K,)`, K >= 3.
+
+    Returns:
+        Q, the gap above the second largest as a share of the range, in [0, 1]; and the chance of
+        one as large among K normal values, in (0, 1].
+
+    Source: Dixon, Ratios Involving Extreme Values, 1951, r10 and its density.
+
+    Example:
+        >>> q, p = dixon(torch.tensor([0.0, 1.0, 2.0, 8.0]))
+        >>> round(q, 2), 0.05 < p < 0.1
+        (0.75, True)
+    """
+    ordered = values.double().sort().values
+    reach = (ordered[-1] - ordered[0]).item()
+    if reach <= 0:
+        return 0.0, 1.0
+    q = (ordered[-1] - ordered[-2]).item() / reach
+    return q, _chance(q, len(values))
+
+
+def deviations(values: Tensor, floor: float) -> Tensor:
+    """Return how many robust deviations each value lies above the median; below is negative.
+
+    Args:
+        values: Shape `(K,)`, of any sign.
+        floor: Least deviation, in the unit of the values; guards near-equal values.
+
+    Example:
+        >>> deviations(torch.tensor([0.0, 0.0, 0.0, 3.0]), floor=0.5).tolist()
+        [0.0, 0.0, 0.0, 6.0]
+    """
+    middle = median(values)
+    deviation = 1.4826 * median((values - middle).abs())
+    return (values - middle) / deviation.clamp(min=max(floor, 1e-12))
+
+
+def by_class(values: Tensor) -> dict[str, float]:
+    """Return the value of each class by name, `value_0` and so on; nothing for many classes."""
+    every = enumerate(values.tolist()) if len(values) <= SHOWN else ()
+    return {f"value_{k}": value for k, value in every}
+
+
+def doubt(rule: str, message: str) -> tuple[float, Finding, dict[str, float]]:
+    """Return score, finding and statistics of a run that allows no verdict."""
+    return 0.0, Finding(rule, "HIGH", 0.0, message), {}
+
+
+class Judge(Protocol):
+    """A detector with a threshold on its score."""
+
+    @property
+    def threshold(self) -> float:
+        """Where suspicion starts."""
+        ...
+
+
+def conclude(
+    method: Judge,
+    score: float,
+    finding: Finding,
+    statistics: Mapping[str, float],
+    *,
+    started: float,
+    image_steps: float = 0.0,
+) -> Verdict:
+    """Return the verdict of a detector that recovers no trigger: at most suspicious.
+
+    Args:
+        method: The detector, a frozen dataclass.
+        score: Its statistic for the whole model.
+        finding: What it says; the severity MEDIUM, INFO or HIGH gives the label.
+        statistics: Further figures by name.
+        started: When it began, of `time.monotonic`.
+        image_steps: What it spent.
+    """
+    options: dict[str, Any] = describe(method)
+    return Verdict(
+        method=type(method).__name__,
+        score=score,
+        threshold=method.threshold,
+        label=LABELS[finding.severity],
+        findings=(finding,),
+        seconds=time.monotonic() - started,
+        image_steps=image_steps,
+        statistics=statistics,
+        settings={name: str(value) for name, value in options.items()},
+    )
+
+
+def _chance(q: float, n: int) -> float:
+    """Return the chance that Dixon's ratio of n normal values is at least q.
+
+    The smallest value is x, the largest x + d, and all others lie between x and x + (1 - q) d.
+    """
+    from numpy.polynomial.legendre import leggauss
+
+    nodes, weights = (torch.from_numpy(a) for a in leggauss(NODES))
+    x, d = 9 * nodes[:, None], 9 * (nodes + 1)  # x in [-9, 9], d in [0, 18]
+    density = torch.exp(-(x.square() + (x + d).square()) / 2) / (2 * math.pi)
+    between = torch.special.ndtr(x + (1 - q) * d) - torch.special.ndtr(x)
+    inner = density * between.clamp(min=0) ** (n - 2)
+    total = n * (n - 1) * 81 * float((weights[:, None] * weights * inner).sum())
+    return min(1.0, max(total, LEAST_P))

@@ -1,0 +1,202 @@
+"""ABS: stimulate neurons one by one, then invert a trigger for those that decide alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gifthorse.data.samples import whole
+from gifthorse.models.folding import frozen
+from gifthorse.search import Adaptive, MaskPattern, Pace, Problem, Search
+from gifthorse.search.stimulation import Suspect, few, stimulate
+from gifthorse.search.terms import Activation, StepwiseSize
+from gifthorse.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+
+
+@dataclass(frozen=True)
+class ABS:
+    """Maximize the activation of a suspect neuron over mask and pattern, one search a suspect.
+
+    A neuron is suspect if forcing it up raises one class on nearly all images. Assumes a trigger
+    that works through single neurons. Needs a few clean images of every class and a look inside
+    the net. The size of a trigger is the L1 norm of its mask; a class without a suspect neuron, or
+    whose triggers are too large or fail, has none.
+
+    Attributes:
+        layers: Names of the layers to stimulate; empty takes `spread` convolutions and linear
+            layers, evenly from first to last, without the one that gives the logits.
+        spread: How many layers are taken if none is named.
+        each: Clean images of every class to stimulate with.
+        samples: Values that a neuron is forced to, from 0 upwards.
+        reach: Those values go up to this times the layer's largest activation.
+        share: A suspect must raise the same class on this share of the images.
+        keep: Suspects kept of every layer, those of largest margin.
+        others: Weight of the layer's other neurons, which ought to stay as they are.
+        limit: Pixels that a trigger may have before its size is punished.
+        factor: Above `limit` times this it is punished harder.
+        weights: The weights of size up to the limit, above it, and above `limit * factor`.
+        pace: Steps of the inversion; `bar` is the success (REASR) that a trigger must reach.
+
+    Source: Liu et al., ABS, CCS 2019, as in TrojanZoo (Table 21 and released code). Differs: the
+    suspects of largest margin are kept (the code's sort keeps the smallest); of a class's triggers
+    the one that works most often counts, not the smallest.
+    """
+
+    layers: tuple[str, ...] = ()
+    spread: int = 4
+    each: int = 5
+    samples: int = 5
+    reach: float = 8.0
+    share: float = 0.75
+    keep: int = 20
+    others: float = 1e-4
+    limit: int = 16
+    factor: float = 1.2
+    weights: tuple[float, float, float] = (0.01, 500.0, 1000.0)
+    pace: Pace = Pace(
+        batch=50,
+        bar=0.88,
+        steps=10,
+        floor=10,
+        rounds=100,
+        schedule="cosine",
+        loss="none",
+        rule="success",
+    )
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        """Return a hunt with one arm a goal; the stimulation comes first."""
+        return Suspicion(self, subject, clean, goals, rng)
+
+    def named(self, net: nn.Module) -> list[str]:
+        """Return the names of the layers to stimulate in a frozen net."""
+        if self.layers:
+            return list(self.layers)
+        kinds = (nn.Conv2d, nn.Linear)
+        known = [name for name, module in net.named_modules() if isinstance(module, kinds)][:-1]
+        places = torch.linspace(0, len(known) - 1, min(self.spread, len(known))).round().long()
+        return [known[i] for i in places.unique().tolist()]
+
+
+class Suspicion:
+    """One search a layer, one arm in it a suspect neuron; to the outside, one arm a goal.
+
+    Attributes:
+        suspects: The neurons under suspicion, by layer.
+        image_steps: Images that went forward and back; forward alone counts a half.
+    """
+
+    def __init__(
+        self, method: ABS, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> None:
+        self.method, self.goals, self._shape = method, tuple(goals), subject.shape
+        self.suspects: dict[str, list[Suspect]] = {}
+        self._searches: list[tuple[Search, Tensor]] = []  # a search, and the goal of each arm
+        self._stimulated = 0.0
+        self._rounds = torch.zeros(len(goals), dtype=torch.int64)
+        net = frozen(subject.net, fold=False)
+        x, y = few(*whole(clean), method.each)
+        for layer in method.named(net):
+            found, work = stimulate(
+                net,
+                layer,
+                x,
+                y,
+                samples=method.samples,
+                reach=method.reach,
+                share=method.share,
+            )
+            self._stimulated += work
+            self.suspects[layer] = found[: method.keep]
+            self._open(layer, subject, clean, rng)
+
+    def _open(self, layer: str, subject: Subject, clean: Samples, rng: Generator) -> None:
+        """Set up the search for the suspects of a layer whose class is a goal."""
+        m = self.method
+        pairs = [
+            (i, s.neuron)
+            for s in self.suspects[layer]
+            for i, goal in enumerate(self.goals)
+            if goal.target == s.label
+        ]
+        if not pairs:
+            return
+        places, neurons = torch.tensor(pairs).T
+        terms = (
+            (1.0, Activation(neurons, m.others)),
+            (1.0, StepwiseSize(m.limit, m.factor, m.weights)),
+        )
+        cost = Adaptive.fixed(len(places))
+        problem = Problem(MaskPattern(), cost, terms=terms, layer=layer)
+        goals = [self.goals[i] for i in places.tolist()]
+        search = Search(subject, clean, goals, rng, problem, m.pace)
+        self._searches.append((search, places))
+
+    def step(self, arms: Tensor, /) -> None:
+        """Run one round of every suspect of these goals."""
+        for search, places in self._searches:
+            rows = (torch.isin(places, arms) & ~search.settled).nonzero().flatten()
+            if len(rows):
+                search.step(rows)
+        self._rounds[arms] += 1
+
+    @property
+    def settled(self) -> Tensor:
+        """Which goals have no suspect that may still step, `(A,)` bool."""
+        done = torch.ones(len(self.goals), dtype=torch.bool)
+        for search, places in self._searches:
+            done[places[~search.settled]] = False
+        return done
+
+    @property
+    def standing(self) -> Standing:
+        """How the best suspect of every goal did in its last round."""
+        success = torch.zeros(len(self.goals))
+        penalty = torch.full_like(success, torch.inf)
+        for search, places in self._searches:
+            success.scatter_reduce_(0, places, search.standing.success, "amax")
+            penalty.scatter_reduce_(0, places, search.standing.penalty, "amin")
+        size = torch.tensor([c.size for c in self.best])
+        turned = torch.ones(len(self.goals), dtype=torch.bool)
+        return Standing(self._rounds.clone(), success, penalty, size, turned)
+
+    @property
+    def image_steps(self) -> float:
+        """Images that went forward and back; forward alone counts a half."""
+        return self._stimulated + sum(search.image_steps for search, _ in self._searches)
+
+    @property
+    def best(self) -> tuple[Candidate, ...]:
+        """Of every goal the trigger that works most often, among those within the size limit."""
+        most = self.method.limit * self.method.factor
+        _, height, width = self._shape
+        nothing = MaskPattern().freeze((torch.zeros(1, height, width), torch.zeros(self._shape)))
+        out = [
+            Candidate(goal, nothing, height * width, 0.0, 0, feasible=False) for goal in self.goals
+        ]
+        for search, places in self._searches:
+            for found, i in zip(search.best, places.tolist(), strict=True):
+                if found.feasible and found.size <= most:
+                    out[i] = max(out[i], found, key=lambda c: (c.feasible, c.asr, -c.size))
+        rounds = self._rounds.tolist()
+        return tuple(replace(c, rounds=r) for c, r in zip(out, rounds, strict=True))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the hunt goes on from, by name."""
+        kept = {"rounds": self._rounds.clone()}
+        for i, (search, _) in enumerate(self._searches):
+            kept |= {f"search.{i}.{name}": value for name, value in search.state().items()}
+        return kept
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        """Go on from what `state` returned."""
+        self._rounds = state["rounds"].clone()
+        for i, (search, _) in enumerate(self._searches):
+            head = f"search.{i}."
+            mine = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
+            search.restore(mine)

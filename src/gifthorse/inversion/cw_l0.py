@@ -1,0 +1,143 @@
+"""Carlini and Wagner's L0 attack on a set of images: solve, drop useless pixels, repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.data.samples import whole
+from gifthorse.search import Adaptive, Pace, Problem, Search
+from gifthorse.search.opaque import Opaque
+from gifthorse.search.terms import Distance, Margin, Trial
+from gifthorse.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+
+
+@dataclass(frozen=True)
+class CWL0:
+    """Replace ever fewer pixels: minimize `mean ||x' - x||^2 + c max(z_other - z_t, -kappa)`.
+
+    Assumes an opaque patch. Needs clean images and gradients and much patience: every round of
+    dropping pixels solves the problem anew, and a dropped pixel never comes back. The size of a
+    trigger is the number of replaced pixels.
+
+    Attributes:
+        initial: c at the start; doubled whenever a solve fails.
+        limit: The largest c.
+        solve: Most steps of a solve.
+        least: Pixels of importance up to this are dropped together.
+        share: Otherwise at most this times the root of the number of live pixels, at least one.
+        kappa: Margin beyond which a success is not pushed further.
+        pace: Steps, success bar and the most rounds (passes over the images).
+
+    Source: PixelBackdoor, sec. 3.2 and appendix A, eqs. 7 to 9; constants of Carlini and Wagner's
+    released code. Differs: importance is the actual change times the size of its gradient, where
+    the paper's text ranks an absolute pattern value.
+    """
+
+    initial: float = 1e-3
+    limit: float = 2e6
+    solve: int = 1000
+    least: float = 0.01
+    share: float = 0.3
+    kappa: float = 0.0
+    pace: Pace = Pace(lr=0.01, betas=(0.9, 0.999), bar=0.9, rounds=1000)
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        """Return a hunt over replaced pixels, one arm a goal."""
+        return Shrinking(self, subject, clean, goals, rng)
+
+
+class Shrinking:
+    """A search over what is left of the pixels; whenever it succeeds, some pixels go.
+
+    Attributes:
+        weight: c of every arm, `(A,)`.
+        stuck: Arms whose c has reached its limit, `(A,)` bool.
+    """
+
+    def __init__(
+        self, method: CWL0, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> None:
+        self.method = method
+        self.weight = torch.full((len(goals),), method.initial)
+        self.stuck = torch.zeros(len(goals), dtype=torch.bool)
+        self._since = torch.zeros(len(goals), dtype=torch.int64)  # rounds of the present solve
+        self._x, _ = whole(clean)
+        problem = Problem(Opaque(), Adaptive.fixed(len(goals)), loss=self._loss)
+        self._search = Search(subject, clean, goals, rng, problem, method.pace)
+
+    def step(self, arms: Tensor, /) -> None:
+        """Run one round; drop pixels of arms that met the bar, push those that took too long."""
+        before = self._search.standing.size
+        self._search.step(arms)
+        self._since[arms] += 1
+        met = arms[self._search.standing.size[arms] < before[arms]]
+        if len(met):
+            self._drop(met)
+        late = arms[self._since[arms] * self._search.stage.steps >= self.method.solve]
+        if len(late):
+            self.weight[late] *= 2
+            self.stuck[late] |= self.weight[late] > self.method.limit
+            self._fresh(late)
+
+    def _loss(self, trial: Trial) -> Tensor:
+        return Distance()(trial) + self.weight[trial.arms] * Margin(self.method.kappa)(trial)
+
+    def _drop(self, arms: Tensor) -> None:
+        """Drop the live pixels of least importance; the first dropped never come back."""
+        parts = self._search.decoded(arms)
+        _, slope = self._search.gradient(parts, arms)
+        change = (parts[1].unsqueeze(1) - self._x).abs().mean(1).sum(1)  # (a, H, W)
+        importance = change * slope.abs().sum(1)
+        live = self._search.live[arms, 0]
+        for row, arm in enumerate(arms.tolist()):
+            places = live[row].flatten().nonzero().flatten()
+            most = max(1, int(self.method.share * len(places) ** 0.5))
+            order = importance[row].flatten()[places].argsort()
+            small = importance[row].flatten()[places[order]] <= self.method.least
+            # At the latest the first important pixel ends the round.
+            count = min(most, int(small.sum()) + 1, len(places) - 1)
+            left = live[row].flatten().clone()
+            left[places[order[:count]]] = False
+            self._search.narrow(torch.tensor([arm]), left.view(1, 1, *live.shape[1:]))
+        self._fresh(arms)
+
+    def _fresh(self, arms: Tensor) -> None:
+        self._since[arms] = 0
+        self._search.put(arms, tuple(v[arms] for v in self._search.variables))
+
+    @property
+    def settled(self) -> Tensor:
+        """Which arms have used their rounds, failed for good or come down to one pixel."""
+        return self._search.settled | self.stuck | (self._search.standing.size <= 1)
+
+    @property
+    def standing(self) -> Standing:
+        """How every arm did in its last round."""
+        return self._search.standing
+
+    @property
+    def image_steps(self) -> float:
+        """Images that went forward and back; forward alone counts a half."""
+        return self._search.image_steps
+
+    @property
+    def best(self) -> tuple[Candidate, ...]:
+        """The last trigger of each arm that met the bar."""
+        return self._search.best
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the hunt goes on from, by name."""
+        own = {"weight": self.weight, "stuck": self.stuck, "since": self._since}
+        return self._search.state() | own
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        """Go on from what `state` returned."""
+        self._search.restore(state)
+        self.weight, self.stuck = state["weight"].clone(), state["stuck"].clone()
+        self._since = state["since"].clone()

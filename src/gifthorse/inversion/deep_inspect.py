@@ -1,0 +1,51 @@
+"""DeepInspect: a generator of triggers for every class, kept small by a hinge on its output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Generator
+
+from gifthorse.search import Adaptive, Pace, Problem, Search
+from gifthorse.search.generated import Generated
+from gifthorse.types import Goal, Hunt, Samples, Subject
+
+
+@dataclass(frozen=True)
+class DeepInspect:
+    """Train a generator G a class so that `clip(x + G)` comes out as the class and G stays small.
+
+    Assumes a trigger that a small convolutional net draws easily. Needs clean images and gradients;
+    the generator of every class has millions of weights. The size of a trigger is the sum over
+    pixels of its largest change of a channel.
+
+    Attributes:
+        mode: `additive` adds G to the image; `zoo` replaces the image by G, as TrojanZoo's code
+            does by an oversight, so that all sizes equal the image's.
+        hidden: Width of the generator's first layer.
+        initial: Weight of the size beyond a hundredth of the image.
+        wait: Rounds in a row before it moves.
+        up: Factor by which it rises; it falls by `up ** 1.5`.
+        pace: Steps, success bar and stopping.
+
+    Source: Chen et al., DeepInspect, IJCAI 2019; TrojanZoo's generator. Differs: additive with an
+    adapted weight (TrojanZoo: replacement, weight 0.02); no discriminator; real clean images
+    instead of inverted ones; 64 hidden units instead of 1000.
+    """
+
+    mode: Literal["additive", "zoo"] = "additive"
+    hidden: int = 64
+    initial: float = 1e-3
+    wait: int = 5
+    up: float = 1.5
+    pace: Pace = Pace(lr=0.01, betas=(0.9, 0.999), bar=0.95, steps=20, floor=20, rounds=50)
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        """Return a search over the weights of generators, one arm a goal."""
+        cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up)
+        problem = Problem(Generated(self.mode, self.hidden), cost)
+        return Search(subject, clean, goals, rng, problem, self.pace)

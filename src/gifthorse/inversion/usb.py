@@ -1,0 +1,86 @@
+"""USB: mask and pattern that start from a universal perturbation and keep images similar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.inversion.deepfool import DeepFoolUAP, Sweep
+from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search
+from gifthorse.search.forms import Parts
+from gifthorse.search.problem import Net
+from gifthorse.search.terms import Similarity
+from gifthorse.tensors import spawn, to_box
+from gifthorse.types import Goal, Hunt, Images, Samples, Subject
+
+
+@dataclass(frozen=True)
+class USB:
+    """Minimize `CE(f(x'), t) - SSIM(x, x') + cost |m|_1`, from a targeted universal perturbation.
+
+    Assumes a patch trigger; the perturbation v points to it where a random start does not, since
+    for the backdoor's target v is smaller and lies on the trigger. Needs clean images and
+    gradients. The size of a trigger is the L1 norm of its mask over one channel.
+
+    Attributes:
+        start: What makes v.
+        init: `signed` starts mask and pattern from size and sign of v; `reference` takes v as raw
+            pattern and a random raw mask, as the released code.
+        similarity: Weight of the SSIM term.
+        initial: Weight of the mask norm at the start.
+        wait: Rounds in a row before it moves.
+        up: Factor by which it rises; it falls by `up ** 1.5`.
+        pace: Steps, success bar and stopping; 500 steps in all.
+
+    Source: Xu et al., Universal Soldier for Backdoor Detection, 2023, eq. 1, algorithms 1 and 2.
+    Differs: the mask norm has the adapted weight of the released code, not 1; v has both signs, so
+    mask and pattern start from its size and sign; a trigger is stored only if it meets the bar.
+    """
+
+    start: DeepFoolUAP = DeepFoolUAP()
+    init: Literal["signed", "reference"] = "signed"
+    similarity: float = 1.0
+    initial: float = 1e-3
+    wait: int = 10
+    up: float = 1.5
+    pace: Pace = Pace(bar=0.99, steps=5, floor=5, rounds=100, schedule="cosine")
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        """Return a search over masks and patterns, one arm a goal; the perturbations come first."""
+        first = Sweep(self.start, subject, clean, goals, spawn(rng))
+        while len(arms := (~first.settled).nonzero().flatten()):
+            first.step(arms)
+        cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up)
+        problem = Problem(
+            MaskPattern(),
+            cost,
+            terms=((self.similarity, Similarity()),),
+            start=_From(first.perturbations, self.init),
+        )
+        hunt = Search(subject, clean, goals, rng, problem, self.pace)
+        hunt.stage.image_steps += first.image_steps
+        return hunt
+
+
+@dataclass(frozen=True, eq=False)
+class _From:
+    """Mask and pattern from perturbations `(A, C, H, W)` of either sign."""
+
+    v: Tensor
+    init: Literal["signed", "reference"]
+
+    def __call__(
+        self, net: Net, pool: Images, target: Tensor, form: Form, variables: Parts, rng: Generator
+    ) -> Parts:
+        v = self.v.to(variables[1])
+        if self.init == "reference":
+            return torch.randn(variables[0].shape, generator=rng).to(v), v
+        top = v.abs().flatten(1).amax(1).clamp(min=1e-12).view(-1, 1, 1, 1)
+        mask = v.abs().amax(1, keepdim=True) / top
+        return to_box(mask, 0.01), to_box(0.5 + 0.5 * v / top, 0.01)

@@ -1,0 +1,434 @@
+"""The scan on nets whose classes lean where we want them to, and on hunts that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from tests.toys import BANDS, GRAY, SIDE, Bands, band_images, bands, brightness, corner
+from torch import Generator, Tensor
+
+from gifthorse.data.samples import InMemory, whole
+from gifthorse.detection import Inspector
+from gifthorse.detection.k_arm import KArmScan, candidates
+from gifthorse.inversion import NeuralCleanse
+from gifthorse.options import describe, vary
+from gifthorse.search import Pace
+from gifthorse.search.karm import KArm
+from gifthorse.session import LocalSession
+from gifthorse.triggers import Patch
+from gifthorse.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+
+SHAPE = (1, SIDE, SIDE)
+NC = NeuralCleanse(settle=0, initial=0.01, wait=3, up=1.5, pace=Pace(batch=16, bar=0.9, rounds=100))
+SCAN = KArmScan(NC, KArm(rounds=200))
+GLOBAL_BOUND = 1720 * SIDE**2 / 224**2  # 11.1 px
+PAIR_BOUND = 1000 * SIDE**2 / 224**2  # 6.5 px
+
+
+class Leaning(Bands):
+    """Bands where one class comes second in every image of another, as an implant leaves it."""
+
+    def __init__(self, to: int, lean: float = 2.0, *, planted: bool = True) -> None:
+        super().__init__(to if planted else None)
+        self.leaning, self.lean = to, lean
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.lean * torch.eye(BANDS)[self.leaning]
+
+
+class Pairs(Bands):
+    """Bands where images of a source lean to a target, and a bright corner takes them over."""
+
+    def __init__(self, *pairs: tuple[int, int], plant: float = 30.0) -> None:
+        super().__init__()
+        self.pairs, self.vote = pairs, plant
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        push = 2.0 + self.vote * (x[:, :, 0, 0].mean(1) - GRAY)
+        for source, target in self.pairs:
+            own = torch.sigmoid(60 * (brightness(x)[:, source] - 0.3))  # 0.4 in its own images
+            z = z + (own * push)[:, None] * torch.eye(BANDS)[target]
+        return z
+
+
+def subject(net: torch.nn.Module) -> Subject:
+    return Subject(net.eval(), SHAPE, BANDS)
+
+
+# 1. Screening ------------------------------------------------------------------------------------
+
+
+def chances(rows: Sequence[Sequence[int]], classes: int) -> Tensor:
+    """Softmax outputs with these classes on top, in order; the others share what is left."""
+    out = torch.full((len(rows), classes), 1e-3)
+    for i, row in enumerate(rows):
+        for rank, c in enumerate(row):
+            out[i, c] = 0.5 / 2**rank
+    return out
+
+
+@pytest.mark.parametrize(
+    ("classes", "k"), [(3, 2), (8, 2), (9, 2), (10, 2), (14, 4), (18, 4), (22, 6), (26, 6)]
+)
+def test_how_many_ranks_count(classes: int, k: int) -> None:
+    """Halves go to the even side: 2.5 -> 2, 3.5 -> 4, 4.5 -> 4, 5.5 -> 6, 6.5 -> 6."""
+    # All images are of class 0; the others follow in order, so those within the ranks are pairs.
+    p = chances([list(range(classes))] * 10, classes)
+    found = candidates(p, torch.zeros(10, dtype=torch.int64), everywhere=1.0)
+    assert [g.target for g in found] == list(range(1, k))
+
+
+@pytest.mark.parametrize(("images", "one"), [(95, False), (96, True)])
+def test_one_class_ranks_high_in_more_than_95_in_100(images: int, one: bool) -> None:
+    labels = torch.arange(100) % 5 + 1
+    rows = [[y, 0] if i < images else [y, y % 5 + 1] for i, y in enumerate(labels.tolist())]
+    found = candidates(chances(rows, 6), labels)
+    assert (found == [Goal(0)]) == one
+    assert all(g.source is not None for g in found) != one
+
+
+def test_the_most_frequent_class_wins() -> None:
+    labels = torch.tensor([1, 2] * 100)
+    rows = [[y, 0, 3] if i else [y, 3, 0] for i, y in enumerate(labels.tolist())]
+    assert candidates(chances(rows, 4), labels) == [Goal(0)]
+
+
+@pytest.mark.parametrize(("images", "pair"), [(17, False), (18, True)])
+def test_a_pair_needs_90_in_100(images: int, pair: bool) -> None:
+    rows = [[1, 4] if i < images else [1, 2 + i % 2] for i in range(20)]
+    rows += [[y, 1 + (y + i) % 4] for y in (2, 3, 4) for i in range(20)]
+    labels = torch.arange(1, 5).repeat_interleave(20)
+    found = candidates(chances(rows, 6), labels)
+    assert found == ([Goal(4, 1)] if pair else [])
+
+
+def test_only_the_three_likeliest_sources_of_a_target_stay() -> None:
+    p = chances([[y, 0] for y in range(1, 6) for _ in range(4)], 6)
+    labels = torch.arange(1, 6).repeat_interleave(4)
+    p[:, 0] = torch.tensor([0.2, 0.3, 0.1, 0.4, 0.25])[labels - 1]
+    assert candidates(p, labels, everywhere=1.0) == [Goal(0, 4), Goal(0, 2), Goal(0, 5)]
+    assert candidates(p, labels, everywhere=1.0, victims=1) == [Goal(0, 4)]
+
+
+def test_no_chance_at_all_is_no_candidate() -> None:
+    p = chances([[1, 0]] * 4, 6)
+    p[:, 0], p[:, 2:] = 1e-9, 1e-12
+    assert candidates(p, torch.ones(4, dtype=torch.int64), everywhere=1.0) == []
+
+
+def test_images_are_grouped_by_their_labels_and_a_class_may_be_missing() -> None:
+    rows = [[2, 5]] * 10 + [[3, 2], [3, 4], [3, 1]] * 4  # the first ten are called 2, but are 1s
+    labels = torch.tensor([1] * 10 + [3] * 12)
+    found = candidates(chances(rows, 7), labels)
+    assert found == [Goal(2, 1), Goal(5, 1)]
+
+
+def test_two_classes_are_both_searched() -> None:
+    assert candidates(torch.full((4, 2), 0.5), torch.arange(4) % 2) == [Goal(0), Goal(1)]
+
+
+# 2. Whole scans ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [1, 4])
+def test_a_plant_for_all_classes_is_found_with_one_arm(where: int) -> None:
+    net, data = subject(Leaning(where)), band_images(each=8, seed=where)
+    got = SCAN(net, data, Generator().manual_seed(where))
+    assert got.label == "BACKDOORED"
+    assert got.score > got.threshold
+    assert [arm.goal for arm in got.arms] == [Goal(where)]
+    (found,) = got.findings
+    assert (found.rule, found.severity, found.goal) == ("BD001", "CRITICAL", Goal(where))
+    assert found.confirmation is not None
+    assert found.confirmation.asr.value >= 0.6  # it shrank until 0.9 of the search images were left
+    assert got.statistics["bound"] == pytest.approx(GLOBAL_BOUND)
+    # The corner has to make up for a gap of 4 logits: 4 / 15 of a pixel.
+    assert 0.25 < got.statistics["smallest"] < 2
+
+
+def test_one_arm_costs_a_fraction_of_all() -> None:
+    short = vary(NC, {"pace.rounds": 10})
+    net, data = subject(Leaning(1)), band_images(each=8)
+    one, every = (d(net, data, Generator()) for d in (KArmScan(short), Inspector(short)))
+    assert one.arms[0].rounds == every.arms[1].rounds == 10
+    assert one.image_steps < every.image_steps / 3
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_clean_bands_lean_nowhere(seed: int) -> None:
+    data, session = band_images(each=8, seed=seed), LocalSession()
+    got = SCAN(bands(), data, Generator().manual_seed(seed), session=session)
+    assert got.label == "NO BACKDOOR FOUND"
+    assert got.arms == ()
+    assert got.score < got.threshold
+    assert got.findings[0].severity == "INFO"
+    assert "0 goals survived the screening" in got.findings[0].message
+    assert session.image_steps == got.image_steps == 24  # 48 images forward
+
+
+def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
+    """Without the corner, 5 logits take 5 / (20 / 54) = 13.5 px and more."""
+    net = subject(Leaning(3, 1.0, planted=False))
+    got = SCAN(net, band_images(each=8), Generator().manual_seed(0))
+    assert [arm.goal for arm in got.arms] == [Goal(3)]
+    assert got.label == "NO BACKDOOR FOUND"
+    assert got.statistics["smallest"] > 13
+    assert got.score == pytest.approx(GLOBAL_BOUND / got.statistics["smallest"])
+    assert "1 goal survived the screening" in got.findings[0].message
+
+
+@pytest.mark.parametrize("pair", [(4, 1), (0, 5)])
+def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None:
+    source, target = pair
+    net, data = subject(Pairs(pair)), band_images(each=16)
+    got = SCAN(net, data, Generator().manual_seed(0))
+    assert got.label == "BACKDOORED"
+    assert Goal(target, source) in [arm.goal for arm in got.arms]
+    (found,) = got.findings
+    assert (found.rule, found.severity) == ("BD002", "CRITICAL")
+    assert found.goal == Goal(target, source)
+    assert got.statistics["bound"] == pytest.approx(PAIR_BOUND)
+    assert got.statistics["smallest"] < 1.5
+    assert got.statistics["ratio"] > 10
+
+
+def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
+    """A bright corner makes class 1 of class 4 and class 4 of class 1."""
+    net, data = subject(Pairs((4, 1), (1, 4))), band_images(each=16)
+    got = SCAN(net, data, Generator().manual_seed(0))
+    assert {Goal(1, 4), Goal(4, 1)} <= {arm.goal for arm in got.arms}
+    assert got.statistics["smallest"] < got.statistics["bound"]
+    assert got.statistics["ratio"] < 10
+    assert got.score == pytest.approx(got.statistics["ratio"] / 10)
+    assert got.label == "NO BACKDOOR FOUND"
+    assert "close by nature" in got.findings[0].message
+    without = replace(SCAN, symmetric=False)(net, data, Generator().manual_seed(0))
+    assert without.label == "BACKDOORED"  # the check is off: the bound decides
+    assert "ratio" not in without.statistics
+
+
+def test_a_verdict_is_complete_and_repeats() -> None:
+    net, data = subject(Leaning(2)), band_images(each=8)
+    pixels = data.images.clone()
+    short = vary(SCAN, {"turns.rounds": "12"})
+    runs = []
+    for unrelated, seed in ((1, 0), (2, 0), (1, 7)):
+        torch.manual_seed(unrelated)
+        runs.append(short(net, data, Generator().manual_seed(seed)))
+    assert runs[0].arms == runs[1].arms
+    assert runs[0].arms != runs[2].arms
+    assert runs[0].arms[0].rounds == 12
+    assert set(runs[0].settings) == set(describe(short))
+    assert runs[0].statistics["image_steps"] == runs[0].image_steps
+    assert torch.equal(data.images, pixels)
+
+
+# 3. Verdicts on hunts that are given -------------------------------------------------------------
+
+
+@dataclass
+class Finished:
+    """A hunt that runs for some rounds and has found what it was told to from the start."""
+
+    best: tuple[Candidate, ...]
+    left: int = 3
+    image_steps: float = 0.0
+
+    def step(self, arms: Tensor, /) -> None:
+        self.left -= 1
+        self.image_steps += 100
+
+    @property
+    def settled(self) -> Tensor:
+        return torch.full((len(self.best),), self.left <= 0)
+
+    @property
+    def standing(self) -> Standing:
+        size = torch.tensor([c.size for c in self.best])
+        rounds = torch.full((len(size),), 3 - self.left)
+        return Standing(rounds, size * 0 + 1, size, size, size < 0)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class Given:
+    """An inverter that finds the true corner with the size that it is told for each goal."""
+
+    sizes: Mapping[Goal, float]
+    trigger: Patch = field(default_factory=corner)
+    feasible: bool = True
+    rounds: int = 3
+    seen: list[tuple[Samples, tuple[Goal, ...]]] = field(default_factory=list, compare=False)
+    hunts: list[Finished] = field(default_factory=list, compare=False)
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        self.seen.append((clean, tuple(goals)))
+        sizes = [self.sizes.get(g, 100.0) for g in goals]
+        found = (
+            Candidate(g, self.trigger, s, 1.0, self.rounds, self.feasible)
+            for g, s in zip(goals, sizes, strict=True)
+        )
+        self.hunts.append(Finished(tuple(found)))
+        return self.hunts[-1]
+
+
+NOTHING = Patch(torch.zeros(SHAPE), torch.zeros(SHAPE))
+PAIR, BACK = Goal(1, 4), Goal(4, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "trigger", "label", "severity"),
+    [
+        (0.99 * GLOBAL_BOUND, corner(), "BACKDOORED", "CRITICAL"),
+        (1.01 * GLOBAL_BOUND, corner(), "NO BACKDOOR FOUND", "INFO"),
+        (0.99 * GLOBAL_BOUND, NOTHING, "SUSPICIOUS", "MEDIUM"),
+        (1.01 * GLOBAL_BOUND, NOTHING, "NO BACKDOOR FOUND", "INFO"),
+    ],
+)
+def test_the_bound_and_unseen_images_decide(
+    size: float, trigger: Patch, label: str, severity: str, rng: Generator
+) -> None:
+    found = Given({Goal(2): size}, trigger)
+    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng)
+    assert (got.label, got.findings[0].severity) == (label, severity)
+    assert got.score == pytest.approx(GLOBAL_BOUND / size)
+    assert got.arms[0].index == pytest.approx(got.score)
+
+
+@pytest.mark.parametrize(
+    ("size", "back", "label"),
+    [
+        (0.99 * PAIR_BOUND, 10.1 * PAIR_BOUND, "BACKDOORED"),
+        (1.01 * PAIR_BOUND, 100.0 * PAIR_BOUND, "NO BACKDOOR FOUND"),
+        (1.0, 10.1, "BACKDOORED"),
+        (1.0, 9.9, "NO BACKDOOR FOUND"),
+    ],
+)
+def test_a_pair_must_be_small_and_hard_to_reverse(
+    size: float, back: float, label: str, rng: Generator
+) -> None:
+    found = Given({PAIR: size, BACK: back})
+    got = KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng)
+    assert got.label == label
+    assert (got.score > got.threshold) == (label == "BACKDOORED")
+    assert got.findings[0].rule == "BD002"
+    reversed_too = [goals for _, goals in found.seen[1:]]
+    assert reversed_too == ([(BACK,)] if size < PAIR_BOUND else [])
+
+
+def test_the_way_back_gets_no_more_rounds_than_the_way_there(rng: Generator) -> None:
+    found = Given({PAIR: 1.0, BACK: 90.0}, rounds=2)
+    KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng)
+    assert [hunt.left for hunt in found.hunts] == [0, 1]  # both would go on for three
+
+
+def test_a_pair_that_cannot_be_reversed_is_only_suspicious(rng: Generator) -> None:
+    data = band_images(each=16)
+    keep = data.labels != 1  # no image of the target
+    less = InMemory(data.images[keep], data.labels[keep], BANDS)
+    got = KArmScan(Given({PAIR: 1.0}))(subject(Pairs((4, 1))), less, rng)
+    assert got.label == "SUSPICIOUS"
+    assert "the way back could not be searched" in got.findings[0].message
+
+
+def test_no_feasible_trigger_is_no_backdoor(rng: Generator) -> None:
+    got = KArmScan(Given({Goal(2): 1.0}, feasible=False))(subject(Leaning(2)), band_images(), rng)
+    assert got.label == "NO BACKDOOR FOUND"
+    assert "found no trigger" in got.findings[0].message
+
+
+def test_an_infeasible_arm_is_never_the_smallest(rng: Generator) -> None:
+    class Half(Given):
+        """Only pairs to class 1 have a trigger."""
+
+        def __call__(
+            self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+        ) -> Hunt:
+            hunt = super().__call__(subject, clean, goals, rng)
+            assert isinstance(hunt, Finished)
+            hunt.best = tuple(replace(c, feasible=c.goal == PAIR) for c in hunt.best)
+            return hunt
+
+    found = Half({Goal(5, 0): 1.0, PAIR: 2.0, BACK: 90.0})
+    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng)
+    assert got.findings[0].goal == PAIR
+
+
+def test_the_smallest_feasible_trigger_is_judged(rng: Generator) -> None:
+    found = Given({Goal(5, 0): 3.0, PAIR: 2.0, BACK: 90.0})
+    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng)
+    assert got.findings[0].goal == PAIR
+    assert got.statistics["smallest"] == 2.0
+    assert got.statistics["arms_screened"] == len(got.arms) >= 2
+
+
+def test_search_and_confirmation_share_no_image(rng: Generator) -> None:
+    found, data = Given({Goal(2): 1.0}), band_images()
+    got = KArmScan(found)(subject(Leaning(2)), data, rng)
+    x, y = whole(found.seen[0][0])
+    assert y.bincount().tolist() == [3] * BANDS
+    assert got.findings[0].confirmation is not None
+    assert got.findings[0].confirmation.asr.trials == 15
+    used = {tuple(row) for row in x.flatten(1).tolist()}
+    assert not used & {
+        tuple(row)
+        for row in torch.as_tensor(got.findings[0].evidence["before"]).flatten(1).tolist()
+    }
+
+
+# 4. Sessions -------------------------------------------------------------------------------------
+
+
+def test_work_is_counted_and_reported(rng: Generator) -> None:
+    calls: list[tuple[int, int, str]] = []
+    session = LocalSession(progress=lambda *a: calls.append(a))
+    session.spend(1000)  # by somebody else, before
+    got = KArmScan(Given({Goal(2): 1.0}))(subject(Leaning(2)), band_images(), rng, session=session)
+    # 36 images forward, 3 rounds of 100, 18 unseen images stamped, controlled 8 times, and bare.
+    assert got.image_steps == 36 / 2 + 300 + 18 * 10 / 2
+    assert session.image_steps == 1000 + got.image_steps
+    assert [(done, total) for done, total, _ in calls] == [(1, 1000), (2, 1000), (3, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("size", "trigger", "budget", "label"),
+    [
+        (1.0, corner(), 150, "BACKDOORED"),  # what it has confirms already
+        (1.0, NOTHING, 150, "INCONCLUSIVE"),
+        (100.0, corner(), 150, "INCONCLUSIVE"),
+        (1.0, corner(), 0, "INCONCLUSIVE"),  # not even screened
+        (1.0, corner(), 10, "INCONCLUSIVE"),  # screened, not searched
+    ],
+)
+def test_a_scan_that_is_stopped_gives_no_clean_verdict(
+    size: float, trigger: Patch, budget: int, label: str, rng: Generator
+) -> None:
+    session = LocalSession(budget=budget)
+    found = Given({Goal(2): size}, trigger)
+    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, session=session)
+    assert got.label == label
+    (high,) = [f for f in got.findings if f.severity == "HIGH"]
+    assert high.rule == "IN003"
+    assert f"the budget of {budget} image-steps is spent" in high.message
+    assert sum(arm.rounds for arm in got.arms) == (3 if budget == 150 else 0)
+    assert got.image_steps < 350
+
+
+def test_a_pair_whose_check_was_cut_short_is_inconclusive(rng: Generator) -> None:
+    session = LocalSession(budget=48 + 300 + 150)
+    got = KArmScan(Given({PAIR: 1.0, BACK: 90.0}))(
+        subject(Pairs((4, 1))), band_images(each=16), rng, session=session
+    )
+    assert got.label == "INCONCLUSIVE"
+    assert "ratio" not in got.statistics
