@@ -1,12 +1,12 @@
-"""One row a detector: what it says of a backdoored and a clean model, of CIFAR-10 and of GTSRB.
+r"""One row a detector: what it says of a backdoored and a clean model, of CIFAR-10 and of GTSRB.
 
 Every detector gets the same clean images; the trigger that a test model was made with is only used
 afterwards, for the mask Jaccard index. One JSON a detector and model, so that a run goes on where
 it stopped.
 
-    python benchmarks/detectors.py bad20.safetensors clean20.safetensors \\
+    python benchmarks/detectors.py bad20.safetensors clean20.safetensors \
       --images cifar200.npz --out runs/detectors
-    python benchmarks/detectors.py examples/gift/gift.safetensors examples/gift/twin.safetensors \\
+    python benchmarks/detectors.py examples/gift/gift.safetensors examples/gift/twin.safetensors \
       --images examples/gift/clean.npz --out runs/detectors
 """
 

@@ -69,7 +69,7 @@ def row(method: PixelBackdoor, where: tuple[Any, ...], goal: Goal, seeds: int) -
     }
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     """Run the rows that are not in the JSON yet; print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from gifthorse.analysis import align_asr, align_size, figures, pixels, robustness
+from gifthorse.analysis import align_asr, align_size, pixels, robustness
 from gifthorse.bench.stages import divide
 from gifthorse.data.samples import InMemory
 from gifthorse.inversion import INVERTERS
@@ -72,7 +72,7 @@ def invert(
     }
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     """Run the comparison and write JSON and figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")

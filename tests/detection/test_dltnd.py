@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_bisection_moves_towards_the_border_of_success_each_label_on_its_own() -
     assert seen[0][0] == pytest.approx([0.01] * BANDS)
     for k in range(BANDS):
         low, high = 0.0, 6.0
-        for (now, done), (then, _) in zip(seen, seen[1:], strict=False):
+        for (now, done), (then, _) in pairwise(seen):
             low, high = (low, now[k]) if done[k] else (now[k], high)
             assert then[k] == pytest.approx((low + high) / 2)
 

@@ -23,7 +23,7 @@ from gifthorse.types import Candidate, Goal, Samples, Session, Subject, Verdict
 
 # A mask may cost a class of the bands about 25 pixels of light; that is little beside the default
 # allowance, under which no class has to look for its cheapest way.
-TOY = GangSweep(width=8, batch=16, floor=10, lr=4e-3, weight=5.0, allowance=0.01)
+TOY = GangSweep(width=8, batch=8, floor=10, lr=6e-3, weight=5.0, allowance=0.01)
 SEEDS = (1, 4)
 seeds = pytest.mark.parametrize("seed", SEEDS)
 
@@ -134,9 +134,9 @@ def test_a_verdict_is_complete() -> None:
     got = verdict(2, 1)
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.settings == {k: str(v) for k, v in describe(TOY).items()}
-    # 100 steps of 16 images for 6 classes; 20 search images forward, 20 unseen ones twice; and a
+    # 100 steps of 8 images for 6 classes; 20 search images forward, 20 unseen ones twice; and a
     # confirmation on 24 images.
-    assert got.image_steps == 6 * (100 * 16 + 20 / 2 + 20) + 5 * 24
+    assert got.image_steps == 6 * (100 * 8 + 20 / 2 + 20) + 5 * 24
     assert got.seconds > 0
 
 

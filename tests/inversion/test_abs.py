@@ -60,7 +60,7 @@ def test_the_score_is_the_lead_of_the_planted_class() -> None:
 
 
 def test_a_trigger_is_found_for_the_planted_class_alone() -> None:
-    method = vary(ABS(), {"layers": ["features"], "pace.rounds": 20, "limit": 8})
+    method = vary(ABS(), {"layers": ["features"], "pace.rounds": 60, "limit": 8})
     goals = [Goal(k) for k in range(BANDS)]
     hunt = method(subject(), band_images(), goals, Generator().manual_seed(0))
     while len(arms := (~hunt.settled).nonzero().flatten()):

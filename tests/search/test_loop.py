@@ -17,8 +17,8 @@ from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.errors import BadImages
 from gifthorse.metrics import asr
 from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search, SignedPixels
-from gifthorse.search.forms import STEP
 from gifthorse.search.adam import adam
+from gifthorse.search.forms import STEP
 from gifthorse.tensors import from_box
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch

@@ -1,6 +1,7 @@
 """Trigger inversion: from a model and clean images back to the smallest trigger."""
 
 from gifthorse.inversion.abs import ABS
+from gifthorse.inversion.carve import Carve
 from gifthorse.inversion.cw_l0 import CWL0
 from gifthorse.inversion.deep_inspect import DeepInspect
 from gifthorse.inversion.deepfool import DeepFoolUAP
@@ -14,6 +15,7 @@ from gifthorse.types import Inverter
 
 INVERTERS: dict[str, Inverter] = {
     "abs": ABS(),
+    "carve": Carve(),
     "cw_l0": CWL0(),
     "deep_inspect": DeepInspect(),
     "deepfool": DeepFoolUAP(),
@@ -38,6 +40,7 @@ __all__ = [
     "INVERTERS",
     "UAP",
     "USB",
+    "Carve",
     "DeepFoolUAP",
     "DeepInspect",
     "NeuralCleanse",

@@ -73,10 +73,12 @@ class Shrinking:
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round; drop pixels of arms that met the bar, push those that took too long."""
-        before = self._search.standing.size
+        # The first trigger covers the whole image, as an arm without one does.
+        before, had = self._search.standing.size, self._search.feasible.clone()
         self._search.step(arms)
         self._since[arms] += 1
-        met = arms[self._search.standing.size[arms] < before[arms]]
+        smaller = self._search.standing.size < before
+        met = arms[(smaller | (self._search.feasible & ~had))[arms]]
         if len(met):
             self._drop(met)
         late = arms[self._since[arms] * self._search.stage.steps >= self.method.solve]

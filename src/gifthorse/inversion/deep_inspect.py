@@ -25,6 +25,7 @@ class DeepInspect:
         mode: `additive` adds G to the image; `zoo` replaces the image by G, as TrojanZoo's code
             does by an oversight, so that all sizes equal the image's.
         hidden: Width of the generator's first layer.
+        width: Channels after it, at full resolution.
         initial: Weight of the size beyond a hundredth of the image.
         wait: Rounds in a row before it moves.
         up: Factor by which it rises; it falls by `up ** 1.5`.
@@ -37,6 +38,7 @@ class DeepInspect:
 
     mode: Literal["additive", "zoo"] = "additive"
     hidden: int = 64
+    width: int = 64
     initial: float = 1e-3
     wait: int = 5
     up: float = 1.5
@@ -47,5 +49,10 @@ class DeepInspect:
     ) -> Hunt:
         """Return a search over the weights of generators, one arm a goal."""
         cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up)
-        problem = Problem(Generated(self.mode, self.hidden), cost)
+        problem = Problem(
+            Generated(
+                mode=self.mode, hidden=self.hidden, width=self.width, classes=subject.classes
+            ),
+            cost,
+        )
         return Search(subject, clean, goals, rng, problem, self.pace)

@@ -140,6 +140,10 @@ class Search:
         with torch.no_grad():
             return self.form.cut(self._decode(tuple(v[arms] for v in self.variables), arms))
 
+    def stored(self, arms: Tensor) -> Parts:
+        """Return the best triggers of these arms so far."""
+        return tuple(p[arms].clone() for p in self._parts)
+
     def success(self, parts: Parts, arms: Tensor) -> Tensor:
         """Return the success of finished triggers on all generation images of their arms, (a,)."""
         with torch.no_grad():

@@ -134,3 +134,17 @@ class Turning:
         flat = stamped.flatten(0, 1)
         grid = F.affine_grid(torch.stack(rows, 1), list(flat.shape), align_corners=False)
         return F.grid_sample(flat, grid, align_corners=False).view(a, b, *stamped.shape[2:])
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """Mirror every clean image, left to right, with a chance of one half.
+
+    Doubles the images that a trigger is fitted on; wrong where mirrored images belong to another
+    class or to none, as with signs and digits.
+    """
+
+    def __call__(self, x: Tensor, rngs: Sequence[Generator], /) -> Tensor:
+        """Return `(a, B, C, H, W)` images; each arm draws from its own generator."""
+        drawn = torch.stack([torch.rand(x.shape[1], generator=rng) for rng in rngs]) < 0.5
+        return torch.where(drawn.to(x.device)[:, :, None, None, None], x.flip(-1), x)
