@@ -41,6 +41,7 @@ METHODS: dict[str, Inverter | None] = {
     "pixel_fast": QUICK,
     "carve": Carve(),
     "carve_mirror": Carve(mirror=True),
+    "carve_prune": Carve(turn=0.0),  # pixels leave, none joins
 }
 
 

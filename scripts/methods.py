@@ -7,95 +7,201 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.detection import DETECTORS, Inspector
-from gifthorse.examine import STANDARD
+from gifthorse.detection import DETECTORS, PRESETS
+from gifthorse.detection.calibration import shipped
 from gifthorse.inversion import INVERTERS
-from gifthorse.options import describe
+from gifthorse.search import Turning
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 HEAD = """\
 # Methods
 
-This page is made from the code by `python scripts/methods.py`; a test compares the two. The same
-text comes from `gifthorse explain NAME`, and every option can be changed with `--set NAME=VALUE`.
-Why a method departs from its paper stands under *Differs*.
+This page is made from the code by `python scripts/methods.py`; a test compares the two. What a
+method assumes and its options are also what `gifthorse explain NAME` prints. Why a method departs
+from its paper stands under *Differs*.
+
+Every option can be changed with `--set NAME=VALUE`, an inverter's within a detector with
+`--set inverter.NAME=VALUE`. Some options are made of options, which [Parts](#parts) lists: `pace`
+by default `Pace(bar=0.9)` is a `Pace` with all else as listed there, `--set pace.bar=0.95` changes
+one of them, and `--set 'turning={}'` turns on one that is `None`.
 """
 DETECTION = """\
 ## Detectors
 
-Every detector is an `Inspector` around an inverter. Its own options come first.
+What `gifthorse scan` runs, by `--preset`, unless `--detector` names others:
 """
-VALUES = """\
-### What the detectors are made of
+OVERVIEW = """\
+All of them. One without a calibration can say `SUSPICIOUS` at most, and so can a calibrated one
+whose options were changed; see [what a report means](trust.md#confidence-and-calibration).
+"""
+OPTIONS = "The names that stand for it, and what each of them sets; all else is as by default.\n"
+INVERSION = """\
+## Inverters
 
-`gifthorse scan` runs {} unless `--detector` names others. An empty field is an option that the
-detector's inverter does not have.
+They search the smallest trigger for a goal. `gifthorse scan` runs them inside a detector,
+`gifthorse compare-triggers` by themselves.
+"""
+PARTS = """\
+## Parts
+
+Options that are made of options.
 """
 
 
 def page() -> str:
     """Return docs/methods.md."""
     parts = [HEAD, "## Attacks\n", "They exist to make labeled test models for defenses.\n"]
-    parts += [method(name, attack) for name, attack in ATTACKS.items()]
-    parts += [DETECTION, prose(Inspector), attributes(next(iter(DETECTORS.values())), depth=1)]
-    standard = ", ".join(f"`{name}`" for name in STANDARD)
-    parts += [VALUES.format(standard), presets(DETECTORS), "## Inverters\n"]
-    parts += [method(name, inverter) for name, inverter in INVERTERS.items()]
+    parts += groups(ATTACKS)
+    runs = ((f"`{name}`", names(detectors)) for name, detectors in PRESETS.items())
+    parts += [
+        DETECTION,
+        table(("preset", "detectors"), runs),
+        OVERVIEW,
+        overview(),
+        *groups(DETECTORS),
+    ]
+    parts += [INVERSION, *groups(INVERTERS)]
+    parts += [PARTS, *(section(kind.__name__, kind()) for kind in shared())]
     return "\n".join(parts)
 
 
-def method(name: str, thing: object) -> str:
-    """Return the section of one method."""
-    return f"### {name}\n\n{prose(type(thing))}\n{attributes(thing)}"
+def overview() -> str:
+    """Return a table of all detectors."""
+    rows = []
+    for name, detector in DETECTORS.items():
+        kind, inner = type(detector), getattr(detector, "inverter", None)
+        inverter = "" if inner is None else link(title(INVERTERS, type(inner)))
+        calibrated = "yes" if name in shipped() else ""
+        rows.append((f"`{name}`", link(title(DETECTORS, kind)), inverter, calibrated))
+    return table(("detector", "is", "around", "calibrated"), rows)
+
+
+def groups(registry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one section a class of a registry, with a table of its names if there are several.
+
+    Classes that are built around an inverter come first.
+    """
+    kinds: dict[Any, None] = dict.fromkeys(map(type, registry.values()))
+    for kind in sorted(kinds, key=lambda kind: not around(kind)):
+        rows = {name: thing for name, thing in registry.items() if type(thing) is kind}
+        base = kind(next(iter(rows.values())).inverter) if around(kind) else kind()
+        yield section(title(registry, kind), base)
+        if around(kind) or len(rows) > 1:
+            yield OPTIONS
+            yield variants(rows)
+
+
+def around(kind: type) -> bool:
+    """Return whether a method is built around an inverter."""
+    return any(f.name == "inverter" for f in fields(kind))
+
+
+def title(registry: Mapping[str, Any], kind: type) -> str:
+    """Return the heading of a class: the first name that stands for it, or its own name."""
+    if around(kind):
+        return kind.__name__
+    return next(name for name, thing in registry.items() if type(thing) is kind)
+
+
+def section(heading: str, thing: object) -> str:
+    """Return prose and options of a method or a part."""
+    return "\n".join([f"### {heading}\n", prose(type(thing)), *attributes(thing)])
 
 
 def prose(kind: type) -> str:
-    """Return a class's docstring without its attributes."""
+    """Return a class's docstring without its attributes and examples."""
     paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
-    kept = (p for p in paragraphs if not p.startswith("Attributes:"))
+    kept = (p for p in paragraphs if not p.startswith(("Attributes:", "Example:")))
     return "".join(f"{p.replace('Source:', '*Source:*').replace('Differs:', '*Differs:*')}\n\n"
                    for p in kept).rstrip() + "\n"  # fmt: skip
 
 
-def attributes(thing: object, depth: int = 9) -> str:
-    """Return a table of a method's options down to a depth: name, default, meaning."""
+def attributes(thing: object) -> Iterator[str]:
+    """Yield a table of the options of a method or a part, if it has any: default, meaning."""
     rows = [
-        (f"`{name}`", f"`{value}`", meaning(thing, name))
-        for name, value in describe(thing).items()
-        if name.count(".") < depth
+        (f"`{f.name}`", code(getattr(thing, f.name)), meaning(thing, f.name))
+        for f in fields(thing)  # type: ignore[arg-type]
+        if f.name != "inverter"
     ]
-    return table(("option", "default", "meaning"), rows)
+    if rows:
+        yield table(("option", "default", "meaning"), rows)
 
 
 def meaning(thing: object, name: str) -> str:
-    """Return what the docstring of the dataclass that owns a dotted option says about it."""
-    *outer, last = name.split(".")
-    for part in outer:
-        thing = getattr(thing, part)
-    text = inspect.getdoc(type(thing)) or ""
-    found = re.search(rf"^    {last}: (.*(?:\n        .*)*)", text, re.MULTILINE)
-    assert found is not None, f"{type(thing).__name__} does not say what {last} is"
-    return " ".join(found[1].split()).replace("|", "\\|")
+    """Return what the docstring of a dataclass says about one of its fields."""
+    text, value = inspect.getdoc(type(thing)) or "", getattr(thing, name)
+    found = re.search(rf"^    {name}: (.*(?:\n        .*)*)", text, re.MULTILINE)
+    assert found is not None, f"{type(thing).__name__} does not say what {name} is"
+    words = " ".join(found[1].split()).replace("|", "\\|")
+    if type(value) in shared():
+        return f"{words} See {link(type(value).__name__)}."
+    return words
 
 
-def presets(detectors: Mapping[str, Any]) -> str:
-    """Return a table of all options of the detectors' inverters, a column a detector."""
-    options = {
-        name: {"inverter": type(d.inverter).__name__, "turns": type(d.turns).__name__} | describe(d)
-        for name, d in detectors.items()
-    }
-    names = dict.fromkeys(n for values in options.values() for n in values)
-    rows = [
-        (f"`{n}`", *(f"`{v[n]}`" if n in v else "" for v in options.values()))
-        for n in names
-        if n in ("inverter", "turns") or "." in n
-    ]
-    return table(("option", *options), rows)
+def variants(methods: Mapping[str, Any]) -> str:
+    """Return a table of the names that stand for one class, with what each of them sets."""
+    rows = []
+    for name, method in methods.items():
+        inner = getattr(method, "inverter", None)
+        base = type(method)() if inner is None else type(method)(type(inner)())
+        around_what = [] if inner is None else [link(title(INVERTERS, type(inner)))]
+        changed = ", ".join(f"`{option}={value}`" for option, value in changes(method, base))
+        rows.append((f"`{name}`", *around_what, changed or "nothing"))
+    return table(("name", "around", "sets") if len(rows[0]) == 3 else ("name", "sets"), rows)
+
+
+def changes(thing: Any, base: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield option and value wherever a dataclass is not as another one of its class."""
+    for f in fields(thing):
+        value, default = getattr(thing, f.name), getattr(base, f.name)
+        if f.name == "inverter":
+            yield from changes(value, default, "inverter.")
+        elif value != default:
+            yield f"{prefix}{f.name}", short(value)
+
+
+def short(value: Any) -> str:
+    """Return a value as text, a dataclass with what differs from its defaults only."""
+    if isinstance(value, float) and len(str(value)) > 10:
+        return f"{value:.4g}"
+    if not is_dataclass(value):
+        return str(value)
+    kind: Any = type(value)
+    changed = (f"{name}={text}" for name, text in changes(value, kind()))
+    return f"{kind.__name__}({', '.join(changed)})"
+
+
+def shared() -> list[Any]:
+    """Return the classes of options that are made of options, by name."""
+    found: set[type] = set()
+    todo: list[Any] = [*ATTACKS.values(), *DETECTORS.values(), *INVERTERS.values(), Turning()]
+    methods = set(map(type, todo)) - {Turning}
+    for thing in todo:
+        if type(thing) not in methods:
+            found.add(type(thing))
+        todo += [v for f in fields(thing) if is_dataclass(v := getattr(thing, f.name))]
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+def names(of: Iterable[str]) -> str:
+    """Return names as code."""
+    return ", ".join(f"`{name}`" for name in of)
+
+
+def code(value: object) -> str:
+    """Return a value as code."""
+    return f"`{short(value)}`" if short(value) else '`""`'
+
+
+def link(heading: str) -> str:
+    """Return a link to a section of the page."""
+    return f"[{heading}](#{heading.lower()})"
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

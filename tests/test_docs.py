@@ -9,17 +9,23 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 import typer.main
 from tests.report.examples import backdoored, nothing_found
 from tests.test_sizes import code_lines
+from tests.toys import BANDS, band_images, bands
+from torch import Generator
 
 from gifthorse import cli
 from gifthorse.detection import DETECTORS
-from gifthorse.options import vary
+from gifthorse.inversion import INVERTERS
+from gifthorse.options import describe, vary
 from gifthorse.report import WRITERS
-from gifthorse.types import Report
+from gifthorse.session import LocalSession
+from gifthorse.types import Goal, Hunt, Report, Verdict
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -46,8 +52,10 @@ def blocks(page: Path, language: str) -> list[str]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Detectors that stop after four rounds: what they say is worth nothing, but it is said."""
     for name, detector in DETECTORS.items():
+        known = describe(detector)
         short = {"inverter.pace.rounds": 4, "inverter.pace.least": 0}
-        monkeypatch.setitem(DETECTORS, name, vary(detector, short))
+        few = {option: value for option, value in short.items() if option in known}
+        monkeypatch.setitem(DETECTORS, name, vary(detector, few))
 
 
 # 1. Pages -------------------------------------------------------------------------------------
@@ -56,6 +64,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_page_of_methods_is_made_from_the_code() -> None:
     made: str = module("scripts/methods.py").page()
     assert (ROOT / "docs/methods.md").read_text() == made, "run python scripts/methods.py"
+
+
+def test_tables_name_every_detector_and_inverter() -> None:
+    for page, registry in (("README.md", DETECTORS), ("docs/index.md", INVERTERS)):
+        rows = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("| `")]
+        named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+        assert set(registry) <= named, page
 
 
 @pages
@@ -110,6 +125,27 @@ def test_snippets_run(
     (snippet,) = blocks(ROOT / page, "python")
     exec(compile(snippet, page, "exec"), {"__name__": page})
     assert capsys.readouterr().out
+
+
+def test_methods_of_the_page_on_adding_run() -> None:
+    """Each block defines one class: an attack, an inverter, a detector."""
+    made: list[Any] = []
+    for text in blocks(ROOT / "docs/adding.md", "python"):
+        space: dict[str, Any] = {"__name__": "adding"}
+        exec(compile(text, "docs/adding.md", "exec", dont_inherit=True), space)
+        made += [v for v in space.values() if isinstance(v, type) and v.__module__ == "adding"]
+    methods = {kind.__name__: kind for kind in made}
+    subject, clean, goals = bands(1), band_images(), [Goal(k) for k in range(BANDS)]
+    hunt: Hunt = methods["Aside"]()(subject, clean, goals, Generator().manual_seed(0))
+    hunt.step(torch.arange(BANDS))
+    assert hunt.standing.penalty.isfinite().all()
+    for planted in (1, None):
+        rng = Generator().manual_seed(0)
+        verdict: Verdict = methods["NoiseVote"]()(bands(planted), clean, rng)
+        assert verdict.label == ("NO BACKDOOR FOUND" if planted is None else "SUSPICIOUS")
+    over = LocalSession(seconds=0)
+    rng = Generator().manual_seed(0)
+    assert methods["NoiseVote"]()(subject, clean, rng, session=over).label == "INCONCLUSIVE"
 
 
 # 2. Examples ----------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from tests.toys import BANDS, SIDE, band_images, bands, blob_images, blobs
 from torch import Generator, nn
 
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.detection.gangsweep import GangSweep, Painter, Proof, Scores, paced, penultimate
+from gifthorse.detection.gangsweep import GangSweep, Painter
+from gifthorse.detection.proof import Proof, Scores, paced, penultimate
 from gifthorse.errors import BadImages, Incomplete
 from gifthorse.models.folding import frozen
 from gifthorse.options import describe

@@ -10,6 +10,7 @@ from gifthorse.detection.weight_signature import WeightSignature
 from gifthorse.inversion import (
     ABS,
     USB,
+    Carve,
     DeepInspect,
     NeuralCleanse,
     PixelBackdoor,
@@ -29,6 +30,7 @@ _K_ARM = NeuralCleanse(settle=2, wait=5, up=1.5, fall=1.0, pace=Pace(bar=0.99))
 
 DETECTORS: dict[str, Detector] = {
     "abs": Inspector(ABS(), every=False),
+    "carve": Inspector(Carve(probe=Probe())),
     "deep_inspect": Inspector(DeepInspect()),
     "dltnd": DLTND(),
     "gangsweep": GangSweep(),

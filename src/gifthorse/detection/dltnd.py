@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
 from gifthorse.data.samples import whole
-from gifthorse.detection.gangsweep import Proof, Scores, paced, penultimate
+from gifthorse.detection.proof import Proof, Scores, paced, penultimate
 from gifthorse.errors import BadImages
 from gifthorse.models.folding import frozen
 from gifthorse.session import LocalSession

@@ -177,7 +177,8 @@ class Suspicion:
         _, height, width = self._shape
         nothing = MaskPattern().freeze((torch.zeros(1, height, width), torch.zeros(self._shape)))
         out = [
-            Candidate(goal, nothing, height * width, 0.0, 0, feasible=False) for goal in self.goals
+            Candidate(goal, nothing, float(height * width), 0.0, 0, feasible=False)
+            for goal in self.goals
         ]
         for search, places in self._searches:
             for found, i in zip(search.best, places.tolist(), strict=True):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Generator
 
-from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search
+from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search, Turning
 from gifthorse.types import Goal, Hunt, Samples, Subject
 
 
@@ -27,6 +27,7 @@ class NeuralCleanse:
         up: Factor by which lambda rises.
         fall: It falls by `up ** fall`.
         jitter: Noise when a best is stored, see `MaskPattern`.
+        turning: Transformations during generation (PixelBackdoor, appendix J); None for none.
         pace: Steps, success bar and stopping.
         probe: Where to start; None starts at random, as published.
 
@@ -42,6 +43,7 @@ class NeuralCleanse:
     up: float = 2.0
     fall: float = 1.5
     jitter: float = 0.0
+    turning: Turning | None = None
     pace: Pace = Pace(bar=0.99, patience=25, gain=0.0)
     probe: Probe | None = None
 
@@ -52,5 +54,6 @@ class NeuralCleanse:
         cost = Adaptive.rising(
             len(goals), self.initial, self.wait, self.up, settle=self.settle, fall=self.fall
         )
-        problem = Problem(MaskPattern(self.norm, self.jitter), cost, start=self.probe)
+        form = MaskPattern(self.norm, self.jitter)
+        problem = Problem(form, cost, view=self.turning, start=self.probe)
         return Search(subject, clean, goals, rng, problem, self.pace)

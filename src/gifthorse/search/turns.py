@@ -46,7 +46,8 @@ class Halving:
         first: Round after which the larger half pauses; an arm without a trigger counts as H * W.
         second: Round after which the larger half of the rest pauses.
         keep: Least number of arms that run to the end.
-        alarm: Median over smallest size above which the arms around the median are finished.
+        alarm: Robust deviations of log size (at least 0.2 each) that the smallest arm must lie
+            below the median before the arms around the median are finished.
         reach: Arms this many robust deviations of log size around the median are finished with
             the five in the middle.
 
@@ -57,7 +58,7 @@ class Halving:
     first: int = 60
     second: int = 150
     keep: int = 3
-    alarm: float = 1.5
+    alarm: float = 2.0
     reach: float = 1.5
 
     def __call__(self, hunt: Hunt) -> Iterator[Standing]:
@@ -68,8 +69,14 @@ class Halving:
             alive = self._smaller(hunt.standing.size, alive)
         yield from _until(hunt, alive, None)
         sizes = hunt.standing.size
-        if median(sizes) >= self.alarm * sizes.min():
+        if self._alarming(sizes):
             yield from _until(hunt, self._middle(sizes), None)
+
+    def _alarming(self, size: Tensor) -> bool:
+        logs = size.clamp(min=0.1).log()
+        middle = median(logs)
+        deviation = (1.4826 * median((logs - middle).abs())).clamp(min=0.2)
+        return bool((middle - logs.min()) / deviation >= self.alarm)
 
     def _middle(self, size: Tensor) -> Tensor:
         """Return the arms whose sizes make the median and its deviation, sorted."""
