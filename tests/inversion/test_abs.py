@@ -25,18 +25,20 @@ class Planted(nn.Module):
         self.head = nn.Linear(BANDS + 2, BANDS, bias=False)
         with torch.no_grad():
             self.features.weight.zero_()
-            self.features.bias.zero_()
+            bias = torch.zeros(BANDS + 2)
+            bias[NEURON] = -12  # quiet unless the corner is bright
+            self.features.bias = nn.Parameter(bias)
             self.head.weight.zero_()
             band = torch.arange(SIDE) // (SIDE // BANDS)
             for k in range(BANDS):
                 self.features.weight[k, 0, band == k] = 20 / (SIDE * SIDE / BANDS)
                 self.head.weight[k, k] = 1
             self.features.weight[NEURON, 0, :2, :2] = 5
-            self.features.bias[NEURON] = -12  # quiet unless the corner is bright
             self.head.weight[TARGET, NEURON] = strength
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.features(x).flatten(1)))
+        logits: Tensor = self.head(torch.relu(self.features(x).flatten(1)))
+        return logits
 
 
 def subject(strength: float = 4.0) -> Subject:
@@ -54,7 +56,7 @@ def test_the_score_is_the_lead_of_the_planted_class() -> None:
     # Channel 7 at v adds 4 v to the target and nothing to the others, so the lead is 4 v.
     net = frozen(subject().net)
     x, y = few(*whole(band_images()), 5)
-    top = net.features(x).max().item()
+    top = net.get_submodule("features")(x).max().item()
     found, _ = stimulate(net, "features", x, y, samples=5, reach=8.0)
     assert abs(found[0].score - 4 * 8 * 4 * top / 5) < 1e-3
 
@@ -83,5 +85,7 @@ def test_suspects_of_a_channel_that_ties_do_not_count() -> None:
     x, y = few(*whole(band_images()), 5)
     net = frozen(subject().net)
     with torch.no_grad():
-        net.head.weight.zero_()
+        head = net.get_submodule("head")
+        assert isinstance(head, nn.Linear)
+        head.weight.zero_()
     assert stimulate(net, "features", x, y)[0] == []

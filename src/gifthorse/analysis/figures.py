@@ -180,7 +180,7 @@ def landscapes(
             bar = figure.colorbar(filled, ax=axis, location="bottom", aspect=30, shrink=shrink)
             bar.set_label("loss")
             bar.set_ticks(levels[:: max(1, len(levels) // 5)])
-            bar.ax.xaxis.set_major_formatter("{x:.3g}")
+            bar.ax.xaxis.set_major_formatter("{x:.4g}")
             axis.set_xlabel("step along direction 1")
         axes[0].set_ylabel("step along direction 2")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
