@@ -180,7 +180,7 @@ def test_a_search_that_found_nothing_is_no_verdict(rng: Generator) -> None:
     verdict = Inspector(none)(bands(), band_images(), rng)
     assert verdict.label == "INCONCLUSIVE"
     assert verdict.score == 0.0
-    assert verdict.findings[-1].rule == "IN003"
+    assert verdict.findings[-1].rule == "IN005"
 
 
 def test_a_search_that_was_cut_short_is_no_verdict(rng: Generator) -> None:

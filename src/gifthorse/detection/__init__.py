@@ -50,11 +50,18 @@ DETECTORS: dict[str, Detector] = {
     "weight_signature": WeightSignature(),
 }
 
-# What --preset runs, in this order.
+# What --preset runs, in this order. Quick and standard are the same as long as no other detector
+# is both calibrated and worth its time; thorough adds what is not calibrated, cheapest first.
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("pixel_quick",),
     "standard": ("pixel_quick",),
-    "thorough": ("pixel_quick", "neural_cleanse_quick", "usb"),
+    "thorough": (
+        "weight_signature",
+        "pixel_quick",
+        "neural_cleanse_quick",
+        "k_arm",
+        "usb",
+    ),
 }
 
 __all__ = [

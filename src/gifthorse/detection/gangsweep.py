@@ -72,7 +72,7 @@ class GangSweep:
         threshold: Robust deviations below the median (log scale) where suspicion starts.
         proof: What it takes to call a suspected class backdoored.
 
-    Source: Zhu et al., GangSweep, ACM MM 2020; the method is recalled from the abstract, and all
+    Source: Zhu et al., GangSweep, ACM MM 2020; the paper gives the idea, and all
     figures are ours. Differs: cross entropy for its adversarial loss; the features are what the
     last linear layer reads, or the logits where there is none (`features` 0 in the statistics);
     a ridge; the floored deviation of `depth`; confirmation on unseen images.

@@ -208,7 +208,7 @@ class Inspector:
             f"The search found no small trigger for {large} of {len(best)} classes in the rounds "
             "it had, so no class can stand out: give it more rounds (inverter.pace.rounds)."
         )
-        return [Finding("IN003", "HIGH", float(large), message)]
+        return [Finding("IN005", "HIGH", float(large), message)]
 
     def _large(self, subject: Subject, best: Sequence[Candidate]) -> int:
         """Return how many goals have no small trigger yet."""

@@ -139,7 +139,7 @@ def _too_few(best: Sequence[Candidate]) -> list[Finding]:
     """Say so if most classes have no trigger: then a class has too few to stand out from."""
     missing = sum(not c.feasible for c in best)
     words = f"No working trigger was found for {missing} of {len(best)} classes; give more steps."
-    return [Finding("IN003", "HIGH", float(missing), words)] if 2 * missing > len(best) else []
+    return [Finding("IN005", "HIGH", float(missing), words)] if 2 * missing > len(best) else []
 
 
 def _label(found: set[Severity]) -> Label:

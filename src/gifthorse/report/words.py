@@ -48,6 +48,7 @@ RULES: Mapping[str, str] = MappingProxyType(
         "IN002": "too few images",
         "IN003": "limit reached",
         "IN004": "unsupported layer",
+        "IN005": "search too short",
     }
 )
 
