@@ -89,7 +89,33 @@ def batched(
     }
 
 
-def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
+def say_when(title: str, track: list[Any], arm: int, base: dict[str, Any]) -> None:
+    """Print when an arm was first a fifth smaller than what the plain loop ends with."""
+    small = (moment for moment in track if moment[2][arm] <= 0.8 * base["sizes"][arm])
+    steps, seconds, _ = next(small, (None, None, None))
+    if steps is not None and seconds is not None:
+        print(
+            f"{title}: 0.8 of plain's size after {seconds:.1f} s and {steps:,.0f} image-steps, "
+            f"{base['seconds'] / seconds:.1f} x as fast as plain's whole run"
+        )
+
+
+def show(methods: dict[str, Any], goals: list[Goal]) -> None:
+    """Print a line a method: size, success and cost, beside the plain loop's."""
+    base = methods.get("plain")
+    for name, m in methods.items():
+        size, rate = sum(m["sizes"]) / len(goals), 100 * sum(m["asr"]) / len(goals)
+        line = f"{name:17} {size:6.1f} px {rate:5.1f} %  {m['seconds']:6.1f} s a pair"
+        line += f"  {m['image_steps']:8,.0f} image-steps a pair  {m['sizes']}"
+        if base is not None:
+            line += f"  size {size / (sum(base['sizes']) / len(goals)):.2f} of plain"
+            line += f", {base['seconds'] / m['seconds']:.1f} x as fast"
+        print(line, flush=True)
+        for i, goal in enumerate(goals if base is not None and "curve" in m else ()):
+            say_when(f"{name}, {goal.source} to {goal.target}", m["curve"], i, base or {})
+
+
+def main() -> None:
     """Run the methods that are not in the JSON yet; print a line each and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
@@ -125,15 +151,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
         result |= {"machine": machine(), "settings": {k: str(v) for k, v in vars(a).items()}}
         with atomic(a.out) as file:
             file.write(json.dumps(result, indent=1).encode())
-    base = result["methods"].get("plain")
-    for name, m in result["methods"].items():
-        size, rate = sum(m["sizes"]) / len(goals), 100 * sum(m["asr"]) / len(goals)
-        line = f"{name:17} {size:6.1f} px {rate:5.1f} %  {m['seconds']:6.1f} s a pair"
-        line += f"  {m['image_steps']:8,.0f} image-steps a pair  {m['sizes']}"
-        if base is not None:
-            line += f"  size {size / (sum(base['sizes']) / len(goals)):.2f} of plain"
-            line += f", {base['seconds'] / m['seconds']:.1f} x as fast"
-        print(line, flush=True)
+    show(result["methods"], goals)
     tracks = {
         name: [[(steps, sizes[i]) for steps, _, sizes in m["curve"]] for i in range(len(goals))]
         for name, m in result["methods"].items()

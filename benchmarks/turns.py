@@ -39,7 +39,7 @@ def schedulers() -> dict[str, Detector]:
     assert isinstance(karm, KArmScan)
     return {
         "exhaustive": exhaustive,
-        "halving": replace(exhaustive, turns=Halving(first=15, second=40)),
+        "halving": replace(exhaustive, turns=Halving(first=30, second=45)),
         "k_arm": replace(karm, inverter=exhaustive.inverter),
     }
 

@@ -43,7 +43,7 @@ DETECTORS: dict[str, Detector] = {
     ),
     "neuron_inspect": NeuronInspect(),
     "pixel": Inspector(PixelBackdoor()),
-    "pixel_halving": Inspector(_PIXEL_QUICK, turns=Halving(first=15, second=40)),
+    "pixel_halving": Inspector(_PIXEL_QUICK, turns=Halving(first=30, second=45)),
     "pixel_quick": Inspector(_PIXEL_QUICK),
     "tabor": Inspector(Tabor()),
     "usb": Inspector(USB()),

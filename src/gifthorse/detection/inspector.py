@@ -100,7 +100,9 @@ class Inspector:
         if stopped and 2 * self._large(subject, best) >= len(best):
             depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
         findings = self._findings(subject, unseen, best, depths, spawn(rng))
-        findings += self._cut_short(subject, best, findings, stopped)
+        # Arms that were paused for good have upper bounds, which only overstate an outlier.
+        done = [c for c, settled in zip(best, hunt.settled.tolist(), strict=True) if settled]
+        findings += self._cut_short(subject, done or best, findings, stopped)
         return Verdict(
             method=type(self.inverter).__name__,
             score=depths.max().item(),
