@@ -115,7 +115,7 @@ def show(methods: dict[str, Any], goals: list[Goal]) -> None:
             say_when(f"{name}, {goal.source} to {goal.target}", m["curve"], i, base or {})
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     """Run the methods that are not in the JSON yet; print a line each and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
