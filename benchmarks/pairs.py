@@ -46,13 +46,15 @@ def only(samples: InMemory, sources: list[int], count: int) -> InMemory:
     return InMemory(samples.images[chosen], samples.labels[chosen], samples.classes)
 
 
-def paced(name: str, rounds: int, turning: Turning | None) -> Inverter:
+def paced(name: str, rounds: int, turning: Turning | None, *, fast: bool) -> Inverter:
     """Return a method on the schedule of the comparison, converged arms stopping early."""
     method = INVERTERS[name]
     pace = replace(method.pace, rounds=rounds, bf16=True)  # type: ignore[attr-defined]
     if name != "uap":
         pace = replace(pace, least=200, patience=100)
-    changed = {"pace": pace} | ({"turning": turning} if turning else {})
+    changed: dict[str, Any] = {"pace": pace} | ({"turning": turning} if turning else {})
+    if fast and name != "uap":
+        changed |= {"initial": 0.05, "wait": 3}
     return replace(method, **changed)  # type: ignore[type-var]
 
 
@@ -61,7 +63,8 @@ def invert(
 ) -> dict[str, Any]:
     """Invert all pairs in one batch; return triggers and cost."""
     started = time.monotonic()
-    method = paced(name, a.rounds, Turning() if a.turning and name != "uap" else None)
+    turning = Turning() if a.turning and name != "uap" else None
+    method = paced(name, a.rounds, turning, fast=a.fast)
     hunt = method(subject, clean, goals, torch.Generator().manual_seed(a.seed))
     for _ in Exhaustive()(hunt):
         pass
@@ -80,6 +83,8 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--fast", action="store_true", help="weight of size 0.05, moved every 3")
+    parser.add_argument("--align", action="store_true", help="also prune to equal success (slow)")
     parser.add_argument("--turning", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -106,6 +111,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
                 cell["asr_at_our_size"] = align_size(
                     subject, found.trigger, goal, unseen, max(1, int(ours.size))
                 ).value
+            if ours is not None and name != "pixel_clip" and a.align:
                 cell["pixels_to_own_asr"] = align_asr(subject, found.trigger, goal, unseen, own)
                 cell["our_pixels_to_its_asr"] = align_asr(subject, ours.trigger, goal, unseen, own)
             if a.turning:
