@@ -161,8 +161,8 @@ class Inspector:
         return goals
 
     def _longest(self) -> int:
-        pace = getattr(self.inverter, "pace", None)
-        return int(pace.rounds) if pace is not None else 0
+        paces = (getattr(self.inverter, name, None) for name in ("soft", "pace"))  # one by one
+        return sum(int(pace.rounds) for pace in paces if pace is not None)
 
     def _findings(
         self,

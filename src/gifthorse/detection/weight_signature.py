@@ -84,7 +84,7 @@ class WeightSignature:
             return doubt("FS005", "The last layer has weights that are not finite numbers.")
         q, p = dixon(values)
         largest = int(values.argmax())
-        score = -math.log10(p)
+        score = max(0.0, -math.log10(p))  # not -0
         aside = deviations(values, self.floor * values.abs().max().item())[largest].item()
         facts = {"q": q, "p": p, "deviation": aside, "largest_class": float(largest)}
         finding = self._finding(score, largest, facts)
