@@ -111,30 +111,43 @@ def test_options_are_described(method: Any, protocol: type) -> None:
     assert "Source:" in (inspect.getdoc(type(method)) or "")
 
 
-def reads() -> set[str]:
-    """Every attribute name that the package reads anywhere."""
+def reads(*paths: Path) -> set[str]:
+    """Every attribute name that these files read."""
     return {
         node.attr
-        for path in SOURCE.rglob("*.py")
+        for path in paths
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
 
 
-def test_every_option_of_every_frozen_method_is_read() -> None:
-    read = reads()
-    unread = []
-    for module in ("search.turns", "search.loop", "search.forms", "poisoning", "training"):
-        loaded = importlib.import_module(f"gifthorse.{module}")
-        for name, kind in vars(loaded).items():
-            if inspect.isclass(kind) and is_dataclass(kind) and kind.__module__ == loaded.__name__:
-                unread += [f"{name}.{f.name}" for f in fields(kind) if f.name not in read]
-    for registry, _ in REGISTRIES.values():
-        for method in registry.values():
-            unread += [
-                f"{type(method).__name__}.{f.name}" for f in fields(method) if f.name not in read
-            ]
-    assert unread == []
+def unread(path: Path, read: set[str]) -> list[str]:
+    """The fields of a file's dataclasses that are not among the names read."""
+    module = ".".join(("gifthorse", *path.relative_to(SOURCE).with_suffix("").parts))
+    kinds = [
+        kind
+        for kind in vars(importlib.import_module(module)).values()
+        if inspect.isclass(kind) and is_dataclass(kind) and kind.__module__ == module
+    ]
+    return [f"{k.__name__}.{f.name}" for k in kinds for f in fields(k) if f.name not in read]
+
+
+def test_every_option_of_what_methods_share_is_read() -> None:
+    searching, inverting = ((SOURCE / name).glob("*.py") for name in ("search", "inversion"))
+    parts = sorted(searching)
+    read = reads(*parts, *inverting)
+    assert [name for path in parts for name in unread(path, read)] == []
+    for path in (SOURCE / "poisoning.py", SOURCE / "training.py"):
+        assert unread(path, reads(path)) == []
+
+
+@pytest.mark.parametrize("folder", REGISTRIES)
+def test_every_option_of_a_method_is_read_in_its_folder(folder: str) -> None:
+    paths = sorted((SOURCE / folder).glob("*.py"))
+    read = reads(*paths)
+    registry, _ = REGISTRIES[folder]
+    assert {Path(inspect.getfile(type(method))) for method in registry.values()} <= set(paths)
+    assert [name for path in paths for name in unread(path, read)] == []
 
 
 def test_literal_options_refuse_other_words() -> None:

@@ -112,8 +112,6 @@ TOY: dict[str, dict[str, object]] = {
     "k_arm_pixel": PIXEL | {"turns.rounds": 200},
     "mm_bd": {"starts": 6, "steps": 100},
     "pixel": PIXEL | {"inverter.pace.rounds": 90},
-    # A class that pauses before its trigger is small counts as not searched to the end.
-    "pixel_halving": {"inverter.pace.rounds": 100, "turns.first": 60, "turns.second": 80},
     "tabor": {
         "inverter.pace.rounds": 70,
         "inverter.pace.schedule": "constant",
