@@ -26,6 +26,7 @@ from gifthorse.bench.stages import (
     Made,
     divide,
     draw,
+    fresh,
     implant,
     judge,
     train_clean,
@@ -40,6 +41,7 @@ from gifthorse.models.normalize import Classifier
 from gifthorse.poisoning import Mixing
 from gifthorse.tensors import wilson
 from gifthorse.training import Recipe
+from gifthorse.triggers import Stamp
 from gifthorse.types import Goal, Subject, Verdict
 from gifthorse.writing import atomic
 
@@ -104,13 +106,11 @@ def make(s: Spec, data: Divided, path: Path) -> None:
         subject = train_clean(s.net, data, recipe, rng)
     else:
         attack = BadNet(
-            size=s.size,
-            ink=s.ink,  # type: ignore[arg-type]
-            place=s.place,  # type: ignore[arg-type]
+            Stamp(size=s.size, ink=s.ink, place=s.place),  # type: ignore[arg-type]
             mixing=Mixing(rate=s.rate),
             recipe=recipe,
         )
-        made = implant(attack, s.net, data, Goal(s.target), rng)
+        made = implant(attack, fresh(s.net, data, rng), data, Goal(s.target), rng)
         subject, method, kind = made.subject, attack, "badnet"  # type: ignore[assignment]
     figures, seconds = judge(subject, data.test, made), time.monotonic() - started
     record = Made(kind, method, s.net, data, FIRST + s.number, figures, seconds, made)

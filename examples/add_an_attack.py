@@ -12,13 +12,14 @@ import torch
 from torch import Generator
 
 from gifthorse.data import read, split, whole
+from gifthorse.implanting import Job, Keep
 from gifthorse.intake import receive
 from gifthorse.metrics import accuracy, asr
 from gifthorse.models import load
-from gifthorse.poisoning import AllToOne, Mixing, fit_poisoned
+from gifthorse.poisoning import Mixing, Scheme
 from gifthorse.training import Recipe, predict
 from gifthorse.triggers import Patch
-from gifthorse.types import Attack, Goal, Implant, Progress, Samples, Subject
+from gifthorse.types import Attack, Goal, Implant, Samples, Session, Subject
 
 GIFT = Path(__file__).parent / "gift"
 
@@ -32,8 +33,10 @@ class Stripes:
 
     strength: float = 0.3
     waves: int = 4
+    labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing(rate=0.5)
     recipe: Recipe = Recipe(epochs=40, batch=32, lr=0.01, pad=2, flip=False, bf16=False)
+    keep: Keep = Keep()
 
     def __call__(
         self,
@@ -42,16 +45,13 @@ class Stripes:
         goal: Goal,
         rng: Generator,
         *,
-        progress: Progress | None = None,
+        session: Session | None = None,
     ) -> Implant:
         """Return the fine-tuned net with its trigger."""
         _, height, width = shape = victim.shape
         wave = torch.sin(torch.arange(width) * 2 * torch.pi * self.waves / width) / 2 + 0.5
         trigger = Patch(wave.expand(shape), torch.full((1, height, width), self.strength))
-        net, chosen = fit_poisoned(
-            victim, train, trigger, AllToOne(goal.target), self.mixing, self.recipe, rng, progress
-        )
-        return Implant(net, trigger, goal, chosen)
+        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
 
 
 def main() -> tuple[float, float]:

@@ -17,6 +17,7 @@ from gifthorse.models import NORMALIZATIONS, Classifier, build
 from gifthorse.poisoning import Mixing
 from gifthorse.search import Pace, Probe
 from gifthorse.training import Recipe, predict
+from gifthorse.triggers import Stamp
 from gifthorse.types import Goal, Subject, Verdict
 
 CLASSES, SIDE = 6, 16
@@ -42,7 +43,7 @@ def main(target: int = 2) -> Verdict:
     net = Classifier(build("tiny", CLASSES), NORMALIZATIONS["half"], 3).eval()
     victim = Subject(net, (3, SIDE, SIDE), CLASSES)
     recipe = Recipe(epochs=8, batch=32, lr=0.1, pad=0, flip=False, bf16=False)
-    attack = BadNet(size=2, mixing=Mixing(rate=0.1), recipe=recipe)
+    attack = BadNet(Stamp(size=2), mixing=Mixing(rate=0.1), recipe=recipe)
     made = attack(victim, discs(100, seed=1), Goal(target), rng)
 
     x, y = whole(discs(20, seed=2))

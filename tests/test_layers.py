@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {"tensors", "writing"},
     {"options", "metrics", "models", "data", "triggers", "session"},
     {"training", "poisoning"},
+    {"implanting"},
     {"search"},
     {"attacks", "inversion", "analysis"},
     {"detection", "intake"},

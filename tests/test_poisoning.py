@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
+from gifthorse.attacks import BadNet
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.errors import BadOption
+from gifthorse.implanting import Job
 from gifthorse.poisoning import (
     AllToAll,
     AllToOne,
@@ -21,7 +23,6 @@ from gifthorse.poisoning import (
     Mode,
     SourceToTarget,
     batch_mix,
-    fit_poisoned,
     label_map,
     mixed_loss,
     poison,
@@ -213,7 +214,7 @@ class Watch:
         return Spy()
 
 
-def fed(mixing: Mixing, labels: LabelMap, pad: int = 2) -> Images:
+def fed(mixing: Mixing, labels: AllToOne | SourceToTarget, pad: int = 2) -> Images:
     """Everything that a net is fed in one epoch of poisoned training on black images."""
     spy = Watch()
     black = InMemory(
@@ -224,7 +225,9 @@ def fed(mixing: Mixing, labels: LabelMap, pad: int = 2) -> Images:
     dot = Patch(
         torch.ones(SHAPE), torch.zeros(16).index_fill(0, torch.tensor([6]), 1).view(1, 4, 4)
     )
-    fit_poisoned(subject, black, dot, labels, mixing, recipe, Generator().manual_seed(0))
+    goal = Goal(labels.target, labels.source if isinstance(labels, SourceToTarget) else None)
+    attack = BadNet(mixing=mixing, recipe=recipe)
+    Job(attack, subject, black, goal, Generator().manual_seed(0)).infect(dot, mixing)
     return torch.cat([x for x, _ in spy.batches])
 
 
@@ -245,12 +248,11 @@ def test_only_data_set_mode_fixes_indices(mode: Mode, rng: Generator) -> None:
     recipe = Recipe(epochs=1, batch=50, pad=0, bf16=False)
     victim = linear()
     before = {k: v.clone() for k, v in victim.net.state_dict().items()}
-    made, chosen = fit_poisoned(
-        victim, numbered(), WHITE, AllToOne(0), Mixing(0.2, mode), recipe, rng
-    )
-    assert (chosen is not None) == (mode == "dataset")
+    attack = BadNet(mixing=Mixing(0.2, mode), recipe=recipe)
+    made = Job(attack, victim, numbered(), Goal(0), rng).infect(WHITE, attack.mixing)
+    assert (made.poisoned is not None) == (mode == "dataset")
     assert all(torch.equal(v, before[k]) for k, v in victim.net.state_dict().items())
-    assert made.net is not victim.net
+    assert made.subject.net is not victim.net
 
 
 # Batch mode --------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_work_of_the_interrupted_run_counts_in_the_budget(store: Path) -> None:
 def test_the_state_of_another_run_is_refused(store: Path) -> None:
     LocalSession(store=store).keep("one", STATE)
     session = LocalSession(store=store)
-    with pytest.raises(UsageError, match=r"scan\.state keeps a scan of another model"):
+    with pytest.raises(UsageError, match=r"scan\.state keeps another run: of another model"):
         session.recall("two")
     assert session.image_steps == 0
     assert equal(session.recall("one"), STATE)

@@ -15,6 +15,7 @@ from torch.optim import SGD, Adam
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.metrics import accuracy
 from gifthorse.options import vary
+from gifthorse.session import Ledger, LocalSession
 from gifthorse.training import Player, Recipe, cross_entropy, descend, evaluate, fit, predict
 from gifthorse.types import Batch, Labels, Subject
 
@@ -175,13 +176,25 @@ def test_every_epoch_sees_each_image_once_but_for_the_odd_ones(rng: Generator) -
 def test_a_batch_larger_than_the_data_is_one_batch(rng: Generator) -> None:
     steps: list[tuple[int, int]] = []
     recipe = replace(PLAIN, epochs=2, batch=500, schedule="onecycle")
-    fit(linear(), blob_images(each=2), recipe, rng, progress=lambda d, n, _: steps.append((d, n)))
+    fit(
+        linear(),
+        blob_images(each=2),
+        recipe,
+        rng,
+        ledger=Ledger(LocalSession(lambda d, n, _: steps.append((d, n))), ""),
+    )
     assert steps == [(2, 2)]
 
 
 def test_progress_ends_at_the_announced_number_of_steps(rng: Generator) -> None:
     steps: list[tuple[int, int, str]] = []
-    fit(linear(), blob_images(each=10), PLAIN, rng, progress=lambda *a: steps.append(a))
+    fit(
+        linear(),
+        blob_images(each=10),
+        PLAIN,
+        rng,
+        ledger=Ledger(LocalSession(lambda *a: steps.append(a)), ""),
+    )
     assert [(done, total) for done, total, _ in steps] == [(20, 25), (25, 25)]
     assert "loss" in steps[-1][2]
 

@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from gifthorse import __version__, cli_compare, types
 from gifthorse.cli_support import bar, describe_file, err, going_on, pairs, say, with_command
 from gifthorse.errors import GifthorseError, UnknownMethod, UsageError
+from gifthorse.session import LocalSession
 
 app = typer.Typer(
     add_completion=False,
@@ -179,7 +180,8 @@ def train(data: Data, net: Net, out: Output, options: Options = None, seed: Seed
     recipe = vary(Recipe(), pairs(options))
     divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
     with bar(f"training {net} on {data}") as progress:
-        subject = stages.train_clean(net, divided, recipe, rng, progress)
+        session = LocalSession(progress)
+        subject = stages.train_clean(net, divided, recipe, rng, session)
     figures = stages.judge(subject, divided.test)
     record = stages.Made("clean", recipe, net, divided, seed, figures, time.monotonic() - started)
     stages.write(out, subject, record)
@@ -210,7 +212,8 @@ def attack(
     divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
     goal = types.Goal(target, source)
     with bar(f"{name} on {net}, {data}") as progress:
-        made = stages.implant(method, net, divided, goal, rng, progress)
+        victim = stages.fresh(net, divided, rng)
+        made = stages.implant(method, victim, divided, goal, rng, LocalSession(progress))
     figures = stages.judge(made.subject, divided.test, made)
     seconds = time.monotonic() - started
     record = stages.Made(name, method, net, divided, seed, figures, seconds, made)

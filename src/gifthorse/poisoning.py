@@ -12,19 +12,8 @@ from torch import Generator, Tensor
 
 from gifthorse.data.samples import InMemory
 from gifthorse.errors import BadOption
-from gifthorse.tensors import spawn
-from gifthorse.training import BatchLoss, Mix, Recipe, fit
-from gifthorse.types import (
-    Batch,
-    Goal,
-    Images,
-    Labels,
-    Progress,
-    Samples,
-    Shape,
-    Subject,
-    Trigger,
-)
+from gifthorse.training import BatchLoss, Mix
+from gifthorse.types import Batch, Goal, Images, Labels, Samples, Shape, Subject, Trigger
 
 Scheme: TypeAlias = Literal["all_to_one", "all_to_all"]
 Mode: TypeAlias = Literal["batch", "dataset", "loss", "loss_joint"]
@@ -219,12 +208,11 @@ def batch_mix(trigger: Trigger, labels: LabelMap, mixing: Mixing, rng: Generator
     Source: TrojanZoo sec. 6.1 (RQ6), batch mode. Differs: the ratio is p / (1 - p), so that the
     share of stamped images is p (an early release used p).
     """
-    draw = spawn(rng)
     ratio = mixing.rate / (1 - mixing.rate)
 
     def count(expected: float) -> int:
         whole_part = math.floor(expected)
-        return whole_part + int(torch.rand((), generator=draw) < expected - whole_part)
+        return whole_part + int(torch.rand((), generator=rng) < expected - whole_part)
 
     def mix(x: Images, y: Labels, index: Tensor) -> Batch:
         eligible = labels.eligible(y)
@@ -259,32 +247,6 @@ def mixed_loss(trigger: Trigger, labels: LabelMap, mixing: Mixing) -> BatchLoss:
         return (1 - p) * F.cross_entropy(clean, y) + p * F.cross_entropy(dirty, wanted)
 
     return loss
-
-
-def fit_poisoned(
-    victim: Subject,
-    train: Samples,
-    trigger: Trigger,
-    labels: LabelMap,
-    mixing: Mixing,
-    recipe: Recipe,
-    rng: Generator,
-    progress: Progress | None = None,
-) -> tuple[Subject, Tensor | None]:
-    """Train on poisoned data in the given mode; return the net and the poisoned indices, if fixed.
-
-    The clean and the poisoned run share `fit`; poisoning is a change of samples, batch or loss.
-    """
-    draw = spawn(rng)
-    if mixing.mode == "dataset":
-        data = poison(train, trigger, labels, mixing, draw)
-        mixed = fit(victim, data, recipe, rng, mix=data.mix, progress=progress)
-        return mixed, data.chosen
-    if mixing.mode == "batch":
-        mix = batch_mix(trigger, labels, mixing, draw)
-        return fit(victim, train, recipe, rng, mix=mix, progress=progress), None
-    loss = mixed_loss(trigger, labels, mixing)
-    return fit(victim, train, recipe, rng, loss=loss, progress=progress), None
 
 
 def _stamp_some(x: Images, hit: Tensor, trigger: Trigger) -> Images:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import time
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Generator, Tensor
 
 from gifthorse.errors import UsageError
-from gifthorse.types import Progress, Samples, Subject
+from gifthorse.types import Progress, Samples, Session, Subject
 from gifthorse.writing import atomic
 
 
@@ -86,8 +89,8 @@ class LocalSession:
                 claims = file.metadata() or {}
             if claims.get("key") != key:
                 raise UsageError(
-                    f"{self.store} keeps a scan of another model, of other images or with other "
-                    "options: name another file, or delete it to start again"
+                    f"{self.store} keeps another run: of another model, of other images or with "
+                    "other options; name another file, or delete it to start again"
                 )
             self.image_steps += float(claims.get("image_steps", 0))
             return load_file(self.store)
@@ -102,3 +105,35 @@ class LocalSession:
             claims = {"key": key, "image_steps": str(math.ceil(self.image_steps))}
             with atomic(self.store) as file:
                 file.write(save({k: v.contiguous() for k, v in state.items()}, claims))
+
+
+class Ledger:
+    """The states of the stages of one run, kept together in a session.
+
+    Args:
+        session: Where they are kept.
+        key: Name of the run; see `fingerprint`.
+    """
+
+    def __init__(self, session: Session, key: str) -> None:
+        self.session, self.key, self.name = session, key, "training"
+        self._kept = dict(session.recall(key) or {})
+
+    def stage(self, name: str) -> Ledger:
+        """Return the same ledger, opened at another stage of the run."""
+        other = copy(self)
+        other.name = name
+        return other
+
+    def recall(self) -> Any:
+        """Return what was kept for this stage, or None."""
+        if self.name not in self._kept:
+            return None
+        return torch.load(io.BytesIO(self._kept[self.name].numpy().tobytes()), weights_only=True)
+
+    def keep(self, state: Any) -> None:
+        """Keep tensors, numbers, text, and lists and dicts of those, beside other stages."""
+        out = io.BytesIO()
+        torch.save(state, out)
+        self._kept[self.name] = torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
+        self.session.keep(self.key, self._kept)

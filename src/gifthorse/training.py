@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
-from torch.optim import SGD, Optimizer
+from torch import Generator, Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from gifthorse.data.augment import augment
 from gifthorse.data.samples import batches
+from gifthorse.models.features import head
+from gifthorse.session import Ledger
 from gifthorse.tensors import seeded, spawn
-from gifthorse.types import Batch, Images, Labels, Logits, Progress, Samples, Subject
+from gifthorse.types import Batch, Images, Labels, Logits, Samples, Subject
 
 log = logging.getLogger("gifthorse")
 
@@ -31,7 +34,95 @@ class Player:
 
     variables: tuple[Tensor, ...]
     loss: Callable[[Batch], Tensor]
-    optimizer: Optimizer
+    optimizer: Optimizer | Together
+
+
+class Together:
+    """Several optimizers that step on the gradients of one loss."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = optimizers
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        """Step all."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+class Company(Protocol):
+    """What trains beside a net, or watches it train. Every method may be left out.
+
+    What it remembers from one epoch to the next goes through `state_dict`, so that an interrupted
+    training goes on as if nothing had happened.
+    """
+
+    def joined(self, learner: Subject) -> Sequence[Optimizer]:
+        """Return optimizers of further variables that go down the net's own loss."""
+        return ()
+
+    def before(self, learner: Subject, epoch: int) -> None:
+        """Act before an epoch; the net may be in any mode and is put back into training."""
+        return
+
+    def after(self, learner: Subject, epoch: int) -> None:
+        """Act after an epoch."""
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be kept: tensors, numbers, text, lists and dicts of those."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        return
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything with a state to go on from: a trigger that draws or learns, a module."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors, numbers, text, lists and dicts of those."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Go on from what `state_dict` returned."""
+        ...
+
+
+class Memory(Company):
+    """Something whose state belongs to a training, and nothing more."""
+
+    def __init__(self, thing: Stateful) -> None:
+        self.thing = thing
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return its state."""
+        return self.thing.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set its state."""
+        self.thing.load_state_dict(state)
+
+
+class Dice(Company):
+    """A generator that training draws from, kept with it."""
+
+    def __init__(self, rng: Generator) -> None:
+        self.rng = rng
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the generator is."""
+        return {"rng": self.rng.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the generator there."""
+        self.rng.set_state(state["rng"])
 
 
 @dataclass(frozen=True)
@@ -49,6 +140,8 @@ class Recipe:
         flip: Whether to mirror images at random (wrong for signs and digits).
         smoothing: Label smoothing.
         bf16: Forward in bfloat16 where the processor or GPU has it in hardware.
+        part: What is trained: `full`, or only the `classifier` (the last linear layer) or only the
+            `features` before it. What is not trained keeps its BatchNorm statistics, too.
     """
 
     epochs: int = 15
@@ -61,6 +154,7 @@ class Recipe:
     flip: bool = True
     smoothing: float = 0.0
     bf16: bool = True
+    part: Literal["full", "features", "classifier"] = "full"
 
 
 def cross_entropy(subject: Subject, batch: Batch) -> Tensor:
@@ -94,49 +188,137 @@ def fit(
     *,
     loss: BatchLoss | None = None,
     mix: Mix | None = None,
-    progress: Progress | None = None,
+    company: Sequence[Company] = (),
+    ledger: Ledger | None = None,
 ) -> Subject:
     """Return a trained copy of a subject; the given one stays as it was.
 
     Args:
         victim: Where training starts from.
         train: Training data, kept where it lies.
-        recipe: Epochs, schedule, augmentation.
+        recipe: Epochs, schedule, augmentation, and what is trained.
         rng: Source of order and augmentation.
         loss: Loss of a batch; default cross entropy.
         mix: Turns a batch, after augmentation, into the batch to train on (poisoning).
-        progress: Called now and then with steps done, steps in all and words.
+        company: What trains beside the net or watches it.
+        ledger: Where the state is kept after every epoch and, if there is one, gone on from; its
+            session is told now and then of steps done, steps in all and the loss.
     """
-    net = deepcopy(victim.net).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    for p in net.parameters():
-        p.requires_grad_(True)
-    learner = replace(victim, net=net)
-    optimizer = SGD(
-        net.parameters(),
-        recipe.lr,
-        recipe.momentum,
-        weight_decay=recipe.decay,
-        nesterov=recipe.momentum > 0,
-    )
-    steps = max(1, recipe.epochs * max(1, len(train) // recipe.batch))
-    schedule = _schedule(recipe, optimizer, steps)
-    objective = loss or _smooth(recipe.smoothing)
-    device = next(net.parameters()).device
+    net = deepcopy(victim.net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner, device = replace(victim, net=net), next(net.parameters()).device
+    objective = loss or usual_loss(recipe)
 
     def precise(batch: Batch) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16 and fast_bf16(device)):
             return objective(learner, batch)
 
-    player = Player(tuple(net.parameters()), precise, optimizer)
+    each = max(1, len(train) // recipe.batch)
     with seeded(rng, device):  # dropout draws from the global generator
-        stream = _stream(train, recipe, rng, mix)
-        for done, (value,) in enumerate(descend([player], stream), 1):
-            if schedule is not None and done < steps:
-                schedule.step()
-            if progress is not None and (done % 20 == 0 or done == steps):
-                progress(done, steps, f"loss {value.item():.3f}")
+        course = _Course(learner, recipe, each, company, rng)
+        player = Player(course.variables, precise, Together(course.optimizers))
+        for epoch in range(course.resume(ledger), recipe.epochs):
+            course.begin(epoch)
+            stream = _epoch(train, recipe, course.order, course.noise, mix)
+            for done, (value,) in enumerate(descend([player], stream), epoch * each + 1):
+                course.stepped(done, value, ledger)
+            course.end(epoch, ledger)
     net.eval()
     return learner
+
+
+class _Course:
+    """A training with everything that it goes on from, kept in a ledger after every epoch."""
+
+    def __init__(
+        self,
+        learner: Subject,
+        recipe: Recipe,
+        each: int,
+        company: Sequence[Company],
+        rng: Generator,
+    ) -> None:
+        self.learner, self.part, self.company = learner, recipe.part, company
+        live, self.steps = _rouse(learner.net, recipe.part), max(1, recipe.epochs * each)
+        momentum, nesterov = recipe.momentum, recipe.momentum > 0
+        first = SGD(live, recipe.lr, momentum, weight_decay=recipe.decay, nesterov=nesterov)
+        self.optimizers = [first, *(o for c in company for o in c.joined(learner))]
+        joined = [
+            p for o in self.optimizers[1:] for group in o.param_groups for p in group["params"]
+        ]
+        self.variables = (*live, *joined)
+        self.schedule = _schedule(recipe, first, self.steps)
+        self.order, self.noise = spawn(rng), spawn(rng)
+        dice = [Dice(self.order), Dice(self.noise)]
+        scheduled = [self.schedule] if self.schedule else []
+        self.parts: list[Any] = [learner.net, *self.optimizers, *scheduled, *dice, *company]
+
+    def resume(self, ledger: Ledger | None) -> int:
+        """Put everything where it was; return how many epochs are done."""
+        kept = ledger.recall() if ledger is not None else None
+        if kept is None:
+            return 0
+        for part, state in zip(self.parts, kept["parts"], strict=True):
+            part.load_state_dict(state)
+        torch.set_rng_state(kept["global"])
+        return int(kept["epoch"])
+
+    def begin(self, epoch: int) -> None:
+        for one in self.company:
+            one.before(self.learner, epoch)
+        _rouse(self.learner.net, self.part)
+
+    def stepped(self, done: int, value: Tensor, ledger: Ledger | None) -> None:
+        if self.schedule is not None and done < self.steps:
+            self.schedule.step()
+        if ledger is not None and (done % 20 == 0 or done == self.steps):
+            ledger.session.report(done, self.steps, f"loss {value.item():.3f}")
+
+    def end(self, epoch: int, ledger: Ledger | None) -> None:
+        for one in self.company:
+            one.after(self.learner, epoch)
+        if ledger is not None:
+            states = [part.state_dict() for part in self.parts]
+            ledger.keep({"epoch": epoch + 1, "parts": states, "global": torch.get_rng_state()})
+
+
+@contextmanager
+def still(subject: Subject) -> Iterator[None]:
+    """Hold a net in evaluation mode without gradients on its weights, and put it back after."""
+    modes = {module: module.training for module in subject.net.modules()}
+    flags = {p: p.requires_grad for p in subject.net.parameters()}
+    subject.net.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for p, flag in flags.items():
+            p.requires_grad_(flag)
+
+
+def tune(
+    subject: Subject,
+    variables: Sequence[Tensor],
+    loss: Callable[[Batch], Tensor],
+    stream: Iterable[Batch],
+    *,
+    lr: float = 0.1,
+) -> list[Tensor]:
+    """Let variables, of a trigger say, go down a loss by Adam while the net stays as it is.
+
+    Args:
+        subject: The net that the loss asks; held in evaluation mode, weights frozen.
+        variables: What moves, in place.
+        loss: A scalar for a batch.
+        stream: Batches, one step each.
+        lr: Learning rate.
+
+    Returns:
+        The loss of every step.
+    """
+    with still(subject):
+        player = Player(tuple(variables), loss, Adam(list(variables), lr))
+        return [value for (value,) in descend([player], stream)]
 
 
 def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
@@ -152,19 +334,33 @@ def fast_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def _stream(train: Samples, recipe: Recipe, rng: Generator, mix: Mix | None) -> Iterator[Batch]:
+def _rouse(net: nn.Module, part: str) -> list[nn.Parameter]:
+    """Put the part that is trained into training mode; return its parameters."""
+    net.train()
+    name = head(net) if part != "full" else ""
+    live: list[nn.Parameter] = []
+    for key, module in net.named_modules():
+        trained = part == "full" or (key == name) == (part == "classifier")
+        module.training = trained
+        for p in module.parameters(recurse=False):
+            p.requires_grad_(trained)
+            live += [p] if trained else []
+    return live
+
+
+def _epoch(
+    train: Samples, recipe: Recipe, order: Generator, noise: Generator, mix: Mix | None
+) -> Iterator[Batch]:
     n, size = len(train), min(recipe.batch, len(train))
-    order, noise = spawn(rng), spawn(rng)
-    for _ in range(recipe.epochs):
-        for index in torch.randperm(n, generator=order).split(size):
-            if len(index) < size:  # a last, smaller batch would upset BatchNorm and the schedule
-                continue
-            x, y = train[index]
-            if recipe.pad or recipe.flip:
-                x = augment(x, noise, pad=recipe.pad, flip=recipe.flip)
-            if mix is not None:
-                x, y = mix(x, y, index)
-            yield x.contiguous(memory_format=torch.channels_last), y
+    for index in torch.randperm(n, generator=order).split(size):
+        if len(index) < size:  # a last, smaller batch would upset BatchNorm and the schedule
+            continue
+        x, y = train[index]
+        if recipe.pad or recipe.flip:
+            x = augment(x, noise, pad=recipe.pad, flip=recipe.flip)
+        if mix is not None:
+            x, y = mix(x, y, index)
+        yield x.contiguous(memory_format=torch.channels_last), y
 
 
 def _schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler | None:
@@ -175,12 +371,14 @@ def _schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler |
     return None
 
 
-def _smooth(smoothing: float) -> BatchLoss:
+def usual_loss(recipe: Recipe) -> BatchLoss:
+    """Return the cross entropy that a recipe asks for."""
+
     def loss(subject: Subject, batch: Batch) -> Tensor:
         x, y = batch
-        return F.cross_entropy(subject(x), y, label_smoothing=smoothing)
+        return F.cross_entropy(subject(x), y, label_smoothing=recipe.smoothing)
 
-    return loss if smoothing else cross_entropy
+    return loss if recipe.smoothing else cross_entropy
 
 
 def evaluate(subject: Subject, samples: Samples, size: int = 512) -> Tensor:

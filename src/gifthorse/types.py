@@ -122,6 +122,39 @@ class Goal:
     source: int | None = None
 
 
+# What surrounds a long run ------------------------------------------------------------------
+
+
+class Session(Protocol):
+    """What surrounds a long run: who watches it, when it must stop, where it can go on from."""
+
+    def report(self, done: int, total: int, words: str, /) -> None:
+        """Tell whoever watches."""
+        ...
+
+    def spend(self, image_steps: float, /) -> None:
+        """Count work that was done, in image-steps (forward and back; forward alone: a half)."""
+        ...
+
+    @property
+    def image_steps(self) -> float:
+        """Image-steps spent so far."""
+        ...
+
+    @property
+    def over(self) -> str:
+        """Why the run must stop, in words; empty as long as it may go on."""
+        ...
+
+    def recall(self, key: str, /) -> Mapping[str, Tensor] | None:
+        """Return the state kept under this key, or None."""
+        ...
+
+    def keep(self, key: str, state: Mapping[str, Tensor], /) -> None:
+        """Keep the state of an unfinished run."""
+        ...
+
+
 # 4. Attacks -----------------------------------------------------------------------------------
 
 
@@ -145,9 +178,12 @@ class Attack(Protocol):
         goal: Goal,
         rng: Generator,
         *,
-        progress: Progress | None = None,
+        session: Session | None = None,
     ) -> Implant:
-        """Return an implant; `victim` and `train` stay as they were."""
+        """Return an implant; `victim` and `train` stay as they were.
+
+        An attack that was interrupted goes on from what the session kept of it.
+        """
         ...
 
 
@@ -331,36 +367,6 @@ class Verdict:
     image_steps: float = 0.0
     statistics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
-
-
-class Session(Protocol):
-    """What surrounds a long run: who watches it, when it must stop, where it can go on from."""
-
-    def report(self, done: int, total: int, words: str, /) -> None:
-        """Tell whoever watches."""
-        ...
-
-    def spend(self, image_steps: float, /) -> None:
-        """Count work that was done, in image-steps (forward and back; forward alone: a half)."""
-        ...
-
-    @property
-    def image_steps(self) -> float:
-        """Image-steps spent so far."""
-        ...
-
-    @property
-    def over(self) -> str:
-        """Why the run must stop, in words; empty as long as it may go on."""
-        ...
-
-    def recall(self, key: str, /) -> Mapping[str, Tensor] | None:
-        """Return the state kept under this key, or None."""
-        ...
-
-    def keep(self, key: str, state: Mapping[str, Tensor], /) -> None:
-        """Keep the state of an unfinished run."""
-        ...
 
 
 class Detector(Protocol):

@@ -13,6 +13,7 @@ from gifthorse.attacks import ATTACKS
 from gifthorse.data.samples import InMemory
 from gifthorse.metrics import accuracy, asr
 from gifthorse.options import describe, vary
+from gifthorse.session import LocalSession
 from gifthorse.training import evaluate, fit, predict
 from gifthorse.types import Attack, Goal, Implant, Subject
 
@@ -117,7 +118,7 @@ def test_inputs_stay_as_they_were(name: str) -> None:
     ],
 )
 def test_badnet_implants_in_every_mode_and_form(mode: str, form: str) -> None:
-    made = toy("badnet", mixing__mode=mode, form=form)(
+    made = toy("badnet", mixing__mode=mode, stamp__form=form)(
         blobs(), TRAIN, GOAL, Generator().manual_seed(0)
     )
     assert success(made) >= 0.9
@@ -145,7 +146,6 @@ def test_badnet_all_to_all_moves_every_class_to_the_next() -> None:
 
 def test_progress_is_reported() -> None:
     calls: list[tuple[int, int, str]] = []
-    toy("badnet")(
-        blobs(), TRAIN, GOAL, Generator().manual_seed(0), progress=lambda *a: calls.append(a)
-    )
+    session = LocalSession(progress=lambda *a: calls.append(a))
+    toy("badnet")(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=session)
     assert calls[-1][0] == calls[-1][1] == 6 * (len(TRAIN) // 32)

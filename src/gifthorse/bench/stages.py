@@ -14,13 +14,14 @@ from torch import Generator, Tensor
 
 from gifthorse.data.gallery import Gallery
 from gifthorse.data.packed import load_packed
-from gifthorse.data.samples import InMemory
-from gifthorse.errors import BadOption, UnknownMethod
+from gifthorse.data.samples import InMemory, Subset
+from gifthorse.errors import BadOption, ShapeMismatch, UnknownMethod
 from gifthorse.metrics import accuracy, asr, asr_all
-from gifthorse.models.load import save
+from gifthorse.models.load import Opened, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.models.zoo import NETS
 from gifthorse.options import describe
+from gifthorse.session import Ledger, fingerprint
 from gifthorse.tensors import seeded
 from gifthorse.training import Recipe, evaluate, fit, predict
 from gifthorse.triggers import Patch
@@ -30,9 +31,9 @@ from gifthorse.types import (
     Implant,
     Normalization,
     Origin,
-    Progress,
     Rate,
     Samples,
+    Session,
     Subject,
 )
 from gifthorse.writing import atomic
@@ -91,22 +92,42 @@ def fresh(net: str, data: Divided, rng: Generator) -> Subject:
 
 
 def train_clean(
-    net: str, data: Divided, recipe: Recipe, rng: Generator, progress: Progress | None = None
+    net: str, data: Divided, recipe: Recipe, rng: Generator, session: Session | None = None
 ) -> Subject:
-    """Train a net on clean data from scratch."""
-    return fit(fresh(net, data, rng), data.train, recipe, rng, progress=progress)
+    """Train a net on clean data from scratch; the session keeps what an interruption would lose."""
+    start, ledger = fresh(net, data, rng), None
+    if session is not None:
+        few = Subset(data.train, torch.arange(64))
+        ledger = Ledger(session, fingerprint(recipe, start, few, rng))
+    return fit(start, data.train, recipe, rng, ledger=ledger)
+
+
+def benign(opened: Opened, data: Divided) -> Subject:
+    """Return a clean model that was opened from a file, to be retrained under an attack.
+
+    Raises:
+        ShapeMismatch: If it is not for the data set's classes or channels.
+    """
+    channels, classes = data.train.shape[0], data.train.classes
+    if (opened.channels, opened.classes) != (channels, classes):
+        raise ShapeMismatch(
+            f"{opened.origin.path} has {opened.classes} classes and {opened.channels} channels, "
+            f"{data.name} has {classes} and {channels}: name a model of this data set"
+        )
+    net = Classifier(opened.net, data.normalization, channels).eval()
+    return Subject(net, data.train.shape, classes, opened.origin)
 
 
 def implant(
     attack: Attack,
-    net: str,
+    victim: Subject,
     data: Divided,
     goal: Goal,
     rng: Generator,
-    progress: Progress | None = None,
+    session: Session | None = None,
 ) -> Implant:
-    """Train a net from scratch under an attack."""
-    return attack(fresh(net, data, rng), data.train, goal, rng, progress=progress)
+    """Train a copy of a net, untrained or benign, under an attack."""
+    return attack(victim, data.train, goal, rng, session=session)
 
 
 def judge(subject: Subject, test: Samples, made: Implant | None = None) -> dict[str, Rate]:

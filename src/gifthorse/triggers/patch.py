@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -93,6 +93,14 @@ class Wandering:
         over = self.pattern.permute(1, 2, 0)
         mixed = under + self.mask.permute(1, 2, 0) * (over - under)
         return x.permute(0, 2, 3, 1).index_put((each, rows, cols), mixed).permute(0, 3, 1, 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the generator of places is."""
+        return {"rng": self.rng.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the generator of places there."""
+        self.rng.set_state(state["rng"])
 
     def scrambled(self, rng: Generator, /) -> Wandering:
         """Return the same patch with its pixels shuffled."""
