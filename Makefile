@@ -17,7 +17,8 @@ demo: .venv/ready
 	@echo; echo "Open out/gift.html and out/twin.html in a browser."
 
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal \
+	  -m "not slow and not gpu" --cov --cov-report=term
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

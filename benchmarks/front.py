@@ -39,6 +39,7 @@ METHODS: dict[str, Inverter | None] = {
     "pixel_clip": CLIP,
     "pixel_clip_first": replace(CLIP, ties="first"),
     "pixel_fast": QUICK,
+    "pixel_fast_first": replace(QUICK, ties="first"),
     "carve": Carve(),
     "carve_mirror": Carve(mirror=True),
     "carve_prune": Carve(turn=0.0),  # pixels leave, none joins

@@ -432,3 +432,13 @@ def test_a_pair_whose_check_was_cut_short_is_inconclusive(rng: Generator) -> Non
     )
     assert got.label == "INCONCLUSIVE"
     assert "ratio" not in got.statistics
+
+
+def test_without_screening_every_class_is_searched(rng: Generator) -> None:
+    """Neutral clean images lean to no class, so screening would leave none."""
+    found = Given({Goal(k): 1.0 if k == 2 else 2 * GLOBAL_BOUND for k in range(BANDS)})
+    net = bands(planted=2)
+    assert KArmScan(found)(net, band_images(), rng).arms == ()
+    got = KArmScan(found, screening=False)(net, band_images(), rng)
+    assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
+    assert got.findings[0].goal == Goal(2)

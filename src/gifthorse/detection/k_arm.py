@@ -51,6 +51,7 @@ class KArmScan:
     Attributes:
         inverter: What finds the smallest trigger of a goal.
         turns: How the goals share the rounds; its mode is set by the screening.
+        screening: Whether clean images choose the goals; without it every class is one.
         share: Share of the clean images that the search may use.
         top: Share of the classes that count as high ranks; two classes count for 8 or fewer.
         everywhere: A class that ranks high on more than this share of all images is the only goal.
@@ -66,7 +67,8 @@ class KArmScan:
         margin: Least difference between that and the shuffled control.
 
     Source: Shen et al., Backdoor Scanning for Deep Neural Networks through K-Arm Optimization,
-    ICML 2021, and its released code; the bounds are for Neural Cleanse's masks. Differs: images
+    ICML 2021, and its released code; the bounds are for Neural Cleanse's masks. Differs: screening
+    can be left out, for backdoors that clean images do not lean to; images
     are grouped by their labels, not by predictions; between two classes, where screening says
     nothing, both are searched; the bounds alone make a model suspicious, and only a trigger that
     works on images that the search did not use, and does not when shuffled, a backdoored one;
@@ -77,6 +79,7 @@ class KArmScan:
 
     inverter: Inverter
     turns: KArm = KArm()
+    screening: bool = True
     share: float = 0.5
     top: float = 0.25
     everywhere: float = 0.95
@@ -125,6 +128,8 @@ class KArmScan:
     ) -> list[Goal]:
         if session.over:
             return []
+        if not self.screening:
+            return [Goal(target) for target in range(subject.classes)]
         x, y = whole(clean)
         chances = predict(subject, x).float().softmax(1)
         session.spend(len(x) / 2)
