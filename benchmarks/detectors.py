@@ -50,7 +50,7 @@ def overlap(verdict: Verdict, model: Path) -> float | None:
     mask = verdict.findings[0].evidence.get("mask")
     if not isinstance(mask, torch.Tensor):
         return None
-    return mask_jaccard(mask.amax(0), open_trigger(truth).mask[0])
+    return mask_jaccard(mask.amax(0), open_trigger(truth).picture()[1][0])
 
 
 def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:

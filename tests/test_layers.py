@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"scan", "bench", "comparing"},
     {"catalog", "examine"},
     {"cli_support"},
-    {"cli_compare"},
+    {"cli_compare", "cli_make"},
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
@@ -31,7 +31,7 @@ BESIDE = {("poisoning", "training")}  # poisoned training is a change of samples
 # A report is drawn from data, not from methods, and only what puts a scan together draws one.
 REPORT_IMPORTS = {"types", "tensors", "errors"}
 REPORT_READERS = {"scan", "bench", "catalog", "examine", "cli_support", "cli"}
-ATTACK_READERS = {"bench", "catalog", "cli"}
+ATTACK_READERS = {"bench", "catalog", "cli_make"}
 
 
 def part(path: Path) -> str:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from gifthorse import __version__, cli_compare, types
+from gifthorse import __version__, cli_compare, cli_make
 from gifthorse.cli_support import bar, describe_file, err, going_on, pairs, say, with_command
-from gifthorse.errors import GifthorseError, UnknownMethod, UsageError
-from gifthorse.session import LocalSession
+from gifthorse.errors import GifthorseError, UsageError
 
 app = typer.Typer(
     add_completion=False,
@@ -155,86 +152,8 @@ def explain(
     typer.echo(catalog.explain(name))
 
 
-@app.command()
-def sample(
-    data: Data,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The .npz file to write.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
-    per_class: Annotated[int, typer.Option(help="Images of each class.")] = 10,
-    seed: Seed = 0,
-) -> None:
-    """Write a few clean images of a data set, by default of those no model was trained on."""
-    from gifthorse.bench import stages
-
-    count = stages.write_sample(stages.divide(data), split, per_class, out, seeded(seed))
-    typer.echo(f"wrote {count} images to {out}")
-
-
-@app.command()
-def train(data: Data, net: Net, out: Output, options: Options = None, seed: Seed = 0) -> None:
-    """Train a clean model: the twin that a backdoored one is compared with."""
-    from gifthorse.bench import stages
-    from gifthorse.options import vary
-    from gifthorse.training import Recipe
-
-    recipe = vary(Recipe(), pairs(options))
-    divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
-    with bar(f"training {net} on {data}") as progress:
-        session = LocalSession(progress)
-        subject = stages.train_clean(net, divided, recipe, rng, session)
-    figures = stages.judge(subject, divided.test)
-    record = stages.Made("clean", recipe, net, divided, seed, figures, time.monotonic() - started)
-    stages.write(out, subject, record)
-    say_made(out, record)
-
-
-@app.command()
-def attack(
-    name: Annotated[str, typer.Argument(help="One of `gifthorse list attacks`.")],
-    data: Data,
-    net: Net,
-    out: Output,
-    target: Annotated[int, typer.Option(help="The class that stamped images come out as.")] = 0,
-    source: Annotated[
-        int | None, typer.Option(help="Only images of this class; default all others.")
-    ] = None,
-    options: Options = None,
-    seed: Seed = 0,
-) -> None:
-    """Make a backdoored test model, labeled as such in its metadata."""
-    from gifthorse.attacks import ATTACKS
-    from gifthorse.bench import stages
-    from gifthorse.options import vary
-
-    if name not in ATTACKS:
-        raise UnknownMethod.among("attack", name, ATTACKS)
-    method = vary(ATTACKS[name], pairs(options))
-    divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
-    goal = types.Goal(target, source)
-    with bar(f"{name} on {net}, {data}") as progress:
-        victim = stages.fresh(net, divided, rng)
-        made = stages.implant(method, victim, divided, goal, rng, LocalSession(progress))
-    figures = stages.judge(made.subject, divided.test, made)
-    seconds = time.monotonic() - started
-    record = stages.Made(name, method, net, divided, seed, figures, seconds, made)
-    stages.write(out, made.subject, record)
-    say_made(out, record)
-
-
-def say_made(out: Path, record: Any) -> None:
-    """Print what was made: figures with intervals, file, seconds."""
-    for key, r in record.figures.items():
-        typer.echo(f"{key:10} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
-    typer.echo(f"seconds    {record.seconds:.0f}")
-    typer.echo(f"wrote      {out}")
-
-
+app.registered_commands += cli_make.commands.registered_commands
 app.registered_commands += cli_compare.commands.registered_commands
-
-
-def seeded(seed: int) -> torch.Generator:
-    """Return a generator on the processor with this seed."""
-    return torch.Generator().manual_seed(seed)
 
 
 def version(show: bool) -> None:

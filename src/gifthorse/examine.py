@@ -14,14 +14,14 @@ from typing import get_args
 
 import torch
 from rich.console import Console
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gifthorse import __version__
 from gifthorse.data import read
 from gifthorse.detection import DETECTORS, PRESETS
-from gifthorse.errors import BadOption, UnknownMethod, UnreadableModel, UsageError
+from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UnreadableModel, UsageError
 from gifthorse.intake import Received, parse, receive
 from gifthorse.metrics import mask_jaccard
 from gifthorse.models import Opened, load
@@ -30,8 +30,17 @@ from gifthorse.options import describe, vary
 from gifthorse.report import WRITERS, FailOn, render
 from gifthorse.scan import refused, scan
 from gifthorse.session import LocalSession
-from gifthorse.triggers import Patch
-from gifthorse.types import Detector, Finding, Normalization, Origin, Progress, Report, Run
+from gifthorse.triggers.storage import unpack
+from gifthorse.types import (
+    Detector,
+    Finding,
+    Normalization,
+    Origin,
+    Progress,
+    Report,
+    Run,
+    Trigger,
+)
 from gifthorse.writing import atomic
 
 STANDARD = PRESETS["standard"]  # what runs when nothing is named
@@ -383,13 +392,16 @@ def compared(report: Report, truth: Path) -> str:
     Raises:
         UsageError: If the file is no trigger of this image size.
     """
-    mask = open_trigger(truth).mask
+    mask = open_trigger(truth).picture()[1]
     found = next((f for v in report.verdicts for f in v.findings if "mask" in f.evidence), None)
     if found is None:
         return "no trigger was recovered, so none can be compared with the true one"
     strength = found.evidence["mask"]
     if not isinstance(strength, Tensor) or strength.shape != mask.shape:
-        raise UsageError(f"{truth} holds a trigger for images of {tuple(mask.shape[1:])} pixels")
+        raise UsageError(
+            f"{truth} holds a trigger whose mask is {tuple(mask.shape[1:])}: images of that size, "
+            "or a trigger without a fixed place, which has no mask to compare"
+        )
     index = mask_jaccard(strength[0], mask[0])
     pixels = int((mask > 0).sum())
     shared = round(2 * pixels * index / (1 + index))
@@ -399,14 +411,15 @@ def compared(report: Report, truth: Path) -> str:
     )
 
 
-def open_trigger(path: Path) -> Patch:
+def open_trigger(path: Path) -> Trigger:
     """Read a trigger file that `gifthorse attack` wrote.
 
     Raises:
         UsageError: If it is something else.
     """
     try:
-        parts = load_file(path)
-        return Patch(parts["pattern"], parts["mask"])
-    except (OSError, SafetensorError, KeyError) as error:
+        with safe_open(path, "pt") as file:
+            claims = file.metadata() or {}
+        return unpack(load_file(path), claims)
+    except (OSError, SafetensorError, ValueError, GifthorseError) as error:
         raise UsageError(f"{path} is no trigger file of gifthorse: {error}") from error

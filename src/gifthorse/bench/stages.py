@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +12,41 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.data.gallery import Gallery
+from gifthorse import __version__
+from gifthorse.analysis.sheet import contact_sheet, write_sheet
+from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.packed import load_packed
-from gifthorse.data.samples import InMemory, Subset
+from gifthorse.data.samples import InMemory, Subset, batches
 from gifthorse.errors import BadOption, ShapeMismatch, UnknownMethod
-from gifthorse.metrics import accuracy, asr, asr_all
+from gifthorse.metrics import (
+    accuracy,
+    asr,
+    asr_all,
+    clean_drop,
+    confidence,
+    target_confidence,
+)
 from gifthorse.models.load import Opened, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.models.zoo import NETS
 from gifthorse.options import describe
 from gifthorse.session import Ledger, fingerprint
 from gifthorse.tensors import seeded
-from gifthorse.training import Recipe, evaluate, fit, predict
-from gifthorse.triggers import Patch
+from gifthorse.training import Recipe, fit, predict
+from gifthorse.triggers.storage import pack
 from gifthorse.types import (
     Attack,
     Goal,
     Implant,
+    Labels,
+    Logits,
     Normalization,
     Origin,
     Rate,
     Samples,
     Session,
     Subject,
+    Trigger,
 )
 from gifthorse.writing import atomic
 
@@ -74,6 +86,23 @@ def divide(name: str) -> Divided:
         training.class_names,
         normalization,
     )
+
+
+def shorter(data: Divided, count: int | None) -> Divided:
+    """Return the same data with at most so many training images, spread over the classes.
+
+    Raises:
+        BadOption: If that is less than one a class.
+    """
+    if count is None:
+        return data
+    if count < data.train.classes:
+        raise BadOption(
+            f"{count} training images are less than one of {data.train.classes} classes"
+        )
+    chosen = torch.from_numpy(balanced(data.train.labels.numpy(), count))
+    train = InMemory(data.train.images[chosen], data.train.labels[chosen], data.train.classes)
+    return replace(data, train=train)
 
 
 def fresh(net: str, data: Divided, rng: Generator) -> Subject:
@@ -130,20 +159,46 @@ def implant(
     return attack(victim, data.train, goal, rng, session=session)
 
 
-def judge(subject: Subject, test: Samples, made: Implant | None = None) -> dict[str, Rate]:
-    """Return clean accuracy and, for an implant, `asr` and `asr_all` on test images."""
-    y = torch.cat([test[i][1] for i in torch.arange(len(test)).split(1024)])
-    figures = {"accuracy": accuracy(evaluate(subject, test), y)}
+def judge(
+    subject: Subject,
+    test: Samples,
+    made: Implant | None = None,
+    benign: Subject | None = None,
+) -> dict[str, Rate]:
+    """Return how a net does on test images, each figure with its interval.
+
+    Args:
+        subject: The net.
+        test: Clean images that nothing was trained on.
+        made: The implant, for the success of its trigger.
+        benign: The net before the attack, for the drop in accuracy.
+
+    Returns:
+        `accuracy` and `ccc` (mean probability of the true class); of an implant `asr` (images of
+        the target class left out), `asr_all` (as TrojanZoo counts) and, if it ever succeeds, `tmc`
+        (mean probability of the target then); with a benign net `cad`, its accuracy minus this.
+    """
+    labels, logits = _asked(subject, test, None)
+    predicted = logits.argmax(1)
+    figures = {"accuracy": accuracy(predicted, labels), "ccc": confidence(logits, labels)}
+    if benign is not None:
+        before = _asked(benign, test, None)[1].argmax(1)
+        figures["cad"] = clean_drop(before, predicted, labels)
     if made is not None:
-        stamped = torch.cat(
-            [
-                predict(subject, made.trigger(test[i][0])).argmax(1)
-                for i in torch.arange(len(test)).split(512)
-            ]
-        )
-        figures["asr"] = asr(stamped, y, made.goal)
-        figures["asr_all"] = asr_all(stamped, made.goal)
+        _, stamped = _asked(subject, test, made.trigger)
+        figures["asr"] = asr(stamped.argmax(1), labels, made.goal)
+        figures["asr_all"] = asr_all(stamped.argmax(1), made.goal)
+        if (tmc := target_confidence(stamped, labels, made.goal)) is not None:
+            figures["tmc"] = tmc
     return figures
+
+
+def _asked(subject: Subject, test: Samples, trigger: Trigger | None) -> tuple[Labels, Logits]:
+    labels, logits = [], []
+    for x, y in batches(test, 512):
+        labels.append(y)
+        logits.append(predict(subject, trigger(x) if trigger else x))
+    return torch.cat(labels), torch.cat(logits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,18 +241,43 @@ def provenance(made: Made) -> dict[str, str]:
     return {"description": words, "gifthorse": json.dumps(record)}
 
 
-def write(path: Path, subject: Subject, made: Made) -> None:
-    """Save a model with its provenance, and a patch trigger in `NAME.trigger.safetensors` beside.
+def write(path: Path, subject: Subject, made: Made) -> list[Path]:
+    """Save a model with its provenance; beside it, of an implant, trigger, record and pictures.
+
+    Returns:
+        What was written: `NAME.safetensors`, and for an implant `NAME.trigger.safetensors`,
+        `NAME.json` (options, seed, figures with intervals, machine) and `NAME.png` (a contact
+        sheet of clean, stamped and difference images).
 
     Raises:
         BadOption: If the net is not behind a normalization layer.
     """
     metadata = provenance(made)
     save(path, tensors(subject), metadata)
-    trigger = made.implant.trigger if made.implant else None
-    if isinstance(trigger, Patch):
-        parts = {"pattern": trigger.pattern.contiguous(), "mask": trigger.mask.contiguous()}
-        save(path.with_suffix(".trigger.safetensors"), parts, metadata)
+    if made.implant is None:
+        return [path]
+    parts, kind = pack(made.implant.trigger)
+    beside = [path.with_suffix(end) for end in (".trigger.safetensors", ".json", ".png")]
+    save(beside[0], parts, metadata | kind)
+    with atomic(beside[1]) as file:
+        file.write(json.dumps(record(made), indent=1).encode())
+    few = draw(made.data.test, 1, torch.Generator().manual_seed(made.seed))
+    x, y = few[torch.arange(min(8, len(few)))]
+    names = made.data.class_names
+    write_sheet(beside[2], contact_sheet(subject, x, y, made.implant.trigger, names=names))
+    return [path, *beside]
+
+
+def record(made: Made) -> dict[str, Any]:
+    """Return everything about a made model that can be said in JSON."""
+    known = json.loads(provenance(made)["gifthorse"])
+    figures = {k: asdict(figure) for k, figure in made.figures.items()}
+    machine = {
+        "torch": torch.__version__,
+        "gifthorse": __version__,
+        "threads": torch.get_num_threads(),
+    }
+    return {**known, "figures": figures, "versions": machine}
 
 
 def tensors(subject: Subject) -> dict[str, Tensor]:

@@ -1,0 +1,67 @@
+"""Triggers as tensors and text, so that a file can hold any of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, cast
+
+from torch import Generator, Tensor
+
+from gifthorse.errors import BadOption, UnknownMethod
+from gifthorse.triggers.patch import Additive, Patch, Wandering
+from gifthorse.types import Trigger
+
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (Additive, Patch, Wandering)}
+
+
+def pack(trigger: Trigger) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a trigger, and its kind, numbers and words as metadata.
+
+    Args:
+        trigger: A dataclass of tensors, numbers, words and generators, whose kind is in `KINDS`.
+
+    Raises:
+        BadOption: If it is of another kind, or has a field that cannot be kept.
+    """
+    kind = type(trigger).__name__
+    if KINDS.get(kind) is not type(trigger):
+        raise BadOption(f"a trigger of kind {kind} cannot be saved; known: {', '.join(KINDS)}")
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for field in fields(trigger):  # type: ignore[arg-type]
+        value = getattr(trigger, field.name)
+        if isinstance(value, Tensor):
+            tensors[field.name] = value.detach()
+        elif isinstance(value, Generator):
+            tensors[field.name] = value.get_state()
+        elif isinstance(value, bool | int | float | str):
+            plain[field.name] = value
+        else:
+            raise BadOption(f"{kind}.{field.name} is a {type(value).__name__}: it cannot be saved")
+    return tensors, {"trigger": json.dumps({"kind": kind, **plain})}
+
+
+def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigger:
+    """Return the trigger that `pack` took apart; files without a kind hold a patch.
+
+    Raises:
+        UnknownMethod: If there is no such kind.
+        BadOption: If fields are missing, left over or of the wrong type.
+    """
+    plain = json.loads(metadata.get("trigger", '{"kind": "Patch"}'))
+    kind = str(plain.pop("kind", "Patch"))
+    if kind not in KINDS:
+        raise UnknownMethod.among("trigger", kind, KINDS)
+    wanted = {field.name: str(field.type) for field in fields(KINDS[kind])}
+    given = {**plain, **tensors}
+    if set(given) != set(wanted):
+        raise BadOption(f"a {kind} has {', '.join(wanted)}; the file has {', '.join(given)}")
+    for name, value in given.items():
+        if wanted[name] == "Generator":
+            given[name] = Generator()
+            given[name].set_state(value)
+        elif isinstance(value, Tensor) != (wanted[name] == "Tensor"):
+            raise BadOption(f"{kind}.{name} must be a {wanted[name]}; the file has {value!r:.40}")
+    return cast(Trigger, KINDS[kind](**given))
