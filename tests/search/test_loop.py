@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from tests.toys import BANDS, SIDE, Bands, Doubles, band_images, bands, smallest_mask
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
+from torch.profiler import ProfilerActivity, profile
 
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.errors import BadImages
@@ -526,6 +527,23 @@ def test_without_the_snap_pixels_end_larger() -> None:
         for form in (SignedPixels("clip"), Stuck("clip"))
     ]
     assert sizes[0] < 0.9 * sizes[1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_round_always_allocates_and_asks_as_much(form: Form) -> None:
+    """Host reads and allocations of a late round are those of an earlier one: nothing grows."""
+    hunt = search(form)
+    counted = []
+    for number in range(41):
+        if number not in (20, 40):
+            hunt.step(ALL)
+            continue
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            hunt.step(ALL)
+        each = {event.key: event.count for event in seen.key_averages()}
+        counted.append([each[k] for k in ("aten::_local_scalar_dense", "aten::empty", "[memory]")])
+    assert counted[0] == counted[1]
+    assert 0 < counted[0][0] <= 8  # host reads a round
 
 
 def test_bfloat16_is_for_the_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
