@@ -530,20 +530,23 @@ def test_without_the_snap_pixels_end_larger() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_round_always_allocates_and_asks_as_much(form: Form) -> None:
-    """Host reads and allocations of a late round are those of an earlier one: nothing grows."""
-    hunt = search(form)
-    counted = []
-    for number in range(41):
-        if number not in (20, 40):
+def test_a_late_round_allocates_and_asks_no_more_than_an_early_one(form: Form) -> None:
+    """Counted over eight rounds, since a round in which an arm meets the bar does more."""
+    hunt, most = search(form), []
+    for start in (20, 60):
+        while hunt.standing.rounds[0] < start:
             hunt.step(ALL)
-            continue
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            hunt.step(ALL)
-        each = {event.key: event.count for event in seen.key_averages()}
-        counted.append([each[k] for k in ("aten::_local_scalar_dense", "aten::empty", "[memory]")])
-    assert counted[0] == counted[1]
-    assert 0 < counted[0][0] <= 8  # host reads a round
+        counted = []
+        for _ in range(8):
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+                hunt.step(ALL)
+            each = {event.key: event.count for event in seen.key_averages()}
+            counted.append(
+                [each[k] for k in ("aten::_local_scalar_dense", "aten::empty", "[memory]")]
+            )
+        most.append(torch.tensor(counted).amax(0))
+    assert (most[1] <= most[0]).all()
+    assert 0 < most[0][0] <= 8  # host reads a round
 
 
 def test_bfloat16_is_for_the_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
