@@ -1,4 +1,4 @@
-"""Comparisons of triggers and methods: pruning, robustness, loss landscapes, figures."""
+"""Figures about subjects, triggers and attacks; none of them is a verdict."""
 
 from gifthorse.analysis.landscape import (
     Landscape,
@@ -18,13 +18,21 @@ from gifthorse.analysis.pruning import (
     top_k,
 )
 from gifthorse.analysis.robustness import TABLE_5, enlarged, rescaled, robustness, rotated
+from gifthorse.analysis.separation import Separation, separation, separation_curve
+from gifthorse.analysis.sheet import Sheet, contact_sheet, write_sheet
+from gifthorse.analysis.transfer import Outcome, Transfer
 
 __all__ = [
     "TABLE_5",
     "Landscape",
     "Objective",
+    "Outcome",
+    "Separation",
+    "Sheet",
+    "Transfer",
     "align_asr",
     "align_size",
+    "contact_sheet",
     "directions",
     "enlarged",
     "grid",
@@ -36,6 +44,9 @@ __all__ = [
     "rescaled",
     "robustness",
     "rotated",
+    "separation",
+    "separation_curve",
     "success_over_size",
     "top_k",
+    "write_sheet",
 ]

@@ -97,7 +97,7 @@ def contact_sheet(
     """
     if not len(x):
         raise BadImages("a contact sheet needs at least one image")
-    if x.shape[1:] != subject.shape or labels.shape != (len(x),):
+    if tuple(x.shape[1:]) != subject.shape or labels.shape != (len(x),):
         raise ShapeMismatch(
             f"a contact sheet needs images (n, C, H, W) of {subject.shape} and n labels; got "
             f"{tuple(x.shape)} and {tuple(labels.shape)}"
@@ -131,9 +131,13 @@ class _Pen:
     """Puts tiles and the words under them on a page."""
 
     def __init__(self, page: Image.Image, sheet: Sheet, shape: Shape) -> None:
+        from matplotlib import get_data_path  # late: slow
+
         self.page, self.sheet, self.shape = page, sheet, shape
         self.draw = ImageDraw.Draw(page)
-        self.font = ImageFont.load_default(max(6.0, sheet.line * 0.75))
+        # The font that comes with matplotlib: the same letters everywhere, and most alphabets.
+        font = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+        self.font = ImageFont.truetype(str(font), max(6.0, sheet.line * 0.7))
 
     def tile(self, i: int, row: int, picture: Tensor, words: tuple[str, str], ink: str) -> None:
         """Draw one picture `(C, H, W)` with two lines under it, cut to its width."""

@@ -1,0 +1,108 @@
+"""Other classifiers on the features of a net."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gifthorse.data.samples import batches
+from gifthorse.errors import BadImages
+from gifthorse.models.features import features
+from gifthorse.session import Ledger
+from gifthorse.tensors import seeded
+from gifthorse.training import Recipe, fit, predict, still
+from gifthorse.types import Batch, Labels, Samples, Shape, Subject
+
+Downstream: TypeAlias = Literal["fcn1", "fcn2", "bayes", "svm", "forest"]
+
+DOWNSTREAM: tuple[Downstream, ...] = ("fcn1", "fcn2", "bayes", "svm", "forest")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Features as if they were images of one pixel and `d` channels, so that `fit` takes them.
+
+    Attributes:
+        features: `(N, d)`, in whatever range the net gives them.
+        labels: `(N,)` int64.
+        classes: How many classes the labels may name.
+    """
+
+    features: Tensor
+    labels: Labels
+    classes: int
+
+    @property
+    def shape(self) -> Shape:
+        """Features, 1 and 1."""
+        return self.features.shape[1], 1, 1
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: Tensor, /) -> Batch:
+        return self.features[index][:, :, None, None], self.labels[index]
+
+
+def table(subject: Subject, samples: Samples) -> Table:
+    """Return the features of images, as they are, with their labels."""
+    with still(subject), torch.no_grad():
+        rows = [(features(subject, x), y) for x, y in batches(samples, 512)]
+    z, y = (torch.cat(column) for column in zip(*rows, strict=True))
+    return Table(z, y, samples.classes)
+
+
+def classifier(
+    kind: Downstream,
+    known: Table,
+    recipe: Recipe,
+    rng: Generator,
+    *,
+    hidden: int = 128,
+    ledger: Ledger | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """Train a classifier on features; it turns others, `(N, d)`, into an answer.
+
+    Args:
+        kind: `fcn1` and `fcn2` answer with logits `(N, K)`; `bayes`, `svm` and `forest`, which
+            scikit-learn makes with its defaults, with classes `(N,)`.
+        known: What to train on.
+        recipe: How the first two are trained; features are neither shifted nor mirrored.
+        rng: Source of all randomness.
+        hidden: Width of the hidden layer of `fcn2`.
+        ledger: Where an interrupted training is kept.
+
+    Raises:
+        BadImages: If all features are of one class.
+    """
+    if len(known.labels.unique()) < 2:
+        raise BadImages("a classifier needs images of at least two classes to train on")
+    if kind not in ("fcn1", "fcn2"):
+        model = _from_sklearn(kind, rng)
+        model.fit(known.features.cpu().double().numpy(), known.labels.cpu().numpy())
+        return lambda z: torch.from_numpy(model.predict(z.cpu().double().numpy())).to(z.device)
+    d, k = known.shape[0], known.classes
+    with seeded(rng):
+        if kind == "fcn1":
+            layers: list[nn.Module] = [nn.Linear(d, k)]
+        else:
+            layers = [nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, k)]
+    net = nn.Sequential(nn.Flatten(), *layers).to(known.features.device)
+    plain = replace(recipe, pad=0, flip=False)
+    learned = fit(Subject(net, known.shape, k), known, plain, rng, ledger=ledger)
+    return lambda z: predict(learned, z[:, :, None, None])
+
+
+def _from_sklearn(kind: Downstream, rng: Generator) -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.svm import SVC
+
+    seed = int(torch.randint(2**31 - 1, (1,), generator=rng))
+    if kind == "bayes":
+        return GaussianNB()
+    return SVC(random_state=seed) if kind == "svm" else RandomForestClassifier(random_state=seed)
