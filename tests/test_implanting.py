@@ -184,6 +184,16 @@ def test_features_are_what_goes_into_the_last_layer() -> None:
     assert not last(subject)._forward_pre_hooks
 
 
+def test_steps_before_an_interruption_count_once(tmp_path: Path) -> None:
+    first = LocalSession(store=tmp_path / "state")
+    first.spend(100)
+    Ledger(first, "run").keep([1])
+    again = LocalSession(store=tmp_path / "state")
+    for _ in range(3):
+        assert Ledger(again, "run").recall() == [1]
+    assert again.image_steps == 100
+
+
 def test_a_ledger_keeps_stages_apart_and_together(tmp_path: Path) -> None:
     store = tmp_path / "state"
     ledger = Ledger(LocalSession(store=store), "run")

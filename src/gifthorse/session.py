@@ -57,6 +57,7 @@ class LocalSession:
     store: Path | None = None
     image_steps: float = 0.0
     _started: float = field(default_factory=time.monotonic)
+    _recalled: bool = False
 
     def report(self, done: int, total: int, words: str) -> None:
         """Tell whoever watches."""
@@ -92,7 +93,9 @@ class LocalSession:
                     f"{self.store} keeps another run: of another model, of other images or with "
                     "other options; name another file, or delete it to start again"
                 )
-            self.image_steps += float(claims.get("image_steps", 0))
+            if not self._recalled:  # a run of several stages asks once for each
+                self.image_steps += float(claims.get("image_steps", 0))
+            self._recalled = True
             return load_file(self.store)
         except (SafetensorError, OSError) as error:
             raise UsageError(
