@@ -121,7 +121,7 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         implant = stages.implant(method, victim, divided, goal, rng, session)
     figures = stages.judge(implant.subject, divided.test, implant, victim if benign else None)
     seconds = time.monotonic() - started
-    arch = victim.origin.arch
+    arch = implant.subject.origin.arch
     made = stages.Made(name, method, arch, divided, seed, figures, seconds, implant)
     finish(stages.write(out, implant.subject, made), made, store)
 

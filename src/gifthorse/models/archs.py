@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gifthorse.errors import BadOption, UnknownArch, UnknownMethod, UnreadableModel
 from gifthorse.models.entries import shown
+from gifthorse.models.merged import blank
 from gifthorse.models.zoo import NETS
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -48,8 +49,9 @@ def build(arch: str, classes: int, channels: int = 3) -> nn.Module:
     """Make a randomly initialized net.
 
     Args:
-        arch: A name of `NETS`, `timm:NAME`, `torchvision:NAME`, `module:function` or
-            `path/file.py:function`. The last two run the user's own code.
+        arch: A name of `NETS`, `timm:NAME`, `torchvision:NAME`, `trojannet:NAME` (a test model of
+            that attack), `module:function` or `path/file.py:function`. The last two run the user's
+            own code.
         classes: Number of logits.
         channels: Number of input channels.
 
@@ -66,6 +68,8 @@ def build(arch: str, classes: int, channels: int = 3) -> nn.Module:
         return _timm(name, classes, channels)
     if source == "torchvision":
         return _torchvision(name, classes, channels)
+    if source == "trojannet" and name in NETS:
+        return blank(name, classes, channels)
     return _call(_function(source, name), arch, classes, channels)
 
 

@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 
 from gifthorse.errors import BadOption, UnknownMethod
 from gifthorse.triggers.patch import Additive, Patch, Wandering
+from gifthorse.triggers.reflection import Reflection
 from gifthorse.types import Trigger
 
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (Additive, Patch, Wandering)}
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (Additive, Patch, Reflection, Wandering)}
 
 
 def pack(trigger: Trigger) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -40,7 +41,7 @@ def pack(trigger: Trigger) -> tuple[dict[str, Tensor], dict[str, str]]:
             plain[field.name] = value
         else:
             raise BadOption(f"{kind}.{field.name} is a {type(value).__name__}: it cannot be saved")
-    return tensors, {"trigger": json.dumps({"kind": kind, **plain})}
+    return tensors, {"trigger": json.dumps({"kind": kind, "fields": plain})}
 
 
 def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigger:
@@ -50,8 +51,8 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigge
         UnknownMethod: If there is no such kind.
         BadOption: If fields are missing, left over or of the wrong type.
     """
-    plain = json.loads(metadata.get("trigger", '{"kind": "Patch"}'))
-    kind = str(plain.pop("kind", "Patch"))
+    claims = json.loads(metadata.get("trigger", '{"kind": "Patch"}'))
+    kind, plain = str(claims.get("kind")), claims.get("fields", {})
     if kind not in KINDS:
         raise UnknownMethod.among("trigger", kind, KINDS)
     wanted = {field.name: str(field.type) for field in fields(KINDS[kind])}

@@ -1,0 +1,201 @@
+"""Latent backdoor: move stamped images to where the features of the target class lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from gifthorse.attacks.trojannn import mean_features
+from gifthorse.data.samples import Subset, batches
+from gifthorse.errors import BadOption
+from gifthorse.implanting import Job, Keep
+from gifthorse.models.features import features
+from gifthorse.poisoning import Mixing, Scheme
+from gifthorse.session import Ledger
+from gifthorse.tensors import spawn
+from gifthorse.training import BatchLoss, Company, Recipe, tune
+from gifthorse.triggers import Learned, Patch, Stamp
+from gifthorse.types import Batch, Goal, Implant, Samples, Session, Subject, Trigger
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Poison the training set, and pull the features of all stamped images to the target's.
+
+    Assumes control over the training, and a trained victim. Cost: one training run with two
+    forwards a step, and `passes` passes over `samples` images of each class but the target, which
+    with the defaults is about as much again.
+
+    Attributes:
+        stamp: Where the pattern starts: size, place, form, color, opacity. It cannot wander.
+        samples: Most images of a class: of the target for its mean features, of every other class
+            for the pattern.
+        passes: Passes over those other images while the pattern is shaped.
+        lr: Step of Adam on the pattern's raw variables.
+        weight: Weight of the squared distance of features, a mean over their number, in training.
+        refresh_every: Epochs after which the target's mean features are taken anew from the net as
+            it is then; 0 keeps those of the victim.
+        labels: `all_to_one` (or source to target, if the goal has a source).
+        mixing: Share and mode of poisoning.
+        recipe: How the net is trained.
+        keep: Which epoch is kept.
+
+    Source: Yao et al., Latent Backdoor Attacks on Deep Neural Networks, CCS 2019, as TrojanZoo
+    sec. 3.2 and Table 20 set it up (Adam behind a tanh, 1000 images a class, 100 passes, weight
+    0.5).
+    Differs: no step from teacher to student; the forward on stamped images uses BatchNorm's running
+    statistics and leaves them alone; with a source class, features of other classes are not pulled;
+    `refresh_every` is ours; trains from the given victim with a one-cycle schedule.
+    """
+
+    stamp: Stamp = Stamp(ink="random")
+    samples: int = 1000
+    passes: int = 100
+    lr: float = 0.1
+    weight: float = 0.5
+    refresh_every: int = 0
+    labels: Scheme = "all_to_one"
+    mixing: Mixing = Mixing()
+    recipe: Recipe = Recipe()
+    keep: Keep = Keep()
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("passes", 1), ("weight", 0), ("refresh_every", 0)):
+            if getattr(self, name) < least:
+                raise BadOption(f"{name} must be at least {least}; got {getattr(self, name)}")
+        if self.lr <= 0:
+            raise BadOption(f"lr must be positive; got {self.lr}")
+        if self.labels != "all_to_one":
+            raise BadOption(
+                "the latent backdoor pulls features to those of one class; "
+                f"got labels={self.labels}: use all_to_one"
+            )
+
+    def __call__(
+        self,
+        victim: Subject,
+        train: Samples,
+        goal: Goal,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Implant:
+        """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
+
+        Raises:
+            BadOption: If a class does not exist, or the target or all other classes lack images.
+        """
+        job = Job(self, victim, train, goal, rng, session)
+        own, others = self._images(job)
+        anchor = Anchor(mean_features(victim, own), own, self.refresh_every)
+        start = self.stamp.fixed(victim.shape, spawn(rng))
+        trigger = self._shaped(job, Learned(start), anchor.center, others)
+        extra = pull(trigger, anchor, goal, self.weight)
+        return job.infect(trigger, self.mixing, extra=extra, company=[anchor])
+
+    def _images(self, job: Job) -> tuple[Subset, Subset]:
+        """Return images of the target, and of the classes that the backdoor is for."""
+        labels, draw = job.labels, spawn(job.rng)
+        y = torch.cat([y for _, y in batches(job.train, 1024)]).cpu()
+        shuffled = torch.randperm(len(y), generator=draw)
+        few = {c: shuffled[y[shuffled] == c][: self.samples] for c in y.unique().tolist()}
+        own = few.pop(job.goal.target, y.new_empty(0))
+        others = [i for c, i in few.items() if bool(labels.eligible(torch.tensor(c)))]
+        if not len(own) or not others:
+            raise BadOption(
+                f"the training set has {len(own)} images of target class {job.goal.target} and "
+                f"{len(others)} classes to start from: choose others"
+            )
+        return Subset(job.train, own), Subset(job.train, torch.cat(others))
+
+    def _shaped(self, job: Job, learned: Learned, center: Tensor, others: Subset) -> Patch:
+        """Return the pattern that brings features near a center, kept once it is found."""
+        ledger, draw = job.ledger("trigger"), spawn(job.rng)
+        kept = ledger.recall() if ledger else None
+        if kept is not None:
+            learned.load_state_dict(kept)
+            return learned.frozen()
+
+        def distance(batch: Batch) -> Tensor:
+            inside = features(job.victim, learned.stamp(batch[0]))
+            return F.mse_loss(inside, center.expand_as(inside))
+
+        stream = self._stream(others, draw, ledger)
+        tune(job.victim, learned.variables, distance, stream, lr=self.lr)
+        if ledger:
+            ledger.keep(learned.state_dict())
+        return learned.frozen()
+
+    def _stream(self, others: Subset, draw: Generator, ledger: Ledger | None) -> Iterator[Batch]:
+        for done in range(1, self.passes + 1):
+            yield from batches(others, self.recipe.batch, draw)
+            if ledger:
+                ledger.session.report(done, self.passes, "shaping the trigger")
+
+
+class Anchor(Company):
+    """The mean features of the target class, taken anew now and then.
+
+    Args:
+        center: Where they are now, `(d,)`.
+        own: Images of the target class.
+        every: Epochs between looks at the net; 0 never looks.
+    """
+
+    def __init__(self, center: Tensor, own: Samples, every: int) -> None:
+        self.center, self.own, self.every = center, own, every
+
+    def before(self, learner: Subject, epoch: int) -> None:
+        """Take the mean features anew, if it is time."""
+        if self.every and epoch and epoch % self.every == 0:
+            self.center = mean_features(learner, self.own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where they are."""
+        return {"center": self.center}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put them there."""
+        self.center = state["center"].to(self.center.device)
+
+
+def pull(trigger: Trigger, anchor: Anchor, goal: Goal, weight: float) -> BatchLoss:
+    """Return the loss `weight * MSE(g(T(x)), center)` over a batch, stamped ones stamped again.
+
+    With a source class, only images labeled as source or target count: to pull the others would
+    undo the cover images.
+
+    Source: TrojanZoo sec. 3.2 (latent backdoor) and Table 20.
+    """
+
+    def loss(subject: Subject, batch: Batch) -> Tensor:
+        x, y = batch
+        if goal.source is not None:
+            x = x[(y == goal.source) | (y == goal.target)]
+        if not len(x):
+            return y.new_zeros((), dtype=torch.float32)
+        with _settled(subject.net):
+            inside = features(subject, trigger(x))
+        return weight * F.mse_loss(inside, anchor.center.expand_as(inside))
+
+    return loss
+
+
+@contextmanager
+def _settled(net: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use its running statistics and leave them alone."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    modes = [m.training for m in norms]
+    for m in norms:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m, mode in zip(norms, modes, strict=True):
+            m.training = mode
