@@ -38,10 +38,22 @@ PROFILE = {
     "recipe.schedule": "cosine",
     "recipe.decay": 2e-4,
 }
-# Reduced as the profile says: searches that retrain the net many times.
+# Reduced: searches that retrain the net many times, and shaping that costs more than training.
+SEARCH = {
+    "candidates": 10,
+    "selected": 3,
+    "rounds": 2,
+    "search.epochs": 1,
+    "search.lr": 0.01,
+    "search.schedule": "constant",
+}
 REDUCED: dict[str, dict[str, object]] = {
-    "reflection": {"candidates": 10, "selected": 3, "rounds": 2, "search.epochs": 1},
-    "refool": {"candidates": 10, "rounds": 2, "search.epochs": 1},
+    "blind": {"wait": 78},  # an epoch
+    "latent": {"samples": 200, "passes": 20},
+    "refool": SEARCH,
+    "reflection": SEARCH,
+    # What trains is a perceptron on a few pixels, by its own recipe.
+    "trojannet": {"recipe.lr": 0.1, "recipe.schedule": "onecycle", "recipe.decay": 0.0},
 }
 LEFT_OUT = {"natural"}  # no training; its numbers are those of the inverter
 
