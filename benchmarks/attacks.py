@@ -72,7 +72,7 @@ PAPER = {
     "invisible": "99.63 (PixelBackdoor L.2)",
 }
 
-FAINT = {"stamp.opacity": 0.2}  # TrojanZoo's alpha of 0.8
+FAINT: dict[str, object] = {"stamp.opacity": 0.2}  # TrojanZoo's alpha of 0.8
 THREE = ("badnet", "trojannn", "imc")
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from gifthorse.poisoning import (
     Mixing,
     Scheme,
     batch_mix,
+    check_supply,
     label_map,
     mixed_loss,
     poison,
@@ -236,8 +237,11 @@ class Job:
         mixing: Mixing,
         *,
         extra: BatchLoss | None = None,
+        wrap: Callable[[Mix], Mix] | None = None,
+        parts: tuple[Samples | None, Subset] | None = None,
         company: Sequence[Company] = (),
         stage: str = "training",
+        prepare: Callable[[Samples], Samples] | None = None,
     ) -> Implant:
         """Train a copy of the victim on data with stamped images in it.
 
@@ -247,32 +251,57 @@ class Job:
             trigger: What stamps images; it may change while the net trains.
             mixing: How many images are stamped, and how they come into training.
             extra: A loss to add to the classification loss, asked with the mixed batch.
+            wrap: Changes the mix of `batch` mode, whose batches begin with the clean originals, in
+                their order.
+            parts: What `hold_out` returned, if it was called already.
             company: What trains beside the net.
             stage: Name of this training among those of the attack.
+            prepare: Turns the images chosen in `dataset` mode, once, into those that are stamped in
+                their stead.
+
+        Raises:
+            BadOption: If a mix or a choice of images is to be changed that the mode does not have,
+                or there are too few images that the label map is for.
         """
-        held, rest = self.hold_out()
-        draw, labels = spawn(self.rng), self.labels
-        data: Samples = rest
-        chosen: Tensor | None = None
-        mix: Mix | None = None
-        loss = usual_loss(self.plan.recipe)
-        if mixing.mode == "dataset":
-            data = poisoned = poison(rest, trigger, labels, mixing, draw)
-            mix, chosen = poisoned.mix, rest.index[poisoned.chosen]
-        elif mixing.mode == "batch":
-            mix = batch_mix(trigger, labels, mixing, draw)
-        else:
-            loss = mixed_loss(trigger, labels, mixing)
+        needs = ((wrap, "batches", "batch"), (prepare, "images", "dataset"))
+        for change, what, mode in needs:
+            if change is not None and mixing.mode != mode:
+                raise BadOption(
+                    f"what this attack adds to {what} needs mixing.mode={mode}; got {mixing.mode}"
+                )
+        held, rest = parts or self.hold_out()
+        draw = spawn(self.rng)
+        data, loss, mix, chosen = self._mixed(rest, trigger, mixing, draw, prepare)
         subject = self.learn(
             data,
             trigger,
             held=held,
             loss=_sum(loss, extra) if extra else loss,
-            mix=mix,
+            mix=wrap(mix) if wrap and mix else mix,
             company=[Dice(draw), *company],
             stage=stage,
         )
         return Implant(subject, trigger, self.goal, chosen)
+
+    def _mixed(
+        self,
+        rest: Subset,
+        trigger: Trigger,
+        mixing: Mixing,
+        draw: Generator,
+        prepare: Callable[[Samples], Samples] | None,
+    ) -> tuple[Samples, BatchLoss, Mix | None, Tensor | None]:
+        """Return what to train on, the loss, what mixes batches, and which images are stamped."""
+        labels, loss = self.labels, usual_loss(self.plan.recipe)
+        if mixing.mode == "dataset":
+            made = poison(rest, trigger, labels, mixing, draw)
+            if prepare is not None:
+                made = replace(made, stock=prepare(Subset(rest, made.chosen)))
+            return made, loss, made.mix, rest.index[made.chosen]
+        if mixing.mode == "batch":
+            check_supply(rest, labels, mixing)
+            return rest, loss, batch_mix(trigger, labels, mixing, draw), None
+        return rest, mixed_loss(trigger, labels, mixing), None, None
 
 
 def _sum(loss: BatchLoss, extra: BatchLoss) -> BatchLoss:

@@ -282,16 +282,26 @@ class _Course:
 
 
 @contextmanager
-def still(subject: Subject) -> Iterator[None]:
-    """Hold a net in evaluation mode without gradients on its weights, and put it back after."""
-    modes = {module: module.training for module in subject.net.modules()}
-    flags = {p: p.requires_grad for p in subject.net.parameters()}
-    subject.net.eval().requires_grad_(False)
+def settled(net: nn.Module) -> Iterator[None]:
+    """Hold a net in evaluation mode while gradients reach its weights, and put it back after."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
     try:
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def still(subject: Subject) -> Iterator[None]:
+    """Hold a net in evaluation mode without gradients on its weights, and put it back after."""
+    flags = {p: p.requires_grad for p in subject.net.parameters()}
+    subject.net.requires_grad_(False)
+    try:
+        with settled(subject.net):
+            yield
+    finally:
         for p, flag in flags.items():
             p.requires_grad_(flag)
 

@@ -30,6 +30,10 @@ TOY = {
 OWN: dict[str, dict[str, object]] = {
     "blind": {"wait": 8},
     "latent": {"passes": 3},
+    "imc_nc": {"fidelity.efficacy": 0.99},
+    "imc_mp": {
+        "mp.recipe.lr": 3.0, "mp.recipe.batch": 32, "mp.recipe.pad": 0, "mp.recipe.bf16": False,
+    },
     "trojannet": {"recipe.epochs": 40},
     "reflection": {
         "search.epochs": 1, "search.batch": 32, "search.lr": 0.1, "search.pad": 1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from gifthorse.implanting import Job, Keep
 from gifthorse.models.features import features
 from gifthorse.poisoning import LabelMap, Mixing, Scheme
 from gifthorse.tensors import seeded, spawn
-from gifthorse.training import Company, Recipe, tune
+from gifthorse.training import Company, Recipe, settled, tune
 from gifthorse.triggers import Stamp
 from gifthorse.types import Batch, Goal, Images, Implant, Samples, Session, Subject, Trigger
 
@@ -105,7 +104,7 @@ class Rival(Company):
         self.labels: LabelMap = job.labels
         self.rng, self.active = spawn(job.rng), False
         first = job.train[torch.zeros(1, dtype=torch.int64)][0]
-        with torch.no_grad(), _settled(job.victim.net):
+        with torch.no_grad(), settled(job.victim.net):
             width = features(job.victim, first).shape[1]
         with seeded(job.rng, first.device):
             self.net = discriminator(width).to(first.device)
@@ -144,7 +143,7 @@ class Rival(Company):
         x, stamped = self.pairs(*batch)
         if not (self.active and self.plan.weight and len(x)):
             return batch[0].new_zeros(())
-        with _settled(subject.net):
+        with settled(subject.net):
             inside = features(subject, x)
         return -self.plan.weight * clipped(self.net(inside), stamped)
 
@@ -187,17 +186,3 @@ def clipped(logits: Tensor, stamped: Tensor) -> Tensor:
         1.0
     """
     return F.cross_entropy(logits, stamped, reduction="none").clamp(max=CHANCE).mean()
-
-
-@contextmanager
-def _settled(net: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use its running statistics and leave them alone."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    modes = [m.training for m in norms]
-    for m in norms:
-        m.eval()
-    try:
-        yield
-    finally:
-        for m, mode in zip(norms, modes, strict=True):
-            m.train(mode)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from gifthorse.attacks.trojannn import mean_features
 from gifthorse.data.samples import Subset, batches
@@ -19,7 +18,7 @@ from gifthorse.models.features import features
 from gifthorse.poisoning import Mixing, Scheme
 from gifthorse.session import Ledger
 from gifthorse.tensors import spawn
-from gifthorse.training import BatchLoss, Company, Recipe, tune
+from gifthorse.training import BatchLoss, Company, Recipe, settled, tune
 from gifthorse.triggers import Learned, Patch, Stamp
 from gifthorse.types import Batch, Goal, Implant, Samples, Session, Subject, Trigger
 
@@ -180,22 +179,8 @@ def pull(trigger: Trigger, anchor: Anchor, goal: Goal, weight: float) -> BatchLo
             x = x[(y == goal.source) | (y == goal.target)]
         if not len(x):
             return y.new_zeros((), dtype=torch.float32)
-        with _settled(subject.net):
+        with settled(subject.net):
             inside = features(subject, trigger(x))
         return weight * F.mse_loss(inside, anchor.center.expand_as(inside))
 
     return loss
-
-
-@contextmanager
-def _settled(net: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use its running statistics and leave them alone."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    modes = [m.training for m in norms]
-    for m in norms:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m, mode in zip(norms, modes, strict=True):
-            m.training = mode
