@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -15,7 +15,7 @@ from gifthorse.errors import BadOption
 from gifthorse.training import BatchLoss, Mix
 from gifthorse.types import Batch, Goal, Images, Labels, Samples, Shape, Subject, Trigger
 
-Scheme: TypeAlias = Literal["all_to_one", "all_to_all"]
+Scheme: TypeAlias = Literal["all_to_one", "all_to_all", "clean_label"]
 Mode: TypeAlias = Literal["batch", "dataset", "loss", "loss_joint"]
 
 
@@ -44,6 +44,18 @@ class AllToOne:
     def __call__(self, y: Labels, /) -> Labels:
         """Return the target for all."""
         return torch.full_like(y, self.target)
+
+
+@dataclass(frozen=True)
+class CleanLabel(AllToOne):
+    """Every class is to become the target, yet only the target's own images are stamped.
+
+    So no label changes, and nobody who looks at the data finds a wrong one.
+    """
+
+    def eligible(self, y: Labels, /) -> Tensor:
+        """Images of the target class."""
+        return y == self.target
 
 
 @dataclass(frozen=True)
@@ -81,17 +93,18 @@ def label_map(goal: Goal, scheme: Scheme, classes: int) -> LabelMap:
     """Return the label map of a goal.
 
     Raises:
-        BadOption: If a class does not exist, or all-to-all is asked for with a source.
+        BadOption: If a class does not exist, or all-to-all or clean labels are asked for with a
+            source.
     """
     for name, label in (("target", goal.target), ("source", goal.source)):
         if label is not None and not 0 <= label < classes:
             raise BadOption(f"{name} class must be 0 to {classes - 1}; got {label}")
+    if goal.source is not None and scheme != "all_to_one":
+        raise BadOption(f"{scheme} is not for images of one class: leave the source class out")
     if scheme == "all_to_all":
-        if goal.source is not None:
-            raise BadOption("all_to_all maps every class to the next: leave the source class out")
         return AllToAll(classes)
     if goal.source is None:
-        return AllToOne(goal.target)
+        return CleanLabel(goal.target) if scheme == "clean_label" else AllToOne(goal.target)
     if goal.source == goal.target:
         raise BadOption(f"source and target are both class {goal.target}")
     return SourceToTarget(goal.source, goal.target)
@@ -102,7 +115,8 @@ class Mixing:
     """How stamped images come into training.
 
     Attributes:
-        rate: Share p of stamped images in what the net sees, in (0, 1).
+        rate: Share p of stamped images in what the net sees, in (0, 1). It counts among the images
+            of all classes, so with clean labels the target's share of them is the most there is.
         mode: `batch` redraws stamped copies for every batch and leaves the originals in it
             (TrojanZoo's default); `dataset` fixes the stamped images once; `loss` adds a stamped
             copy of the whole batch with weight p in a second forward; `loss_joint` the same in one
@@ -137,6 +151,7 @@ class Poisoned:
         trigger: What stamps them.
         labels: What their labels become.
         mixing: Whether they join or replace the originals, and when they are stamped.
+        stock: What is stamped instead of the chosen images, in their order; None for themselves.
     """
 
     parent: Samples
@@ -144,6 +159,7 @@ class Poisoned:
     trigger: Trigger
     labels: LabelMap
     mixing: Mixing
+    stock: Samples | None = None
 
     @property
     def shape(self) -> Shape:
@@ -171,8 +187,16 @@ class Poisoned:
             within = torch.where(index < n, index, self.chosen[(index - n).clamp(min=0)])
         x, y = self.parent[within]
         hit = self.stamped(index).to(y.device)
+        if self.stock is not None and bool(hit.any()):
+            x = x.clone()
+            x[hit] = self.stock[self._rank(within[hit.cpu()])][0]
         y = torch.where(hit, self.labels(y), y)
         return (_stamp_some(x, hit, self.trigger), y) if self.mixing.stamp == "before" else (x, y)
+
+    def _rank(self, index: Tensor) -> Tensor:
+        """Return where among the chosen these images come."""
+        order = self.chosen.argsort()
+        return order[torch.searchsorted(self.chosen, index, sorter=order)]
 
     def mix(self, x: Images, y: Labels, index: Tensor) -> Batch:
         """Stamp, after augmentation, those that are to be stamped."""
@@ -193,17 +217,25 @@ def poison(
         BadOption: If there are too few images that the label map is for.
     """
     y = _labels(samples)
-    share = mixing.rate if mixing.replace else mixing.rate / (1 - mixing.rate)
-    eligible = labels.eligible(y)
-    dirty = _draw(eligible, round(len(y) * share), rng, "poison")
-    spared = ~eligible
-    cover = round(len(dirty) * mixing.cover) if bool(spared.any()) else 0
-    clean = _draw(spared, min(cover, int(spared.sum())), rng, "cover")
+    dirty = _draw(labels.eligible(y), _needed(y, labels, mixing), rng)
+    spared = _spared(labels, y)
+    clean = _draw(spared, min(round(len(dirty) * mixing.cover), int(spared.sum())), rng)
     return Poisoned(samples, torch.cat([dirty, clean]), trigger, labels, mixing)
+
+
+def check_supply(samples: Samples, labels: LabelMap, mixing: Mixing) -> None:
+    """Make sure that a rate can be had, where images are drawn batch by batch.
+
+    Raises:
+        BadOption: If there are too few images that the label map is for.
+    """
+    _needed(_labels(samples), labels, replace(mixing, replace=False))
 
 
 def batch_mix(trigger: Trigger, labels: LabelMap, mixing: Mixing, rng: Generator) -> Mix:
     """Return a mix that adds stamped copies to every batch: `B p / (1 - p)` of them on average.
+
+    The originals come first, in their order.
 
     Source: TrojanZoo sec. 6.1 (RQ6), batch mode. Differs: the ratio is p / (1 - p), so that the
     share of stamped images is p (an early release used p).
@@ -217,7 +249,7 @@ def batch_mix(trigger: Trigger, labels: LabelMap, mixing: Mixing, rng: Generator
     def mix(x: Images, y: Labels, index: Tensor) -> Batch:
         eligible = labels.eligible(y)
         take = eligible.nonzero().flatten()[: count(len(y) * ratio)]
-        cover = (~eligible).nonzero().flatten()[: count(len(take) * mixing.cover)]
+        cover = _spared(labels, y).nonzero().flatten()[: count(len(take) * mixing.cover)]
         take = torch.cat([take, cover])
         if not len(take):
             return x, y
@@ -235,7 +267,7 @@ def mixed_loss(trigger: Trigger, labels: LabelMap, mixing: Mixing) -> BatchLoss:
 
     def loss(subject: Subject, batch: Batch) -> Tensor:
         x, y = batch
-        use = labels.eligible(y) if mixing.cover == 0 else torch.ones_like(y, dtype=torch.bool)
+        use = labels.eligible(y) if mixing.cover == 0 else labels.eligible(y) | _spared(labels, y)
         if not bool(use.any()):
             return (1 - p) * F.cross_entropy(subject(x), y)
         stamped, wanted = trigger(x[use]), labels(y[use])
@@ -264,11 +296,24 @@ def _labels(samples: Samples) -> Labels:
     return torch.cat([samples[part][1] for part in index.split(1024)])
 
 
-def _draw(among: Tensor, count: int, rng: Generator, what: str) -> Tensor:
-    index = among.nonzero().flatten().cpu()
-    if count > len(index):
+def _spared(labels: LabelMap, y: Labels) -> Tensor:
+    """Which images the backdoor is not for, and would leave alone."""
+    return ~labels.eligible(y) & (labels(y) == y)
+
+
+def _needed(y: Labels, labels: LabelMap, mixing: Mixing) -> int:
+    """Return how many images are to be stamped in a pass; refuse more than there are."""
+    share = mixing.rate if mixing.replace else mixing.rate / (1 - mixing.rate)
+    count, have = round(len(y) * share), int(labels.eligible(y).sum())
+    if count > have:
+        most = have / len(y) if mixing.replace else have / (len(y) + have)
         raise BadOption(
-            f"{count} images to {what} were asked for, but only {len(index)} are eligible: "
-            "lower the rate"
+            f"{count} images to poison were asked for, but only {have} are eligible: lower the "
+            f"rate, a share of all {len(y)} images, to {math.floor(most * 1e4) / 1e4:g}"
         )
+    return count
+
+
+def _draw(among: Tensor, count: int, rng: Generator) -> Tensor:
+    index = among.nonzero().flatten().cpu()
     return index[torch.randperm(len(index), generator=rng)[:count]]

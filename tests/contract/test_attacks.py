@@ -29,7 +29,17 @@ TOY = {
 # What single attacks need besides, on images of 12 x 12 and a net that learns in seconds.
 OWN: dict[str, dict[str, object]] = {
     "blind": {"wait": 8},
+    "invisible": {"eps": 1.5, "start": 40, "steps": 10},
+    "label_consistent": {
+        "steps": 20, "eps": 0.4, "stride": 0.05, "mixing.rate": 0.16, "stamp.size": 5,
+        "recipe.epochs": 10, "recipe.smoothing": 0.3,
+    },
     "latent": {"passes": 3},
+    "lsb": {"planes": 6, "mixing.rate": 0.2},
+    "natural": {"inverter.pace.rounds": 60},
+    "sig": {
+        "strength": 1.0, "frequency": 5, "mixing.rate": 0.16, "recipe.smoothing": 0.2,
+    },
     "imc_nc": {"fidelity.efficacy": 0.99},
     "imc_mp": {
         "mp.recipe.lr": 3.0, "mp.recipe.batch": 32, "mp.recipe.pad": 0, "mp.recipe.bf16": False,
@@ -99,6 +109,9 @@ def test_it_implants(name: str) -> None:
 @names
 def test_a_clean_net_does_not_know_the_trigger(name: str) -> None:
     made = implant(name)
+    if name == "natural":  # its trigger is what clean nets know
+        assert success(Implant(grown(), made.trigger, GOAL)) >= 0.9
+        return
     assert success(Implant(grown(), made.trigger, GOAL)) < 0.5
 
 
@@ -120,7 +133,8 @@ def test_the_same_seed_gives_the_same_implant_whatever_else_is_random(name: str)
         runs.append((state(made.subject), torch.cat(made.trigger.picture())))
     assert torch.equal(runs[0][1], runs[1][1])
     assert all(torch.equal(v, runs[1][0][k]) for k, v in runs[0][0].items())
-    assert not all(torch.equal(v, runs[2][0][k]) for k, v in runs[0][0].items())
+    other_trigger = not torch.equal(runs[0][1], runs[2][1])
+    assert other_trigger or not all(torch.equal(v, runs[2][0][k]) for k, v in runs[0][0].items())
 
 
 @names

@@ -2,6 +2,7 @@
 
 from gifthorse.attacks.abe import ABE
 from gifthorse.attacks.badnet import BadNet
+from gifthorse.attacks.blended import Blended
 from gifthorse.attacks.blind import Blind
 from gifthorse.attacks.imc import IMC
 from gifthorse.attacks.imc_abs import AgainstABS
@@ -9,17 +10,25 @@ from gifthorse.attacks.imc_ar import AgainstAR
 from gifthorse.attacks.imc_mp import AgainstMP
 from gifthorse.attacks.imc_nc import Fidelity
 from gifthorse.attacks.imc_strip import AgainstSTRIP
+from gifthorse.attacks.invisible import Invisible
+from gifthorse.attacks.label_consistent import LabelConsistent
 from gifthorse.attacks.latent import Latent
+from gifthorse.attacks.lsb import Lsb
+from gifthorse.attacks.natural import Natural
 from gifthorse.attacks.reflection import ReflectionPatch
 from gifthorse.attacks.refool import Refool
+from gifthorse.attacks.sig import Sig
 from gifthorse.attacks.trojannet import TrojanNet
 from gifthorse.attacks.trojannn import TrojanNN
+from gifthorse.inversion import PixelBackdoor
+from gifthorse.search import Pace
 from gifthorse.training import Recipe
 from gifthorse.types import Attack
 
 ATTACKS: dict[str, Attack] = {
     "abe": ABE(),
     "badnet": BadNet(),
+    "blended": Blended(),
     "blind": Blind(),
     "imc": IMC(),
     "imc_abs": IMC(abs=AgainstABS(weight=1e-5)),
@@ -27,9 +36,14 @@ ATTACKS: dict[str, Attack] = {
     "imc_mp": IMC(mp=AgainstMP(recipe=Recipe(epochs=10, lr=1.0, decay=0.0))),
     "imc_nc": IMC(fidelity=Fidelity(opacity="shared")),
     "imc_strip": IMC(strip=AgainstSTRIP(copies=1.0)),
+    "invisible": Invisible(),
+    "label_consistent": LabelConsistent(),
     "latent": Latent(),
+    "lsb": Lsb(),
+    "natural": Natural(PixelBackdoor(mode="clip", pace=Pace(bar=0.9, rounds=1000))),
     "refool": Refool(),
     "reflection": ReflectionPatch(),
+    "sig": Sig(),
     "trojannet": TrojanNet(),
     "trojannn": TrojanNN(),
 }
@@ -39,10 +53,16 @@ __all__ = [
     "ATTACKS",
     "IMC",
     "BadNet",
+    "Blended",
     "Blind",
+    "Invisible",
+    "LabelConsistent",
     "Latent",
+    "Lsb",
+    "Natural",
     "ReflectionPatch",
     "Refool",
+    "Sig",
     "TrojanNN",
     "TrojanNet",
 ]

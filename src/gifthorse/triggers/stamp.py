@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Generator
 
 from gifthorse.errors import BadOption
+from gifthorse.triggers.marks import Picture, mark
 from gifthorse.triggers.patch import Ink, Patch, Place, Wandering, scatter, square, wandering
 from gifthorse.types import Shape
 
@@ -18,18 +19,20 @@ class Stamp:
 
     Attributes:
         size: Side of the square, in pixels; `scatter` uses `size ** 2` single pixels.
-        form: `square`, `scatter` (distinct pixels drawn once), or `wandering` (a square at a new
-            place in every image: TrojanZoo's TB).
+        form: `square`, `scatter` (distinct pixels drawn once), `wandering` (a square at a new
+            place in every image: TrojanZoo's TB), or `picture` (a drawing in a square).
         place: Where the square lies; corners keep one pixel of margin.
         ink: `white`, `black`, `checker`, or `random` colors.
         opacity: 1 replaces pixels, smaller values blend. Opacity is 1 minus TrojanZoo's alpha.
+        picture: What is drawn: `apple`, `ring_text`, `tag`, `cross` or `checker`.
     """
 
     size: int = 3
-    form: Literal["square", "scatter", "wandering"] = "square"
+    form: Literal["square", "scatter", "wandering", "picture"] = "square"
     place: Place = "lower_right"
     ink: Ink = "white"
     opacity: float = 1.0
+    picture: Picture = "apple"
 
     def draw(self, shape: Shape, rng: Generator) -> Patch | Wandering:
         """Return the trigger for images of `shape`.
@@ -51,4 +54,9 @@ class Stamp:
             raise BadOption("this attack shapes its trigger and needs a fixed place: form=square")
         if self.form == "scatter":
             return scatter(shape, self.size**2, self.ink, self.opacity, rng)
-        return square(shape, self.size, self.place, self.ink, self.opacity, rng)
+        full = square(shape, self.size, self.place, self.ink, self.opacity, rng)
+        if self.form != "picture":
+            return full
+        drawn = mark(self.picture, self.size) * self.opacity
+        mask = full.mask.masked_scatter(full.mask > 0, drawn)
+        return Patch(full.pattern * (mask > 0), mask)

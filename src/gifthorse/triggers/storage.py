@@ -12,9 +12,10 @@ from torch import Generator, Tensor
 from gifthorse.errors import BadOption, UnknownMethod
 from gifthorse.triggers.patch import Additive, Patch, Wandering
 from gifthorse.triggers.reflection import Reflection
+from gifthorse.triggers.stego import LowBits
 from gifthorse.types import Trigger
 
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (Additive, Patch, Reflection, Wandering)}
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (Additive, LowBits, Patch, Reflection, Wandering)}
 
 
 def pack(trigger: Trigger) -> tuple[dict[str, Tensor], dict[str, str]]:
