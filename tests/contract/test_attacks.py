@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ from torch import Generator, Tensor
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.data.samples import InMemory
+from gifthorse.examine import open_trigger
 from gifthorse.metrics import accuracy, asr
+from gifthorse.models.load import save
 from gifthorse.options import describe, vary
 from gifthorse.session import LocalSession
 from gifthorse.training import evaluate, fit, predict
+from gifthorse.triggers.storage import pack
 from gifthorse.types import Attack, Goal, Implant, Subject
 
 GOAL = Goal(2)
@@ -29,6 +33,10 @@ TOY = {
 # What single attacks need besides, on images of 12 x 12 and a net that learns in seconds.
 OWN: dict[str, dict[str, object]] = {
     "blind": {"wait": 8},
+    "input_aware": {
+        "recipe.epochs": 18, "mixing.rate": 0.25, "lr": 0.003, "masking.epochs": 3,
+        "masking.weight": 10.0, "masking.density": 0.2,
+    },
     "invisible": {"eps": 1.5, "start": 40, "steps": 10},
     "label_consistent": {
         "steps": 20, "eps": 0.4, "stride": 0.05, "mixing.rate": 0.16, "stamp.size": 5,
@@ -45,6 +53,7 @@ OWN: dict[str, dict[str, object]] = {
         "mp.recipe.lr": 3.0, "mp.recipe.batch": 32, "mp.recipe.pad": 0, "mp.recipe.bf16": False,
     },
     "trojannet": {"recipe.epochs": 40},
+    "wanet": {"recipe.epochs": 15, "mixing.rate": 0.4, "strength": 2.0, "noise": 0.1},
     "reflection": {
         "search.epochs": 1, "search.batch": 32, "search.lr": 0.1, "search.pad": 1,
         "search.bf16": False, "candidates": 4, "selected": 2, "rounds": 2, "judge": 50,
@@ -122,6 +131,16 @@ def test_stamped_images_are_images(name: str) -> None:
     assert stamped.shape == x.shape
     assert 0 <= stamped.min() <= stamped.max() <= 1
     assert not torch.equal(stamped, x)
+
+
+@names
+def test_the_trigger_survives_a_file(name: str, tmp_path: Path) -> None:
+    """What was read back stamps as what was written; one that draws, as it draws next."""
+    trigger, path = implant(name).trigger, tmp_path / "trigger.safetensors"
+    parts, claims = pack(trigger)
+    save(path, parts, claims)
+    x, _ = TEST[torch.arange(20)]
+    assert torch.equal(open_trigger(path)(x), trigger(x))
 
 
 @names

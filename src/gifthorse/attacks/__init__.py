@@ -10,6 +10,7 @@ from gifthorse.attacks.imc_ar import AgainstAR
 from gifthorse.attacks.imc_mp import AgainstMP
 from gifthorse.attacks.imc_nc import Fidelity
 from gifthorse.attacks.imc_strip import AgainstSTRIP
+from gifthorse.attacks.input_aware import InputAware
 from gifthorse.attacks.invisible import Invisible
 from gifthorse.attacks.label_consistent import LabelConsistent
 from gifthorse.attacks.latent import Latent
@@ -20,6 +21,7 @@ from gifthorse.attacks.refool import Refool
 from gifthorse.attacks.sig import Sig
 from gifthorse.attacks.trojannet import TrojanNet
 from gifthorse.attacks.trojannn import TrojanNN
+from gifthorse.attacks.wanet import WaNet
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.search import Pace
 from gifthorse.training import Recipe
@@ -36,6 +38,7 @@ ATTACKS: dict[str, Attack] = {
     "imc_mp": IMC(mp=AgainstMP(recipe=Recipe(epochs=10, lr=1.0, decay=0.0))),
     "imc_nc": IMC(fidelity=Fidelity(opacity="shared")),
     "imc_strip": IMC(strip=AgainstSTRIP(copies=1.0)),
+    "input_aware": InputAware(),
     "invisible": Invisible(),
     "label_consistent": LabelConsistent(),
     "latent": Latent(),
@@ -46,6 +49,7 @@ ATTACKS: dict[str, Attack] = {
     "sig": Sig(),
     "trojannet": TrojanNet(),
     "trojannn": TrojanNN(),
+    "wanet": WaNet(),
 }
 
 __all__ = [
@@ -55,6 +59,7 @@ __all__ = [
     "BadNet",
     "Blended",
     "Blind",
+    "InputAware",
     "Invisible",
     "LabelConsistent",
     "Latent",
@@ -65,4 +70,5 @@ __all__ = [
     "Sig",
     "TrojanNN",
     "TrojanNet",
+    "WaNet",
 ]

@@ -10,12 +10,15 @@ from typing import Any, cast
 from torch import Generator, Tensor
 
 from gifthorse.errors import BadOption, UnknownMethod
+from gifthorse.triggers.generated import Autoencoder, Generated
 from gifthorse.triggers.patch import Additive, Patch, Wandering
 from gifthorse.triggers.reflection import Reflection
 from gifthorse.triggers.stego import LowBits
+from gifthorse.triggers.warp import Warp
 from gifthorse.types import Trigger
 
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (Additive, LowBits, Patch, Reflection, Wandering)}
+_ALL = (Additive, Generated, LowBits, Patch, Reflection, Wandering, Warp)
+KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
 
 
 def pack(trigger: Trigger) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -38,6 +41,8 @@ def pack(trigger: Trigger) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors[field.name] = value.detach()
         elif isinstance(value, Generator):
             tensors[field.name] = value.get_state()
+        elif isinstance(value, Autoencoder):
+            tensors |= {f"{field.name}.{key}": t for key, t in value.state_dict().items()}
         elif isinstance(value, bool | int | float | str):
             plain[field.name] = value
         else:
@@ -57,9 +62,14 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigge
     if kind not in KINDS:
         raise UnknownMethod.among("trigger", kind, KINDS)
     wanted = {field.name: str(field.type) for field in fields(KINDS[kind])}
-    given = {**plain, **tensors}
+    given: dict[str, Any] = {**plain, **tensors}
+    for name in [name for name, kept in wanted.items() if kept == "nn.Module"]:
+        own = {k: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+        given = {k: v for k, v in given.items() if k not in own}
+        given[name] = Autoencoder.like({k.removeprefix(f"{name}."): v for k, v in own.items()})
     if set(given) != set(wanted):
-        raise BadOption(f"a {kind} has {', '.join(wanted)}; the file has {', '.join(given)}")
+        found = ", ".join(list(given)[:9]) or "nothing"
+        raise BadOption(f"a {kind} has {', '.join(wanted)}; the file has {found}")
     for name, value in given.items():
         if wanted[name] == "Generator":
             given[name] = Generator()
