@@ -110,6 +110,14 @@ def test_transparency_is_an_alias_of_opacity() -> None:
         opaque({"transparency": "much"})
 
 
+def test_signs_are_drawn_and_divided() -> None:
+    drawn = divide("trojai:7")
+    assert (len(drawn.train), len(drawn.validation), len(drawn.test)) == (3200, 800, 1000)
+    assert torch.bincount(drawn.validation.labels).tolist() == [80] * 10
+    with pytest.raises(BadOption, match="trojai takes a seed"):
+        divide("trojai:x")
+
+
 def test_training_data_can_be_cut_evenly(data: Path) -> None:
     divided = divide(str(data))
     cut = shorter(divided, 25)

@@ -11,11 +11,13 @@ from gifthorse.attacks.imc_mp import AgainstMP
 from gifthorse.attacks.imc_nc import Fidelity
 from gifthorse.attacks.imc_strip import AgainstSTRIP
 from gifthorse.attacks.input_aware import InputAware
+from gifthorse.attacks.instagram import Instagram
 from gifthorse.attacks.invisible import Invisible
 from gifthorse.attacks.label_consistent import LabelConsistent
 from gifthorse.attacks.latent import Latent
 from gifthorse.attacks.lsb import Lsb
 from gifthorse.attacks.natural import Natural
+from gifthorse.attacks.polygon import Polygon
 from gifthorse.attacks.reflection import ReflectionPatch
 from gifthorse.attacks.refool import Refool
 from gifthorse.attacks.sig import Sig
@@ -39,11 +41,13 @@ ATTACKS: dict[str, Attack] = {
     "imc_nc": IMC(fidelity=Fidelity(opacity="shared")),
     "imc_strip": IMC(strip=AgainstSTRIP(copies=1.0)),
     "input_aware": InputAware(),
+    "instagram": Instagram(),
     "invisible": Invisible(),
     "label_consistent": LabelConsistent(),
     "latent": Latent(),
     "lsb": Lsb(),
     "natural": Natural(PixelBackdoor(mode="clip", pace=Pace(bar=0.9, rounds=1000))),
+    "polygon": Polygon(),
     "refool": Refool(),
     "reflection": ReflectionPatch(),
     "sig": Sig(),
@@ -60,11 +64,13 @@ __all__ = [
     "Blended",
     "Blind",
     "InputAware",
+    "Instagram",
     "Invisible",
     "LabelConsistent",
     "Latent",
     "Lsb",
     "Natural",
+    "Polygon",
     "ReflectionPatch",
     "Refool",
     "Sig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from gifthorse.analysis.sheet import contact_sheet, write_sheet
 from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.packed import load_packed
 from gifthorse.data.samples import InMemory, Subset, batches
+from gifthorse.data.trojai import make_signs
 from gifthorse.errors import BadOption, ShapeMismatch, UnknownMethod
 from gifthorse.metrics import (
     accuracy,
@@ -66,18 +68,19 @@ class Divided:
 
 
 def divide(name: str) -> Divided:
-    """Read a packed data set and set validation images apart.
+    """Read a packed data set, or draw `trojai:SEED`, and set validation images apart.
 
     Data with tracks (frames of one physical object) is split by track, so that validation and
     training never show the same object; other data keeps its last images, which are balanced.
 
     Raises:
         BadImages: If the data set cannot be found.
+        BadOption: If the seed of drawn signs is no number.
     """
-    training, test = load_packed(name, "train"), load_packed(name, "test")
+    training, test = _galleries(name)
     held = _held_out(training)
     samples = training.samples
-    normalization = NORMALIZATIONS.get(name.split("_")[0], NORMALIZATIONS["imagenet"])
+    normalization = NORMALIZATIONS.get(re.split("[_:]", name)[0], NORMALIZATIONS["imagenet"])
     return Divided(
         name,
         _pick(samples, ~held),
@@ -314,6 +317,15 @@ def write_sample(data: Divided, part: str, per_class: int, path: Path, rng: Gene
             temporary, images=images, labels=chosen.labels.numpy(), class_names=names
         )
     return len(chosen)
+
+
+def _galleries(name: str) -> tuple[Gallery, Gallery]:
+    source, colon, seed = name.partition(":")
+    if source != "trojai" or not colon:
+        return load_packed(name, "train"), load_packed(name, "test")
+    if not seed.isdecimal():
+        raise BadOption(f"trojai takes a seed, as in trojai:7; got {name!r}")
+    return make_signs(int(seed))
 
 
 def _held_out(training: Gallery) -> Tensor:

@@ -10,14 +10,16 @@ from typing import Any, cast
 from torch import Generator, Tensor
 
 from gifthorse.errors import BadOption, UnknownMethod
+from gifthorse.triggers.filters import Filter
 from gifthorse.triggers.generated import Autoencoder, Generated
 from gifthorse.triggers.patch import Additive, Patch, Wandering
+from gifthorse.triggers.polygon import Confined
 from gifthorse.triggers.reflection import Reflection
 from gifthorse.triggers.stego import LowBits
 from gifthorse.triggers.warp import Warp
 from gifthorse.types import Trigger
 
-_ALL = (Additive, Generated, LowBits, Patch, Reflection, Wandering, Warp)
+_ALL = (Additive, Confined, Filter, Generated, LowBits, Patch, Reflection, Wandering, Warp)
 KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
 
 
