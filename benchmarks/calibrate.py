@@ -34,7 +34,6 @@ from gifthorse.bench.stages import (
 )
 from gifthorse.detection import DETECTORS
 from gifthorse.detection.calibration import fit
-from gifthorse.examine import open_trigger
 from gifthorse.metrics import mask_jaccard
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
@@ -42,6 +41,7 @@ from gifthorse.poisoning import Mixing
 from gifthorse.tensors import wilson
 from gifthorse.training import Recipe
 from gifthorse.triggers import Stamp
+from gifthorse.triggers.storage import open_trigger
 from gifthorse.types import Goal, Subject, Verdict
 from gifthorse.writing import atomic
 

@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from gifthorse.detection import DETECTORS
-from gifthorse.examine import Request, open_trigger, take_in
+from gifthorse.examine import Request, take_in
 from gifthorse.metrics import mask_jaccard
 from gifthorse.models import load
 from gifthorse.options import describe, vary
 from gifthorse.session import LocalSession
+from gifthorse.triggers.storage import open_trigger
 from gifthorse.types import Verdict
 from gifthorse.writing import atomic
 from setting import machine

@@ -13,12 +13,13 @@ from safetensors import safe_open
 from tests.toys import blob_images
 from typer.testing import CliRunner
 
-from gifthorse.bench.stages import divide, shorter
+from gifthorse.bench.stages import divide, implanted, judge, shorter
 from gifthorse.cli import app
 from gifthorse.cli_make import opaque
-from gifthorse.errors import BadOption
-from gifthorse.examine import open_trigger
+from gifthorse.errors import BadOption, UsageError
 from gifthorse.triggers import Patch
+from gifthorse.triggers.storage import open_trigger
+from gifthorse.types import Goal
 
 SHORT = ("--set", "recipe.epochs=1", "--set", "recipe.batch=32", "--set", "recipe.bf16=false")
 
@@ -81,6 +82,20 @@ def test_a_benign_model_is_retrained_and_compared_with(data: Path, tmp_path: Pat
     record = json.loads(bad.with_suffix(".json").read_text())
     assert record["net"] == "tiny"
     assert -1 <= record["figures"]["cad"]["value"] <= 1
+
+
+def test_an_implant_can_be_opened_again(data: Path, tmp_path: Path) -> None:
+    bad, divided = tmp_path / "bad.safetensors", divide(str(data))
+    run("attack", "badnet", "--data", data, "--net", "tiny", "--target", 3, *SHORT, "-o", bad)
+    made = implanted(bad, divided)
+    record = json.loads(bad.with_suffix(".json").read_text())
+    assert made.goal == Goal(3)
+    figures = judge(made.subject, divided.test, made)
+    assert figures["asr"].value == record["figures"]["asr"]["value"]
+    clean = tmp_path / "clean.safetensors"
+    run("train", "--data", data, "--net", "tiny", "--set", "epochs=1", "-o", clean)
+    with pytest.raises(UsageError, match="names no goal"):
+        implanted(clean, divided)
 
 
 def test_a_finished_run_leaves_no_state_behind(data: Path, tmp_path: Path) -> None:

@@ -14,14 +14,12 @@ from typing import get_args
 
 import torch
 from rich.console import Console
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gifthorse import __version__
 from gifthorse.data import read
 from gifthorse.detection import DETECTORS, PRESETS
-from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UnreadableModel, UsageError
+from gifthorse.errors import BadOption, UnknownMethod, UnreadableModel, UsageError
 from gifthorse.intake import Received, parse, receive
 from gifthorse.metrics import mask_jaccard
 from gifthorse.models import Opened, load
@@ -30,7 +28,7 @@ from gifthorse.options import describe, vary
 from gifthorse.report import WRITERS, FailOn, render
 from gifthorse.scan import refused, scan
 from gifthorse.session import LocalSession
-from gifthorse.triggers.storage import unpack
+from gifthorse.triggers.storage import open_trigger
 from gifthorse.types import (
     Detector,
     Finding,
@@ -39,7 +37,6 @@ from gifthorse.types import (
     Progress,
     Report,
     Run,
-    Trigger,
 )
 from gifthorse.writing import atomic
 
@@ -409,17 +406,3 @@ def compared(report: Report, truth: Path) -> str:
         f"the true trigger has {pixels} pixels; {shared} of them are among the {pixels} strongest "
         f"of the recovered one (mask Jaccard {index:.2f})"
     )
-
-
-def open_trigger(path: Path) -> Trigger:
-    """Read a trigger file that `gifthorse attack` wrote.
-
-    Raises:
-        UsageError: If it is something else.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            claims = file.metadata() or {}
-        return unpack(load_file(path), claims)
-    except (OSError, SafetensorError, ValueError, GifthorseError) as error:
-        raise UsageError(f"{path} is no trigger file of gifthorse: {error}") from error

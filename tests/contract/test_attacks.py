@@ -13,13 +13,12 @@ from torch import Generator, Tensor
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.data.samples import InMemory
-from gifthorse.examine import open_trigger
 from gifthorse.metrics import accuracy, asr
 from gifthorse.models.load import save
 from gifthorse.options import describe, vary
 from gifthorse.session import LocalSession
 from gifthorse.training import evaluate, fit, predict
-from gifthorse.triggers.storage import pack
+from gifthorse.triggers.storage import open_trigger, pack
 from gifthorse.types import Attack, Goal, Implant, Subject
 
 GOAL = Goal(2)

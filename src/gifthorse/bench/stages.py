@@ -19,7 +19,7 @@ from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.packed import load_packed
 from gifthorse.data.samples import InMemory, Subset, batches
 from gifthorse.data.trojai import make_signs
-from gifthorse.errors import BadOption, ShapeMismatch, UnknownMethod
+from gifthorse.errors import BadOption, ShapeMismatch, UnknownMethod, UsageError
 from gifthorse.metrics import (
     accuracy,
     asr,
@@ -28,14 +28,14 @@ from gifthorse.metrics import (
     confidence,
     target_confidence,
 )
-from gifthorse.models.load import Opened, save
+from gifthorse.models.load import Opened, load, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.models.zoo import NETS
 from gifthorse.options import describe
 from gifthorse.session import Ledger, fingerprint
 from gifthorse.tensors import seeded
 from gifthorse.training import Recipe, fit, predict
-from gifthorse.triggers.storage import pack
+from gifthorse.triggers.storage import open_trigger, pack
 from gifthorse.types import (
     Attack,
     Goal,
@@ -148,6 +148,21 @@ def benign(opened: Opened, data: Divided) -> Subject:
         )
     net = Classifier(opened.net, data.normalization, channels).eval()
     return Subject(net, data.train.shape, classes, opened.origin)
+
+
+def implanted(path: Path, data: Divided) -> Implant:
+    """Return a test model that `write` wrote, with its trigger and goal.
+
+    Raises:
+        UsageError: If the file does not say that it is one, or its trigger is not beside it.
+    """
+    opened = load(path)
+    claims = json.loads(opened.origin.metadata.get("gifthorse", "{}"))
+    if "goal" not in claims:
+        raise UsageError(f"{path} is no backdoored test model of gifthorse: it names no goal")
+    trigger = open_trigger(path.with_suffix(".trigger.safetensors"))
+    goal = Goal(claims["goal"]["target"], claims["goal"]["source"])
+    return Implant(benign(opened, data), trigger, goal)
 
 
 def implant(

@@ -137,7 +137,9 @@ class Outline:
 
     def __post_init__(self) -> None:
         if self.sides is not None and not 3 <= self.sides <= 12:
-            raise BadOption(f"sides must be 3 to 12, or null to draw their number; got {self.sides}")
+            raise BadOption(
+                f"sides must be 3 to 12, or null to draw their number; got {self.sides}"
+            )
         if self.size < 3:
             raise BadOption(f"size must be 3 pixels or more, to show a polygon; got {self.size}")
         if self.box and self.box < self.size:

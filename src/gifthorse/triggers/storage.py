@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption, UnknownMethod
+from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 from gifthorse.triggers.filters import Filter
 from gifthorse.triggers.generated import Autoencoder, Generated
 from gifthorse.triggers.patch import Additive, Patch, Wandering
@@ -79,3 +82,17 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigge
         elif isinstance(value, Tensor) != (wanted[name] == "Tensor"):
             raise BadOption(f"{kind}.{name} must be a {wanted[name]}; the file has {value!r:.40}")
     return cast(Trigger, KINDS[kind](**given))
+
+
+def open_trigger(path: Path) -> Trigger:
+    """Read a trigger file that `gifthorse attack` wrote.
+
+    Raises:
+        UsageError: If it is something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            claims = file.metadata() or {}
+        return unpack(load_file(path), claims)
+    except (OSError, SafetensorError, ValueError, GifthorseError) as error:
+        raise UsageError(f"{path} is no trigger file of gifthorse: {error}") from error
