@@ -105,7 +105,7 @@ UNKNOWN = [
     (("scan", MODEL, "--images", IMAGES, "--arch", "resnt20"), "did you mean resnet20"),
     (("scan", MODEL, "--images", IMAGES, "-f", "htm"), "did you mean html?"),
     (
-        ("attack", "badnt", "--data", "gtsrb", "--net", "tiny", "-o", "x.safetensors"),
+        ("attack", "badnett", "--data", "gtsrb", "--net", "tiny", "-o", "x.safetensors"),
         "did you mean badnet?",
     ),
 ]

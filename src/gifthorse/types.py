@@ -387,6 +387,44 @@ class Detector(Protocol):
         ...
 
 
+# 7. What else a defense can do ----------------------------------------------------------------
+
+
+class Filter(Protocol):
+    """Says of single images whether they carry a trigger."""
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        suspects: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Tensor:
+        """Return a score `(N,)` for each suspect, in order; higher is worse.
+
+        A filter sees images and, in training-set mode, their labels; never the trigger, the target
+        or which suspects are stamped. Everything given stays as it was.
+        """
+        ...
+
+
+class Remedy(Protocol):
+    """Makes a safer classifier: other weights, or inputs that are reformed first."""
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Subject:
+        """Return the safer classifier; `subject` and `clean` stay as they were."""
+        ...
+
+
 @dataclass(frozen=True)
 class Normalization:
     """What a net expects its pixels to be turned into first: `(x * scale - mean) / std`.
