@@ -6,12 +6,12 @@ python scripts/methods.py          # writes docs/methods.md
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from gifthorse import options
 from gifthorse.attacks import ATTACKS
 from gifthorse.detection import DETECTORS, PRESETS
 from gifthorse.detection.calibration import shipped
@@ -135,10 +135,9 @@ def attributes(thing: object) -> Iterator[str]:
 
 def meaning(thing: object, name: str) -> str:
     """Return what the docstring of a dataclass says about one of its fields."""
-    text, value = inspect.getdoc(type(thing)) or "", getattr(thing, name)
-    found = re.search(rf"^    {name}: (.*(?:\n        .*)*)", text, re.MULTILINE)
-    assert found is not None, f"{type(thing).__name__} does not say what {name} is"
-    words = " ".join(found[1].split()).replace("|", "\\|")
+    text, value = options.meaning(thing, name), getattr(thing, name)
+    assert text, f"{type(thing).__name__} does not say what {name} is"
+    words = text.replace("|", "\\|")
     if type(value) in shared():
         return f"{words} See {link(type(value).__name__)}."
     return words

@@ -87,6 +87,13 @@ def test_explain_gives_source_and_options_of_every_method(run: Run, name: str) -
     assert "Options (--set NAME=VALUE):" in ran.out
 
 
+def test_explain_says_what_inner_options_mean(run: Run) -> None:
+    ran = run("explain", "badnet")
+    assert "Side of the square, in pixels" in ran.out
+    assert "Passes over the training set." in ran.out
+    assert max(len(line) for line in ran.out.splitlines()) <= 100
+
+
 def test_explain_prints_defaults_and_rules(run: Run) -> None:
     defaults = [line.split() for line in run("explain", "badnet").out.splitlines()]
     assert ["mixing.rate", "0.01"] in defaults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Any
 
 from gifthorse.attacks import ATTACKS
@@ -14,7 +15,7 @@ from gifthorse.errors import UnknownMethod
 from gifthorse.inversion import INVERTERS
 from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.models.zoo import NETS
-from gifthorse.options import describe
+from gifthorse.options import describe, meaning
 from gifthorse.report import WRITERS
 from gifthorse.report.words import RULES
 
@@ -65,7 +66,12 @@ def _method(name: str, kind: str, method: Any) -> str:
     if inner is not None:
         parts += ["", f"Inverter: {type(inner).__name__}", "", inspect.getdoc(inner) or ""]
     parts += ["", "Options (--set NAME=VALUE):"]
-    parts += [f"  {key:28} {value}" for key, value in describe(method).items()]
+    for key, value in describe(method).items():
+        parts.append(f"  {key:28} {value}")
+        if "." in key:  # what the text above does not explain
+            parts += wrap(
+                meaning(method, key), 80, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
     return "\n".join(parts)
 
 

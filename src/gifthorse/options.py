@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
@@ -32,6 +34,26 @@ def describe(method: object) -> dict[str, Any]:
         else:
             out[f.name] = value
     return out
+
+
+def meaning(method: object, name: str) -> str:
+    """Return what the docstring of a method's class says of an option, in one line.
+
+    Args:
+        method: A frozen dataclass instance.
+        name: Dotted name of the option: `recipe.epochs`.
+
+    Example:
+        >>> from gifthorse.training import Recipe
+        >>> meaning(Recipe(), "epochs")
+        'Passes over the training set.'
+    """
+    *path, last = name.split(".")
+    for part in path:
+        method = getattr(method, part)
+    words = inspect.getdoc(type(method)) or ""
+    found = re.search(rf"^    {last}: (.*(?:\n {{8}}.*)*)", words, re.MULTILINE)
+    return " ".join(found.group(1).split()) if found else ""
 
 
 def vary(method: M, options: Mapping[str, Any]) -> M:
