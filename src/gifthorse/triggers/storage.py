@@ -26,6 +26,19 @@ _ALL = (Additive, Confined, Filter, Generated, LowBits, Patch, Reflection, Wande
 KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
 
 
+# What a file that is damaged, or made up, can raise on its way into a trigger.
+DAMAGED = (
+    OSError,
+    SafetensorError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    GifthorseError,
+)
+
+
 def pack(trigger: Trigger) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a trigger, and its kind, numbers and words as metadata.
 
@@ -94,5 +107,5 @@ def open_trigger(path: Path) -> Trigger:
         with safe_open(path, "pt") as file:
             claims = file.metadata() or {}
         return unpack(load_file(path), claims)
-    except (OSError, SafetensorError, ValueError, GifthorseError) as error:
+    except DAMAGED as error:
         raise UsageError(f"{path} is no trigger file of gifthorse: {error}") from error
