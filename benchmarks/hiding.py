@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gifthorse.attacks.imc_strip import entropy
 from gifthorse.bench.stages import divide, implanted
 from gifthorse.detection import DETECTORS
 from gifthorse.examine import Request, take_in
+from gifthorse.filtering.strip import entropy
 from gifthorse.metrics import rate
 from gifthorse.models import load
 from gifthorse.session import LocalSession

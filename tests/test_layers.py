@@ -20,10 +20,10 @@ LAYERS: list[set[str]] = [
     {"inversion", "analysis", "filtering"},
     {"attacks"},
     {"detection", "remedies", "intake"},
-    {"scan", "bench", "comparing"},
+    {"scan", "bench", "comparing", "repairing"},
     {"catalog", "examine"},
     {"cli_support"},
-    {"cli_compare", "cli_make"},
+    {"cli_compare", "cli_make", "cli_repair"},
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}

@@ -16,15 +16,19 @@ import pytest
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.detection import DETECTORS
+from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
 from gifthorse.options import describe, vary
-from gifthorse.types import Attack, Detector, Inverter
+from gifthorse.remedies import REMEDIES
+from gifthorse.types import Attack, Detector, Filter, Inverter, Remedy
 
 SOURCE = Path(__file__).parents[1] / "src" / "gifthorse"
 REGISTRIES: dict[str, tuple[Mapping[str, Any], type]] = {
     "attacks": (ATTACKS, Attack),
     "inversion": (INVERTERS, Inverter),
     "detection": (DETECTORS, Detector),
+    "filtering": (FILTERS, Filter),
+    "remedies": (REMEDIES, Remedy),
 }
 METHODS = [
     pytest.param(registry[name], protocol, id=f"{folder}-{name}")

@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FILE, METHOD, FUNCTION, PARAMETERS, PACKAGE = 300, 150, 40, 8, 8000
 
 # Folders with one file a method, and in them the machinery that several methods share.
-METHODS = {"attacks", "inversion", "detection", "analysis"}
+METHODS = {"attacks", "inversion", "detection", "analysis", "filtering", "remedies"}
 SHARED = {"inspector.py", "k_arm.py", "dltnd.py", "drawing.py", "figures.py"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -12,10 +12,12 @@ from gifthorse.data import READERS
 from gifthorse.data.packed import PACKED
 from gifthorse.detection import DETECTORS, PRESETS
 from gifthorse.errors import UnknownMethod
+from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
 from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.models.zoo import NETS
 from gifthorse.options import describe, meaning
+from gifthorse.remedies import REMEDIES
 from gifthorse.report import WRITERS
 from gifthorse.report.words import RULES
 
@@ -23,15 +25,24 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "attacks": ATTACKS,
     "datasets": PACKED,
     "detectors": DETECTORS,
+    "filters": FILTERS,
     "formats": WRITERS,
     "inverters": INVERTERS,
     "models": NETS,
     "normalizations": NORMALIZATIONS,
     "presets": PRESETS,
     "readers": READERS,
+    "remedies": REMEDIES,
     "rules": RULES,
 }
-METHODS = ("detectors", "attacks", "inverters")  # where `explain` looks first
+SINGULAR = {"remedies": "remedy"}
+METHODS = (
+    "detectors",
+    "attacks",
+    "inverters",
+    "filters",
+    "remedies",
+)  # where `explain` looks first
 
 
 def entries(kind: str) -> dict[str, str]:
@@ -53,7 +64,7 @@ def explain(name: str) -> str:
     """
     for kind in METHODS:
         if name in KINDS[kind]:
-            return _method(name, kind[:-1], KINDS[kind][name])
+            return _method(name, SINGULAR.get(kind, kind[:-1]), KINDS[kind][name])
     if name in RULES:
         return f"{name}: {RULES[name]}"
     everything = [n for kind in METHODS for n in KINDS[kind]] + list(RULES)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from gifthorse import __version__, cli_compare, cli_make
+from gifthorse import __version__, cli_compare, cli_make, cli_repair
 from gifthorse.cli_support import bar, describe_file, err, going_on, pairs, say, with_command
 from gifthorse.errors import GifthorseError, UsageError
 
@@ -153,6 +153,7 @@ def explain(
 
 
 app.registered_commands += cli_make.commands.registered_commands
+app.registered_commands += cli_repair.commands.registered_commands
 app.registered_commands += cli_compare.commands.registered_commands
 
 

@@ -19,10 +19,11 @@ from gifthorse.attacks.imc_abs import AgainstABS
 from gifthorse.attacks.imc_ar import AgainstAR
 from gifthorse.attacks.imc_mp import AgainstMP, Seen, autoencoder
 from gifthorse.attacks.imc_nc import Fidelity, Price, middle, smallest
-from gifthorse.attacks.imc_strip import AgainstSTRIP, entropy, mixtures
+from gifthorse.attacks.imc_strip import AgainstSTRIP, mixtures
 from gifthorse.attacks.trojannn import Shaping, shape_pattern
 from gifthorse.data.samples import whole
 from gifthorse.errors import BadOption
+from gifthorse.filtering.strip import entropy
 from gifthorse.implanting import Job, Keep
 from gifthorse.metrics import asr
 from gifthorse.poisoning import AllToOne, Mixing, SourceToTarget, batch_mix

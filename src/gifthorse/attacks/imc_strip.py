@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gifthorse.errors import BadOption
+from gifthorse.filtering.strip import entropy
 from gifthorse.poisoning import LabelMap
 from gifthorse.training import settled
-from gifthorse.types import Batch, Images, Logits, Subject, Trigger
+from gifthorse.types import Batch, Images, Subject, Trigger
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,3 @@ class AgainstSTRIP:
 def mixtures(x: Images, trigger: Trigger) -> Images:
     """Return each image, stamped, mixed half and half with the image after it, `(N, C, H, W)`."""
     return (trigger(x) + x.roll(-1, 0)) / 2
-
-
-def entropy(logits: Logits) -> Tensor:
-    """Return the entropy `(N,)` of the classes, in nats.
-
-    Example:
-        >>> import torch
-        >>> round(entropy(torch.zeros(1, 4)).item(), 4)  # log 4
-        1.3863
-    """
-    logs = logits.log_softmax(1)
-    return -(logs.exp() * logs).sum(1)

@@ -1,0 +1,18 @@
+"""Filters: which of these images carry a trigger?"""
+
+from gifthorse.filtering.activation_clustering import ActivationClustering
+from gifthorse.filtering.neo import NEO
+from gifthorse.filtering.spectral_signatures import SpectralSignatures
+from gifthorse.filtering.strip import STRIP
+from gifthorse.types import Filter
+
+FILTERS: dict[str, Filter] = {
+    "activation_clustering": ActivationClustering(),
+    "activation_clustering_dataset": ActivationClustering(mode="dataset"),
+    "neo": NEO(),
+    "spectral_signatures": SpectralSignatures(),
+    "spectral_signatures_dataset": SpectralSignatures(mode="dataset"),
+    "strip": STRIP(),
+}
+
+__all__ = ["FILTERS", "NEO", "STRIP", "ActivationClustering", "SpectralSignatures"]

@@ -1,0 +1,45 @@
+"""Fine-tuning: train on, with clean images alone; what every other repair is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator
+
+from gifthorse.session import Ledger, fingerprint
+from gifthorse.training import Recipe, fit
+from gifthorse.types import Samples, Session, Subject
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Train the net on with clean images.
+
+    Cost: `recipe.epochs` passes over the clean images. A trigger that no clean image resembles is
+    hardly forgotten at a low rate, since nothing in the images speaks against it.
+
+    The result has the given net's architecture: its weights can be saved as a file.
+
+    Attributes:
+        recipe: How the net is tuned; with `recipe.part` only the last layer or those before it.
+
+    Source: Liu et al., Fine-Pruning, RAID 2018, where it is the baseline; BackdoorBench `ft` (100
+    epochs of SGD at 0.01 on a cosine). Differs: Nesterov momentum; batches of 128.
+    """
+
+    recipe: Recipe = Recipe(epochs=100, lr=0.01, schedule="cosine")
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Subject:
+        """Return the tuned net.
+
+        An interrupted training goes on from what the session kept of it.
+        """
+        ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
+        return fit(subject, clean, self.recipe, rng, ledger=ledger)
