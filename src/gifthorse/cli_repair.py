@@ -21,7 +21,9 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")],
     images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
-    method: Annotated[str, typer.Option(help="One of `gifthorse list remedies`.")] = "fine_pruning",
+    method: Annotated[
+        str, typer.Option(help="One of `gifthorse list remedies`.")
+    ] = "unlearning_quick",
     arch: Annotated[
         str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
     ] = None,

@@ -28,6 +28,11 @@ TOY: dict[str, object] = {
     "recipe.bf16": False,
 }  # fmt: skip
 
+UNLEARNING: dict[str, object] = {
+    "inverter.pace.rounds": 60, "inverter.initial": 0.02, "pick": "smallest", "recipe.epochs": 5,
+    "recipe.lr": 0.02,
+}  # fmt: skip
+
 # What single remedies need besides, on images of 12 x 12 and a net that learned in seconds.
 OWN: dict[str, dict[str, object]] = {
     "down_up": {"ratio": 0.4},
@@ -35,11 +40,18 @@ OWN: dict[str, dict[str, object]] = {
     "projection": {
         "width": 8, "recipe.epochs": 30, "recipe.lr": 0.5, "recipe.pad": 0,
     },
+    "adversarial_retraining": {"eps": 0.1},
+    "anp": {"steps": 120, "batch": 32},
+    "i_bau": {"batch": 10, "share": 0.5, "ascent": 20, "rounds": 2},
     "smoothing": {"copies": 20, "sigma": 0.1},
+    "unlearning": UNLEARNING,
+    "unlearning_quick": UNLEARNING,
 }  # fmt: skip
 
 # Why a remedy is not meant to help against an opaque patch on this net; its row checks that.
 HELPLESS = {
+    "i_bau": "one faint change of the whole image is not an opaque patch",
+    "anp": "a mask of 48 channels that spares accuracy leaves more than a half",
     "clp": "no single channel carries the trigger in layers of 16 and 32 channels",
     "smoothing": "the noise is next to nothing beside an opaque patch",
 }

@@ -1,28 +1,57 @@
 """Remedies: safer classifiers, by other weights or by inputs that are reformed first."""
 
+from gifthorse.inversion import PixelBackdoor
+from gifthorse.remedies.adversarial_retraining import AdversarialRetraining
+from gifthorse.remedies.anp import ANP
 from gifthorse.remedies.clp import CLP
 from gifthorse.remedies.down_up import DownUp
 from gifthorse.remedies.fine_pruning import FinePruning
 from gifthorse.remedies.fine_tuning import FineTuning
+from gifthorse.remedies.ft_sam import FTSAM
+from gifthorse.remedies.i_bau import IBAU
+from gifthorse.remedies.nad import NAD
 from gifthorse.remedies.projection import Projection
 from gifthorse.remedies.smoothing import Smoothing
+from gifthorse.remedies.unlearning import Unlearning
+from gifthorse.search import Pace, Probe
 from gifthorse.types import Remedy
 
+# The search of the detector `pixel_quick`: minutes on two cores, not hours.
+_QUICK = PixelBackdoor(
+    initial=0.02,
+    wait=3,
+    pace=Pace(batch=16, bar=0.9, steps=2, rounds=100, least=60, patience=20, notch=0.05, bf16=True),
+    probe=Probe(),
+)
+
 REMEDIES: dict[str, Remedy] = {
+    "adversarial_retraining": AdversarialRetraining(),
+    "anp": ANP(),
     "clp": CLP(),
     "down_up": DownUp(),
     "fine_pruning": FinePruning(),
     "fine_tuning": FineTuning(),
+    "ft_sam": FTSAM(),
+    "i_bau": IBAU(),
+    "nad": NAD(),
     "projection": Projection(),
     "smoothing": Smoothing(),
+    "unlearning": Unlearning(),
+    "unlearning_quick": Unlearning(_QUICK),
 }
 
 __all__ = [
+    "ANP",
     "CLP",
+    "FTSAM",
+    "IBAU",
+    "NAD",
     "REMEDIES",
+    "AdversarialRetraining",
     "DownUp",
     "FinePruning",
     "FineTuning",
     "Projection",
     "Smoothing",
+    "Unlearning",
 ]

@@ -1,0 +1,154 @@
+"""I-BAU: unlearn the one change of all images that harms most, and see it react while doing so."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torch.autograd import grad
+from torch.optim import SGD, Adam
+
+from gifthorse.data.samples import batches
+from gifthorse.errors import BadOption, Incomplete
+from gifthorse.session import LocalSession
+from gifthorse.tensors import spawn
+from gifthorse.training import Player, descend, settled, still
+from gifthorse.types import Batch, Samples, Session, Subject
+
+
+@dataclass(frozen=True)
+class IBAU:
+    """Solve `min_theta max_d CE(f(x + d), y)` with one change d for all images, round by round.
+
+    Each step of the weights follows the hypergradient: it knows how the worst change would move in
+    answer. Assumes that a trigger acts much like a small change of all pixels. Cost: in each of
+    the rounds a pass for the change and one for the weights, `terms + 3` times as dear; second
+    derivatives take memory for three batches.
+
+    The result has the given net's architecture: its weights can be saved as a file.
+
+    Attributes:
+        rounds: How often a change is found and unlearned.
+        terms: Fixed-point iterations of the hypergradient; 0 takes the change as given.
+        batch: Images a step.
+        lr: Adam's learning rate on the weights.
+        ascent: Learning rate of the change.
+        inner: Step of the map whose fixed point the hypergradient is taken at.
+        decay: Weight of the squared length of the change, which is taken from the harm.
+        bound: Greatest length of the change, over all pixels and channels.
+        share: Share of every batch that carries the change while the weights move.
+
+    Source: Zeng et al., Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022
+    and the authors' code. Differs: stamped images are clipped to [0, 1]; batches are
+    drawn anew in every pass and the inner map is that of the same batch, not of the first one; at
+    least one image of a batch carries the change.
+    """
+
+    rounds: int = 5
+    terms: int = 5
+    batch: int = 100
+    lr: float = 1e-3
+    ascent: float = 10.0
+    inner: float = 0.1
+    decay: float = 1e-3
+    bound: float = 10.0
+    share: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, least in (("rounds", 1), ("terms", 0), ("batch", 1), ("decay", 0)):
+            if getattr(self, name) < least:
+                raise BadOption(f"{name} must be at least {least}; got {getattr(self, name)}")
+        for name in ("lr", "ascent", "inner", "bound"):
+            if getattr(self, name) <= 0:
+                raise BadOption(f"{name} must be positive; got {getattr(self, name)}")
+        if not 0 < self.share <= 1:
+            raise BadOption(f"share must lie in (0, 1]: a share of a batch; got {self.share}")
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Subject:
+        """Return the tuned net; its BatchNorm statistics stay as they were.
+
+        Raises:
+            Incomplete: If the session ends before the last round.
+        """
+        session, draw = session or LocalSession(), spawn(rng)
+        learner = replace(subject, net=deepcopy(subject.net).eval().requires_grad_(True))
+        weights = tuple(learner.net.parameters())
+        adam = Adam(weights, self.lr)
+        for done in range(self.rounds):
+            if session.over:
+                raise Incomplete(f"the net is not repaired: {session.over}; give it a higher limit")
+            change = self.worst(learner, clean, draw)
+            player = Player(weights, self.unlearning(learner, change, draw), adam)
+            with settled(learner.net):
+                deque(descend([player], batches(clean, self.batch, draw)), maxlen=0)
+            session.spend(len(clean) * (self.terms + 4))
+            words = f"unlearned a change of length {change.norm().item():.2f}"
+            session.report(done + 1, self.rounds, words)
+        return learner
+
+    def worst(self, subject: Subject, clean: Samples, rng: Generator) -> Tensor:
+        """Return one change `(C, H, W)`, no longer than the bound, that turns many images."""
+        first = clean[torch.arange(1)][0][0]
+        change = torch.zeros_like(first).requires_grad_()
+
+        def gain(batch: Batch) -> Tensor:
+            x, _ = batch
+            with torch.no_grad():
+                said = subject(x).argmax(1)
+            return self.harm(subject, (x, said), change)
+
+        with still(subject):
+            player = Player((change,), gain, SGD([change], self.ascent))
+            deque(descend([player], batches(clean, self.batch, rng)), maxlen=0)
+        found = change.detach()
+        shrunk: Tensor = found * (self.bound / found.norm().clamp(min=1e-12)).clamp(max=1)
+        return shrunk
+
+    def harm(self, subject: Subject, batch: Batch, change: Tensor) -> Tensor:
+        """Return the loss that the change goes down: `decay |d|^2 - mean CE(f(x + d), y)`."""
+        x, y = batch
+        loss = F.cross_entropy(subject((x + change).clamp(0, 1)), y)
+        return self.decay * change.square().sum() - loss
+
+    def unlearning(
+        self, subject: Subject, change: Tensor, rng: Generator
+    ) -> Callable[[Batch], Tensor]:
+        """Return a loss of batches whose gradient at the weights is the hypergradient.
+
+        With the map `P(d) = d - inner * grad harm(d)` and `v = sum_k J^k g`, k below `terms`, where
+        J is its Jacobian and g the gradient of the outer loss at d, it is the outer loss plus `v P`
+        with d and v held fixed.
+        """
+
+        def loss(batch: Batch) -> Tensor:
+            x, y = batch
+            point = change.detach().requires_grad_()
+            count = max(1, round(self.share * len(x)))
+            rows = torch.randperm(len(x), generator=rng).to(x.device) < count
+            stamped = (x + rows.view(-1, 1, 1, 1) * point).clamp(0, 1)
+            outer = F.cross_entropy(subject(stamped), y)
+            if not self.terms:
+                return outer
+            with torch.no_grad():
+                said = subject(x).argmax(1)
+            (slope,) = grad(self.harm(subject, (x, said), point), point, create_graph=True)
+            mapped = point - self.inner * slope
+            (direct,) = grad(outer, point, retain_graph=True)
+            v = torch.zeros_like(direct)
+            for _ in range(self.terms):
+                v = direct + grad(mapped, point, v, retain_graph=True)[0]
+            return outer + (v * mapped).sum()
+
+        return loss

@@ -1,0 +1,178 @@
+"""Unlearning: recover triggers, stamp them on clean images with true labels, and fine-tune."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.errors import BadOption, Incomplete
+from gifthorse.inversion import NeuralCleanse
+from gifthorse.search import Exhaustive, Turns
+from gifthorse.session import Ledger, LocalSession, fingerprint
+from gifthorse.tensors import median, spawn
+from gifthorse.training import Dice, Memory, Mix, Recipe, Stateful, fit
+from gifthorse.types import (
+    Batch,
+    Candidate,
+    Goal,
+    Images,
+    Inverter,
+    Labels,
+    Samples,
+    Session,
+    Subject,
+    Trigger,
+)
+
+log = logging.getLogger("gifthorse")
+SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """Teach a net that images with a recovered trigger belong to the classes they come from.
+
+    Assumes that the inverter finds something like the true trigger. Cost: one search over all
+    classes, then `recipe.epochs` passes over the clean images. If the wrong class stands out, the
+    net is taught to resist a trigger that nobody planted, which does little harm and no good.
+
+    Attributes:
+        inverter: What finds the smallest trigger of each class.
+        turns: In which order classes are searched.
+        classes: The targets whose triggers are unlearned, and alone searched; empty searches all
+            and takes those that `pick` says.
+        pick: Unlearn the `outliers` among the sizes, none of them if none stands out, or in any
+            case the `smallest`.
+        threshold: How far (robust deviations of log size below the median) an outlier lies.
+        share: Share of the images in every batch that are stamped.
+        recipe: How the net is tuned.
+
+    Source: Wang et al., Neural Cleanse, S&P 2019, sec. VI-C (20 % of the images stamped).
+    Differs: outliers are found on log sizes, with a floor of 0.2 on the deviation; batches are
+    stamped anew in every pass, after augmentation; the trigger is used as it was found, not read
+    back from a picture; 20 epochs at a constant rate of 0.01 where the paper has one, since it
+    has a tenth of the training set and a scan has a few hundred images.
+    """
+
+    inverter: Inverter = NeuralCleanse()
+    turns: Turns = Exhaustive()
+    classes: tuple[int, ...] = ()
+    pick: Literal["outliers", "smallest"] = "outliers"
+    threshold: float = 3.0
+    share: float = 0.2
+    recipe: Recipe = Recipe(epochs=20, lr=0.01, schedule="constant")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise BadOption(f"share must lie in (0, 1]: a share of a batch; got {self.share}")
+        if self.threshold <= 0:
+            raise BadOption(f"threshold must be positive, e.g. 3; got {self.threshold}")
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Subject:
+        """Return the tuned net, or a copy of the given one if no class stands out.
+
+        Raises:
+            BadOption: If `classes` names a class that is not there.
+            Incomplete: If the session ends before the search does; what it found is kept.
+        """
+        wrong = [k for k in self.classes if not 0 <= k < subject.classes]
+        if wrong:
+            raise BadOption(f"classes must be 0 to {subject.classes - 1}; got {wrong[0]}")
+        kept = session or LocalSession()
+        ledger = Ledger(kept, fingerprint(self, subject, clean, rng))
+        targets = sorted(set(self.classes)) or list(range(subject.classes))
+        goals, draw = [Goal(k) for k in targets], spawn(rng)
+        found = self._search(subject, clean, goals, draw, ledger.stage("search"))
+        triggers = [c.trigger for c in self.chosen(found)]
+        if not triggers:
+            log.info("no class stands out, so there is nothing to unlearn: the net is unchanged")
+            return replace(subject, net=deepcopy(subject.net))
+        draw = spawn(rng)
+        return fit(
+            subject,
+            clean,
+            self.recipe,
+            rng,
+            mix=stamping(triggers, self.share, draw),
+            company=[Dice(draw), *(Memory(t) for t in triggers if isinstance(t, Stateful))],
+            ledger=ledger if session else None,
+        )
+
+    def chosen(self, found: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates to unlearn, of one a class; only such as were found at all."""
+        feasible = [c for c in found if c.feasible]
+        if self.classes:
+            return feasible
+        if self.pick == "smallest":
+            return sorted(feasible, key=lambda c: c.size)[:1]
+        logs = torch.tensor([c.size for c in found]).clamp(min=0.1).log()
+        middle = median(logs)
+        deviation = (1.4826 * median((logs - middle).abs())).clamp(min=0.2)
+        deep: Tensor = (middle - logs) / deviation >= self.threshold
+        return [c for c, out in zip(found, deep.tolist(), strict=True) if out and c.feasible]
+
+    def _search(
+        self,
+        subject: Subject,
+        clean: Samples,
+        goals: Sequence[Goal],
+        rng: Generator,
+        ledger: Ledger,
+    ) -> tuple[Candidate, ...]:
+        """Step a hunt for all goals to its end, or keep it and give up if the session is over."""
+        hunt, session = self.inverter(subject, clean, goals, rng), ledger.session
+        state = ledger.recall()
+        if state is not None:
+            hunt.restore(state)
+        spent, saved = hunt.image_steps if state is not None else 0.0, time.monotonic()
+        for standing in self.turns(hunt):
+            session.spend(hunt.image_steps - spent)
+            spent = hunt.image_steps
+            words = f"searching triggers, smallest {standing.size.min().item():.0f} px"
+            session.report(int(hunt.settled.sum()), len(goals), words)
+            if session.over or time.monotonic() - saved > SAVE_EVERY:
+                ledger.keep(hunt.state())
+                saved = time.monotonic()
+            if session.over:
+                raise Incomplete(
+                    f"nothing was unlearned: {session.over} before the triggers were found; "
+                    "go on with a higher limit"
+                )
+        ledger.keep(hunt.state())
+        return hunt.best
+
+
+def stamping(triggers: Sequence[Trigger], share: float, rng: Generator) -> Mix:
+    """Return a mix that stamps a share of every batch and leaves all labels as they are.
+
+    Args:
+        triggers: Each stamped image gets one of them, drawn anew.
+        share: Share of the batch, in (0, 1]; rounded, and at least one image.
+        rng: Source of the draws.
+    """
+
+    def mix(x: Images, y: Labels, index: Tensor) -> Batch:
+        rows = torch.randperm(len(x), generator=rng)[: max(1, round(share * len(x)))]
+        which = torch.randint(len(triggers), (len(rows),), generator=rng)
+        x = x.clone()
+        for k, trigger in enumerate(triggers):
+            hit = rows[which == k].to(x.device)
+            if len(hit):
+                x[hit] = trigger(x[hit])
+        return x, y
+
+    return mix
