@@ -113,7 +113,7 @@ UNKNOWN = [
     (("scan", MODEL, "--images", IMAGES, "-f", "htm"), "did you mean html?"),
     (
         ("attack", "badnett", "--data", "gtsrb", "--net", "tiny", "-o", "x.safetensors"),
-        "did you mean badnet?",
+        "no attack is called 'badnett': did you mean badnet",
     ),
 ]
 
