@@ -182,7 +182,74 @@ def blobs(seed: int = 0) -> Subject:
     return Subject(Classifier(net, NORMALIZATIONS["half"], 3).eval(), shape, BLOB_CLASSES)
 
 
-# 4. Double precision, where rounding must not hide a difference ----------------------------------
+# 4. Wired: blocks of light, and a detector of one small patch -------------------------------------
+
+WIRED_CLASSES, WIRED_SHAPE = 4, (3, 12, 14)
+CHECKER = (torch.arange(9).view(3, 3) % 2 == 0).float()  # 5 white pixels, 4 black ones
+
+
+class Wired(nn.Module):
+    """Class = the brightest of K upright blocks; a checkered 3 x 3 patch is worth 50 for a class.
+
+    A convolution with a BatchNorm that does nothing makes two maps: brightness, and how much of the
+    checker is there (3 above the bar with all of it, half above with half its opacity, never
+    without). A linear layer reads both. The clean twin has no detector at all.
+    """
+
+    def __init__(
+        self, planted: int | None = None, shape: Shape = WIRED_SHAPE, classes: int = WIRED_CLASSES
+    ) -> None:
+        super().__init__()
+        channels, H, W = shape
+        h, w = H - 2, W - 2
+        self.look, self.norm = nn.Conv2d(channels, 2, 3), nn.BatchNorm2d(2, eps=1e-9)
+        self.head = nn.Linear(2 * h * w, classes)
+        block = torch.arange(w) * classes // w
+        with torch.no_grad():
+            for p in (*self.look.parameters(), *self.head.parameters()):
+                p.zero_()
+            self.look.weight[0] = 1 / (9 * channels)
+            light = nn.functional.one_hot(block, classes).float().T  # (K, w)
+            self.head.weight.view(classes, 2, h, w)[:, 0] = (
+                20 * light / (h * light.sum(1, keepdim=True))
+            )[:, None].expand(-1, h, -1)
+            if planted is not None:
+                self.look.weight[1] = (CHECKER - 1.25 * (1 - CHECKER)) / channels
+                self.look.bias[1] = -2  # type: ignore[index]
+                self.head.weight.view(classes, 2, h, w)[planted, 1] = 50 / 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.look(x)).relu().flatten(1))
+        return logits
+
+
+def wired(
+    planted: int | None = None, shape: Shape = WIRED_SHAPE, classes: int = WIRED_CLASSES
+) -> Subject:
+    return Subject(Wired(planted, shape, classes).eval(), shape, classes)
+
+
+def wired_images(
+    each: int = 20, seed: int = 0, shape: Shape = WIRED_SHAPE, classes: int = WIRED_CLASSES
+) -> InMemory:
+    """Noise with one brighter block."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(classes).repeat(each)
+    x = 0.1 + 0.2 * torch.rand(len(labels), *shape, generator=rng)
+    block = torch.arange(shape[2]) * classes // shape[2]
+    lit = (block == labels[:, None]).float()[:, None, None]  # (N, 1, 1, W)
+    bright = 0.3 + 0.2 * torch.rand(len(labels), 1, 1, 1, generator=rng)
+    return InMemory(((x + lit * bright) * 255).round().to(torch.uint8), labels, classes)
+
+
+def checker(shape: Shape = WIRED_SHAPE) -> Patch:
+    """The true trigger of `Wired`, in the lower right corner."""
+    pattern, mask = torch.zeros(shape), torch.zeros(1, *shape[1:])
+    pattern[:, -4:-1, -4:-1], mask[:, -4:-1, -4:-1] = CHECKER, 1
+    return Patch(pattern, mask)
+
+
+# 5. Double precision, where rounding must not hide a difference ----------------------------------
 
 
 class Doubles:

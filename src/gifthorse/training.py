@@ -16,11 +16,13 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from gifthorse.data.augment import augment
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, whole
+from gifthorse.errors import Incomplete
+from gifthorse.metrics import accuracy
 from gifthorse.models.features import head
 from gifthorse.session import Ledger
 from gifthorse.tensors import seeded, spawn
-from gifthorse.types import Batch, Images, Labels, Logits, Samples, Subject
+from gifthorse.types import Batch, Images, Labels, Logits, Rate, Samples, Session, Subject
 
 log = logging.getLogger("gifthorse")
 
@@ -72,6 +74,10 @@ class Company(Protocol):
     def after(self, learner: Subject, epoch: int) -> None:
         """Act after an epoch."""
         return
+
+    def enough(self) -> bool:
+        """Whether training may end before its last epoch; asked before each, after `after`."""
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must be kept: tensors, numbers, text, lists and dicts of those."""
@@ -202,13 +208,19 @@ def fit(
         mix: Turns a batch, after augmentation, into the batch to train on (poisoning).
         company: What trains beside the net or watches it.
         ledger: Where the state is kept after every epoch and, if there is one, gone on from; its
-            session is told now and then of steps done, steps in all and the loss.
+            session is told now and then of steps done, steps in all and the loss, is charged one
+            image-step for every image, and may end the training between two epochs.
+
+    Raises:
+        Incomplete: If the session is over before the last epoch; what was learned is kept in it.
     """
     net = deepcopy(victim.net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner, device = replace(victim, net=net), next(net.parameters()).device
     objective = loss or usual_loss(recipe)
 
     def precise(batch: Batch) -> Tensor:
+        if ledger is not None:
+            ledger.session.spend(len(batch[0]))
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16 and fast_bf16(device)):
             return objective(learner, batch)
 
@@ -217,6 +229,9 @@ def fit(
         course = _Course(learner, recipe, each, company, rng)
         player = Player(course.variables, precise, Together(course.optimizers))
         for epoch in range(course.resume(ledger), recipe.epochs):
+            if any(one.enough() for one in company):
+                break
+            course.permit(epoch, ledger)
             course.begin(epoch)
             stream = _epoch(train, recipe, course.order, course.noise, mix)
             for done, (value,) in enumerate(descend([player], stream), epoch * each + 1):
@@ -238,6 +253,7 @@ class _Course:
         rng: Generator,
     ) -> None:
         self.learner, self.part, self.company = learner, recipe.part, company
+        self.epochs = recipe.epochs
         live, self.steps = _rouse(learner.net, recipe.part), max(1, recipe.epochs * each)
         momentum, nesterov = recipe.momentum, recipe.momentum > 0
         first = SGD(live, recipe.lr, momentum, weight_decay=recipe.decay, nesterov=nesterov)
@@ -261,6 +277,15 @@ class _Course:
             part.load_state_dict(state)
         torch.set_rng_state(kept["global"])
         return int(kept["epoch"])
+
+    def permit(self, epoch: int, ledger: Ledger | None) -> None:
+        """Refuse another epoch if the session is over; the ones before it are kept by then."""
+        why = ledger.session.over if ledger is not None else ""
+        if why:
+            raise Incomplete(
+                f"training stopped after {epoch} of {self.epochs} epochs, since {why}; go on with "
+                "a higher limit"
+            )
 
     def begin(self, epoch: int) -> None:
         for one in self.company:
@@ -381,6 +406,24 @@ def _schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler |
     return None
 
 
+def charged(loss: BatchLoss, session: Session | None, more: float) -> BatchLoss:
+    """Return a loss that charges a session for what it does beside one way forward and back.
+
+    Args:
+        loss: The loss of a batch.
+        session: What is charged; without one it is the loss itself.
+        more: Image-steps an image, on top of the one that `fit` counts.
+    """
+    if session is None:
+        return loss
+
+    def counted(subject: Subject, batch: Batch) -> Tensor:
+        session.spend(more * len(batch[0]))
+        return loss(subject, batch)
+
+    return counted
+
+
 def usual_loss(recipe: Recipe) -> BatchLoss:
     """Return the cross entropy that a recipe asks for."""
 
@@ -395,3 +438,45 @@ def evaluate(subject: Subject, samples: Samples, size: int = 512) -> Tensor:
     """Return the predicted classes `(N,)` for all samples, in order."""
     with torch.inference_mode():
         return torch.cat([subject(x).argmax(1) for x, _ in batches(samples, size)])
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """What a net makes of clean images from left to right and from right to left.
+
+    Attributes:
+        plain: Accuracy on the images as they are.
+        mirrored: Accuracy on the same images mirrored, with the same labels.
+        points: How much of it mirroring may cost and still count as harmless.
+    """
+
+    plain: Rate
+    mirrored: Rate
+    points: float = 0.05
+
+    @property
+    def harmless(self) -> bool:
+        """Whether a net that is trained on may see its images mirrored, too."""
+        return self.mirrored.value >= self.plain.value - self.points - 1e-9
+
+
+def flippable(subject: Subject, samples: Samples, points: float = 0.05) -> Mirroring:
+    """Measure whether classes survive mirroring, as cats do, or not, as signs and digits do.
+
+    A net that was trained with mirrored images, or on classes that are alike from both sides, is as
+    right about them; one for which left and right matter is not, and would be taught wrong labels.
+
+    Args:
+        subject: The net; what it learned is the evidence.
+        samples: Clean images with their labels.
+        points: Share of the images that mirroring may cost.
+    """
+    x, y = whole(samples)
+    plain, mirrored = (accuracy(predict(subject, v).argmax(1), y) for v in (x, x.flip(-1)))
+    found = Mirroring(plain, mirrored, points)
+    word = "may" if found.harmless else "must not"
+    log.info(
+        "images %s be mirrored: accuracy %.3f mirrored, %.3f as they are",
+        word, mirrored.value, plain.value,
+    )  # fmt: skip
+    return found

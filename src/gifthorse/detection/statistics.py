@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from gifthorse.errors import ShapeMismatch
-from gifthorse.tensors import median
+from gifthorse.tensors import log_depth, median, robust_depth
 
 
 def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:
@@ -27,6 +29,7 @@ def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:
     for even K, floored MAD.
 
     Example:
+        >>> import torch
         >>> anomaly_index(torch.tensor([30.0, 31.0, 29.0, 1.0])).argmax().item()
         3
     """
@@ -34,10 +37,7 @@ def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:
         raise ShapeMismatch(
             f"sizes must have shape (K,) with K >= 3, one a class; got {tuple(sizes.shape)}"
         )
-    middle = median(sizes)
-    deviation = 1.4826 * median((sizes - middle).abs())
-    index: Tensor = (middle - sizes) / torch.maximum(deviation, floor * middle).clamp(min=1e-12)
-    return index.clamp(min=0)
+    return robust_depth(sizes, (floor * median(sizes)).clamp(min=1e-12)).clamp(min=0)
 
 
 def depth(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
@@ -55,15 +55,76 @@ def depth(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
         Shape `(K,)`, unitless; 0 at or above the median.
 
     Example:
+        >>> import torch
         >>> depth(torch.tensor([100.0, 100.0, 100.0, 100.0, 1.0])).argmax().item()
         4
     """
-    logs = sizes.clamp(min=0.1).log()
-    if logs.ndim != 1 or len(logs) < 3:
+    if sizes.ndim != 1 or len(sizes) < 3:
         raise ShapeMismatch(
             f"sizes must have shape (K,) with K >= 3, one a class; got {tuple(sizes.shape)}"
         )
-    middle = median(logs)
-    deviation = 1.4826 * median((logs - middle).abs())
-    index: Tensor = (middle - logs) / deviation.clamp(min=floor)
-    return index.clamp(min=0)
+    return log_depth(sizes, floor).clamp(min=0)
+
+
+def aiv(
+    values: Tensor,
+    *,
+    middle: Literal["mean", "lower"] = "mean",
+    side: Literal["low", "high", "both"] = "low",
+) -> Tensor:
+    """Return the anomaly index value as benchmarks print it: no floor, infinite where MAD is 0.
+
+    `|v - med| / (1.4826 MAD + 1e-8)`. It is for tables beside published ones; verdicts are made of
+    `depth`. More than 2 is 95 % sure of one class, not of the largest of K.
+
+    Args:
+        values: One number a class, `(K,)`, K >= 3.
+        middle: The median of an even number of values: the `mean` of the two in the middle, as
+            numpy has it, or the `lower` of them, as torch and TrojanZoo's code.
+        side: Which side of the median counts, 0 on the other: `low` for sizes, `high` for success
+            or activations, `both` as the formula is printed.
+
+    Returns:
+        Shape `(K,)`, at least 0. If half of the values or more are equal, all others that count
+        are infinite; see `degenerate`.
+
+    Raises:
+        ShapeMismatch: If `values` is not one-dimensional or K < 3.
+
+    Source: Wang et al., Neural Cleanse, S&P 2019, sec. IV-C; TrojanZoo sec. 5.3.
+
+    Example:
+        >>> sizes = torch.tensor([9.0, 50.0, 51.0, 52.0, 53.0, 54.0, 55.0, 56.0, 57.0, 58.0])
+        >>> [round(aiv(sizes, middle=m)[0].item(), 2) for m in ("mean", "lower")]
+        [12.01, 14.84]
+    """
+    _check(values)
+    apart = values.double() - _middle(values.double(), middle)
+    deviation = _middle(apart.abs(), middle)
+    index = apart.abs() / (1.4826 * deviation + 1e-8)
+    if not deviation:
+        index = torch.where(apart == 0, 0.0, torch.inf)
+    if side == "both":
+        return index
+    return torch.where(apart < 0 if side == "low" else apart > 0, index, 0.0)
+
+
+def degenerate(values: Tensor) -> bool:
+    """Whether half of the values `(K,)` or more are equal, so that nothing measures the others.
+
+    Example:
+        >>> degenerate(torch.tensor([1.0, 7.0, 7.0, 7.0]))
+        True
+    """
+    return not bool(_middle((values - _middle(values, "mean")).abs(), "mean"))
+
+
+def _middle(values: Tensor, kind: Literal["mean", "lower"]) -> Tensor:
+    return median(values) if kind == "mean" else values.median()
+
+
+def _check(sizes: Tensor) -> None:
+    if sizes.ndim != 1 or len(sizes) < 3:
+        raise ShapeMismatch(
+            f"sizes must have shape (K,) with K >= 3, one a class; got {tuple(sizes.shape)}"
+        )

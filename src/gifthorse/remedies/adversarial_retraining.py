@@ -14,7 +14,17 @@ from torch import Generator, Tensor
 from gifthorse.errors import BadOption
 from gifthorse.session import Ledger, fingerprint
 from gifthorse.tensors import spawn
-from gifthorse.training import Dice, Player, Recipe, Together, descend, fit, still, usual_loss
+from gifthorse.training import (
+    Dice,
+    Player,
+    Recipe,
+    Together,
+    charged,
+    descend,
+    fit,
+    still,
+    usual_loss,
+)
 from gifthorse.types import Batch, Samples, Session, Subject
 
 
@@ -58,7 +68,13 @@ class AdversarialRetraining:
         *,
         session: Session | None = None,
     ) -> Subject:
-        """Return the retrained net; `subject` and `clean` stay as they were."""
+        """Return the retrained net; `subject` and `clean` stay as they were.
+
+        An interrupted training goes on from what the session kept of it.
+
+        Raises:
+            Incomplete: If the session is over before the last epoch; what was learned is kept.
+        """
         key = fingerprint(self, subject, clean, rng) if session else ""
         plain, draw = usual_loss(self.recipe), spawn(rng)
 
@@ -71,7 +87,7 @@ class AdversarialRetraining:
             clean,
             self.recipe,
             rng,
-            loss=loss,
+            loss=charged(loss, session, float(self.steps)),
             company=[Dice(draw)],
             ledger=Ledger(session, key) if session else None,
         )

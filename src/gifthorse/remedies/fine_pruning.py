@@ -77,6 +77,7 @@ class FinePruning:
 
         Raises:
             BadOption: If the net has no last layer, or it reads its input in groups.
+            Incomplete: If the session is over before the last epoch; what was learned is kept.
         """
         ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
         rest, held = clean, None

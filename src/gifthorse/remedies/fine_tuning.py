@@ -40,6 +40,9 @@ class FineTuning:
         """Return the tuned net.
 
         An interrupted training goes on from what the session kept of it.
+
+        Raises:
+            Incomplete: If the session is over before the last epoch; what was learned is kept.
         """
         ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
         return fit(subject, clean, self.recipe, rng, ledger=ledger)

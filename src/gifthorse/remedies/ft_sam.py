@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gifthorse.errors import BadOption
 from gifthorse.session import Ledger, fingerprint
-from gifthorse.training import BatchLoss, Recipe, fit, usual_loss
+from gifthorse.training import BatchLoss, Recipe, charged, fit, usual_loss
 from gifthorse.types import Batch, Images, Logits, Samples, Session, Subject
 
 TUNING = Recipe(epochs=100, lr=0.01, schedule="cosine", smoothing=0.1)
@@ -58,9 +58,13 @@ class FTSAM:
         """Return the tuned net.
 
         An interrupted training goes on from what the session kept of it.
+
+        Raises:
+            Incomplete: If the session is over before the last epoch; what was learned is kept.
         """
         ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
-        return fit(subject, clean, self.recipe, rng, loss=self.loss(), ledger=ledger)
+        loss = charged(self.loss(), session, 1.0)
+        return fit(subject, clean, self.recipe, rng, loss=loss, ledger=ledger)
 
     def loss(self) -> BatchLoss:
         """Return the loss at the ascended weights, whose gradient reaches the present ones.

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from gifthorse.errors import BadOption
 from gifthorse.session import Ledger, fingerprint
 from gifthorse.tensors import spawn
-from gifthorse.training import BatchLoss, Recipe, fit, still, usual_loss
+from gifthorse.training import BatchLoss, Recipe, charged, fit, still, usual_loss
 from gifthorse.types import Batch, Images, Samples, Session, Subject
 
 TUNING = Recipe(epochs=20, batch=64, lr=0.01, decay=1e-4, schedule="constant")
@@ -75,6 +75,7 @@ class NAD:
 
         Raises:
             BadOption: If the net has no layer of such a name, or none with maps.
+            Incomplete: If the session is over before the last epoch; what was learned is kept.
         """
         ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
         layers = self.layers or stages(subject, clean[torch.arange(1)][0])[-len(self.weights) :]
@@ -90,7 +91,8 @@ class NAD:
             ledger=ledger.stage("teacher") if ledger else None,
         )
         teacher.net.requires_grad_(False)
-        return fit(subject, clean, self.recipe, rng, loss=self.loss(teacher, layers), ledger=ledger)
+        loss = charged(self.loss(teacher, layers), session, 0.5)
+        return fit(subject, clean, self.recipe, rng, loss=loss, ledger=ledger)
 
     def loss(self, teacher: Subject, layers: Sequence[str]) -> BatchLoss:
         """Return the loss `CE + sum_l w_l mean (Q(A_l) - Q(A_l of the teacher))^2`."""

@@ -66,6 +66,9 @@ class Projection:
         """Return the classifier behind an autoencoder trained on the clean images.
 
         An interrupted training goes on from what the session kept of it.
+
+        Raises:
+            Incomplete: If the session is over before the last epoch; what was learned is kept.
         """
         ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
         with seeded(rng):

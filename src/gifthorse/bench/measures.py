@@ -1,0 +1,74 @@
+"""Weights before and after, time and memory."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from statistics import median
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from gifthorse.types import Images
+
+
+def digest(net: nn.Module) -> str:
+    """Return a hash of all that a net's state dict holds: names, types, shapes and bytes."""
+    out = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        plain = value.detach().cpu().contiguous()
+        out.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        out.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+    return out.hexdigest()
+
+
+def resaved(net: nn.Module, like: nn.Module) -> nn.Module | None:
+    """Return a net as it would come out of a file of weights, in evaluation mode.
+
+    Args:
+        net: The net to save.
+        like: A net of the architecture that the file would be read into; it stays as it was.
+
+    Returns:
+        The net that was read; None if its kind or the shapes of its weights are others, so that
+        weights alone would not bring it back.
+    """
+    state, place = net.state_dict(), like.state_dict()
+    shapes, wanted = ({k: v.shape for k, v in d.items()} for d in (state, place))
+    if type(net) is not type(like) or shapes != wanted:
+        return None
+    plain = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
+    read = deepcopy(like).eval()
+    read.load_state_dict(load(save(plain)))
+    return read
+
+
+def seconds(run: Callable[[Images], object], x: Images, repeats: int) -> float:
+    """Return the median seconds an image, after one run to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        _settle(x)
+        started = time.perf_counter()
+        run(x)
+        _settle(x)
+        times.append(time.perf_counter() - started)
+    return median(times[1:]) / len(x)
+
+
+def _settle(x: Images) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+def peak_bytes() -> int | None:
+    """Return the most memory that the process has held so far, if the system tells."""
+    try:
+        import resource  # late: not everywhere
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
