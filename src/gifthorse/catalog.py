@@ -74,7 +74,7 @@ def explain(name: str) -> str:
 def _method(name: str, kind: str, method: Any) -> str:
     parts = [f"{name} ({kind}, {type(method).__name__})", "", inspect.getdoc(method) or ""]
     inner = getattr(method, "inverter", None)
-    if inner is not None:
+    if kind == "detector" and inner is not None:
         parts += ["", f"Inverter: {type(inner).__name__}", "", inspect.getdoc(inner) or ""]
     parts += ["", "Options (--set NAME=VALUE):"]
     for key, value in describe(method).items():
@@ -95,6 +95,6 @@ def _line(kind: str, thing: Any) -> str:
         return f"mean {thing.mean}, std {thing.std}"
     if kind == "models":
         return ""
-    inner = getattr(thing, "inverter", thing)
+    inner = getattr(thing, "inverter", thing) if kind == "detectors" else thing
     doc = inspect.getdoc(inner) or ""
     return doc.splitlines()[0] if doc else ""

@@ -29,7 +29,14 @@ TOY = {
 }  # fmt: skip
 
 # What single filters need on images of 12 x 12, to be quick.
-OWN: dict[str, dict[str, object]] = {"neo": {"images": 30, "most": 6}}
+OWN: dict[str, dict[str, object]] = {
+    "ensemble": {
+        "inverter.pace.rounds": 20, "inverter.pace.steps": 2, "inverter.pace.batch": 16,
+        "inverter.pace.bar": 0.9, "inverter.initial": 0.02, "inverter.wait": 3,
+        "inverter.settle": 0,
+    },
+    "neo": {"images": 30, "most": 6},
+}  # fmt: skip
 
 names = pytest.mark.parametrize("name", sorted(FILTERS))
 online = pytest.mark.parametrize("name", sorted(n for n in FILTERS if not n.endswith("_dataset")))

@@ -54,19 +54,19 @@ class Sheet:
         """Return how many screen pixels a side an image pixel takes."""
         return self.scale or -(-LEGIBLE // shape[2])
 
-    def place(self, shape: Shape, i: int, row: int) -> tuple[int, int]:
+    def place(self, shape: Shape, i: int, row: int, rows: int = ROWS) -> tuple[int, int]:
         """Return left and top of a tile: image `i`, row 0 clean, 1 stamped, 2 change."""
         _, H, W = shape
         band, column = divmod(i, self.columns)
         zoom, below = self.zoom(shape), 2 * self.line + self.gap
         left = self.gap + column * (W * zoom + self.gap)
-        return left, self.gap + (band * ROWS + row) * (H * zoom + below)
+        return left, self.gap + (band * rows + row) * (H * zoom + below)
 
-    def size(self, shape: Shape, n: int) -> tuple[int, int]:
-        """Return width and height of a sheet of `n` images."""
+    def size(self, shape: Shape, n: int, rows: int = ROWS) -> tuple[int, int]:
+        """Return width and height of a sheet of `n` images with `rows` tiles each."""
         across, bands = min(n, self.columns), -(-n // self.columns)
         width = self.gap + across * (shape[2] * self.zoom(shape) + self.gap)
-        return width, self.place(shape, bands * self.columns, 0)[1]
+        return width, self.place(shape, bands * self.columns, 0, rows)[1]
 
 
 def contact_sheet(
@@ -117,6 +117,30 @@ def contact_sheet(
     return page
 
 
+def plain_sheet(
+    x: Images, words: Sequence[tuple[str, str]], marked: Tensor, *, sheet: Sheet = Sheet()
+) -> Image.Image:
+    """Return a picture of images with two lines of text under each.
+
+    Args:
+        x: Images to show, `(n, C, H, W)`; C = 3 is shown in color, else the mean over C in gray.
+        words: The two lines of each, cut to the width of a tile.
+        marked: Whose first line is written in another color, `(n,)` bool.
+        sheet: How it is laid out; every image is one tile.
+
+    Raises:
+        BadImages: If there are no images.
+    """
+    if not len(x):
+        raise BadImages("a contact sheet needs at least one image")
+    shape: Shape = (x.shape[1], x.shape[2], x.shape[3])
+    page = Image.new("RGB", sheet.size(shape, len(x), 1), PAPER)
+    pen = _Pen(page, sheet, shape, 1)
+    for i, (lines, odd) in enumerate(zip(words, marked.tolist(), strict=True)):
+        pen.tile(i, 0, x[i], lines, WRONG if odd else INK)
+    return page
+
+
 def write_sheet(path: Path, page: Image.Image) -> None:
     """Write a contact sheet as a PNG, whole or not at all.
 
@@ -130,10 +154,10 @@ def write_sheet(path: Path, page: Image.Image) -> None:
 class _Pen:
     """Puts tiles and the words under them on a page."""
 
-    def __init__(self, page: Image.Image, sheet: Sheet, shape: Shape) -> None:
+    def __init__(self, page: Image.Image, sheet: Sheet, shape: Shape, rows: int = ROWS) -> None:
         from matplotlib import get_data_path  # late: slow
 
-        self.page, self.sheet, self.shape = page, sheet, shape
+        self.page, self.sheet, self.shape, self.rows = page, sheet, shape, rows
         self.draw = ImageDraw.Draw(page)
         # The font that comes with matplotlib: the same letters everywhere, and most alphabets.
         font = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
@@ -141,7 +165,7 @@ class _Pen:
 
     def tile(self, i: int, row: int, picture: Tensor, words: tuple[str, str], ink: str) -> None:
         """Draw one picture `(C, H, W)` with two lines under it, cut to its width."""
-        left, top = self.sheet.place(self.shape, i, row)
+        left, top = self.sheet.place(self.shape, i, row, self.rows)
         zoom, (_, H, W) = self.sheet.zoom(self.shape), self.shape
         self.page.paste(_pixels(picture, zoom), (left, top))
         for line, (text, color) in enumerate(zip(words, (ink, FAINT), strict=True)):

@@ -113,7 +113,8 @@ def gather(found: Found, wanted: Wanted) -> Gallery:
     if not good:
         raise BadImages(f"no usable image in {found.source}: {listed(skipped) or 'it is empty'}")
     _check_sizes(decoded, found.source)
-    kept, duplicates = distinct([image.pixels for image in decoded], [e.label for e in good])
+    pixels, marks = [image.pixels for image in decoded], [e.label for e in good]
+    kept, duplicates = distinct(pixels, marks, wanted.repeats)
     notes = [*found.notes, *limit_note(len(chosen), len(labels))]
     notes += in_words(Counter(step for i in kept for step in decoded[i].steps))
     if skipped:
@@ -130,6 +131,7 @@ def gather(found: Found, wanted: Wanted) -> Gallery:
         notes=(*notes, *duplicates),
         source=found.source,
         sha256=digest(samples.images, samples.labels),
+        skipped=tuple(skipped),
     )
 
 
@@ -156,8 +158,15 @@ def _check_sizes(decoded: Sequence[Decoded], source: str) -> None:
         )
 
 
-def distinct(images: Sequence[Pixels], labels: Sequence[int]) -> tuple[list[int], tuple[str, ...]]:
-    """Return the indices of the first of each set of equal images, and notes on the others."""
+def distinct(
+    images: Sequence[Pixels], labels: Sequence[int], repeats: bool = False
+) -> tuple[list[int], tuple[str, ...]]:
+    """Return the indices of the first of each set of equal images, and notes on the others.
+
+    If repeats may stay, all of them.
+    """
+    if repeats:
+        return list(range(len(images))), ()
     first: dict[bytes, int] = {}
     kept: list[int] = []
     torn = 0

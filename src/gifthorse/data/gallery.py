@@ -33,6 +33,8 @@ class Gallery:
         source: The path or name that was read.
         sha256: Hex digest of shape, pixels and labels, see `digest`.
         extras: Further vectors, one entry an image, e.g. `track` of GTSRB.
+        skipped: Files that were found and are not among the images, each with its reason; those
+            that a limit or a duplicate left out are not listed.
     """
 
     samples: InMemory
@@ -43,6 +45,7 @@ class Gallery:
     source: str = ""
     sha256: str = ""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,14 @@ class Wanted:
         channels: 3 for RGB, 1 for gray.
         classes: How many classes the model has; None takes the number from the labels.
         limit: At most so many images, spread evenly over the classes.
+        repeats: Whether exact duplicates stay, so that every image of the source has its place.
     """
 
     size: tuple[int, int] | None = None
     channels: int = 3
     classes: int | None = None
     limit: int | None = None
+    repeats: bool = False
 
 
 def digest(images: Tensor, labels: Tensor) -> str:

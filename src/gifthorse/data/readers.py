@@ -39,6 +39,7 @@ def read(
     channels: int = 3,
     classes: int | None = None,
     limit: int | None = None,
+    repeats: bool = False,
 ) -> Gallery:
     """Read clean images of whatever kind `source` is, see `sniff`.
 
@@ -49,6 +50,8 @@ def read(
         channels: 3 for RGB, 1 for gray.
         classes: How many classes the model has, to check the labels against.
         limit: At most so many images, spread evenly over the classes, without chance.
+        repeats: Whether exact duplicates stay, so that without a limit row i of an array or of a
+            packed split is image i.
 
     Raises:
         BadImages: There is nothing to read, nothing usable, or the labels do not fit.
@@ -60,7 +63,7 @@ def read(
         raise BadOption(f"limit must be 1 or more; got {limit}")
     if size is not None and not (min(size) >= 1 and max(size) <= MOST_SIDE):
         raise BadOption(f"size must be 1 to {MOST_SIDE} pixels a side; got {size[0]}x{size[1]}")
-    return READERS[sniff(source)](source, Wanted(size, channels, classes, limit))
+    return READERS[sniff(source)](source, Wanted(size, channels, classes, limit, repeats))
 
 
 def sniff(source: str) -> str:
@@ -183,7 +186,7 @@ def read_npz(source: str, wanted: Wanted) -> Gallery:
     chosen = balanced(labels, wanted.limit)
     pixels, notes = as_pixels(raw[chosen])
     images, more = conform(pixels, channels=wanted.channels, size=wanted.size)
-    kept, duplicates = distinct(list(images), labels[chosen].tolist())
+    kept, duplicates = distinct(list(images), labels[chosen].tolist(), wanted.repeats)
     targets = labels[chosen][kept]
     names = _names(stored)
     samples = as_samples(images[kept], targets, count_classes(targets, wanted, names))

@@ -1,6 +1,7 @@
 """Filters: which of these images carry a trigger?"""
 
 from gifthorse.filtering.activation_clustering import ActivationClustering
+from gifthorse.filtering.ensemble import Ensemble
 from gifthorse.filtering.neo import NEO
 from gifthorse.filtering.spectral_signatures import SpectralSignatures
 from gifthorse.filtering.strip import STRIP
@@ -9,10 +10,11 @@ from gifthorse.types import Filter
 FILTERS: dict[str, Filter] = {
     "activation_clustering": ActivationClustering(),
     "activation_clustering_dataset": ActivationClustering(mode="dataset"),
+    "ensemble": Ensemble(),
     "neo": NEO(),
     "spectral_signatures": SpectralSignatures(),
     "spectral_signatures_dataset": SpectralSignatures(mode="dataset"),
     "strip": STRIP(),
 }
 
-__all__ = ["FILTERS", "NEO", "STRIP", "ActivationClustering", "SpectralSignatures"]
+__all__ = ["FILTERS", "NEO", "STRIP", "ActivationClustering", "Ensemble", "SpectralSignatures"]

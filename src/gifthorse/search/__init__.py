@@ -7,6 +7,7 @@ from gifthorse.search.loop import Search
 from gifthorse.search.one_variable import OneVariable
 from gifthorse.search.probe import Probe
 from gifthorse.search.problem import Pace, Problem, Turning
+from gifthorse.search.running import hunted
 from gifthorse.search.turns import Exhaustive, Halving, Turns
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "SignedPixels",
     "Turning",
     "Turns",
+    "hunted",
 ]

@@ -175,6 +175,27 @@ class Search:
             moment[arms] = 0
         self._steps[arms] = 0
 
+    def follow(self, state: Mapping[str, Tensor], /) -> None:
+        """Start every arm from the trigger that an earlier search of the same goals ended with.
+
+        Nothing else is taken over: weight of size, moments, rounds and best triggers begin anew, so
+        that the earlier search may have been one of another net or of other images. An arm that
+        had found nothing keeps its own start.
+
+        Args:
+            state: What the earlier search's `state` returned.
+        """
+
+        def row(name: str, count: int, arm: int) -> Parts:
+            rows = (state[f"{name}.{i}"][arm : arm + 1] for i in range(count))
+            return tuple(r.to(self._device) for r in rows)
+
+        for arm in state["feasible"].nonzero().flatten().tolist():
+            parts = row("_parts", len(self._parts), arm)
+            variables = row("variables", len(self.variables), arm)
+            again = self.form.resume(parts, variables, self.stage.rngs[arm])
+            self.put(torch.tensor([arm], device=self._device), again)
+
     def narrow(self, arms: Tensor, live: Tensor) -> None:
         """Let the triggers of these arms use only these pixels, `(a, 1, H, W)` bool."""
         self.live[arms], self._narrow = live, True

@@ -1,0 +1,119 @@
+"""The ensemble filter: does an image hold its own against a trigger that was found?"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.data.samples import batches
+from gifthorse.errors import BadImages, BadOption
+from gifthorse.filtering.scoring import CHUNK, Asked
+from gifthorse.filtering.strip import STRIP, entropy
+from gifthorse.inversion import NeuralCleanse
+from gifthorse.search import Exhaustive, Turns, hunted
+from gifthorse.session import Ledger, fingerprint
+from gifthorse.tensors import spawn
+from gifthorse.types import (
+    Candidate,
+    Goal,
+    Images,
+    Inverter,
+    Samples,
+    Session,
+    Subject,
+)
+
+log = logging.getLogger("gifthorse")
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Mix an image at many weights with clean ones that carry the smallest trigger found.
+
+    A clean image loses to the trigger as its weight falls, and the net is undecided in between. A
+    stamped one carries a trigger, too, and the net is sure at every weight: the score is minus the
+    spread of the entropy over the weights, at most 0. Assumes that the smallest trigger that the
+    inverter finds stands for the true one. If no class has any, all images get the score of STRIP
+    with the same number of partners, and the log says so. Cost: one search over all classes, then
+    `partners * weights` forwards an image.
+
+    Attributes:
+        inverter: What finds the smallest trigger of each class.
+        turns: In which order classes are searched.
+        weights: Shares of the suspect in the mixtures, each in [0, 1].
+        partners: Clean images that are stamped with the trigger found, drawn once.
+
+    Source: Pang et al., A Tale of Evil Twins (IMC), CCS 2020, sec. 5.4 (`StripNC`).
+    Differs: the paper names neither weights nor partners: nine weights, and the eight partners that
+    it gives STRIP; the deviation over weights (that of a population) is taken for each partner,
+    then averaged; STRIP where the paper has no trigger to go on with.
+    """
+
+    inverter: Inverter = NeuralCleanse()
+    turns: Turns = Exhaustive()
+    weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    partners: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(0 <= w <= 1 for w in self.weights):
+            raise BadOption(
+                f"weights must be one or more numbers in [0, 1], e.g. [0.1, 0.5, 0.9]; got "
+                f"{self.weights}"
+            )
+        if self.partners < 1:
+            raise BadOption(f"partners must be at least 1, e.g. 8; got {self.partners}")
+
+    def __call__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        suspects: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> Tensor:
+        """Return a score `(N,)` for each suspect, higher is worse; labels have no part in it.
+
+        A search that the session ends is kept in it, and goes on in the next call.
+
+        Raises:
+            BadImages: If there are too few clean images.
+            Incomplete: If the session is over before all images are scored.
+        """
+        if len(clean) < self.partners:
+            raise BadImages(
+                f"{self.partners} clean images are needed, but there are {len(clean)}: lower "
+                "partners"
+            )
+        asked = Asked(subject, session)
+        ledger = Ledger(asked.session, fingerprint(self, subject, clean, rng))
+        found = self._smallest(asked.subject, clean, spawn(rng), ledger.stage("search"))
+        if found is None:
+            log.warning("no class has a trigger that works: images are scored by STRIP alone")
+            return STRIP(self.partners)(subject, clean, suspects, rng, session=asked.session)
+        log.info("images compete with a trigger of %.1f px: %s", found.size, found.goal)
+        drawn = torch.randperm(len(clean), generator=spawn(rng))[: self.partners]
+        return -self._spreads(asked, suspects, found.trigger(clean[drawn][0]))
+
+    def _smallest(
+        self, subject: Subject, clean: Samples, rng: Generator, ledger: Ledger
+    ) -> Candidate | None:
+        """Return the smallest trigger of any class that has one."""
+        hunt = self.inverter(subject, clean, [Goal(k) for k in range(subject.classes)], rng)
+        best = hunted(hunt, self.turns, ledger, "not all images were scored")
+        return min((c for c in best if c.feasible), key=lambda c: c.size, default=None)
+
+    def _spreads(self, asked: Asked, suspects: Samples, rivals: Images) -> Tensor:
+        """Return how much the entropy varies with the weight, mean over rivals, `(N,)`."""
+        shares = torch.tensor(self.weights, device=rivals.device).view(-1, 1, 1, 1, 1)
+        each, out = len(rivals) * len(shares), torch.zeros(0)
+        for x, _ in batches(suspects, max(1, CHUNK // each)):
+            mixed = torch.lerp(rivals, x[:, None, None], shares)  # (B, W, P, C, H, W)
+            found = entropy(asked.logits(mixed.flatten(0, 2)))
+            spread = found.view(len(x), len(shares), len(rivals)).std(1, correction=0)
+            out = torch.cat([out, spread.mean(1).cpu()])
+            asked.session.report(len(out), len(suspects), "mixing images")
+        return out
