@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from torch import Generator
 
-from gifthorse.cli_support import bar, pairs
-from gifthorse.errors import UnknownMethod
+from gifthorse.cli_support import REPAIR_REPORTS, bar, err, pairs
+from gifthorse.errors import BadOption, UnknownMethod
 from gifthorse.session import LocalSession
-from gifthorse.types import Rate
+from gifthorse.types import Inverter, Origin, Remedy
+from gifthorse.writing import atomic
+
+if TYPE_CHECKING:
+    from gifthorse.repairing import Repaired, Scanned
 
 commands = typer.Typer()  # what `gifthorse.cli` takes its command from
 
@@ -24,6 +31,12 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     method: Annotated[
         str, typer.Option(help="One of `gifthorse list remedies`.")
     ] = "unlearning_quick",
+    scan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RESULT.json", help="What scan -o json=PATH wrote: use the triggers it found."
+        ),
+    ] = None,
     arch: Annotated[
         str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
     ] = None,
@@ -31,6 +44,13 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     share: Annotated[float, typer.Option(help="Share of the images that may be used.")] = 0.5,
     truth: Annotated[
         Path | None, typer.Option(help="The true trigger, if known: say what is left of it.")
+    ] = None,
+    distances: Annotated[
+        bool, typer.Option("--distances", help="Also measure class distances (two searches).")
+    ] = False,
+    report: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FORMAT=PATH", help="Also write html or text; repeat as needed."),
     ] = None,
     options: Annotated[
         list[str] | None,
@@ -40,7 +60,9 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 ) -> None:
     """Write a safer copy of a model, and say what that cost and what it achieved.
 
-    The remedy uses one part of the clean images; all figures are from the other.
+    The remedy uses one part of the clean images; all figures are from the other. Images are
+    mirrored in training only if the model is as right about mirrored ones, unless
+    --set recipe.flip says what to do.
     """
     from gifthorse import examine, repairing
     from gifthorse.intake import parse
@@ -50,26 +72,80 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 
     if method not in REMEDIES:
         raise UnknownMethod.among("remedy", method, REMEDIES)
-    remedy = vary(REMEDIES[method], pairs(options))
+    drawn, named = _reports(report or ()), pairs(options)
+    if scan is not None and scan.resolve() == out.with_suffix(".json").resolve():
+        raise BadOption(f"the record of the repair would replace {scan}: give --out another name")
+    remedy = vary(REMEDIES[method], named)
     known = repairing.open_truth(truth) if truth is not None else None
-    request = examine.Request(images, arch, normalize)
-    received = examine.take_in(load(model, arch), request, parse(normalize), None)
-    rng = Generator().manual_seed(seed)
+    found = repairing.open_scan(scan) if scan is not None else None
+    opened = load(model, arch)
+    informed = remedy if found is None else _informed(remedy, found, opened.origin, method)
+    received = examine.take_in(
+        opened, examine.Request(images, arch, normalize), parse(normalize), None
+    )
+    rng, far = Generator().manual_seed(seed), None
     with bar(f"{method} on {Path(model).name}") as progress:
+        session = LocalSession(progress)
         done = repairing.repair(
-            received, remedy, rng, share=share, truth=known, session=LocalSession(progress)
-        )
-    said = repairing.record(method, remedy, seed, received, done)
-    written = repairing.write(out, done, said)
-    for key, before in done.before.items():
-        typer.echo(f"{key:10} {spoken(before)}  ->  {spoken(done.after[key])}")
-    typer.echo(f"{'lost':10} {spoken(done.drop)} of accuracy, on {done.judged} images not used")
-    typer.echo(f"{'seconds':10} {done.seconds:.0f}")
+            received, informed, rng, share=share, truth=known, session=session,
+            known=found.recovered if found else (), mirror=repairing.FLIP not in named,
+        )  # fmt: skip
+        if distances:
+            far = repairing.spread(received.subject, done, inverter(remedy), rng, session=session)
+    command = shlex.join(["gifthorse", *sys.argv[1:]])
+    order = repairing.Order(method, remedy, seed, command, found)
+    said = repairing.record(order, received, done, far)
+    written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
+    typer.echo(REPAIR_REPORTS["text"](said), nl=False)
     for path in written:
-        typer.echo(f"{'wrote':10} {path}")
-    typer.echo("A repair is no proof: scan the new file, too.")
+        typer.echo(f"  {'wrote':11}  {path}")
 
 
-def spoken(r: Rate) -> str:
-    """Return a figure with its interval."""
-    return f"{r.value:7.2%} [{r.low:.2%}, {r.high:.2%}]"
+def _informed(remedy: Remedy, found: Scanned, origin: Origin, method: str) -> Remedy:
+    """Return a remedy that knows what a scan of the same file found."""
+    from gifthorse.repairing import needs_triggers
+
+    found.check(origin)
+    if not (found.classes or needs_triggers(remedy)):
+        err.print(f"{found.path} says {found.label}; {method} needs no trigger", markup=False)
+    return found.inform(remedy)
+
+
+def _draw(
+    wanted: Sequence[tuple[str, Path]], done: Repaired, said: Mapping[str, Any]
+) -> list[Path]:
+    """Write the further reports, each whole or not at all; return their files."""
+    for kind, path in wanted:
+        with atomic(path) as file:
+            file.write(REPAIR_REPORTS[kind](said, [t.exhibit for t in done.trials]).encode())
+    return [path for _, path in wanted]
+
+
+def _reports(texts: Sequence[str]) -> list[tuple[str, Path]]:
+    """Read `--report FORMAT=PATH`.
+
+    Raises:
+        BadOption: If one is something else, or its folder does not exist.
+        UnknownMethod: If there is no such format.
+    """
+    wanted = []
+    for text in texts:
+        kind, equals, path = text.partition("=")
+        if not equals or not path:
+            raise BadOption(f"--report takes FORMAT=PATH such as html=repair.html; got {text!r}")
+        if kind not in REPAIR_REPORTS:
+            raise UnknownMethod.among("format", kind, REPAIR_REPORTS)
+        if not Path(path).resolve().parent.is_dir():
+            raise BadOption(f"cannot write {path}: its folder does not exist")
+        wanted.append((kind, Path(path)))
+    return wanted
+
+
+def inverter(remedy: Remedy) -> Inverter:
+    """Return what measures distances: the search of the remedy, or else the quick one."""
+    from gifthorse.remedies import REMEDIES, Unlearning
+
+    for one in (remedy, REMEDIES["unlearning_quick"]):
+        if isinstance(one, Unlearning):
+            return one.inverter
+    raise AssertionError("unreachable: the quick remedy searches")

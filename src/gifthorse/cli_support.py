@@ -20,9 +20,12 @@ from rich.text import Text
 from gifthorse import types
 from gifthorse.errors import BadOption
 from gifthorse.models import Inspection
+from gifthorse.report import repairs
 from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
 
 RATINGS = ("dangerous", "unknown", "class", "harmless")  # of a pickle's imports, worst first
+
+REPAIR_REPORTS = repairs.WRITERS  # what draws a repair, by format
 
 err = Console(stderr=True, highlight=False)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.data.samples import whole
+from gifthorse.errors import BadOption
 from gifthorse.metrics import asr
 from gifthorse.training import predict
+from gifthorse.triggers.packing import packed
 from gifthorse.types import Confirmation, Goal, Samples, Subject, Trigger
 
 
@@ -42,14 +46,18 @@ def confirm(
 def exhibit(
     subject: Subject, trigger: Trigger, goal: Goal, unseen: Samples, count: int = 8
 ) -> dict[str, Tensor | float]:
-    """Return what a report shows of a trigger: its parts, and images before and after it."""
+    """Return what a report shows of a trigger: its parts, and images before and after it.
+
+    `packed` is the trigger itself, with its goal, as the bytes of a text; a kind that cannot be
+    saved has none.
+    """
     x, y = whole(unseen)
     keep = (y != goal.target if goal.source is None else y == goal.source).nonzero().flatten()
     chosen = keep[torch.linspace(0, max(0, len(keep) - 1), min(count, len(keep))).long()]
     before = x[chosen]
     after = trigger(before)
     pattern, mask = trigger.picture()
-    return {
+    shown: dict[str, Tensor | float] = {
         "pattern": pattern,
         "mask": mask,
         "before": before,
@@ -58,3 +66,6 @@ def exhibit(
         "after_label": predict(subject, after).argmax(1),
         "true_label": y[chosen],
     }
+    with suppress(BadOption):
+        shown["packed"] = torch.tensor(list(packed(trigger, goal).encode()), dtype=torch.uint8)
+    return shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -12,12 +11,13 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption, Incomplete
+from gifthorse.errors import BadOption
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Turns
+from gifthorse.search import Exhaustive, Turns, hunted
 from gifthorse.session import Ledger, LocalSession, fingerprint
-from gifthorse.tensors import median, spawn
+from gifthorse.tensors import log_depth, spawn
 from gifthorse.training import Dice, Memory, Mix, Recipe, Stateful, fit
+from gifthorse.triggers.packing import unpacked
 from gifthorse.types import (
     Batch,
     Candidate,
@@ -32,7 +32,6 @@ from gifthorse.types import (
 )
 
 log = logging.getLogger("gifthorse")
-SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Unlearning:
         turns: In which order classes are searched.
         classes: The targets whose triggers are unlearned, and alone searched; empty searches all
             and takes those that `pick` says.
+        triggers: Triggers to unlearn in place of a search, as a scan's JSON result holds them
+            (findings, trigger, packed); `classes`, `pick` and `threshold` then mean nothing.
         pick: Unlearn the `outliers` among the sizes, none of them if none stands out, or in any
             case the `smallest`.
         threshold: How far (robust deviations of log size below the median) an outlier lies.
@@ -64,6 +65,7 @@ class Unlearning:
     inverter: Inverter = NeuralCleanse()
     turns: Turns = Exhaustive()
     classes: tuple[int, ...] = ()
+    triggers: tuple[str, ...] = ()
     pick: Literal["outliers", "smallest"] = "outliers"
     threshold: float = 3.0
     share: float = 0.2
@@ -74,6 +76,8 @@ class Unlearning:
             raise BadOption(f"share must lie in (0, 1]: a share of a batch; got {self.share}")
         if self.threshold <= 0:
             raise BadOption(f"threshold must be positive, e.g. 3; got {self.threshold}")
+        for text in self.triggers:
+            unpacked(text)  # raises
 
     def __call__(
         self,
@@ -86,7 +90,23 @@ class Unlearning:
         """Return the tuned net, or a copy of the given one if no class stands out.
 
         Raises:
-            BadOption: If `classes` names a class that is not there.
+            BadOption: If `classes` names a class that is not there, or a trigger does not fit.
+            Incomplete: If the session ends before the search does; what it found is kept.
+        """
+        return self.recovering(subject, clean, rng, session=session)[0]
+
+    def recovering(
+        self,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        session: Session | None = None,
+    ) -> tuple[Subject, tuple[tuple[Trigger, Goal], ...]]:
+        """Return the tuned net, as a call does, and the triggers that were unlearned.
+
+        Raises:
+            BadOption: If `classes` names a class that is not there, or a trigger does not fit.
             Incomplete: If the session ends before the search does; what it found is kept.
         """
         wrong = [k for k in self.classes if not 0 <= k < subject.classes]
@@ -94,15 +114,12 @@ class Unlearning:
             raise BadOption(f"classes must be 0 to {subject.classes - 1}; got {wrong[0]}")
         kept = session or LocalSession()
         ledger = Ledger(kept, fingerprint(self, subject, clean, rng))
-        targets = sorted(set(self.classes)) or list(range(subject.classes))
-        goals, draw = [Goal(k) for k in targets], spawn(rng)
-        found = self._search(subject, clean, goals, draw, ledger.stage("search"))
-        triggers = [c.trigger for c in self.chosen(found)]
-        if not triggers:
+        known = self._given(subject) or self._found(subject, clean, spawn(rng), ledger)
+        if not known:
             log.info("no class stands out, so there is nothing to unlearn: the net is unchanged")
-            return replace(subject, net=deepcopy(subject.net))
-        draw = spawn(rng)
-        return fit(
+            return replace(subject, net=deepcopy(subject.net)), ()
+        draw, triggers = spawn(rng), [trigger for trigger, _ in known]
+        tuned = fit(
             subject,
             clean,
             self.recipe,
@@ -111,6 +128,32 @@ class Unlearning:
             company=[Dice(draw), *(Memory(t) for t in triggers if isinstance(t, Stateful))],
             ledger=ledger if session else None,
         )
+        return tuned, tuple(known)
+
+    def _given(self, subject: Subject) -> list[tuple[Trigger, Goal]]:
+        """Return the triggers of the option, each tried on an image of the net's size."""
+        known = [unpacked(text) for text in self.triggers]
+        for trigger, _ in known:
+            size, blank = trigger.picture()[0].shape, torch.zeros(1, *subject.shape)
+            try:
+                fits = trigger(blank).shape == blank.shape
+            except RuntimeError:  # of torch: the sizes do not match
+                fits = False
+            if not fits:
+                raise BadOption(
+                    f"images are {subject.shape}, but a trigger in triggers is {tuple(size)}: "
+                    "scan with images of the size that you repair with"
+                )
+        return known
+
+    def _found(
+        self, subject: Subject, clean: Samples, rng: Generator, ledger: Ledger
+    ) -> list[tuple[Trigger, Goal]]:
+        """Search, and return what is to be unlearned."""
+        targets = sorted(set(self.classes)) or list(range(subject.classes))
+        hunt = self.inverter(subject, clean, [Goal(k) for k in targets], rng)
+        found = hunted(hunt, self.turns, ledger.stage("search"), "nothing was unlearned")
+        return [(c.trigger, c.goal) for c in self.chosen(found)]
 
     def chosen(self, found: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates to unlearn, of one a class; only such as were found at all."""
@@ -119,41 +162,8 @@ class Unlearning:
             return feasible
         if self.pick == "smallest":
             return sorted(feasible, key=lambda c: c.size)[:1]
-        logs = torch.tensor([c.size for c in found]).clamp(min=0.1).log()
-        middle = median(logs)
-        deviation = (1.4826 * median((logs - middle).abs())).clamp(min=0.2)
-        deep: Tensor = (middle - logs) / deviation >= self.threshold
+        deep = log_depth(torch.tensor([c.size for c in found])) >= self.threshold
         return [c for c, out in zip(found, deep.tolist(), strict=True) if out and c.feasible]
-
-    def _search(
-        self,
-        subject: Subject,
-        clean: Samples,
-        goals: Sequence[Goal],
-        rng: Generator,
-        ledger: Ledger,
-    ) -> tuple[Candidate, ...]:
-        """Step a hunt for all goals to its end, or keep it and give up if the session is over."""
-        hunt, session = self.inverter(subject, clean, goals, rng), ledger.session
-        state = ledger.recall()
-        if state is not None:
-            hunt.restore(state)
-        spent, saved = hunt.image_steps if state is not None else 0.0, time.monotonic()
-        for standing in self.turns(hunt):
-            session.spend(hunt.image_steps - spent)
-            spent = hunt.image_steps
-            words = f"searching triggers, smallest {standing.size.min().item():.0f} px"
-            session.report(int(hunt.settled.sum()), len(goals), words)
-            if session.over or time.monotonic() - saved > SAVE_EVERY:
-                ledger.keep(hunt.state())
-                saved = time.monotonic()
-            if session.over:
-                raise Incomplete(
-                    f"nothing was unlearned: {session.over} before the triggers were found; "
-                    "go on with a higher limit"
-                )
-        ledger.keep(hunt.state())
-        return hunt.best
 
 
 def stamping(triggers: Sequence[Trigger], share: float, rng: Generator) -> Mix:

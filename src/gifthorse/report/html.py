@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+import torch
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 from torch import Tensor
@@ -22,6 +23,7 @@ from gifthorse.report.facts import (
     compared,
     footprint,
     leads,
+    scalars,
 )
 from gifthorse.report.json import write as write_json
 from gifthorse.report.pictures import (
@@ -30,6 +32,7 @@ from gifthorse.report.pictures import (
     SizeChart,
     Whisker,
     confirmation_rows,
+    gaze,
     heat,
     png,
     size_chart,
@@ -39,12 +42,16 @@ from gifthorse.types import Finding, Report, Verdict
 
 EXAMPLES = 8  # stamped images shown for a finding
 FINDINGS = 20  # findings drawn; the JSON result holds all
+COLORS = 48  # of a picture of where the net looks
 CLAIMS = 50  # metadata entries shown
 
 
 @dataclass(frozen=True)
 class Stamped:
-    """One clean image before and after the trigger, as data URIs, and what the net says."""
+    """One clean image before and after the trigger, as data URIs, and what the net says.
+
+    `looks` are where it looks before and after, and what differs; empty where that is not known.
+    """
 
     before: str
     after: str
@@ -52,6 +59,7 @@ class Stamped:
     before_label: str
     after_label: str
     moved: bool
+    looks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class View:
     comparison: Comparison | None
     pictures: tuple[tuple[str, str], ...]
     strip: tuple[Stamped, ...]
+    looks: str
     rows: tuple[Whisker, ...]
 
 
@@ -80,7 +89,7 @@ def write(report: Report) -> str:
     """Return the report as one self-contained HTML document."""
     found = leads(report)
     views = tuple(_view(report, lead) for lead in found[:FINDINGS])
-    return _template().render(
+    return template("template.html").render(
         report=report,
         headline=words.HEADLINES[report.label],
         tone=report.label.lower().replace(" ", "-"),
@@ -98,8 +107,14 @@ def write(report: Report) -> str:
 
 
 @cache
-def _template() -> Template:
-    """Return the compiled template; every value it prints is stripped of control characters."""
+def template(page: str) -> Template:
+    """Return the compiled template of a page with the look that all pages share.
+
+    Every value it prints is stripped of control characters.
+
+    Args:
+        page: Name of a file in this folder.
+    """
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -108,8 +123,9 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["digest"] = _digest
-    source = files("gifthorse.report").joinpath("template.html").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    folder = files("gifthorse.report")
+    parts = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("look.html", page))
+    return environment.from_string("".join(parts))
 
 
 def _harmless(value: object) -> object:
@@ -134,6 +150,7 @@ def _view(report: Report, lead: Lead) -> View:
         comparison=compared(lead.verdict, finding.goal),
         pictures=_pictures(finding),
         strip=_strip(report, finding.evidence),
+        looks=_about_looks(scalars(finding.evidence)),
         rows=confirmation_rows(finding.confirmation) if finding.confirmation else (),
     )
 
@@ -166,8 +183,35 @@ def _strip(report: Report, evidence: Mapping[str, Tensor | float]) -> tuple[Stam
             before_label=_said(report, was, i),
             after_label=_said(report, is_now, i),
             moved=was is not None and is_now is not None and bool(was[i] != is_now[i]),
+            looks=_looks(evidence, i),
         )
         for i, change in enumerate(changes)
+    )
+
+
+def _looks(evidence: Mapping[str, Tensor | float], place: int) -> tuple[str, ...]:
+    """Return pictures of where the net looks in one image before and after, and what differs."""
+    pairs = [(array(evidence, t), array(evidence, f"looks_{t}")) for t in ("before", "after")]
+    drawn, seen = [], []
+    for pictures, looks in pairs:
+        if pictures is None or looks is None or place >= len(looks):
+            return ()
+        drawn.append(png(gaze(pictures[place], looks[place]), colors=COLORS))
+        seen.append(looks[place])
+    change = (seen[1] - seen[0]).abs()
+    return (*drawn, png(gaze(torch.zeros_like(change)[None], change), colors=COLORS))
+
+
+def _about_looks(figures: Mapping[str, float]) -> str:
+    """Return what the maps and the neurons say, in words; empty without maps."""
+    if "attention_shift" not in figures:
+        return ""
+    apart, chance = (figures[f"neuron_separation{k}"] for k in ("", "_chance"))
+    return (
+        "Where the last convolutions find evidence for the target (Grad-CAM): the trigger moves "
+        f"the maps by {words.percent(figures['attention_shift'])} on average. Of the neurons most "
+        f"active without and with it, a share of {words.percent(apart)} is not in common (0 % if "
+        f"nothing changes, {words.percent(chance)} for sets drawn at random)."
     )
 
 

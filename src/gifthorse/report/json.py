@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from gifthorse import types
 from gifthorse.report import schema
 from gifthorse.report.facts import Lead, arm_of, array, compared, footprint, leads, scalars
@@ -199,7 +201,14 @@ def _trigger(finding: types.Finding) -> schema.TriggerFound | None:
         place=spot.place,
         image=png(pattern, mask) if pattern is not None else None,
         mask=png(mask) if mask is not None else None,
+        packed=_packed(finding),
     )
+
+
+def _packed(finding: types.Finding) -> str | None:
+    """Return the trigger itself as text, None if the detector did not keep it."""
+    kept = finding.evidence.get("packed")
+    return bytes(kept.tolist()).decode("ascii") if isinstance(kept, Tensor) else None
 
 
 def _row(detector: str, arm: types.Arm) -> schema.Row:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -19,12 +20,14 @@ from gifthorse.types import Arm, Confirmation, Rate, Report, Verdict
 # 1. Pictures ----------------------------------------------------------------------------------
 
 
-def png(picture: Tensor, alpha: Tensor | None = None) -> str:
+def png(picture: Tensor, alpha: Tensor | None = None, colors: int = 0) -> str:
     """Return a picture as a PNG data URI, one PNG pixel for a pixel.
 
     Args:
         picture: `(C, H, W)` in [0, 1]; C = 3 is drawn in color, else the mean over C in gray.
         alpha: `(1, H, W)` opacity in [0, 1]; color under opacity 0 is dropped.
+        colors: Most colors of a color picture without opacity, which then takes less room; 0 keeps
+            all.
     """
     color = picture if len(picture) == 3 else picture.mean(0, keepdim=True)
     if alpha is not None:
@@ -32,7 +35,9 @@ def png(picture: Tensor, alpha: Tensor | None = None) -> str:
     pixels = (color.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     grid = pixels.permute(1, 2, 0).squeeze(-1).contiguous().cpu().numpy()
     buffer = io.BytesIO()
-    Image.fromarray(grid).save(buffer, "PNG", optimize=True)
+    image = Image.fromarray(grid)
+    image = image.quantize(colors) if colors else image
+    image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -48,6 +53,27 @@ def heat(before: Tensor, after: Tensor) -> Tensor:
     scaled = change / change.max().clamp_min(1e-12)
     colors = torch.from_numpy(colormaps["inferno"](scaled.numpy())[..., :3])
     return colors.permute(0, 3, 1, 2).float() * (change > 0).unsqueeze(1)
+
+
+def gaze(picture: Tensor, looks: Tensor, most: int = 48) -> Tensor:
+    """Return a dimmed gray picture under a map of where the net looks, `(3, h, w)` in [0, 1].
+
+    Args:
+        picture: `(C, H, W)` in [0, 1].
+        looks: `(H, W)` in [0, 1]; what is not looked at stays gray.
+        most: Largest side of the result, so that pages stay small.
+    """
+    from matplotlib import colormaps  # late: only pages with pictures need it
+
+    side = max(picture.shape[1:])
+    layers = torch.cat([picture.mean(0, keepdim=True), looks[None]])
+    if side > most:
+        size = [max(1, round(n * most / side)) for n in picture.shape[1:]]
+        layers = F.interpolate(layers[None], size, mode="area")[0]
+    gray, strength = layers[:1].clamp(0, 1) * 0.7, layers[1:].clamp(0, 1)
+    colors = torch.from_numpy(colormaps["inferno"](strength[0].numpy())[..., :3])
+    share = 0.8 * strength.sqrt()
+    return gray * (1 - share) + colors.permute(2, 0, 1).float() * share
 
 
 # 2. The chart of sizes ------------------------------------------------------------------------

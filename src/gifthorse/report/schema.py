@@ -190,6 +190,10 @@ class TriggerFound(BaseModel, extra="forbid"):
     place: str
     image: Picture = Field(description="The pattern under its mask as RGBA, PNG data URI")
     mask: Picture
+    packed: str | None = Field(
+        description="The trigger itself, which `gifthorse repair --scan` unlearns: base64 of "
+        "deflated (zlib) safetensors, whose metadata name its kind and its goal"
+    )
 
 
 class FindingFound(BaseModel, extra="forbid"):
