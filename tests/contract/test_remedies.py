@@ -33,6 +33,12 @@ UNLEARNING: dict[str, object] = {
     "recipe.lr": 0.02,
 }  # fmt: skip
 
+HARDENING: dict[str, object] = {
+    "inverter.pace.rounds": 40, "later": 20, "every": 4, "held": 0.2, "drop": 0.2,
+    "recipe.lr": 0.02,
+}  # fmt: skip
+SMALL: dict[str, object] = {"inverter.initial": 0.02, "inverter.wait": 3}
+
 # What single remedies need besides, on images of 12 x 12 and a net that learned in seconds.
 OWN: dict[str, dict[str, object]] = {
     "down_up": {"ratio": 0.4},
@@ -42,6 +48,10 @@ OWN: dict[str, dict[str, object]] = {
     },
     "adversarial_retraining": {"eps": 0.1},
     "anp": {"steps": 120, "batch": 32},
+    "hardening_nc": HARDENING | SMALL | {"every": 0, "share": 0.5},
+    "hardening_nc_iterative": HARDENING | SMALL,
+    "hardening_pixel": HARDENING | SMALL,
+    "hardening_uap": HARDENING,
     "i_bau": {"batch": 10, "share": 0.5, "ascent": 20, "rounds": 2},
     "smoothing": {"copies": 20, "sigma": 0.1},
     "unlearning": UNLEARNING,
@@ -50,6 +60,7 @@ OWN: dict[str, dict[str, object]] = {
 
 # Why a remedy is not meant to help against an opaque patch on this net; its row checks that.
 HELPLESS = {
+    "hardening_uap": "changes of every pixel by 4/255 at most are not an opaque patch",
     "i_bau": "one faint change of the whole image is not an opaque patch",
     "anp": "a mask of 48 channels that spares accuracy leaves more than a half",
     "clp": "no single channel carries the trigger in layers of 16 and 32 channels",
