@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import re
 import time
@@ -17,15 +18,23 @@ from rich.console import Console
 from torch import Tensor
 
 from gifthorse import __version__
+from gifthorse.analysis.attribution import explained
 from gifthorse.data import read
 from gifthorse.detection import DETECTORS, PRESETS
-from gifthorse.errors import BadOption, UnknownMethod, UnreadableModel, UsageError
+from gifthorse.errors import (
+    BadOption,
+    GifthorseError,
+    UnknownMethod,
+    UnreadableModel,
+    UsageError,
+)
 from gifthorse.intake import Received, parse, receive
 from gifthorse.metrics import mask_jaccard
 from gifthorse.models import Opened, load
 from gifthorse.models import inspect as look
 from gifthorse.options import describe, vary
 from gifthorse.report import WRITERS, FailOn, render
+from gifthorse.report.facts import leads
 from gifthorse.scan import refused, scan
 from gifthorse.session import LocalSession
 from gifthorse.triggers.storage import open_trigger
@@ -37,10 +46,14 @@ from gifthorse.types import (
     Progress,
     Report,
     Run,
+    Subject,
 )
 from gifthorse.writing import atomic
 
+log = logging.getLogger("gifthorse")
+
 STANDARD = PRESETS["standard"]  # what runs when nothing is named
+SHOWN = 8  # pairs of images whose attribution maps are drawn
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -147,7 +160,30 @@ def examine(path: str, request: Request, progress: Progress | None = None) -> Re
         return turns[name]
 
     report = scan(received, detectors, rng, run(), session=session)
+    report = illustrated(report, received.subject)
     return replace(report, next_steps=(*_go_on(request, turns), *report.next_steps), run=run())
+
+
+def illustrated(report: Report, subject: Subject) -> Report:
+    """Add to the leading finding where the net looks, if captum is there and the net has maps."""
+    lead = next(iter(leads(report)), None)
+    if lead is None or lead.finding.goal is None or lead.finding.severity in ("LOW", "INFO"):
+        return report
+    found = lead.finding
+    before, after = found.evidence.get("before"), found.evidence.get("after")
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+        return report
+    try:
+        more = explained(subject, before[:SHOWN], after[:SHOWN], lead.finding.goal)
+    except (GifthorseError, RuntimeError) as error:  # a picture less is no reason to fail
+        log.debug("no attribution maps: %s", error)
+        return report
+    grown = replace(found, evidence={**found.evidence, **more})
+    verdicts = (
+        replace(v, findings=tuple(grown if f is found else f for f in v.findings))
+        for v in report.verdicts
+    )
+    return replace(report, verdicts=tuple(verdicts))
 
 
 def limits(request: Request) -> LocalSession:

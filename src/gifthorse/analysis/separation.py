@@ -73,7 +73,17 @@ def separation_curve(
     """Return the neuron separation ratio for each share of the neurons; see `separation`."""
     if any(not 0 < share <= 1 for share in shares):
         raise BadOption(f"shares of the neurons must lie in (0, 1]; got {list(shares)}")
-    before, after = _means(subject, clean, trigger, goal)
+    return compared(*_means(subject, clean, trigger, goal), shares)
+
+
+def compared(before: Tensor, after: Tensor, shares: Sequence[float] = SHARES) -> list[Separation]:
+    """Return the neuron separation ratio of two mean activations, `(d,)`, for each share.
+
+    Example:
+        >>> before, after = torch.tensor([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]])
+        >>> round(compared(before, after, [0.5])[0].value, 3)
+        0.667
+    """
     # Of equal neurons the first counts on both sides, so that equal means give equal sets.
     ranks = [m.argsort(descending=True, stable=True).argsort() for m in (before, after)]
     return [_compared(ranks[0], ranks[1], share) for share in shares]
