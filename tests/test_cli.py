@@ -67,7 +67,13 @@ def test_version(run: Run) -> None:
 
 def test_help_names_every_command(run: Run) -> None:
     words = run("--help").words
-    for command in ("scan", "inspect", "list", "explain", "sample", "train", "attack"):
+    for command in ("scan", "inspect", "list", "explain", "sample", "train", "attack") + (
+        "repair",
+        "filter",
+        "analyze",
+        "bench",
+        "compare-triggers",
+    ):
         assert f" {command} " in words
 
 

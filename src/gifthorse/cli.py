@@ -11,7 +11,15 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from gifthorse import __version__, cli_compare, cli_make, cli_repair
+from gifthorse import (
+    __version__,
+    cli_analyze,
+    cli_bench,
+    cli_compare,
+    cli_filter,
+    cli_make,
+    cli_repair,
+)
 from gifthorse.cli_support import bar, describe_file, err, going_on, pairs, say, with_command
 from gifthorse.errors import GifthorseError, UsageError
 
@@ -154,7 +162,10 @@ def explain(
 
 app.registered_commands += cli_make.commands.registered_commands
 app.registered_commands += cli_repair.commands.registered_commands
+app.registered_commands += cli_filter.commands.registered_commands
+app.add_typer(cli_bench.commands, name="bench")
 app.registered_commands += cli_compare.commands.registered_commands
+app.registered_commands += cli_analyze.commands.registered_commands
 
 
 def version(show: bool) -> None:

@@ -108,6 +108,15 @@ def shorter(data: Divided, count: int | None) -> Divided:
     return replace(data, train=train)
 
 
+def fewer_tests(data: Divided, count: int | None) -> Divided:
+    """Return the same data with at most so many test images, spread over the classes."""
+    if count is None or count >= len(data.test):
+        return data
+    chosen = torch.from_numpy(balanced(data.test.labels.numpy(), count))
+    test = InMemory(data.test.images[chosen], data.test.labels[chosen], data.test.classes)
+    return replace(data, test=test)
+
+
 def fresh(net: str, data: Divided, rng: Generator) -> Subject:
     """Return an untrained subject with the data's normalization as first layer.
 
