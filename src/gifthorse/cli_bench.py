@@ -132,6 +132,26 @@ def status(file: File, store: Where = None) -> None:
     _concluded(made, place)
 
 
+@commands.command()
+def leaderboard(
+    file: File,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where pages go.")],
+    store: Where = None,
+) -> None:
+    """Write what is recorded as pages that need no server: heat maps, tables, a page a cell."""
+    from gifthorse.bench.cells import judging
+    from gifthorse.bench.site import write_site
+
+    made, place = _opened(file, store)
+    keys = [judging(cell).key for cell in made.cells]
+    records = [r for key in keys if (r := place.record(key))]
+    if not records:
+        raise UsageError(f"nothing is recorded in {place.root}: gifthorse bench run {file}")
+    command = f"gifthorse bench leaderboard {file} -o {out}"
+    pages = write_site(records, out, made.name, planned=len(keys), command=command)
+    typer.echo(f"wrote {len(pages)} files; open {pages[0]}")
+
+
 def line(standing: Standing) -> str:
     """Return how far a run is, in one line of at most 80 columns."""
     left = "" if standing.left is None else f", {_span(standing.left)} left"

@@ -369,9 +369,13 @@ def test_suspects_are_neurons_that_speak_for_the_target() -> None:
     with pytest.raises(BadOption, match="no layer 9"):
         AgainstABS(layers=("9",)).suspects(planted(), TRAIN, AllToOne(2), rng)
     found = against.penalty(planted(), x, {"0": [1]}).item()
-    places = 3 * 12 * 12 * 0.1  # every neuron says 0.1 everywhere, three others
+    places = 12 * 12 * 0.1  # every neuron says 0.1 everywhere, three others
     assert found == pytest.approx(0.5 * (places - 1e-3 * 3 * places), rel=1e-5)
     assert against.penalty(planted(), x, {}).item() == 0
+    silent = planted()
+    with torch.no_grad():
+        silent.net.get_submodule("0").get_parameter("bias").fill_(-5.0)
+    assert against.penalty(silent, x, {"0": [1]}).item() == 0  # there is nothing left to press down
     assert against.penalty(planted(), x[:0], {"0": [1]}).item() == 0
 
 

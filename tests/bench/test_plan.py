@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gifthorse.bench.cells import Cell, Choice, draws, family, judging, tasks
+from gifthorse.bench.cells import Cell, Choice, draws, family, judging, spoken, tasks
 from gifthorse.bench.plan import PROFILES, Plan, read
 from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 
@@ -82,8 +82,8 @@ def test_options_come_from_profile_then_all_then_one_then_the_pick(tmp_path: Pat
     made = {c.attack.label: c.attack.method for c in planned(tmp_path, text).cells if c.attack}
     assert (made["badnet"].stamp.size, made["badnet"].recipe.lr) == (4, 0.5)
     assert (made["badnet"].mixing.rate, made["blended"].mixing.rate) == (0.2, 0.2)
-    assert made["badnet"].recipe.epochs == made["blended"].recipe.epochs == 4  # the profile's
-    assert made["blended"].recipe.lr == 0.02
+    assert made["badnet"].recipe.epochs == made["blended"].recipe.epochs == 8  # the profile's
+    assert made["blended"].recipe.lr == 0.1
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,22 @@ def test_randomness_is_a_seeds_and_a_purposes_own() -> None:
     assert first(cell(), "train") == first(cell(defense=None), "train")
     others = [(cell(), "implant"), (cell(seed=1), "train"), (cell(data="gtsrb"), "train")]
     assert first(cell(), "train") not in [first(*other) for other in others]
+
+
+def test_a_benign_net_of_ones_own_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    file = tmp_path / "nets/net.safetensors"
+    text = '[setting]\nbenign = "nets/net.safetensors"\n' + GRID
+    with pytest.raises(UsageError, match=r"benign net .*net.safetensors cannot be read"):
+        tasks(planned(tmp_path, text).cells)
+    file.write_bytes(b"weights")
+    keys = {judging(c).key for c in planned(tmp_path, text).cells}
+    assert keys.isdisjoint(judging(c).key for c in planned(tmp_path, GRID).cells)
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(b"weights")
+    same = planned(tmp_path, text.replace("nets/net", "moved"))
+    assert {judging(c).key for c in same.cells} == keys
+    assert spoken(same.cells[0])["setting"]["benign"] == "moved.safetensors"
 
 
 # What is shipped ------------------------------------------------------------------------------

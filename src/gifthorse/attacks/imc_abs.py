@@ -20,8 +20,8 @@ class AgainstABS:
     """Find suspicious neurons before every epoch, and press them down on stamped images.
 
     Attributes:
-        weight: Weight of the term, a sum over stamped images, neurons and places; 0 turns it off,
-            TrojanZoo uses 1e-5.
+        weight: Weight of the term, a sum over neurons and places and a mean over stamped images; 0
+            turns it off, TrojanZoo uses 1e-5.
         others: Weight of the layer's other neurons, which are to rise instead.
         count: Most neurons that are pressed down, those of the clearest lead.
         each: Clean images of a class that neurons are stimulated on.
@@ -32,7 +32,9 @@ class AgainstABS:
 
     Source: TrojanZoo sec. 6.3 (IMC adapted to ABS); Liu et al., ABS, CCS 2019, algorithm 2.
     Differs: only neurons that speak for what the backdoor makes of labels count, whatever the
-    target; the term is asked with stamped images alone, in a forward of their own.
+    target; the term is asked with stamped images alone, in a forward of their own. It is a mean
+    over them, which is TrojanZoo's sum at its one stamped image a batch, and of what is left of an
+    activation above 0: pressed further down, a neuron says nothing less and the term has no end.
     """
 
     weight: float = 0.0
@@ -97,7 +99,9 @@ class AgainstABS:
             for handle in handles:
                 handle.remove()
         for layer, neurons in suspects.items():
-            each = seen[layer].transpose(0, 1).flatten(1).sum(1)  # (channels,)
+            each = seen[layer].relu().transpose(0, 1).flatten(1).sum(1) / len(
+                stamped
+            )  # (channels,)
             chosen = each[neurons]
             # Each suspect is weighed against all neurons of its layer but itself.
             total = total + (chosen - self.others * (each.sum() - chosen)).sum()

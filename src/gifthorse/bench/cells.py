@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from torch import Generator
@@ -16,7 +17,7 @@ from torch import Generator
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.evaluator import Sizes, Terms
 from gifthorse.detection import DETECTORS
-from gifthorse.errors import UnknownMethod
+from gifthorse.errors import UnknownMethod, UsageError
 from gifthorse.filtering import FILTERS
 from gifthorse.options import describe, vary
 from gifthorse.remedies import REMEDIES
@@ -113,6 +114,8 @@ class Setting:
         target: The class that stamped images come out as.
         start: Whether an attack retrains the `benign` net or starts from `scratch`.
         recipe: How the benign net is trained.
+        benign: A file of weights that is taken for the benign net instead; a plan names it relative
+            to itself. All seeds share it.
         time_limit: Seconds that a defense may take on a model; None for no limit.
         threads: Processor threads of a task; more are faster and give slightly other figures.
     """
@@ -124,6 +127,7 @@ class Setting:
     target: int = 0
     start: Literal["benign", "scratch"] = "benign"
     recipe: Recipe = Recipe()
+    benign: str = ""
     time_limit: float | None = None
     threads: int = 1
 
@@ -212,7 +216,7 @@ def _models(cell: Cell) -> list[Task]:
     s = cell.setting
     bare = replace(cell, attack=None)
     common = [cell.data, cell.net, cell.seed, s.images, s.threads]
-    first = digest("train", [common, repr(s.recipe)], [])
+    first = digest("train", [common, _contents(s.benign) if s.benign else repr(s.recipe)], [])
     train = Task("train", first, bare, first)
     if cell.attack is None:
         return [train]
@@ -247,7 +251,7 @@ def spoken(cell: Cell) -> dict[str, Any]:
         "attack": cell.attack and cell.attack.spoken(),
         "defense": cell.defense and cell.defense.spoken(),
         "seed": cell.seed,
-        "setting": asdict(cell.setting),
+        "setting": asdict(cell.setting) | {"benign": Path(cell.setting.benign).name},
     }
 
 
@@ -256,6 +260,19 @@ def _identity(choice: Choice) -> list[str]:
     """Return what a method's results depend on: its options with types, and its own source."""
     method = choice.method
     return [choice.family, choice.name, repr(method), _source(type(method).__module__)]
+
+
+@cache
+def _contents(path: str) -> str:
+    """Return a digest of a file.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"the benign net {path} cannot be read: {error.strerror}") from error
 
 
 @cache

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from gifthorse.bench.cells import Task
@@ -20,7 +24,12 @@ from gifthorse.errors import BadOption, UsageError
 Work: TypeAlias = Callable[[Task], None]
 
 DIED = "the process that worked on it died: killed, or out of memory"
-ALONE = 2  # times that a task may take its worker down with it, alone in the pool
+GRACE = 10.0  # seconds that a broken pool has to say which tasks it lost
+ALONE = 3  # times that a task may take its worker down with it, when no other can be to blame
+LOST = 10  # times that a task's node may be lost, which the task is hardly to blame for
+LEAST = 16  # tasks that a cluster is given even if it is small: what waits there makes it grow
+
+log = logging.getLogger("gifthorse")
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,11 @@ class Needs:
     cpus: float = 1.0
     gpus: float = 0.0
     memory: int | None = None
+
+    def fit(self, node: Mapping[str, float]) -> int:
+        """Return how many tasks at once a node with such resources can do."""
+        asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory or 0}
+        return min((int(node.get(k, 0.0) / n) for k, n in asked.items() if n), default=1)
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,8 @@ class Pool:
         self._work, self._workers = work, workers
         self._flying: dict[Future[None], Task] = {}
         self._suspects: deque[Task] = deque()
-        self._deaths: dict[str, int] = {}
+        self._alone = False  # whether a suspect runs, which must not take others along
+        self._deaths: Counter[str] = Counter()
         self._pool = self._fresh()
 
     def _fresh(self) -> ProcessPoolExecutor:
@@ -124,17 +139,35 @@ class Pool:
     @property
     def room(self) -> int:
         """One task more than workers, so that none waits for the next."""
-        return 0 if self._suspects else self._workers + 1 - len(self._flying)
+        return 0 if self._suspects or self._alone else self._workers + 1 - len(self._flying)
 
     def submit(self, task: Task) -> None:
         """Take a task."""
-        self._flying[self._pool.submit(self._work, task)] = task
+        try:
+            self._flying[self._pool.submit(self._work, task)] = task
+        except BrokenProcessPool:  # a worker died since the last wait; this task is not to blame
+            self._suspects.append(task)
+            if not self._flying:
+                self._pool = self._fresh()
 
     def wait(self, seconds: float) -> list[Done]:
         """Return tasks that ended since."""
         if self._suspects and not self._flying:
+            self._alone = True
             self.submit(self._suspects.popleft())
         ended, _ = wait(self._flying, seconds, FIRST_COMPLETED)
+        out, lost = self._sorted(ended)
+        if lost:  # soon all the others are lost too, but for those that were done just before
+            ended, _ = wait(self._flying, GRACE)
+            more, others = self._sorted(ended)
+            out, lost = out + more, [*lost, *others, *self._flying.values()]
+            self._flying.clear()
+            out += self._recover(lost)
+        self._alone = self._alone and bool(self._flying)
+        return out
+
+    def _sorted(self, ended: Iterable[Future[None]]) -> tuple[list[Done], list[Task]]:
+        """Return what was done and what was lost with a worker."""
         out, lost = [], []
         for future in ended:
             task = self._flying.pop(future)
@@ -143,16 +176,14 @@ class Pool:
                 out.append(Done(task.key))
             except BrokenProcessPool:
                 lost.append(task)
-        return out + self._recover(lost) if lost else out
+        return out, lost
 
     def _recover(self, lost: list[Task]) -> list[Done]:
-        lost += self._flying.values()
-        self._flying.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = self._fresh()
         if len(lost) == 1:
             key = lost[0].key
-            self._deaths[key] = self._deaths.get(key, 0) + 1
+            self._deaths[key] += 1
             if self._deaths[key] >= ALONE:
                 return [Done(key, DIED)]
         self._suspects += lost
@@ -168,8 +199,8 @@ class Pool:
 class OnRay:
     """Runs tasks on a Ray cluster, or on a Ray of its own on this machine.
 
-    Nodes need gifthorse and, unless the store is a URL, the same folder. A task whose node is lost
-    is run again elsewhere.
+    Nodes need gifthorse, the data and, unless the store is a URL, the same folder. A task whose
+    node is lost is run again elsewhere; one that takes its worker down again and again fails.
 
     Args:
         work: What to do.
@@ -177,7 +208,8 @@ class OnRay:
         address: Of a running cluster, as `ray start` prints it, or `auto`; None starts one here.
 
     Raises:
-        UsageError: If Ray is not installed, or no cluster is at the address.
+        UsageError: If Ray is not installed, no cluster is at the address, or a Ray of its own
+            cannot have what a task needs.
     """
 
     def __init__(self, work: Work, needs: Needs, address: str | None = None) -> None:
@@ -188,21 +220,35 @@ class OnRay:
         self._ray: Any = ray
         self._owner = not ray.is_initialized()
         if self._owner:
-            try:
-                ray.init(address=address, log_to_driver=False, include_dashboard=False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UsageError(f"no Ray cluster at {address}: {error}") from error
-        options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_retries": 5}
+            _join(ray, address)
+        self._needs, self._slots, self._counted = needs, 0, -math.inf
+        self._deaths: Counter[str] = Counter()
+        self._losses: Counter[str] = Counter()
+        self._flying: dict[Any, Task] = {}
+        options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_retries": 0}
         if needs.memory is not None:
             options["memory"] = needs.memory
-        self._remote = ray.remote(_quietly).options(**options)
-        self._shared = ray.put(work)
-        self._flying: dict[Any, Task] = {}
+        self._remote = ray.remote(_there).options(**options)
+        self._shared = ray.put((work, os.getcwd()))
+        if self.room <= 0 or not self._slots:
+            self._too_much(address)
+
+    def _too_much(self, address: str | None) -> None:
+        """Say that no node has what a task needs; a cluster that grows may come to have it."""
+        words = f"no node of the Ray cluster has what a task needs: {self._needs}"
+        if self._owner and address is None:
+            self.close()
+            raise UsageError(words)
+        log.warning("%s; waiting for one", words)
 
     @property
     def room(self) -> int:
-        """Enough to keep a cluster busy, and to notice in time what ended."""
-        return 1000 - len(self._flying)
+        """Twice what the nodes that are there can do at once, so that none of them waits."""
+        now = time.monotonic()
+        if now - self._counted > 5:
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self._slots, self._counted = sum(self._needs.fit(node) for node in nodes), now
+        return max(LEAST, 2 * self._slots) - len(self._flying)
 
     def submit(self, task: Task) -> None:
         """Hand a task to the cluster."""
@@ -214,19 +260,31 @@ class OnRay:
         ended, _ = self._ray.wait(refs, num_returns=1, timeout=seconds)
         if ended:  # what else is there by now
             ended, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-        out = []
-        for ref in ended:
-            task = self._flying.pop(ref)
-            try:
-                self._ray.get(ref)
-                out.append(Done(task.key))
-            except (
-                self._ray.exceptions.WorkerCrashedError,
-                self._ray.exceptions.NodeDiedError,
-                self._ray.exceptions.OutOfMemoryError,
-            ):
-                out.append(Done(task.key, DIED))
-        return out
+        return [done for ref in ended for done in self._ended(ref, self._flying.pop(ref))]
+
+    def _ended(self, ref: Any, task: Task) -> list[Done]:
+        """Return how a task ended, or nothing if it is run again."""
+        known = self._ray.exceptions
+        try:
+            self._ray.get(ref)
+        except known.RayTaskError as error:  # what the work raised, as in a pool
+            raise error.cause from error
+        except (known.WorkerCrashedError, known.OutOfMemoryError):
+            return self._again(task, self._deaths, ALONE)
+        except known.NodeDiedError:
+            return self._again(task, self._losses, LOST)
+        except known.RayError as error:
+            first = str(error).partition("\n")[0]
+            raise UsageError(f"the Ray cluster failed: {first} Then resume.") from error
+        return [Done(task.key)]
+
+    def _again(self, task: Task, count: Counter[str], most: int) -> list[Done]:
+        count[task.key] += 1
+        if count[task.key] >= most:
+            return [Done(task.key, DIED)]
+        log.info("once more, since worker or node was lost: %s", task.cell.words)
+        self.submit(task)
+        return []
 
     def close(self) -> None:
         """Cancel what runs, and stop the cluster if it was started here."""
@@ -237,12 +295,58 @@ class OnRay:
             self._ray.shutdown()
 
 
+def _join(ray: Any, address: str | None) -> None:
+    """Connect to a cluster, or start one here.
+
+    Raises:
+        UsageError: If that is not possible.
+    """
+    if address is not None:
+        _reach(address)
+    # What becomes of workers and nodes is told by the driver; Ray would print it among results.
+    private: Any = getattr(ray, "_private", None)
+    if hasattr(getattr(private, "worker", None), "print_to_stdstream"):
+        private.worker.print_to_stdstream = _logged
+    # "local", since Ray would take None for whatever cluster was started here last.
+    asked = {"address": address} if address else {"address": "local", "num_cpus": processors()}
+    try:
+        ray.init(**asked, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise UsageError(
+            f"cannot use a Ray cluster at {address or 'this machine'}: {error} "
+            "If it asks for a token, set RAY_AUTH_MODE=token, and the token as on its nodes."
+        ) from error
+
+
+def _logged(said: Mapping[str, Any], *_: object, **__: object) -> None:
+    log.debug("Ray: %s", said.get("lines"))
+
+
+def _reach(address: str) -> None:
+    """Raise if nothing answers at an address; Ray itself would try for minutes.
+
+    Raises:
+        UsageError: If so.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 10).close()
+    except OSError as error:
+        raise UsageError(f"no Ray cluster at {address}: {error}") from error
+
+
 def processors() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quietly(work: Work, task: Task) -> None:
+def _there(shared: tuple[Work, str], task: Task) -> None:
+    """Work on a node, in the folder that the driver is in if the node has it."""
+    work, folder = shared
+    if Path(folder).is_dir():
+        os.chdir(folder)
     work(task)
 
 

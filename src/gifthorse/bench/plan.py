@@ -151,6 +151,9 @@ def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above:
         raise UsageError(f"{path} includes itself")
     own = _toml(path)
+    setting = own.get("setting")
+    if isinstance(setting, dict) and "benign" in setting:
+        setting["benign"] = str((path.parent / str(setting["benign"])).resolve())
     out: dict[str, Any] = {}
     if profile := own.get("profile"):
         if profile not in PROFILES:

@@ -119,6 +119,11 @@ class Worker:
                 "weights": judged.weights,
             },
             "versions": {"gifthorse": __version__, "torch": torch.__version__},
+            "machine": {
+                "processor": platform.machine(),
+                "device": "cpu",
+                "threads": str(task.cell.setting.threads),
+            },
             "command": f"gifthorse bench run {self.plan} --only {task.key}",
             "times": _times(started) | dict(judged.costs),
         }
@@ -156,7 +161,10 @@ def _broken(task: Task, store: Store, error: str) -> None:
 def _trained(task: Task) -> Built:
     cell, data, started = task.cell, _data(task.cell), time.monotonic()
     recipe = cell.setting.recipe
-    subject = stages.train_clean(cell.net, data, recipe, draws(cell, "train"))
+    if cell.setting.benign:
+        subject = stages.benign(load(cell.setting.benign, cell.net), data)
+    else:
+        subject = stages.train_clean(cell.net, data, recipe, draws(cell, "train"))
     figures = stages.judge(subject, data.test)
     seconds = time.monotonic() - started
     return stages.Made("clean", recipe, cell.net, data, cell.seed, figures, seconds), subject
@@ -280,5 +288,4 @@ def _times(started: float) -> dict[str, Any]:
         "seconds": round(time.time() - started, 3),
         "peak_memory": peak,
         "host": socket.gethostname(),
-        "machine": platform.machine(),
     }
