@@ -328,7 +328,9 @@ class Finding:
         goal: The backdoor's goal, where there is one.
         confirmation: The recovered trigger on unseen images, where there is one.
         evidence: Arrays and figures to draw: `pattern` (C, H, W), `mask` (1, H, W), `before` and
-            `after` (n, C, H, W), `before_label` and `after_label` (n,), floats by name.
+            `after` (n, C, H, W), `before_label` and `after_label` (n,), floats by name; `packed`,
+            the trigger as the bytes of a text; `looks_before` and `looks_after` (n, H, W), where
+            the net looks.
     """
 
     rule: str
