@@ -92,12 +92,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_exist_with_their_flags(page: Path) -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     for text in blocks(page, "sh"):
-        for line in text.replace("\\\n", " ").splitlines():
+        for line in re.split(r"\n| && ", text.replace("\\\n", " ")):
             words = shlex.split(line, comments=True)
             if words[:1] != ["gifthorse"] or words[1:2] == ["--version"]:
                 continue
-            name = words[1] if words[1] in commands else "scan"
-            known = {flag for p in commands[name].params for flag in p.opts} | {"--help"}
+            command = commands.get(words[1], commands["scan"])
+            if inner := getattr(command, "commands", None):
+                assert words[2] in inner, line
+                command = inner[words[2]]
+            known = {flag for p in command.params for flag in p.opts} | {"--help"}
             flags = {w.partition("=")[0] for w in words[2:] if w.startswith("-")}
             assert flags <= known, line
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from gifthorse.attacks.imc_abs import AgainstABS
-from gifthorse.attacks.imc_ar import AgainstAR, Signed
+from gifthorse.attacks.imc_ar import AgainstAR
 from gifthorse.attacks.imc_mp import AgainstMP, Seen
 from gifthorse.attacks.imc_nc import Fidelity, Price, confidence, smallest
 from gifthorse.attacks.imc_strip import AgainstSTRIP
@@ -25,6 +25,7 @@ from gifthorse.models.scaling import scaled
 from gifthorse.poisoning import Mixing, Scheme
 from gifthorse.tensors import from_box, spawn, to_box
 from gifthorse.training import Company, Dice, Memory, Mix, Player, Recipe, descend, predict, still
+from gifthorse.training.descent import Signed
 from gifthorse.triggers import Learned, Patch, Stamp
 from gifthorse.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Subject
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
-import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator
 
 from gifthorse.errors import BadOption
-from gifthorse.training import Player, Together, descend, still
+from gifthorse.training import worst_change
 from gifthorse.types import Batch, Images, Subject
 
 
@@ -43,44 +38,7 @@ class AgainstAR:
 
     def moved(self, subject: Subject, clean: Batch, rng: Generator) -> Images:
         """Return images within `radius` of clean ones that the net gets wrong more often."""
-        x, y = clean
-        noise = torch.rand(x.shape, generator=rng).to(x)
-        change = ((2 * noise - 1) * self.radius).requires_grad_()
-
-        def gain(_: Batch) -> Tensor:
-            return -F.cross_entropy(subject((x + change).clamp(0, 1)), y)
-
-        def move(value: Tensor, sign: Tensor) -> Tensor:
-            return (value - self.size * sign).clamp(-self.radius, self.radius)
-
-        with still(subject):
-            player = Player((change,), gain, Signed([change], move))
-            deque(descend([player], repeat(clean, self.steps)), maxlen=0)
-        return (x + change.detach()).clamp(0, 1)
-
-
-class Signed(Together):
-    """An optimizer that knows only the signs of gradients.
-
-    Args:
-        variables: What moves, in place.
-        move: Returns the new value for a value and the signs of its gradient.
-    """
-
-    def __init__(
-        self, variables: Sequence[Tensor], move: Callable[[Tensor, Tensor], Tensor]
-    ) -> None:
-        super().__init__(())
-        self.variables, self.move = variables, move
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients."""
-        for v in self.variables:
-            v.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move all variables."""
-        for v in self.variables:
-            if v.grad is not None:
-                v.copy_(self.move(v, v.grad.sign()))
+        change = worst_change(
+            subject, clean, rng, eps=self.radius, size=self.size, steps=self.steps
+        )
+        return clean[0] + change

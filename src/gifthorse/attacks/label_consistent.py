@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.optim import Optimizer
 
 from gifthorse.data.samples import InMemory, Subset, batches
 from gifthorse.errors import BadOption
 from gifthorse.implanting import Job, Keep
 from gifthorse.poisoning import Mixing, Scheme
 from gifthorse.tensors import spawn
-from gifthorse.training import Player, Recipe, descend, evaluate, fit, still
+from gifthorse.training import Recipe, evaluate, fit, worst_change
 from gifthorse.triggers import Stamp
-from gifthorse.types import Batch, Goal, Images, Implant, Samples, Session, Subject
+from gifthorse.types import Batch, Goal, Implant, Samples, Session, Subject
 
 CHUNK = 256  # images that are made hard together
 LOOK = 1000  # training images that show whether a net is trained
@@ -107,19 +105,9 @@ class LabelConsistent:
         ICLR 2018, sec. 2.1.
         """
         x = batch[0]
-        low, high = (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
-        start = (torch.rand(x.shape, generator=rng).to(x) * 2 - 1) * self.eps
-        change = torch.clamp(start, low, high).requires_grad_()
-        ascent = _SignedSteps(change, low, high, self.stride)
-
-        def ease(batch: Batch) -> Tensor:
-            return -F.cross_entropy(judge(batch[0] + change), batch[1])
-
-        with still(judge):
-            for _ in descend([Player((change,), ease, ascent)], [batch] * self.steps):
-                pass
-        whole_steps = (change.detach() * 255).abs().add(1e-3).floor()  # rounding must not pass eps
-        return ((x * 255).round() + whole_steps * change.detach().sign()).clamp(0, 255).byte()
+        change = worst_change(judge, batch, rng, eps=self.eps, size=self.stride, steps=self.steps)
+        whole_steps = (change * 255).abs().add(1e-3).floor()  # rounding must not pass eps
+        return ((x * 255).round() + whole_steps * change.sign()).clamp(0, 255).byte()
 
     def _judge(self, job: Job, rng: Generator) -> Subject:
         victim, train = job.victim, job.train
@@ -130,17 +118,3 @@ class LabelConsistent:
         if self.surrogate == "victim" or (self.surrogate == "auto" and trained):
             return victim
         return fit(victim, train, self.recipe, rng, ledger=job.ledger("surrogate"))
-
-
-class _SignedSteps(Optimizer):
-    """Steps of one length for every pixel, down its gradient, that end where a box does."""
-
-    def __init__(self, change: Images, low: Tensor, high: Tensor, stride: float) -> None:
-        super().__init__([change], {"lr": stride})
-        self.change, self.low, self.high, self.stride = change, low, high, stride
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        assert self.change.grad is not None
-        self.change.sub_(self.stride * self.change.grad.sign())
-        self.change.copy_(torch.clamp(self.change, self.low, self.high))

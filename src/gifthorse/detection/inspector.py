@@ -86,7 +86,8 @@ class Inspector:
         """Return the verdict over all goals.
 
         Raises:
-            BadOption: If `classes` names fewer than three classes, or one that is not there.
+            BadOption: If the model has fewer than three classes, `classes` names fewer, or one that
+                is not there.
             BadImages: If `pairs` finds too few classes with an image for search and confirmation.
         """
         session, started = session or LocalSession(), time.monotonic()
@@ -145,6 +146,11 @@ class Inspector:
         return ""
 
     def _goals(self, subject: Subject, search: Samples, unseen: Samples) -> list[Goal]:
+        if subject.classes < 3:
+            raise BadOption(
+                f"the model has {subject.classes} classes: one can only stand out from two others; "
+                "look at its triggers with gifthorse compare-triggers"
+            )
         wrong = [k for k in self.classes if not 0 <= k < subject.classes]
         if wrong or (self.classes and len(set(self.classes)) < 3):
             raise BadOption(

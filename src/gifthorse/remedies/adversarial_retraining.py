@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
-import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gifthorse.errors import BadOption
 from gifthorse.session import Ledger, fingerprint
 from gifthorse.tensors import spawn
-from gifthorse.training import (
-    Dice,
-    Player,
-    Recipe,
-    Together,
-    charged,
-    descend,
-    fit,
-    still,
-    usual_loss,
-)
+from gifthorse.training import Dice, Recipe, charged, fit, usual_loss, worst_change
 from gifthorse.types import Batch, Samples, Session, Subject
 
 
@@ -97,45 +82,4 @@ class AdversarialRetraining:
 
         Changed images stay in [0, 1]. The net is in evaluation mode meanwhile.
         """
-        x, y = batch
-        low, high = (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
-        noise = torch.rand(x.shape, generator=rng).to(x) * 2 - 1
-        change = torch.clamp(noise * self.eps, low, high).requires_grad_()
-
-        def ease(batch: Batch) -> Tensor:
-            return -F.cross_entropy(subject(x + change), y)
-
-        def move(value: Tensor, sign: Tensor) -> Tensor:
-            return torch.clamp(value - self.size * sign, low, high)
-
-        with still(subject):
-            player = Player((change,), ease, Signed([change], move))
-            deque(descend([player], repeat(batch, self.steps)), maxlen=0)
-        return change.detach()
-
-
-class Signed(Together):
-    """An optimizer that knows only the signs of gradients.
-
-    Args:
-        variables: What moves, in place.
-        move: Returns the new value for a value and the signs of its gradient.
-    """
-
-    def __init__(
-        self, variables: Sequence[Tensor], move: Callable[[Tensor, Tensor], Tensor]
-    ) -> None:
-        super().__init__(())
-        self.variables, self.move = variables, move
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients."""
-        for v in self.variables:
-            v.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move all variables."""
-        for v in self.variables:
-            if v.grad is not None:
-                v.copy_(self.move(v, v.grad.sign()))
+        return worst_change(subject, batch, rng, eps=self.eps, size=self.size, steps=self.steps)

@@ -15,10 +15,9 @@ from torch.optim import SGD
 
 from gifthorse.data.samples import batches, split, whole
 from gifthorse.errors import BadOption, Incomplete
-from gifthorse.remedies.adversarial_retraining import Signed
 from gifthorse.session import LocalSession
 from gifthorse.tensors import spawn
-from gifthorse.training import Player, Together, descend, evaluate, still
+from gifthorse.training import Player, Signed, Together, descend, evaluate, still
 from gifthorse.types import Batch, Images, Logits, Samples, Session, Subject
 
 SCAN = [round(0.05 * k, 2) for k in range(19)]  # 0 to 0.9, as the authors do

@@ -1,18 +1,17 @@
-"""The one loop over weights, and plain training with it."""
+"""Training a net, and asking it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from gifthorse.data.augment import augment
@@ -22,113 +21,14 @@ from gifthorse.metrics import accuracy
 from gifthorse.models.features import head
 from gifthorse.session import Ledger
 from gifthorse.tensors import seeded, spawn
+from gifthorse.training.company import Company, Dice
+from gifthorse.training.descent import Player, Together, descend
 from gifthorse.types import Batch, Images, Labels, Logits, Rate, Samples, Session, Subject
 
 log = logging.getLogger("gifthorse")
 
 BatchLoss: TypeAlias = Callable[[Subject, Batch], Tensor]
 Mix: TypeAlias = Callable[[Images, Labels, Tensor], Batch]  # images, labels, their indices
-
-
-@dataclass(frozen=True)
-class Player:
-    """Some variables, the loss they go down, and the optimizer that moves them."""
-
-    variables: tuple[Tensor, ...]
-    loss: Callable[[Batch], Tensor]
-    optimizer: Optimizer | Together
-
-
-class Together:
-    """Several optimizers that step on the gradients of one loss."""
-
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self.optimizers = optimizers
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=set_to_none)
-
-    def step(self) -> None:
-        """Step all."""
-        for optimizer in self.optimizers:
-            optimizer.step()
-
-
-class Company(Protocol):
-    """What trains beside a net, or watches it train. Every method may be left out.
-
-    What it remembers from one epoch to the next goes through `state_dict`, so that an interrupted
-    training goes on as if nothing had happened.
-    """
-
-    def joined(self, learner: Subject) -> Sequence[Optimizer]:
-        """Return optimizers of further variables that go down the net's own loss."""
-        return ()
-
-    def before(self, learner: Subject, epoch: int) -> None:
-        """Act before an epoch; the net may be in any mode and is put back into training."""
-        return
-
-    def after(self, learner: Subject, epoch: int) -> None:
-        """Act after an epoch."""
-        return
-
-    def enough(self) -> bool:
-        """Whether training may end before its last epoch; asked before each, after `after`."""
-        return False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what must be kept: tensors, numbers, text, lists and dicts of those."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
-        return
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Anything with a state to go on from: a trigger that draws or learns, a module."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors, numbers, text, lists and dicts of those."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Go on from what `state_dict` returned."""
-        ...
-
-
-class Memory(Company):
-    """Something whose state belongs to a training, and nothing more."""
-
-    def __init__(self, thing: Stateful) -> None:
-        self.thing = thing
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return its state."""
-        return self.thing.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set its state."""
-        self.thing.load_state_dict(state)
-
-
-class Dice(Company):
-    """A generator that training draws from, kept with it."""
-
-    def __init__(self, rng: Generator) -> None:
-        self.rng = rng
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the generator is."""
-        return {"rng": self.rng.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the generator there."""
-        self.rng.set_state(state["rng"])
 
 
 @dataclass(frozen=True)
@@ -167,23 +67,6 @@ def cross_entropy(subject: Subject, batch: Batch) -> Tensor:
     """Return the mean cross entropy of a batch."""
     x, y = batch
     return F.cross_entropy(subject(x), y)
-
-
-def descend(players: Sequence[Player], stream: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
-    """Let the players take one step each on every batch of the stream.
-
-    One player is plain training; several are games such as net against trigger. Yields one
-    detached loss a player for each batch; nothing waits for the device.
-    """
-    for batch in stream:
-        losses = []
-        for player in players:
-            loss = player.loss(batch)
-            player.optimizer.zero_grad(set_to_none=True)
-            loss.backward(inputs=list(player.variables))
-            player.optimizer.step()
-            losses.append(loss.detach())
-        yield tuple(losses)
 
 
 def fit(
@@ -304,56 +187,6 @@ class _Course:
         if ledger is not None:
             states = [part.state_dict() for part in self.parts]
             ledger.keep({"epoch": epoch + 1, "parts": states, "global": torch.get_rng_state()})
-
-
-@contextmanager
-def settled(net: nn.Module) -> Iterator[None]:
-    """Hold a net in evaluation mode while gradients reach its weights, and put it back after."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
-def still(subject: Subject) -> Iterator[None]:
-    """Hold a net in evaluation mode without gradients on its weights, and put it back after."""
-    flags = {p: p.requires_grad for p in subject.net.parameters()}
-    subject.net.requires_grad_(False)
-    try:
-        with settled(subject.net):
-            yield
-    finally:
-        for p, flag in flags.items():
-            p.requires_grad_(flag)
-
-
-def tune(
-    subject: Subject,
-    variables: Sequence[Tensor],
-    loss: Callable[[Batch], Tensor],
-    stream: Iterable[Batch],
-    *,
-    lr: float = 0.1,
-) -> list[Tensor]:
-    """Let variables, of a trigger say, go down a loss by Adam while the net stays as it is.
-
-    Args:
-        subject: The net that the loss asks; held in evaluation mode, weights frozen.
-        variables: What moves, in place.
-        loss: A scalar for a batch.
-        stream: Batches, one step each.
-        lr: Learning rate.
-
-    Returns:
-        The loss of every step.
-    """
-    with still(subject):
-        player = Player(tuple(variables), loss, Adam(list(variables), lr))
-        return [value for (value,) in descend([player], stream)]
 
 
 def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
