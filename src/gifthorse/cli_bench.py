@@ -152,6 +152,67 @@ def leaderboard(
     typer.echo(f"wrote {len(pages)} files; open {pages[0]}")
 
 
+@commands.command()
+def report(
+    source: Source,
+    store: Where = None,
+    form: Annotated[
+        str, typer.Option("-f", "--format", help="text, markdown, csv or json.")
+    ] = "text",
+    papers: Annotated[
+        bool, typer.Option("--papers", help="Print the papers' numbers beside ours.")
+    ] = False,
+    interval: Annotated[
+        bool, typer.Option("--interval", help="Intervals in place of deviations.")
+    ] = False,
+    width: Annotated[int, typer.Option(help="Columns of text.")] = 80,
+) -> None:
+    """Print what is recorded as tables: defenses by attacks, means over seeds, failures."""
+    from gifthorse.bench import sheets, summary
+
+    place, keys = _records(source, store)
+    records = place.records() if keys is None else filter(None, map(place.record, keys))
+    found = summary.tables(records, reference=papers)
+    if not found:
+        raise UsageError(f"there is nothing to report in {place.root} yet")
+    spread: sheets.Spread = "interval" if interval else "std"
+    writers = {
+        "text": lambda: sheets.text(found, width, spread),
+        "markdown": lambda: sheets.markdown(found, spread),
+        "csv": lambda: sheets.comma_separated(found),
+        "json": lambda: sheets.as_json(found),
+    }
+    if form not in writers:
+        raise UnknownMethod.among("format", form, writers)
+    typer.echo(writers[form](), nl=False)
+
+
+@commands.command()
+def query(
+    source: Source,
+    sql: Annotated[str, typer.Argument(help="A SELECT over the table `records`.")],
+    store: Where = None,
+) -> None:
+    """Ask a question about records in SQL; needs DuckDB: pip install 'gifthorse[bench]'."""
+    from gifthorse.bench import query
+
+    place, keys = _records(source, store)
+    typer.echo(query.text(query.query(place, sql, keys), width=80), nl=False)
+
+
+@commands.command()
+def export(
+    source: Source,
+    out: Annotated[Path, typer.Option("-o", "--out", help="A .parquet or .csv file.")],
+    store: Where = None,
+) -> None:
+    """Write all records as one table, a column for every figure."""
+    from gifthorse.bench import query
+
+    place, keys = _records(source, store)
+    typer.echo(f"wrote {query.export(place, out, keys=keys)} records to {out}")
+
+
 def line(standing: Standing) -> str:
     """Return how far a run is, in one line of at most 80 columns."""
     left = "" if standing.left is None else f", {_span(standing.left)} left"
@@ -168,14 +229,15 @@ def _opened(file: Path, store: str | None) -> tuple[Plan, Store]:
     return made, Store(store or f"runs/{made.name}")
 
 
-def _records(source: str) -> tuple[str, Store]:
-    """Return the title and the store of a plan's file, or of a folder or URL of records."""
+def _records(source: str, store: str | None) -> tuple[Store, list[str] | None]:
+    """Return the store of a plan and the keys of its cells; of a folder or URL all there is."""
+    from gifthorse.bench.cells import judging
     from gifthorse.bench.store import Store
 
     if source.endswith(".toml"):
-        made, place = _opened(Path(source), None)
-        return made.name, place
-    return Path(source).name, Store(source)
+        made, place = _opened(Path(source), store)
+        return place, [judging(cell).key for cell in made.cells]
+    return Store(source), None
 
 
 def _spoken(made: Plan, place: Store) -> None:
