@@ -16,10 +16,11 @@ import torch
 import typer.main
 from tests.report.examples import backdoored, nothing_found
 from tests.test_sizes import code_lines
-from tests.toys import BANDS, band_images, bands
+from tests.toys import BANDS, band_images, bands, blob_images, blobs, corner
 from torch import Generator
 
 from gifthorse import cli
+from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
 from gifthorse.inversion import INVERTERS
 from gifthorse.options import describe, vary
@@ -131,7 +132,7 @@ def test_snippets_run(
 
 
 def test_methods_of_the_page_on_adding_run() -> None:
-    """Each block defines one class: an attack, an inverter, a detector."""
+    """Blocks define an attack, an inverter, a detector, a filter and a remedy."""
     made: list[Any] = []
     for text in blocks(ROOT / "docs/adding.md", "python"):
         space: dict[str, Any] = {"__name__": "adding"}
@@ -149,6 +150,16 @@ def test_methods_of_the_page_on_adding_run() -> None:
     over = LocalSession(seconds=0)
     rng = Generator().manual_seed(0)
     assert methods["NoiseVote"]()(subject, clean, rng, session=over).label == "INCONCLUSIVE"
+    stamped = InMemory((corner()(whole(clean)[0]) * 255).byte(), clean.labels, BANDS)
+    plain, marked = (methods["Certainty"]()(subject, clean, s, rng) for s in (clean, stamped))
+    elsewhere = clean.labels != 1  # class 1 is what the net is sure of anyway
+    assert marked[elsewhere].min() > plain[elsewhere].max()
+    given = blobs()
+    tuned = methods["ShortTuning"]()(given, blob_images(each=8), rng)
+    moved = [not torch.equal(a, b) for a, b in zip(
+        given.net.parameters(), tuned.net.parameters(), strict=True
+    )]  # fmt: skip
+    assert all(moved)
 
 
 # 2. Examples ----------------------------------------------------------------------------------
