@@ -11,7 +11,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.bench.measures import digest, peak_bytes, resaved, seconds
+from gifthorse.bench.measures import digest, neurons_apart, peak_bytes, resaved, seconds
 from gifthorse.bench.outcome import Cost, Figure, Kind, Outcome
 from gifthorse.bench.reading import found
 from gifthorse.bench.splits import Sizes, Splits, splits
@@ -295,12 +295,19 @@ class _Case:
         net = resaved(made.net, self.given.net)
         repaired = replace(made, net=deepcopy(made.net).eval() if net is None else net)
         answers = _asked(repaired, self.test)
+        changes = _changed(self.before, answers, self.test)
+        if net is not None and self.test.stamped is not None:  # reforming inputs moves no neuron
+            goal, y = cast("Goal", self.test.goal), self.test.y
+            meant = y != goal.target if goal.source is None else y == goal.source
+            both = self.test.x[meant], self.test.stamped[meant]
+            changes["nsr_before"] = neurons_apart(self.given, *both)
+            changes["nsr"] = neurons_apart(repaired, *both)
         own = [accuracy(v.clean.argmax(1), self.test.y) for v in (self.before, answers)]
         outcome = Outcome(
             "remedy",
             {},
             _measured(answers, self.test),
-            _changed(self.before, answers, self.test),
+            changes,
             cost=cost,
             reloaded=net is not None,
             status="collapsed" if collapsed(own[0], own[1]) else "ok",

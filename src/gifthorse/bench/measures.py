@@ -13,7 +13,10 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from gifthorse.types import Images
+from gifthorse.analysis.separation import compared
+from gifthorse.errors import BadOption
+from gifthorse.models.features import features
+from gifthorse.types import Images, Subject
 
 
 def digest(net: nn.Module) -> str:
@@ -45,6 +48,25 @@ def resaved(net: nn.Module, like: nn.Module) -> nn.Module | None:
     read = deepcopy(like).eval()
     read.load_state_dict(load(save(plain)))
     return read
+
+
+def neurons_apart(subject: Subject, clean: Images, stamped: Images) -> float | None:
+    """Return the neuron separation ratio (NSR) of images and the same with a trigger, in [0, 1].
+
+    None if the net has no layer whose inputs are features.
+
+    Source: TrojanZoo sec. 4.2, eq. 4, over the tenth of the neurons that is most active; see
+    `analysis.separation`.
+    """
+    try:
+        with torch.no_grad():
+            means = [
+                torch.cat([features(subject, part) for part in x.split(512)]).double().mean(0)
+                for x in (clean, stamped)
+            ]
+    except BadOption:
+        return None
+    return compared(means[0], means[1], [0.1])[0].value
 
 
 def seconds(run: Callable[[Images], object], x: Images, repeats: int) -> float:

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import torch
 
 from gifthorse import __version__
+from gifthorse.analysis.separation import separation
 from gifthorse.bench import stages
 from gifthorse.bench.cells import SCHEMA, Cell, Task, draws, spoken
 from gifthorse.bench.evaluator import evaluate, evaluate_clean, splits
@@ -199,19 +200,22 @@ def _judged(task: Task, store: Store) -> Judged:
     subject = made.subject if made else benign
     weights = digest_of(subject)
     if cell.defense is None:
-        rates = stages.judge(subject, data.test, made, benign if made else None)
-        return Judged("ok", figures=flat(rates), weights=weights)
+        figures = flat(stages.judge(subject, data.test, made, benign if made else None))
+        if made is not None:
+            apart = separation(subject, data.test, made.trigger, goal=made.goal)
+            figures |= {"nsr": apart.value, "nsr_chance": apart.chance}
+        return Judged("ok", figures=figures, weights=weights)
     setting, (kind, method) = cell.setting, (cell.defense.family, cell.defense.method)
     assert kind != "attack"
-    apart = splits(data, draws(cell, "splits"), setting.sizes)
+    parts = splits(data, draws(cell, "splits"), setting.sizes)
     rng = draws(cell, f"judge {cell.defense.name}")
     session = LocalSession(seconds=setting.time_limit)
     if made is None:
         found = evaluate_clean(
-            subject, method, apart, rng, kind=kind, terms=setting.terms, session=session
+            subject, method, parts, rng, kind=kind, terms=setting.terms, session=session
         )
     else:
-        found = evaluate(made, method, apart, rng, kind=kind, terms=setting.terms, session=session)
+        found = evaluate(made, method, parts, rng, kind=kind, terms=setting.terms, session=session)
     return _said(found, weights)
 
 
