@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -211,6 +212,55 @@ def export(
 
     place, keys = _records(source, store)
     typer.echo(f"wrote {query.export(place, out, keys=keys)} records to {out}")
+
+
+@commands.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A model's file or folder, or a folder of many.")],
+    store: Annotated[str, typer.Option("--store", help="Folder or URL to put them in.")],
+    kind: Annotated[str, typer.Option(help="auto, backdoorbench, trojanzoo or trojai.")] = "auto",
+    data: Annotated[
+        str, typer.Option(help="Clean images, as scan takes them; default those that come along.")
+    ] = "",
+    arch: Annotated[str | None, typer.Option(help="A net, if it is not guessed.")] = None,
+    normalize: Annotated[str, typer.Option(help="A name of gifthorse list normalizations.")] = "",
+    place: Annotated[str, typer.Option(help="TOP,LEFT of TrojanZoo's mark.")] = "0,0",
+) -> None:
+    """Take over models of BackdoorBench, TrojanZoo or TrojAI, as cells for a plan to judge.
+
+    Nothing of them is run; what cannot be read so is refused, and its cells say why.
+    """
+    from gifthorse.bench.imports import KINDS, adopt
+    from gifthorse.bench.store import Store
+
+    if kind not in KINDS:
+        raise UnknownMethod.among("kind of benchmark", kind, KINDS)
+    found = adopt(
+        path,
+        KINDS[kind],
+        Store(store),
+        data=data,
+        arch=arch,
+        normalize=normalize,
+        place=_place(place),
+    )
+    for one in found:
+        words = one.label or ("poisoned" if one.poisoned else "clean")
+        typer.echo(f"{one.key}  {one.status:12} {words} {one.net} {one.data}".rstrip())
+        for note in (one.error, *one.notes):
+            if note:
+                typer.echo(f"  {note}")
+    good = [one.key for one in found if not one.error]
+    if good:
+        typer.echo("In a plan:  [[imported]]")
+        typer.echo(f"            models = {json.dumps(good)}")
+
+
+def _place(text: str) -> tuple[int, int]:
+    top, _, left = text.partition(",")
+    if not (top.strip().isdecimal() and left.strip().isdecimal()):
+        raise UsageError(f"--place takes TOP,LEFT in pixels, as in 0,0; got {text!r}")
+    return int(top), int(left)
 
 
 def line(standing: Standing) -> str:

@@ -23,6 +23,7 @@ from gifthorse.options import describe, vary
 from gifthorse.remedies import REMEDIES
 from gifthorse.training import Recipe
 
+IMPORTED = "import:"  # in front of the key of an imported model, where data stand in a cell
 SCHEMA = 1  # of keys and records; a new number makes every cell a new one
 
 Kind: TypeAlias = Literal["train", "implant", "judge"]
@@ -215,6 +216,9 @@ def _models(cell: Cell) -> list[Task]:
     """Return the tasks that make the model of a cell without a defense."""
     s = cell.setting
     bare = replace(cell, attack=None)
+    if cell.data.startswith(IMPORTED):
+        key = cell.data.removeprefix(IMPORTED)
+        return [Task("train", key, bare, key)]
     common = [cell.data, cell.net, cell.seed, s.images, s.threads]
     first = digest("train", [common, _contents(s.benign) if s.benign else repr(s.recipe)], [])
     train = Task("train", first, bare, first)

@@ -13,7 +13,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gifthorse.bench.cells import DEFENSES, FAMILIES, Cell, Choice, Family, Setting, family
+from gifthorse.bench.cells import (
+    DEFENSES,
+    FAMILIES,
+    IMPORTED,
+    Cell,
+    Choice,
+    Family,
+    Setting,
+    family,
+)
 from gifthorse.errors import BadOption, UnknownMethod, UsageError
 from gifthorse.models.zoo import NETS
 from gifthorse.options import describe, vary
@@ -45,6 +54,16 @@ class Grid(BaseModel):
     twins: bool = True
 
 
+class Lent(BaseModel):
+    """Imported models, by key, and what they are judged with."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    models: list[str]
+    defenses: list[str | Pick] = []
+    seeds: int | list[int] = 1
+
+
 class Table(BaseModel):
     """A plan as it stands in its file."""
 
@@ -57,9 +76,16 @@ class Table(BaseModel):
     setting: dict[str, Any] = {}
     options: dict[str, dict[str, dict[str, Any]]] = {}
     grid: list[Grid] = []
+    imported: list[Lent] = []
 
 
-TABLES: dict[str, type[BaseModel]] = {"": Table, "grid": Grid, "attacks": Pick, "defenses": Pick}
+TABLES: dict[str, type[BaseModel]] = {
+    "": Table,
+    "grid": Grid,
+    "imported": Lent,
+    "attacks": Pick,
+    "defenses": Pick,
+}
 
 
 @dataclass(frozen=True)
@@ -89,13 +115,15 @@ def read(path: Path) -> Plan:
         UnknownMethod: If there is no such method, net or profile.
     """
     table = _table(_merged(path, ()), path)
-    if not table.grid:
+    if not table.grid and not table.imported:
         raise UsageError(f"{path} crosses nothing: it needs a [[grid]] with data and nets")
     setting = vary(Setting(), dict(_flat(table.setting)))
     _check_options(table.options)
     cells: dict[Cell, None] = {}
     for grid in table.grid:
         cells |= dict.fromkeys(_cells(grid, setting, table.options))
+    for lent in table.imported:
+        cells |= dict.fromkeys(_lent(lent, setting, table.options))
     return Plan(table.name or path.stem, table.about, tuple(cells))
 
 
@@ -110,6 +138,13 @@ def _cells(grid: Grid, setting: Setting, options: Mapping[str, Any]) -> Iterator
     for data, net, seed in product(grid.data, grid.nets, seeds):
         for attack, defense in product([*twin, *attacks], [None, *defenses]):
             yield Cell(data, net, attack, defense, seed, setting)
+
+
+def _lent(lent: Lent, setting: Setting, options: Mapping[str, Any]) -> Iterator[Cell]:
+    defenses: list[Choice | None] = [_choice(None, d, options) for d in lent.defenses]
+    seeds = range(lent.seeds) if isinstance(lent.seeds, int) else lent.seeds
+    for model, seed, defense in product(lent.models, seeds, [None, *defenses]):
+        yield Cell(IMPORTED + model, "imported", None, defense, seed, setting)
 
 
 def _choice(kind: Family | None, pick: str | Pick, options: Mapping[str, Any]) -> Choice:

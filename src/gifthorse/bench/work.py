@@ -19,15 +19,15 @@ import torch
 
 from gifthorse import __version__
 from gifthorse.analysis.separation import separation
-from gifthorse.bench import stages
-from gifthorse.bench.cells import SCHEMA, Cell, Task, draws, spoken
-from gifthorse.bench.evaluator import evaluate, evaluate_clean, splits
+from gifthorse.bench import imports, stages
+from gifthorse.bench.cells import IMPORTED, SCHEMA, Cell, Task, draws, spoken
+from gifthorse.bench.evaluator import Splits, evaluate, evaluate_clean, splits
 from gifthorse.bench.outcome import Outcome
 from gifthorse.bench.store import Store
 from gifthorse.errors import GifthorseError, Incomplete, UsageError
 from gifthorse.models.load import load
 from gifthorse.session import LocalSession
-from gifthorse.types import Goal, Rate, Subject
+from gifthorse.types import Goal, Implant, Rate, Subject
 
 MODEL = "model.safetensors"
 COSTS = ("fit_seconds", "seconds_1", "seconds_128", "peak_bytes")  # differ from run to run
@@ -89,7 +89,7 @@ class Worker:
         """Leave word of a task whose worker died."""
         store, started = Store(self.root), time.time()
         if task.kind == "judge":
-            store.keep(self._record(task, Judged("error", error), started))
+            store.keep(self._record(task, Judged("error", error), started, store))
         else:
             _broken(task, store, error)
 
@@ -103,20 +103,23 @@ class Worker:
             judged = Judged("unsupported", str(error))
         except Exception as error:  # the one place that records whatever a method does
             judged = Judged("error", f"{type(error).__name__}: {error}")
-        store.keep(self._record(task, judged, started))
+        store.keep(self._record(task, judged, started, store))
 
-    def _record(self, task: Task, judged: Judged, started: float) -> dict[str, Any]:
+    def _record(self, task: Task, judged: Judged, started: float, store: Store) -> dict[str, Any]:
+        foreign = task.cell.data.startswith(IMPORTED)
+        cell = imports.spoken(store, task.cell) if foreign else spoken(task.cell)
+        bad = foreign and cell["attack"] is not None
         return {
             "schema": SCHEMA,
             "key": task.key,
-            "cell": spoken(task.cell),
+            "cell": cell,
             "status": judged.status,
             "error": judged.error,
             "figures": dict(judged.figures),
             "words": dict(judged.words),
             "models": {
-                "benign": task.benign,
-                "implant": task.implant or None,
+                "benign": "" if bad else task.benign,
+                "implant": task.benign if bad else task.implant or None,
                 "weights": judged.weights,
             },
             "versions": {"gifthorse": __version__, "torch": torch.__version__},
@@ -136,6 +139,8 @@ class Worker:
 def _build(task: Task, store: Store) -> None:
     """Train or implant, and keep the model, or word of why there is none."""
     started = time.time()
+    if task.cell.data.startswith(IMPORTED):
+        return  # judging it says that it is not there
     try:
         made, subject = _trained(task) if task.kind == "train" else _implanted(task, store)
     except Exception as error:  # every cell that needs the model will say so
@@ -190,6 +195,13 @@ def _implanted(task: Task, store: Store) -> Built:
 
 
 def _judged(task: Task, store: Store) -> Judged:
+    if task.cell.data.startswith(IMPORTED):
+        rng, setting = draws(task.cell, "splits"), task.cell.setting
+        found, apart = imports.imported(store, task.benign, rng, setting.sizes, setting.test)
+        made = found if isinstance(found, Implant) else None
+        subject = made.subject if made else found
+        assert isinstance(subject, Subject)
+        return _answered(task.cell, subject, made, None, apart)
     cell, data = task.cell, _data(task.cell)
     benign = _model(store, task.benign, data)
     made = None
@@ -198,6 +210,18 @@ def _judged(task: Task, store: Store) -> Judged:
         with store.open(task.implant) as folder:
             made = stages.implanted(folder / MODEL, data)
     subject = made.subject if made else benign
+    given = splits(data, draws(cell, "splits"), cell.setting.sizes) if cell.defense else data
+    return _answered(cell, subject, made, benign, given)
+
+
+def _answered(
+    cell: Cell,
+    subject: Subject,
+    made: Implant | None,
+    benign: Subject | None,
+    data: Splits | stages.Divided,
+) -> Judged:
+    """Judge a model as it is, or with a defense, which needs `Splits`."""
     weights = digest_of(subject)
     if cell.defense is None:
         figures = flat(stages.judge(subject, data.test, made, benign if made else None))
@@ -207,15 +231,15 @@ def _judged(task: Task, store: Store) -> Judged:
         return Judged("ok", figures=figures, weights=weights)
     setting, (kind, method) = cell.setting, (cell.defense.family, cell.defense.method)
     assert kind != "attack"
-    parts = splits(data, draws(cell, "splits"), setting.sizes)
+    assert isinstance(data, Splits)
     rng = draws(cell, f"judge {cell.defense.name}")
     session = LocalSession(seconds=setting.time_limit)
     if made is None:
         found = evaluate_clean(
-            subject, method, parts, rng, kind=kind, terms=setting.terms, session=session
+            subject, method, data, rng, kind=kind, terms=setting.terms, session=session
         )
     else:
-        found = evaluate(made, method, parts, rng, kind=kind, terms=setting.terms, session=session)
+        found = evaluate(made, method, data, rng, kind=kind, terms=setting.terms, session=session)
     return _said(found, weights)
 
 
