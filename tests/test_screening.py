@@ -216,7 +216,7 @@ def test_bad_calls_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableModel):
         run("filter", IMAGES, "--model", IMAGES, "--images", IMAGES)
     with pytest.raises(BadImages, match="64 clean images are needed, but there are 43"):
-        run(*base, "--set", "partners=64")
+        run(*base, "--method", "strip", "--set", "partners=64")
     with pytest.raises(UsageError, match="its folder does not exist"):
         run(*base, "-o", tmp_path / "far" / "away")
 
@@ -268,7 +268,9 @@ def test_files_keep_their_names_and_what_cannot_be_read_is_counted(tmp_path: Pat
     (folder / "twin.png").write_bytes((folder / "a.png").read_bytes())
     (folder / "torn.png").write_bytes((folder / "a.png").read_bytes()[:300])
     out = f"{tmp_path / 'new'}/"
-    said = run("filter", folder, "--model", MODEL, "--images", IMAGES, "-o", out)
+    said = run(
+        "filter", folder, "--model", MODEL, "--images", IMAGES, "--method", "strip", "-o", out
+    )
     assert "1 file could not be used and got no score." in said
     assert "partners lowered" not in said  # on standard output only the result
     assert "\u202e" not in said

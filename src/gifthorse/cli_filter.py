@@ -27,7 +27,9 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ],
     model: Annotated[str, typer.Option(help="The model file that they are, or were, given to.")],
     images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
-    method: Annotated[str, typer.Option(help="One of `gifthorse list filters`.")] = "strip",
+    method: Annotated[
+        str, typer.Option(help="One of `gifthorse list filters`.")
+    ] = "activation_clustering",
     arch: Annotated[
         str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
     ] = None,
@@ -50,7 +52,8 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     """Say which images carry a trigger, and what share of clean ones is flagged with them.
 
     One part of the clean images is for the filter, the other one, hidden among the images to judge,
-    sets the threshold.
+    sets the threshold. The default judges all images together, so it finds a trigger that several
+    of them carry; `strip` and `neo` judge each by itself.
     """
     from gifthorse import examine, screening
     from gifthorse.intake import parse
