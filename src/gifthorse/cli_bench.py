@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gifthorse.cli_support import err, say
-from gifthorse.errors import UnknownMethod, UsageError
+from gifthorse.errors import Incomplete, UnknownMethod, UsageError
 
 if TYPE_CHECKING:
     from gifthorse.bench.driver import Standing, Tell
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 commands = typer.Typer(help="Cross attacks with defenses, data, nets and seeds; survive anything.")
 
 EXECUTORS = ("serial", "pool", "ray")
+INTERRUPTED = 130  # exit status
 
 File = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in TOML.")]
 Where = Annotated[
@@ -62,7 +64,10 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do.")] = False,
 ) -> None:
-    """Do what is left of a plan. It may be stopped at any time, in any way; run it again."""
+    """Do what is left of a plan. It may be stopped at any time, in any way; run it again.
+
+    Exits with 3 if cells failed or took too long, which their records say.
+    """
     from gifthorse.bench import driver
     from gifthorse.bench.executors import Needs
     from gifthorse.bench.work import Worker
@@ -85,8 +90,13 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
                     beat(standing)
                     show(standing)
 
-                driver.drive(todo, engine, worker.failed, tell)
-    _concluded(made, place)
+                try:
+                    driver.drive(todo, engine, worker.failed, tell)
+                except KeyboardInterrupt:
+                    say(f"stopped; what was done is kept: gifthorse bench resume {file}")
+                    raise typer.Exit(INTERRUPTED) from None
+    if _concluded(made, place) & {"error", "timeout"}:
+        raise typer.Exit(Incomplete.exit_code)
 
 
 @commands.command()
@@ -294,7 +304,7 @@ def _spoken(made: Plan, place: Store) -> None:
     from gifthorse.bench import driver, outlook
     from gifthorse.bench.cells import tasks
 
-    typer.echo(f"{made.name}: {len(made.cells)} cells" + (f". {made.about}" if made.about else ""))
+    typer.echo(wrapped(f"{made.name}: {len(made.cells)} cells. {made.about}"))
     whole = Counter(task.kind for task in tasks(made.cells))
     typer.echo(
         f"  {whole['train']} benign nets and {whole['implant']} implants are shared by "
@@ -303,7 +313,7 @@ def _spoken(made: Plan, place: Store) -> None:
     for what in ("data", "net", "attack", "defense", "seed"):
         names = dict.fromkeys(str(getattr(getattr(c, what), "label", getattr(c, what)))
                               for c in made.cells if getattr(c, what) is not None)  # fmt: skip
-        typer.echo(f"  {what:8} {', '.join(names) or '-'}")
+        typer.echo(wrapped(f"  {what:8} {', '.join(names) or '-'}", " " * 11))
     ahead = outlook.outlook(driver.missing(made.cells, place), [place])
     typer.echo(
         f"left in {place.root}: {ahead.train} to train, {ahead.implant} to implant, "
@@ -313,6 +323,11 @@ def _spoken(made: Plan, place: Store) -> None:
         guess = _span(ahead.seconds) if ahead.unknown < ahead.tasks else "unknown"
         beside = f"; {ahead.unknown} tasks of a kind not timed here" if ahead.unknown else ""
         typer.echo(f"one worker needs about: {guess}{beside}")
+
+
+def wrapped(text: str, indent: str = "  ") -> str:
+    """Return text in lines of at most 80 columns, the later ones indented."""
+    return fill(text.rstrip(), 80, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _only(made: Plan, keys: list[str]) -> list[Any]:
@@ -387,8 +402,8 @@ def _view() -> Iterator[Tell]:
         yield draw
 
 
-def _concluded(made: Plan, place: Store) -> None:
-    """Print how many cells are there, and what became of those that are not ok."""
+def _concluded(made: Plan, place: Store) -> set[str]:
+    """Print how many cells are there, and why others are not; return what became of them."""
     from gifthorse.bench.cells import judging
 
     found = [place.record(judging(cell).key) for cell in made.cells]
@@ -400,6 +415,7 @@ def _concluded(made: Plan, place: Store) -> None:
         if record and record["error"] and record["error"] not in said and len(said) < 8:
             said.add(record["error"])
             say(f"  {record['status']}: {cell.words}: {record['error'][:300]}")
+    return set(count)
 
 
 def _span(seconds: float) -> str:

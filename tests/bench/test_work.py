@@ -251,10 +251,29 @@ def test_one_cell_alone_and_what_failed_again(
     kept = store.record(key)
     assert kept is not None
     store.keep({**kept, "status": "error", "error": "lost"})
-    called("run", "blobs.toml", "--executor", "serial")
+    again = CliRunner().invoke(cli.app, ["bench", "run", "blobs.toml", "--executor", "serial"])
+    assert again.exit_code == 3
+    assert "2 ok, 1 error" in again.output
     assert (store.record(key) or {})["status"] == "error"  # a failure stays until it is asked for
     called("run", "blobs.toml", "--executor", "serial", "--retry")
     assert (store.record(key) or {})["status"] == "ok"
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("blobs.toml").write_text(PLAN)
+
+    def stopped(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "drive", stopped)
+        ran = CliRunner().invoke(cli.app, ["bench", "run", "blobs.toml", "--executor", "serial"])
+    assert ran.exit_code == 130
+    assert "gifthorse bench resume blobs.toml" in ran.output
+    called("run", "blobs.toml", "--executor", "serial")
 
 
 def judging_key(path: Path) -> str:
