@@ -24,7 +24,15 @@ LAYERS: list[set[str]] = [
     {"scan", "bench", "comparing", "repairing", "screening"},
     {"catalog", "examine"},
     {"cli_support"},
-    {"cli_compare", "cli_filter", "cli_make", "cli_repair", "cli_analyze", "cli_bench"},
+    {
+        "cli_compare",
+        "cli_filter",
+        "cli_make",
+        "cli_repair",
+        "cli_analyze",
+        "cli_bench",
+        "cli_records",
+    },
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}

@@ -18,6 +18,7 @@ from gifthorse import (
     cli_compare,
     cli_filter,
     cli_make,
+    cli_records,
     cli_repair,
 )
 from gifthorse.cli_support import bar, describe_file, err, going_on, pairs, say, with_command
@@ -163,6 +164,7 @@ def explain(
 app.registered_commands += cli_make.commands.registered_commands
 app.registered_commands += cli_repair.commands.registered_commands
 app.registered_commands += cli_filter.commands.registered_commands
+cli_bench.commands.registered_commands += cli_records.commands.registered_commands
 app.add_typer(cli_bench.commands, name="bench")
 app.registered_commands += cli_compare.commands.registered_commands
 app.registered_commands += cli_analyze.commands.registered_commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,17 @@ def test_half_a_file_is_not_seen(tmp_path: Path) -> None:
     (tmp_path / "records/ab/.ab13.json.x.part").write_text('{"key"')
     assert store.recorded() == {"ab12"}
     assert len(list(store.records())) == 1
+
+
+def test_old_half_files_are_swept_away_and_new_ones_are_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.keep(record("ab12"))
+    old, new = (tmp_path / f"records/ab/.{name}.part" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_text("{")
+    os.utime(old, (1.0, 1.0))
+    store.sweep()
+    assert (old.exists(), new.exists(), store.recorded()) == (False, True, {"ab12"})
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

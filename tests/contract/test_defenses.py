@@ -283,7 +283,7 @@ def test_f_oblong_images_with_one_channel_will_do(name: str, classes: int) -> No
     subject, clean = wired(1, shape, classes), wired_images(8, 5, shape, classes)
     method = brief("detector", name)
     if classes == 2 and name in NEED_THREE:
-        with pytest.raises(UsageError, match="K >= 3|two others"):
+        with pytest.raises(UsageError, match=r"K >= 3|two others"):
             method(subject, clean, seed())
         return
     got = method(subject, clean, seed())

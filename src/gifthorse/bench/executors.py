@@ -230,7 +230,7 @@ class OnRay:
             options["memory"] = needs.memory
         self._remote = ray.remote(_there).options(**options)
         self._shared = ray.put((work, os.getcwd()))
-        if self.room <= 0 or not self._slots:
+        if not self._count():
             self._too_much(address)
 
     def _too_much(self, address: str | None) -> None:
@@ -244,11 +244,14 @@ class OnRay:
     @property
     def room(self) -> int:
         """Twice what the nodes that are there can do at once, so that none of them waits."""
-        now = time.monotonic()
-        if now - self._counted > 5:
+        return max(LEAST, 2 * self._count()) - len(self._flying)
+
+    def _count(self) -> int:
+        """Return how many tasks the nodes can do at once; they may come and go."""
+        if (now := time.monotonic()) - self._counted > 5:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self._slots, self._counted = sum(self._needs.fit(node) for node in nodes), now
-        return max(LEAST, 2 * self._slots) - len(self._flying)
+        return self._slots
 
     def submit(self, task: Task) -> None:
         """Hand a task to the cluster."""
@@ -268,14 +271,15 @@ class OnRay:
         try:
             self._ray.get(ref)
         except known.RayTaskError as error:  # what the work raised, as in a pool
-            raise error.cause from error
+            if not isinstance(error.cause, known.RayError):
+                raise error.cause from error
+            raise _unable(error.cause, "a node has no such gifthorse") from error
         except (known.WorkerCrashedError, known.OutOfMemoryError):
             return self._again(task, self._deaths, ALONE)
         except known.NodeDiedError:
             return self._again(task, self._losses, LOST)
         except known.RayError as error:
-            first = str(error).partition("\n")[0]
-            raise UsageError(f"the Ray cluster failed: {first} Then resume.") from error
+            raise _unable(error, "the Ray cluster failed: mend it and resume") from error
         return [Done(task.key)]
 
     def _again(self, task: Task, count: Counter[str], most: int) -> list[Done]:
@@ -316,6 +320,10 @@ def _join(ray: Any, address: str | None) -> None:
             f"cannot use a Ray cluster at {address or 'this machine'}: {error} "
             "If it asks for a token, set RAY_AUTH_MODE=token, and the token as on its nodes."
         ) from error
+
+
+def _unable(error: Exception, words: str) -> UsageError:
+    return UsageError(f"{words} ({str(error).partition(chr(10))[0]})")
 
 
 def _logged(said: Mapping[str, Any], *_: object, **__: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,13 @@ class Store:
             cut = len(self._base.rstrip("/")) + 1
             found = [path[cut:] for path in self._fs.find(f"{self._base}/{folder}")]
         return sorted(n for n in found if not n.rsplit("/", 1)[-1].startswith("."))
+
+    def sweep(self, seconds: float = 3600.0) -> None:
+        """Delete what runs that were killed left unfinished, so long ago that nobody writes it."""
+        if self._local:
+            for part in self._local.glob("[mr]*/**/.*.part"):
+                if time.time() - part.stat().st_mtime > seconds:
+                    part.unlink(missing_ok=True)
 
     # Records ----------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ class Worker:
         torch.set_num_threads(task.cell.setting.threads)
         store = Store(self.root)
         try:
+            if _there(task, store):
+                return  # its worker died after it was done
             if task.kind == "judge":
                 self._judge(task, store)
             else:
@@ -131,6 +133,11 @@ class Worker:
             "command": f"gifthorse bench run {self.plan} --only {task.key}",
             "times": _times(started) | dict(judged.costs),
         }
+
+
+def _there(task: Task, store: Store) -> bool:
+    found = store.record(task.key) if task.kind == "judge" else store.spec(task.key)
+    return found is not None
 
 
 # Making models --------------------------------------------------------------------------------
