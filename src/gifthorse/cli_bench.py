@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gifthorse.cli_support import err, say
+from gifthorse.cli_support import PlanFile, PlanStore, err, say
 from gifthorse.errors import Incomplete, UnknownMethod, UsageError
 
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ commands = typer.Typer(help="Cross attacks with defenses, data, nets and seeds; 
 EXECUTORS = ("serial", "pool", "ray")
 INTERRUPTED = 130  # exit status
 
-File = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in TOML.")]
-Where = Annotated[
-    str | None,
-    typer.Option("--store", help="Folder or URL of models and records; default runs/NAME."),
+Engine = Annotated[str, typer.Option(help="serial, pool or ray.")]
+Workers = Annotated[int | None, typer.Option(help="Processes of a pool; default one a processor.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster, or auto; default a Ray of its own.")
 ]
+Retry = Annotated[bool, typer.Option("--retry", help="Do what failed or timed out once more.")]
 
 
 @commands.command()
-def plan(file: File, store: Where = None) -> None:
+def plan(file: PlanFile, store: PlanStore = None) -> None:
     """Say what a plan consists of, what is left of it and what that will cost."""
     from gifthorse.bench.places import opened
 
@@ -44,24 +45,18 @@ def plan(file: File, store: Where = None) -> None:
 
 @commands.command()
 def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
-    file: File,
-    store: Where = None,
-    executor: Annotated[str, typer.Option(help="serial, pool or ray.")] = "pool",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes of a pool; default one a processor.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster, or auto; default a Ray of its own.")
-    ] = None,
+    file: PlanFile,
+    store: PlanStore = None,
+    executor: Engine = "pool",
+    workers: Workers = None,
+    address: Address = None,
     cpus: Annotated[float, typer.Option(help="Processors a task asks of a Ray node.")] = 1.0,
     gpus: Annotated[float, typer.Option(help="GPUs, or a part of one, it asks for.")] = 0.0,
     memory: Annotated[float | None, typer.Option(help="GiB it asks for.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Only this cell; repeatable.")
     ] = None,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="Do what failed or timed out once more.")
-    ] = False,
+    retry: Retry = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do.")] = False,
 ) -> None:
     """Do what is left of a plan. It may be stopped at any time, in any way; run it again.
@@ -105,18 +100,12 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 
 @commands.command()
 def resume(
-    file: File,
-    store: Where = None,
-    executor: Annotated[str, typer.Option(help="serial, pool or ray.")] = "pool",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes of a pool; default one a processor.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster, or auto; default a Ray of its own.")
-    ] = None,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="Do what failed or timed out once more.")
-    ] = False,
+    file: PlanFile,
+    store: PlanStore = None,
+    executor: Engine = "pool",
+    workers: Workers = None,
+    address: Address = None,
+    retry: Retry = False,
 ) -> None:
     """Go on with a run that was stopped; like run, but something must be there already."""
     from gifthorse.bench.places import opened
@@ -128,7 +117,7 @@ def resume(
 
 
 @commands.command()
-def status(file: File, store: Where = None) -> None:
+def status(file: PlanFile, store: PlanStore = None) -> None:
     """Say how far a run is, from any terminal."""
     from gifthorse.bench import driver
     from gifthorse.bench.places import opened

@@ -8,23 +8,19 @@ from typing import Annotated
 
 import typer
 
+from gifthorse.cli_support import PlanFile, PlanStore
 from gifthorse.errors import UnknownMethod, UsageError
 
 commands = typer.Typer()  # what `gifthorse.cli` takes its commands from
 
-File = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in TOML.")]
-Where = Annotated[
-    str | None,
-    typer.Option("--store", help="Folder or URL of models and records; default runs/NAME."),
-]
 Source = Annotated[str, typer.Argument(metavar="PLAN|STORE", help="A plan, or where records lie.")]
 
 
 @commands.command()
 def leaderboard(
-    file: File,
+    file: PlanFile,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where pages go.")],
-    store: Where = None,
+    store: PlanStore = None,
 ) -> None:
     """Write what is recorded as pages that need no server: heat maps, tables, a page a cell."""
     from gifthorse.bench.cells import judging
@@ -44,7 +40,7 @@ def leaderboard(
 @commands.command()
 def report(
     source: Source,
-    store: Where = None,
+    store: PlanStore = None,
     form: Annotated[
         str, typer.Option("-f", "--format", help="text, markdown, csv or json.")
     ] = "text",
@@ -81,7 +77,7 @@ def report(
 def query(
     source: Source,
     sql: Annotated[str, typer.Argument(help="A SELECT over the table `records`.")],
-    store: Where = None,
+    store: PlanStore = None,
 ) -> None:
     """Ask a question about records in SQL; needs DuckDB: pip install 'gifthorse[bench]'."""
     from gifthorse.bench import query
@@ -95,7 +91,7 @@ def query(
 def export(
     source: Source,
     out: Annotated[Path, typer.Option("-o", "--out", help="A .parquet or .csv file.")],
-    store: Where = None,
+    store: PlanStore = None,
 ) -> None:
     """Write all records as one table, a column for every figure."""
     from gifthorse.bench import query

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,6 +27,12 @@ from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, print
 RATINGS = ("dangerous", "unknown", "class", "harmless")  # of a pickle's imports, worst first
 
 REPAIR_REPORTS = repairs.WRITERS  # what draws a repair, by format
+
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in TOML.")]
+PlanStore = Annotated[
+    str | None,
+    typer.Option("--store", help="Folder or URL of models and records; default runs/NAME."),
+]
 
 err = Console(stderr=True, highlight=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -128,8 +129,6 @@ def heartbeat(store: Store) -> Iterator[Tell]:
     Raises:
         UsageError: If another driver is at work there.
     """
-    import json
-
     with _locked(store):
         last = 0.0
 
@@ -163,7 +162,5 @@ def _locked(store: Store) -> Iterator[None]:
 
 def status(store: Store) -> Standing | None:
     """Return how far the last run in a store is, or was when it ended; None if there was none."""
-    import json
-
     content = store.read(HEART)
     return None if content is None else Standing(**json.loads(content))

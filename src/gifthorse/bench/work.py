@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import resource
 import socket
@@ -22,6 +21,7 @@ from gifthorse.analysis.separation import separation
 from gifthorse.bench import imports, stages
 from gifthorse.bench.cells import IMPORTED, SCHEMA, Cell, Task, draws, spoken
 from gifthorse.bench.evaluator import Splits, evaluate, evaluate_clean, splits
+from gifthorse.bench.measures import digest
 from gifthorse.bench.outcome import Outcome
 from gifthorse.bench.store import Store
 from gifthorse.errors import GifthorseError, Incomplete, UsageError
@@ -229,7 +229,7 @@ def _answered(
     data: Splits | stages.Divided,
 ) -> Judged:
     """Judge a model as it is, or with a defense, which needs `Splits`."""
-    weights = digest_of(subject)
+    weights = digest(subject.net)
     if cell.defense is None:
         figures = flat(stages.judge(subject, data.test, made, benign if made else None))
         if made is not None:
@@ -304,15 +304,6 @@ def flat(rates: Mapping[str, Rate]) -> dict[str, float | None]:
         out |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
         out[f"{name}_n"] = rate.trials
     return out
-
-
-def digest_of(subject: Subject) -> str:
-    """Return a digest of a model's weights, whatever file they came in."""
-    digest = hashlib.sha256()
-    for name, tensor in subject.net.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _times(started: float) -> dict[str, Any]:
