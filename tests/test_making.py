@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from gifthorse.bench.stages import divide, implanted, judge, shorter
 from gifthorse.cli import app
 from gifthorse.cli_make import opaque
+from gifthorse.data.trojai import framed, make_signs
 from gifthorse.errors import BadOption, UsageError
 from gifthorse.triggers import Patch
 from gifthorse.triggers.storage import open_trigger
@@ -129,8 +130,21 @@ def test_signs_are_drawn_and_divided() -> None:
     drawn = divide("trojai:7")
     assert (len(drawn.train), len(drawn.validation), len(drawn.test)) == (3200, 800, 1000)
     assert torch.bincount(drawn.validation.labels).tolist() == [80] * 10
-    with pytest.raises(BadOption, match="trojai takes a seed"):
-        divide("trojai:x")
+    for wrong in ("trojai:x", "trojai:7@", "trojai:7@32x32"):
+        with pytest.raises(BadOption, match="trojai takes a seed"):
+            divide(wrong)
+
+
+def test_signs_are_drawn_at_any_side_in_the_same_proportions() -> None:
+    assert framed(56) == {"side": 64, "crop": 56, "core": 8}  # what make_signs has by default
+    assert framed(224) == {"side": 256, "crop": 224, "core": 32}
+    small = divide("trojai:7@28")
+    assert small.train.images.shape[1:] == (3, 28, 28)
+    assert small.name == "trojai:7@28"
+    assert make_signs(7, train=1, test=1, **framed(28))[1].source == "trojai:7@28:test"
+    for side in (26, 33):
+        with pytest.raises(BadOption, match="must be even, and 28 or more"):
+            framed(side)
 
 
 def test_training_data_can_be_cut_evenly(data: Path) -> None:

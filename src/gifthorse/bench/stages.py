@@ -18,7 +18,7 @@ from gifthorse.analysis.sheet import contact_sheet, write_sheet
 from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.packed import load_packed
 from gifthorse.data.samples import InMemory, Subset, batches
-from gifthorse.data.trojai import make_signs
+from gifthorse.data.trojai import framed, make_signs
 from gifthorse.errors import BadOption, ShapeMismatch, UnknownMethod, UsageError
 from gifthorse.metrics import (
     accuracy,
@@ -68,14 +68,14 @@ class Divided:
 
 
 def divide(name: str) -> Divided:
-    """Read a packed data set, or draw `trojai:SEED`, and set validation images apart.
+    """Read a packed data set, or draw `trojai:SEED` or `trojai:SEED@SIDE`; set validation apart.
 
     Data with tracks (frames of one physical object) is split by track, so that validation and
     training never show the same object; other data keeps its last images, which are balanced.
 
     Raises:
         BadImages: If the data set cannot be found.
-        BadOption: If the seed of drawn signs is no number.
+        BadOption: If seed or side of drawn signs are no numbers that they can have.
     """
     training, test = _galleries(name)
     held = _held_out(training)
@@ -344,12 +344,16 @@ def write_sample(data: Divided, part: str, per_class: int, path: Path, rng: Gene
 
 
 def _galleries(name: str) -> tuple[Gallery, Gallery]:
-    source, colon, seed = name.partition(":")
+    source, colon, rest = name.partition(":")
     if source != "trojai" or not colon:
         return load_packed(name, "train"), load_packed(name, "test")
-    if not seed.isdecimal():
-        raise BadOption(f"trojai takes a seed, as in trojai:7; got {name!r}")
-    return make_signs(int(seed))
+    asked = re.fullmatch(r"(\d+)(?:@(\d+))?", rest, re.ASCII)
+    if asked is None:
+        raise BadOption(
+            f"trojai takes a seed, and may take a side, as in trojai:7 or trojai:7@32; got {name!r}"
+        )
+    seed, side = asked.groups()
+    return make_signs(int(seed)) if side is None else make_signs(int(seed), **framed(int(side)))
 
 
 def _held_out(training: Gallery) -> Tensor:

@@ -103,12 +103,26 @@ def make_signs(
     if min(train, test) < 1:
         raise BadOption(f"train and test must be at least 1 image a class; got {train}, {test}")
     rng = Generator().manual_seed(seed)
+    source = f"trojai:{seed}" + (f"@{crop}" if crop != 56 else "")
     world = _world(classes, side, core, spawn(rng))
     first, second = (
-        _gallery(world, each, crop, f"trojai:{seed}:{name}", spawn(rng))
+        _gallery(world, each, crop, f"{source}:{name}", spawn(rng))
         for name, each in (("train", train), ("test", test))
     )
     return first, second
+
+
+def framed(crop: int) -> dict[str, int]:
+    """Return the options of `make_signs` for images of some side, in its own proportions.
+
+    Raises:
+        BadOption: If the side is odd or too small to draw a sign in.
+    """
+    margin = crop // 14 // 2 * 2  # 4 pixels on each side of 56, an even number in all
+    side = crop + 2 * margin
+    if crop % 2 or side < 32:
+        raise BadOption(f"the side of drawn images must be even, and 28 or more; got {crop}")
+    return {"side": side, "crop": crop, "core": side // 8 // 2 * 2}
 
 
 def _world(classes: int, side: int, core: int, rng: Generator) -> World:
