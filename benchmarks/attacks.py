@@ -1,11 +1,12 @@
 r"""Every attack on one benign CIFAR-10 model: accuracy, its drop, success, confidence, separation.
 
 Each row retrains the benign model under one attack on some training images and judges it on test
-images; the shapes that TrojanZoo claims are further rows of three attacks. One JSON a row, so that
-a run goes on where it stopped; several processes may share the work.
+images. One JSON a row, so that a run goes on where it stopped; several processes may share the
+work. Attacks that need more steps than the profile has are run again with more.
 
     python benchmarks/attacks.py clean20.safetensors --out runs/attacks
-    python benchmarks/attacks.py clean20.safetensors --out runs/attacks --table shapes
+    python benchmarks/attacks.py clean20.safetensors --out runs/longer --images 10000 \
+      --set recipe.epochs=20 --rows badnet badnet_wandering label_consistent instagram wanet sig
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 
 from gifthorse.analysis.separation import separation
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.stages import Divided, Made, benign, divide, judge, shorter, write
+from gifthorse.bench.stages import Divided, Made, benign, divide, fresh, judge, shorter, write
 from gifthorse.data.samples import Subset
 from gifthorse.errors import GifthorseError
 from gifthorse.models import load
@@ -74,43 +75,30 @@ PAPER = {
     "invisible": "99.63 (PixelBackdoor L.2)",
 }
 
-FAINT: dict[str, object] = {"stamp.opacity": 0.2}  # TrojanZoo's alpha of 0.8
-THREE = ("badnet", "trojannn", "imc")
+
+Rows = dict[str, tuple[str, dict[str, object]]]
 
 
-def table(name: str) -> dict[str, tuple[str, dict[str, object]]]:
-    """Return the rows of a table: registry name and options by row name."""
-    if name == "attacks":
-        rows: dict[str, tuple[str, dict[str, object]]] = {
-            n: (n, REDUCED.get(n, {})) for n in ATTACKS if n not in LEFT_OUT
-        }
-        return rows | {"badnet_wandering": ("badnet", {"stamp.form": "wandering"})}
-    rows = {}
-    for n in THREE:
-        rows[f"{n}_opacity0.2"] = (n, FAINT)
-        rows[f"{n}_opacity0.1"] = (n, {"stamp.opacity": 0.1})
-        rows[f"{n}_pixel"] = (n, {"stamp.size": 1})
-        rows[f"{n}_size2_opacity0.2"] = (n, FAINT | {"stamp.size": 2})
-        rows[f"{n}_size5_opacity0.2"] = (n, FAINT | {"stamp.size": 5})
-        rows[f"{n}_scatter_opacity0.2"] = (n, FAINT | {"stamp.form": "scatter"})
-        for mode in ("dataset", "loss"):
-            rows[f"{n}_{mode}_opacity0.2"] = (n, FAINT | {"mixing.mode": mode})
-    for form in ("square", "scatter"):
-        options = FAINT | {"stamp.form": form, "stamp.ink": "random"}
-        rows[f"badnet_{form}_random_opacity0.2"] = ("badnet", options)
-    return rows
+def table() -> Rows:
+    """Return the rows: registry name and options by row name."""
+    rows: Rows = {n: (n, REDUCED.get(n, {})) for n in ATTACKS if n not in LEFT_OUT}
+    return rows | {"badnet_wandering": ("badnet", {"stamp.form": "wandering"})}
 
 
 def run(
     attack: str, options: dict[str, object], seed: int, at: Place, path: Path
 ) -> dict[str, Any]:
-    """Make one implant, judge it and write it beside its record."""
+    """Make one implant, judge it and write it beside its record.
+
+    Options of the profile that the attack does not have are left out.
+    """
     known = describe(ATTACKS[attack])
-    profile = {k: v for k, v in PROFILE.items() if k in known}
-    method = vary(ATTACKS[attack], profile | options)
+    method = vary(
+        ATTACKS[attack], {k: v for k, v in options.items() if k in known or k not in PROFILE}
+    )
     started = time.monotonic()
     rng = torch.Generator().manual_seed(seed)
-    made = method(at.victim, at.data.train, at.goal, rng)
+    made = method(at.start(seed), at.data.train, at.goal, rng)
     seconds = time.monotonic() - started
     figures = judge(made.subject, at.test, made, at.victim)
     record = Made(attack, method, made.subject.origin.arch, at.data, seed, figures, seconds, made)
@@ -130,11 +118,18 @@ def run(
 class Place:
     """What all rows share."""
 
-    def __init__(self, a: argparse.Namespace) -> None:
+    def __init__(self, a: argparse.Namespace, scratch: bool = False) -> None:
         self.data: Divided = shorter(divide(a.data), a.images)
         self.test = Subset(self.data.test, torch.arange(min(a.test, len(self.data.test))))
         self.victim: Subject = benign(load(a.model), self.data)
         self.goal = Goal(a.target)
+        self.scratch = scratch
+
+    def start(self, seed: int) -> Subject:
+        """Return what an attack begins with: the benign net, or an untrained one of its kind."""
+        if not self.scratch:
+            return self.victim
+        return fresh(self.victim.origin.arch, self.data, torch.Generator().manual_seed(seed))
 
 
 def show(name: str, records: list[dict[str, Any]]) -> str:
@@ -167,14 +162,15 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--test", type=int, default=4000)
     parser.add_argument("--target", type=int, default=0)
-    parser.add_argument("--table", default="attacks", choices=["attacks", "shapes"])
     parser.add_argument("--rows", nargs="+", help="only these")
+    parser.add_argument("--set", nargs="+", default=[], help="NAME=VALUE for all rows")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    every = table(a.table)
+    every = table()
+    profile = PROFILE | dict(one.split("=", 1) for one in a.set)
     rows = {k: every[k] for k in a.rows or every}
     at = None if a.show else Place(a)
     print("| row | accuracy | CAD | ASR | ASR, all | TMC | NSR | s | paper: ASR, all |")
@@ -185,7 +181,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
             if at is None or path.exists():
                 continue
             try:
-                record = run(attack, options, seed, at, path)
+                record = run(attack, profile | options, seed, at, path)
             except GifthorseError as error:
                 record = {"attack": attack, "seed": seed, "error": str(error)}
             with atomic(path) as file:

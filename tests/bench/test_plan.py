@@ -13,7 +13,7 @@ from gifthorse.bench.cells import Cell, Choice, draws, family, judging, spoken, 
 from gifthorse.bench.plan import PROFILES, Plan, read
 from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 
-PLANS = sorted((Path(__file__).parents[2] / "plans").rglob("*.toml"))
+PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
 
 GRID = """
 [[grid]]
