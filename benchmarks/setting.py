@@ -56,7 +56,8 @@ def machine() -> dict[str, str]:
     return {
         "processor": platform.processor() or platform.machine(),
         "threads": str(torch.get_num_threads()),
-        "amx": str(fast_bf16(torch.device("cpu"))),
+        "amx": str(torch.cpu._is_amx_tile_supported()),
+        "bf16": str(fast_bf16(torch.device("cpu"))),
         "torch": torch.__version__,
         "commit": commit,
     }

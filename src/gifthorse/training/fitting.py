@@ -196,10 +196,10 @@ def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions run in hardware here (AMX or a recent GPU)."""
+    """Whether bfloat16 convolutions run in hardware here (AMX, AVX512-BF16 or a recent GPU)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def _rouse(net: nn.Module, part: str) -> list[nn.Parameter]:
