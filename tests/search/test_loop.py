@@ -20,6 +20,7 @@ from gifthorse.metrics import asr
 from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search, SignedPixels
 from gifthorse.search.adam import adam
 from gifthorse.search.forms import STEP
+from gifthorse.search.stage import usable
 from gifthorse.tensors import from_box
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
@@ -322,6 +323,22 @@ def test_a_notch_keeps_small_gains_out() -> None:
     assert max(last) < 30
 
 
+@pytest.mark.parametrize("heed", [False, True])
+def test_a_failed_test_lowers_the_weight_if_it_is_heeded(
+    heed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches alone say yes in every round, the test on all images never does."""
+    hunt = search(MaskPattern(), pace=Pace(batch=8, bar=0.0, heed=heed))
+    monkeypatch.setattr(hunt.stage, "verify", lambda parts, arms: torch.full((len(arms),), -1.0))
+    before = hunt.cost.weight.clone()
+    for _ in range(40):
+        hunt.step(ALL)
+    assert not bool(hunt.feasible.any())
+    assert bool((hunt.cost.weight < before if heed else hunt.cost.weight > before).all())
+    assert bool((hunt.cost.fell == heed).all())
+    assert bool((hunt.cost.rose != heed).all())
+
+
 def test_a_candidate_stays_as_it_was_found() -> None:
     hunt = search(MaskPattern())
     for _ in range(30):
@@ -419,6 +436,18 @@ def test_only_images_that_the_goal_is_about_are_used(goal: Goal, rng: Generator)
         hunt.step(torch.tensor([0]))
     wanted = labels == 5 if goal.source is not None else labels != 3
     assert used == set(wanted.nonzero().flatten().tolist())
+
+
+def test_a_cap_on_images_spreads_them_over_the_classes() -> None:
+    y = torch.arange(4).repeat_interleave(25)
+    index, count = usable(y, [Goal(0), Goal(1, source=2)], 30)
+    assert count.tolist() == [30, 25]
+    assert y[index[0]].bincount().tolist() == [0, 10, 10, 10]
+    assert set(y[index[1]].tolist()) == {2}
+    assert usable(y, [Goal(0)], 0)[1].tolist() == [75]
+    capped = search(MaskPattern(), pace=Pace(batch=8, bar=0.9, images=6))
+    assert capped.stage.count.tolist() == [6] * len(capped.goals)
+    assert capped.stage.batch == 6
 
 
 def test_a_goal_without_images_is_refused_with_words() -> None:

@@ -22,7 +22,18 @@ from gifthorse.types import Remedy
 _QUICK = PixelBackdoor(
     initial=0.02,
     wait=3,
-    pace=Pace(batch=16, bar=0.9, steps=2, rounds=100, least=60, patience=20, notch=0.05, bf16=True),
+    pace=Pace(
+        images=100,
+        batch=16,
+        bar=0.9,
+        steps=2,
+        rounds=100,
+        least=60,
+        patience=20,
+        heed=True,
+        notch=0.05,
+        bf16=True,
+    ),
     probe=Probe(),
 )
 

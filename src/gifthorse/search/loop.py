@@ -266,8 +266,8 @@ class Search:
         met = hits >= self.pace.bar * taken - 1e-6
         self._success[arms], self._last[arms] = hits / taken, penalties / taken
         self._stale[arms] += 1
-        self._accept(arms, met)
-        self.cost = self.cost.after(met, arms)
+        failed = self._accept(arms, met)
+        self.cost = self.cost.after(met & ~failed if self.pace.heed else met, arms)
 
     def _rate(self, steps: Tensor) -> Tensor:
         """Return Adam's learning rate of each arm for its step, `(a,)`."""
@@ -294,15 +294,21 @@ class Search:
         return self.form.confine(parts, self.live[arms]) if self._narrow else parts
 
     @torch.no_grad()
-    def _accept(self, arms: Tensor, met: Tensor) -> None:
-        """Store the truncated triggers that are smaller and pass on all generation images."""
+    def _accept(self, arms: Tensor, met: Tensor) -> Tensor:
+        """Store the truncated triggers that are smaller and pass on all generation images.
+
+        Returns which were tested and failed, `(a,)`.
+        """
         parts = self.form.cut(self._decode(tuple(v[arms] for v in self.variables), arms))
-        self._weigh(arms, parts, met, self._last[arms])
+        return self._weigh(arms, parts, met, self._last[arms])
 
     def _weigh(
         self, arms: Tensor, parts: Parts, met: Tensor, penalty: Tensor | None = None
-    ) -> None:
-        """Store what is better by the rule; without a penalty, nobody has tried them yet."""
+    ) -> Tensor:
+        """Store what is better by the rule; without a penalty, nobody has tried them yet.
+
+        Returns which were tested and failed, `(a,)`.
+        """
         size, soft = self.form.size(parts), self.form.soft_size(parts)
         best, first = self._size[arms], ~self.feasible[arms]
         notch = self.pace.notch
@@ -314,18 +320,21 @@ class Search:
             tried = self._success[arms] if penalty is not None else 1 + self._success[arms]
             better = first | (tried > self._asr[arms])
         chosen = (met & better).nonzero().flatten()
+        failed = torch.zeros_like(met)
         if not len(chosen):
-            return
+            return failed
         parts = tuple(p[chosen] for p in parts)
         asr = self.stage.verify(parts, arms[chosen])
         works = asr >= self.pace.bar
         if self.pace.rule == "success":  # a round's success is that of a moving trigger
             works &= first[chosen] | (asr > self._asr[arms[chosen]])
+        failed[chosen] = ~works
         good = works.nonzero().flatten()
         chosen, parts = chosen[good], tuple(p[good] for p in parts)
         self._store(arms[chosen], parts, size[chosen], soft[chosen], asr[good])
         if penalty is not None:
             self._penalty[arms[chosen]] = penalty[chosen]
+        return failed
 
     def _store(self, arms: Tensor, parts: Parts, size: Tensor, soft: Tensor, asr: Tensor) -> None:
         for mine, new in zip(self._parts, parts, strict=True):

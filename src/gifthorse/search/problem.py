@@ -30,6 +30,8 @@ class Pace:
     """How a search moves and when it stops.
 
     Attributes:
+        images: Most images that an arm works on and is tested with, spread over their classes; 0
+            takes all. A short search on many images ends before its triggers are small.
         batch: Images an arm sees in a step; fewer if there are fewer.
         lr: Adam's learning rate.
         betas: Adam's decay rates.
@@ -42,6 +44,9 @@ class Pace:
         patience: An arm settles after this many rounds without a gain, once its cost has moved
             both up and down; 0 never stops early.
         gain: Relative decrease of the size that counts as a gain.
+        heed: Whether a round whose trigger then fails its test counts as one that missed the bar,
+            so that the weight of size comes down; without, batches alone decide, as in the papers,
+            and an arm may hover just below the bar for good.
         notch: Least relative decrease of the size that is worth testing and storing a trigger
             for; every test is a forward over all generation images.
         loss: `ce`, or `prob`: 16.118 (1 - p_t), what the Keras codes of Neural Cleanse and
@@ -54,6 +59,7 @@ class Pace:
             in float32.
     """
 
+    images: int = 0
     batch: int = 32
     lr: float = 0.1
     betas: tuple[float, float] = (0.5, 0.9)
@@ -65,6 +71,7 @@ class Pace:
     least: int = 0
     patience: int = 0
     gain: float = 0.01
+    heed: bool = False
     notch: float = 0.0
     loss: Literal["ce", "prob", "margin", "none"] = "ce"
     rule: Literal["size", "reference", "success"] = "size"

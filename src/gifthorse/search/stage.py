@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.data.gallery import balanced
 from gifthorse.data.samples import whole
 from gifthorse.errors import BadImages
 from gifthorse.models.folding import frozen
@@ -46,7 +47,7 @@ class Stage:
         self._net = Watched(frozen(subject.net, fold=not problem.layer), problem.layer)
         self.pool, self._labels = whole(clean)
         self.device = self.pool.device
-        self.index, self.count = usable(self._labels, goals)
+        self.index, self.count = usable(self._labels, goals, pace.images)
         fewest = int(self.count.min())  # the same for all arms
         self.batch = min(pace.batch, fewest)
         self.steps = max(min(fewest // self.batch, pace.steps or fewest), pace.floor)
@@ -118,8 +119,14 @@ class Stage:
         return self._net(x.flatten(0, 1), bf16=bf16).view(a, b, -1)
 
 
-def usable(y: Tensor, goals: Sequence[Goal]) -> tuple[Tensor, Tensor]:
-    """Return, for each goal, the images it may use, padded by repetition, and their number."""
+def usable(y: Tensor, goals: Sequence[Goal], most: int = 0) -> tuple[Tensor, Tensor]:
+    """Return, for each goal, the images it may use, padded by repetition, and their number.
+
+    Args:
+        y: Labels `(N,)`.
+        goals: What the images are to be turned into.
+        most: How many images a goal gets, as even over the classes as can be; 0 for all.
+    """
     rows = []
     for goal in goals:
         keep = y != goal.target if goal.source is None else y == goal.source
@@ -130,7 +137,8 @@ def usable(y: Tensor, goals: Sequence[Goal]) -> tuple[Tensor, Tensor]:
                 f"no clean image of {who} to search a trigger for class {goal.target} with: "
                 "add images of more classes"
             )
-        rows.append(index)
+        some = balanced(y[index].cpu().numpy(), most or None)
+        rows.append(index[torch.from_numpy(some).to(y.device)])
     count = torch.tensor([len(r) for r in rows], device=y.device)
     longest = int(count.max())
     padded = [r.repeat(-(-longest // len(r)))[:longest] for r in rows]
