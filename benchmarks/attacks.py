@@ -51,6 +51,9 @@ SEARCH = {
 }
 REDUCED: dict[str, dict[str, object]] = {
     "blind": {"wait": 39},  # an epoch
+    # Three inner steps of twice the length for seven; a quarter of the stimulated images.
+    "imc_ar": {"ar.steps": 3, "ar.size": 4 / 255},
+    "imc_abs": {"abs.each": 2, "abs.samples": 3},
     "latent": {"samples": 200, "passes": 20},
     "refool": SEARCH,
     "reflection": SEARCH,

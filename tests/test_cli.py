@@ -283,6 +283,16 @@ def test_one_image_is_inconclusive_and_scan_may_be_left_out(run: Run, tmp_path: 
     assert "INCONCLUSIVE Only 1 clean image: at least 10" in ran.words
 
 
+def test_a_scan_takes_a_thousand_images_unless_told_otherwise(run: Run, tmp_path: Path) -> None:
+    with np.load(IMAGES) as whole:
+        shape = whole["images"].shape[1:]
+    noise = np.random.default_rng(0).integers(256, size=(1010, *shape), dtype=np.uint8)
+    np.savez(tmp_path / "many.npz", images=noise, labels=np.arange(1010) % 43)
+    ran = run("scan", MODEL, "--images", str(tmp_path / "many.npz"))
+    assert ran.code == 3  # noise is not recognized
+    assert "1,000 of 1,010 images taken, evenly over the classes" in " ".join(ran.words.split())
+
+
 def test_images_of_too_many_classes_are_refused(run: Run, tmp_path: Path) -> None:
     with np.load(IMAGES) as whole:
         np.savez(tmp_path / "off.npz", images=whole["images"], labels=whole["labels"] + 1)

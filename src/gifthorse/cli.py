@@ -54,7 +54,7 @@ def scan(
     ] = None,
     normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
     input_size: Annotated[str | None, typer.Option(help="HxW to resize images to.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use at most so many images.")] = None,
+    limit: Annotated[int, typer.Option(help="Use at most so many images.")] = 1000,
     preset: Annotated[
         str, typer.Option(help="What runs, one of `gifthorse list presets`.")
     ] = "standard",

@@ -66,7 +66,8 @@ class Request:
         arch: Architecture, or None to guess it from the tensors.
         normalize: `auto`, a name or `MEAN/STD`.
         input_size: `HxW`, or None to take the images' own size.
-        limit: Most images to use.
+        limit: Most images to use, spread over their classes; None for all. They are held in memory,
+            as float32 while they are searched on, and a scan gains nothing from more than hundreds.
         detectors: Names; empty runs those of the preset.
         options: Changes of the detectors' options by dotted name.
         preset: `quick`, `standard` or `thorough`.
@@ -83,7 +84,7 @@ class Request:
     arch: str | None = None
     normalize: str = "auto"
     input_size: str | None = None
-    limit: int | None = None
+    limit: int | None = 1000
     detectors: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     preset: str = "standard"

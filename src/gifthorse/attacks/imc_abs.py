@@ -99,9 +99,8 @@ class AgainstABS:
             for handle in handles:
                 handle.remove()
         for layer, neurons in suspects.items():
-            each = seen[layer].relu().transpose(0, 1).flatten(1).sum(1) / len(
-                stamped
-            )  # (channels,)
+            risen = seen[layer].relu().transpose(0, 1).flatten(1)  # (channels, n * places)
+            each = risen.sum(1) / len(stamped)
             chosen = each[neurons]
             # Each suspect is weighed against all neurons of its layer but itself.
             total = total + (chosen - self.others * (each.sum() - chosen)).sum()
