@@ -1,5 +1,7 @@
 """Detectors: is this model backdoored?"""
 
+from dataclasses import replace
+
 from gifthorse.detection.dltnd import DLTND
 from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.inspector import Inspector
@@ -21,9 +23,10 @@ from gifthorse.types import Detector
 
 # The published objectives on a schedule for scanning: the cost starts higher and moves sooner, a
 # round is two steps of 16 images of at most 100, the net runs in bfloat16 where that is fast, and a
-# trigger is tested only when it is 5 % smaller; if it fails, its round counts as failed, or an arm
-# may hover below the bar until it settles, large. They start from probed patches, since a random
-# start may never meet a small trigger. docs/performance.md has what that costs and gains.
+# trigger is tested only when it is 5 % smaller. They start from probed patches, since a random
+# start may never meet a small trigger. Pixels heed failed tests: truncated, they fail more often
+# than the batches before them, and an arm may hover below the bar until it settles, large. Masks
+# lose nothing by being cut, and do not. docs/performance.md has what that costs and gains.
 _QUICK = Pace(
     images=100,
     batch=16,
@@ -32,11 +35,10 @@ _QUICK = Pace(
     rounds=100,
     least=60,
     patience=20,
-    heed=True,
     notch=0.05,
     bf16=True,
 )
-_PIXEL_QUICK = PixelBackdoor(initial=0.02, wait=3, pace=_QUICK, probe=Probe())
+_PIXEL_QUICK = PixelBackdoor(initial=0.02, wait=3, pace=replace(_QUICK, heed=True), probe=Probe())
 # K-Arm's own controller, and no stop but the scheduler's.
 _K_ARM = NeuralCleanse(settle=2, wait=5, up=1.5, fall=1.0, pace=Pace(bar=0.99))
 
