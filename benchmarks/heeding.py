@@ -36,16 +36,15 @@ def main() -> None:
     detector = DETECTORS["pixel_quick"]
     assert isinstance(detector, Inspector)
     assert isinstance(detector.inverter, PixelBackdoor)
-    large, arms = {True: 0, False: 0}, 0
+    large, arms = {0: 0, detector.inverter.pace.heed: 0}, 0
     for path in a.models:
         subject = benign(load(path), data)
         for seed in range(a.seeds):
             clean = draw(data.validation, a.each, torch.Generator().manual_seed(seed))
             arms += subject.classes
             for heed in large:
-                inverter = replace(
-                    detector.inverter, pace=replace(detector.inverter.pace, heed=heed)
-                )
+                pace = replace(detector.inverter.pace, heed=heed)
+                inverter = replace(detector.inverter, pace=pace)
                 goals = [Goal(k) for k in range(subject.classes)]
                 hunt = inverter(subject, clean, goals, torch.Generator().manual_seed(seed))
                 for _ in Exhaustive()(hunt):

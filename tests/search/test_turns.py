@@ -125,3 +125,27 @@ def test_every_round_is_reported(turns: Turns) -> None:
 def test_a_hunt_that_has_settled_is_not_stepped() -> None:
     for turns in (Exhaustive(), Halving()):
         assert run(turns, Script([1.0, 2.0, 3.0], [0, 0, 0])) == []
+
+
+class Late(Script):
+    """Arms that seem large until they had 60 rounds, some more than others; arm 0 is small soon."""
+
+    @property
+    def standing(self) -> Standing:
+        seen = super().standing
+        large = torch.tensor([150.0 if k % 2 else 1000.0 for k in range(len(self.ends))])
+        size = torch.where((seen.rounds < 60) & (seen.size > 30), large, seen.size)
+        return Standing(seen.rounds, seen.success, seen.penalty, size, seen.turned)
+
+
+@pytest.mark.parametrize("smallest", [20.0, 58.0])
+def test_arms_that_were_paused_too_early_hide_no_outlier(smallest: float) -> None:
+    """Their sizes make any spread look wide: 20 is then 1.6 deviations below the median."""
+    hunt = Late([smallest, *range(60, 102)], [100] * 43)
+    run(Halving(first=30, second=45), hunt)
+    sizes = hunt.standing.size
+    if smallest == 20:
+        assert sizes.argmin() == 0
+        assert sizes.median() < 102  # arms that ran to their end make the median
+    else:
+        assert sum(r == 100 for r in hunt.rounds) == 11  # a quarter: none stood out

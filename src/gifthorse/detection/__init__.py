@@ -38,7 +38,7 @@ _QUICK = Pace(
     notch=0.05,
     bf16=True,
 )
-_PIXEL_QUICK = PixelBackdoor(initial=0.02, wait=3, pace=replace(_QUICK, heed=True), probe=Probe())
+_PIXEL_QUICK = PixelBackdoor(initial=0.02, wait=3, pace=replace(_QUICK, heed=5), probe=Probe())
 # K-Arm's own controller, and no stop but the scheduler's.
 _K_ARM = NeuralCleanse(settle=2, wait=5, up=1.5, fall=1.0, pace=Pace(bar=0.99))
 

@@ -30,7 +30,7 @@ _QUICK = PixelBackdoor(
         rounds=100,
         least=60,
         patience=20,
-        heed=True,
+        heed=5,
         notch=0.05,
         bf16=True,
     ),

@@ -267,7 +267,9 @@ class Search:
         self._success[arms], self._last[arms] = hits / taken, penalties / taken
         self._stale[arms] += 1
         failed = self._accept(arms, met)
-        self.cost = self.cost.after(met & ~failed if self.pace.heed else met, arms)
+        if self.pace.heed:
+            met &= ~(failed & (self._stale[arms] >= self.pace.heed))
+        self.cost = self.cost.after(met, arms)
 
     def _rate(self, steps: Tensor) -> Tensor:
         """Return Adam's learning rate of each arm for its step, `(a,)`."""

@@ -44,9 +44,9 @@ class Pace:
         patience: An arm settles after this many rounds without a gain, once its cost has moved
             both up and down; 0 never stops early.
         gain: Relative decrease of the size that counts as a gain.
-        heed: Whether a round whose trigger then fails its test counts as one that missed the bar,
-            so that the weight of size comes down; without, batches alone decide, as in the papers,
-            and an arm may hover just below the bar for good.
+        heed: Rounds without a gain after which one whose trigger then fails its test counts as one
+            that missed the bar, so that the weight of size comes down; 0 lets batches alone decide,
+            as in the papers, and an arm may hover just below the bar for good.
         notch: Least relative decrease of the size that is worth testing and storing a trigger
             for; every test is a forward over all generation images.
         loss: `ce`, or `prob`: 16.118 (1 - p_t), what the Keras codes of Neural Cleanse and
@@ -71,7 +71,7 @@ class Pace:
     least: int = 0
     patience: int = 0
     gain: float = 0.01
-    heed: bool = False
+    heed: int = 0
     notch: float = 0.0
     loss: Literal["ce", "prob", "margin", "none"] = "ce"
     rule: Literal["size", "reference", "success"] = "size"

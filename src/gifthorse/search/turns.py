@@ -47,9 +47,10 @@ class Halving:
         second: Round after which the larger half of the rest pauses.
         keep: Least number of arms that run to the end.
         alarm: Robust deviations of log size (at least 0.2 each) that the smallest arm must lie
-            below the median before the arms around the median are finished.
+            below the median before the arms around the median are finished. Only arms that ran to
+            their end count here: those that were paused early would make any spread look wide.
         reach: Arms this many robust deviations of log size around the median are finished with
-            the five in the middle.
+            the five in the middle, until all that lie there are.
 
     Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification, AISTATS 2016 (successive
     halving). Differs: the re-check at the median, since this race is about the gap, not the winner.
@@ -68,9 +69,11 @@ class Halving:
             yield from _until(hunt, alive, limit)
             alive = self._smaller(hunt.standing.size, alive)
         yield from _until(hunt, alive, None)
-        sizes = hunt.standing.size
-        if self._alarming(sizes):
-            yield from _until(hunt, self._middle(sizes), None)
+        if not self._alarming(hunt.standing.size[alive]):
+            return
+        # Arms shrink as they are finished, and others come to lie in the middle.
+        while not hunt.settled[middle := self._middle(hunt.standing.size)].all():
+            yield from _until(hunt, middle, None)
 
     def _alarming(self, size: Tensor) -> bool:
         logs = size.clamp(min=0.1).log()
