@@ -35,6 +35,7 @@ SIZES = (2, 3, 5)
 THREE = ("badnet", "trojannn", "imc")
 FOUR = (*THREE, "latent")
 SCRATCH = "_scratch"
+NOTHING = 0.25  # success of what did not get in: a tenth are images of the target class
 WIDTH = 0.02  # what differs by less is called equal
 
 Row = tuple[str, dict[str, object]]
@@ -111,6 +112,8 @@ class Found:
         said = " to ".join(f"{100 * v:.1f}" for v in known)
         paper = [f"{PAPER[n]:.1f}" for n in names if n in PAPER]
         beside = f"; paper {' to '.join(paper)}" if len(paper) == len(names) else ""
+        if max(known) < NOTHING:
+            return f"nothing to order: none gets in ({said}{beside})"
         return f"{'holds' if held else 'DOES NOT HOLD'} ({said}{beside})"
 
 
