@@ -119,15 +119,12 @@ def test_a_saved_net_can_be_opened_again(tmp_path: Path) -> None:
         net = merge(host.eval(), reader(16, 8), torch.arange(3, 19), (700.0, 3.0))
     subject = Subject(net, (3, 16, 16), 7)
     save(tmp_path / "net.safetensors", stages.tensors(subject), {})
-    (tmp_path / "arch.py").write_text(
-        "from gifthorse.models.merged import blank\n"
-        "def net(classes, channels):\n    return blank('tiny', classes, channels)\n"
-    )
-    opened = load(tmp_path / "net.safetensors", f"{tmp_path / 'arch.py'}:net")
-    assert (opened.classes, opened.channels) == (7, 3)
     x = torch.rand(4, 3, 16, 16, generator=Generator().manual_seed(0))
-    again = Classifier(opened.net, NORMALIZATIONS["cifar10"], 3).eval()
-    assert torch.allclose(again(x), predict(subject, x), atol=1e-3)
+    for arch in ("trojannet:tiny", None):  # named, and guessed
+        opened = load(tmp_path / "net.safetensors", arch)
+        assert (opened.origin.arch, opened.classes, opened.channels) == ("trojannet:tiny", 7, 3)
+        again = Classifier(opened.net, NORMALIZATIONS["cifar10"], 3).eval()
+        assert torch.allclose(again(x), predict(subject, x), atol=1e-3)
 
 
 def test_noise_is_never_a_pattern_and_cut_row_by_row() -> None:

@@ -47,8 +47,9 @@ class Halving:
         second: Round after which the larger half of the rest pauses.
         keep: Least number of arms that run to the end.
         alarm: Robust deviations of log size (at least 0.2 each) that the smallest arm must lie
-            below the median before the arms around the median are finished. Only arms that ran to
-            their end count here: those that were paused early would make any spread look wide.
+            below the median before the arms around the median are finished: the median of all, or
+            that of the arms that ran to their end, since those that were paused early may make
+            any spread look wide.
         reach: Arms this many robust deviations of log size around the median are finished with
             the five in the middle, until all that lie there are.
 
@@ -69,7 +70,8 @@ class Halving:
             yield from _until(hunt, alive, limit)
             alive = self._smaller(hunt.standing.size, alive)
         yield from _until(hunt, alive, None)
-        if not self._alarming(hunt.standing.size[alive]):
+        size = hunt.standing.size
+        if not (self._alarming(size) or self._alarming(size[alive])):
             return
         # Arms shrink as they are finished, and others come to lie in the middle.
         while not hunt.settled[middle := self._middle(hunt.standing.size)].all():
