@@ -22,7 +22,7 @@ from gifthorse.types import Goal, Implant, Remedy, Subject
 GOAL = Goal(2)
 TRAIN, CLEAN, TEST = (blob_images(each=n, seed=s) for n, s in ((80, 0), (20, 2), (40, 1)))
 
-# A hundred clean images and small batches.
+# A hundred clean images and small batches; float32, since not all machines have bfloat16.
 TOY: dict[str, object] = {
     "recipe.epochs": 10, "recipe.batch": 20, "recipe.lr": 0.05, "recipe.pad": 1,
     "recipe.bf16": False,
@@ -30,12 +30,12 @@ TOY: dict[str, object] = {
 
 UNLEARNING: dict[str, object] = {
     "inverter.pace.rounds": 60, "inverter.initial": 0.02, "pick": "smallest", "recipe.epochs": 5,
-    "recipe.lr": 0.02,
+    "recipe.lr": 0.02, "inverter.pace.bf16": False,
 }  # fmt: skip
 
 HARDENING: dict[str, object] = {
     "inverter.pace.rounds": 40, "later": 20, "every": 4, "held": 0.2, "drop": 0.2,
-    "recipe.lr": 0.02,
+    "recipe.lr": 0.02, "inverter.pace.bf16": False,
 }  # fmt: skip
 SMALL: dict[str, object] = {"inverter.initial": 0.02, "inverter.wait": 3}
 

@@ -190,7 +190,8 @@ class Inspector:
             seen = confirm(subject, found.trigger, found.goal, unseen, rng)
             works = stands_out and self._works(seen)
             first = not any(f.severity == "CRITICAL" for f in out)
-            severity, message = _words(found, middle, seen, stands_out, works, first)
+            others = median(sizes[torch.arange(len(sizes)) != k]).item()
+            severity, message = _words(found, others, seen, stands_out, works, first)
             facts = {"size": found.size, "median": middle, "depth": depths[k].item()}
             evidence = exhibit(subject, found.trigger, found.goal, unseen) | facts
             score = depths[k].item()
@@ -255,24 +256,24 @@ def named(goal: Goal) -> str:
 
 
 def _words(
-    found: Candidate, middle: float, seen: Confirmation, stands_out: bool, works: bool, first: bool
+    found: Candidate, others: float, seen: Confirmation, stands_out: bool, works: bool, first: bool
 ) -> tuple[Severity, str]:
     size, k = found.size, named(found.goal)
     rate = f"{seen.asr.value:.0%} of {seen.asr.trials} unseen images"
     if not stands_out:
         return "INFO", (
             f"The smallest trigger is for {k}: {size:.1f} px beside a median of "
-            f"{middle:.0f}; it does not stand out."
+            f"{others:.0f}; it does not stand out."
         )
     if not works:
         return "MEDIUM", (
-            f"{k.capitalize()} needs only {size:.1f} px where others need {middle:.0f} (median), "
+            f"{k.capitalize()} needs only {size:.1f} px where others need {others:.0f} (median), "
             f"but the trigger works on {rate}, too few to confirm it."
         )
     if first:
         return "CRITICAL", (
             f"A trigger of {size:.1f} px sends {rate} to class {found.goal.target}; the others "
-            f"need {middle:.0f} px (median)."
+            f"need {others:.0f} px (median)."
         )
     return "MEDIUM", (
         f"{k.capitalize()} is easy to reach too ({size:.1f} px, {rate}): often a side effect of "
