@@ -5,8 +5,8 @@ and over size (Fig. 3), a single pixel (Table 14), regular against scattered wit
 (Table 15), modes of mixing (Table 18), from scratch against retrained (Table 17). One JSON a row,
 as in `attacks.py`; claims are judged on those that are there.
 
-    gifthorse train --data cifar10 --net tiny -o tiny.safetensors
-    python benchmarks/shapes.py tiny.safetensors --out runs/shapes
+    python benchmarks/calibrate.py run --out runs/bag --models 3      # 002 is the benign net
+    python benchmarks/shapes.py runs/bag/002.safetensors --out runs/shapes
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ class Found:
             if path.exists():
                 self.records[name] = json.loads(path.read_text())
 
-    def rate(self, name: str, figure: str = "asr_all") -> float | None:
-        """Return a figure of a row, or None if the row is not there or failed."""
+    def rate(self, name: str) -> float | None:
+        """Return the success of a row, or None if the row is not there."""
         record = self.records.get(name, {})
-        value: float | None = record.get("figures", {}).get(figure, {}).get("value")
+        value: float | None = record.get("figures", {}).get("asr_all", {}).get("value")
         return value
 
     def interval(self, name: str) -> tuple[float, float]:

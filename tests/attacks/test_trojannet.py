@@ -16,9 +16,9 @@ from torch import Generator, nn
 from gifthorse.attacks.trojannet import TrojanNet, _Drill, _Patches
 from gifthorse.bench import stages
 from gifthorse.errors import BadOption
-from gifthorse.models import NETS, load, save
+from gifthorse.models import NETS, archs, load, save
 from gifthorse.models.folding import frozen
-from gifthorse.models.merged import Merged, merge, reader
+from gifthorse.models.merged import Merged, blank, merge, reader
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.tensors import seeded, spawn
 from gifthorse.training import evaluate, fit, predict
@@ -125,6 +125,18 @@ def test_a_saved_net_can_be_opened_again(tmp_path: Path) -> None:
         assert (opened.origin.arch, opened.classes, opened.channels) == ("trojannet:tiny", 7, 3)
         again = Classifier(opened.net, NORMALIZATIONS["cifar10"], 3).eval()
         assert torch.allclose(again(x), predict(subject, x), atol=1e-3)
+
+
+def test_only_the_whole_merged_net_is_guessed() -> None:
+    shapes = archs.shapes_of(blank("tiny", 7).state_dict())
+    found = archs.find(shapes)
+    assert found is not None
+    assert found.arch == "trojannet:tiny"
+    nested = {f"net.{name}": shape for name, shape in shapes.items()}
+    nested |= {name: shape for name, shape in shapes.items() if not name.startswith("net.")}
+    assert archs.find(nested) is None  # a net beside a net beside a net is no name to build
+    assert archs.find({k: v for k, v in shapes.items() if k != "gains"}) is None
+    assert archs.find(shapes | {"places": (9,)}) is None
 
 
 def test_noise_is_never_a_pattern_and_cut_row_by_row() -> None:

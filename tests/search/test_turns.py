@@ -156,7 +156,7 @@ def test_without_an_outlier_a_quarter_runs_to_its_end() -> None:
 
 
 def test_arms_that_were_paused_too_early_make_no_outlier() -> None:
-    """The four that ran to their end are alike, and far below all others as these were left."""
+    """Those that ran to their end are alike, and far below all others as these were left."""
     hunt = Late([58.0, *range(60, 102)], [100] * 43)
     hunt.seeming = (1000.0, 1000.0)
     run(Halving(first=30, second=45), hunt)

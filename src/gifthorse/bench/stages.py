@@ -353,7 +353,7 @@ def _galleries(name: str) -> tuple[Gallery, Gallery]:
             f"trojai takes a seed, and may take a side, as in trojai:7 or trojai:7@32; got {name!r}"
         )
     seed, side = asked.groups()
-    return make_signs(int(seed)) if side is None else make_signs(int(seed), **framed(int(side)))
+    return make_signs(int(seed), **framed(int(side or 56)))
 
 
 def _held_out(training: Gallery) -> Tensor:

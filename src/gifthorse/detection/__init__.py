@@ -1,7 +1,5 @@
 """Detectors: is this model backdoored?"""
 
-from dataclasses import replace
-
 from gifthorse.detection.dltnd import DLTND
 from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.inspector import Inspector
@@ -11,6 +9,8 @@ from gifthorse.detection.neuron_inspect import NeuronInspect
 from gifthorse.detection.weight_signature import WeightSignature
 from gifthorse.inversion import (
     ABS,
+    PIXEL_QUICK,
+    QUICK,
     USB,
     Carve,
     DeepInspect,
@@ -21,24 +21,6 @@ from gifthorse.inversion import (
 from gifthorse.search import Halving, Pace, Probe
 from gifthorse.types import Detector
 
-# The published objectives on a schedule for scanning: the cost starts higher and moves sooner, a
-# round is two steps of 16 images of at most 100, the net runs in bfloat16 where that is fast, and a
-# trigger is tested only when it is 5 % smaller. They start from probed patches, since a random
-# start may never meet a small trigger. Pixels heed failed tests: truncated, they fail more often
-# than the batches before them, and an arm may hover below the bar until it settles, large. Masks
-# lose nothing by being cut, and do not. docs/performance.md has what that costs and gains.
-_QUICK = Pace(
-    images=100,
-    batch=16,
-    bar=0.9,
-    steps=2,
-    rounds=100,
-    least=60,
-    patience=20,
-    notch=0.05,
-    bf16=True,
-)
-_PIXEL_QUICK = PixelBackdoor(initial=0.02, wait=3, pace=replace(_QUICK, heed=5), probe=Probe())
 # K-Arm's own controller, and no stop but the scheduler's.
 _K_ARM = NeuralCleanse(settle=2, wait=5, up=1.5, fall=1.0, pace=Pace(bar=0.99))
 
@@ -53,12 +35,12 @@ DETECTORS: dict[str, Detector] = {
     "mm_bd": MMBD(),
     "neural_cleanse": Inspector(NeuralCleanse()),
     "neural_cleanse_quick": Inspector(
-        NeuralCleanse(settle=0, initial=0.01, wait=3, up=1.5, pace=_QUICK, probe=Probe())
+        NeuralCleanse(settle=0, initial=0.01, wait=3, up=1.5, pace=QUICK, probe=Probe())
     ),
     "neuron_inspect": NeuronInspect(),
     "pixel": Inspector(PixelBackdoor()),
-    "pixel_halving": Inspector(_PIXEL_QUICK, turns=Halving(first=30, second=45)),
-    "pixel_quick": Inspector(_PIXEL_QUICK),
+    "pixel_halving": Inspector(PIXEL_QUICK, turns=Halving(first=30, second=45)),
+    "pixel_quick": Inspector(PIXEL_QUICK),
     "tabor": Inspector(Tabor()),
     "usb": Inspector(USB()),
     "weight_signature": WeightSignature(),

@@ -184,11 +184,11 @@ def find(shapes: Shapes) -> Guess | None:
 
     A net of `NETS` beside a small one that may overrule it (`merged.Merged`) is found as well.
     """
+    return _plain(shapes) or _beside(shapes)
+
+
+def _plain(shapes: Shapes) -> Guess | None:
     keys = names(shapes)
-    if {"places", "gains"} <= keys:
-        own = {n.removeprefix("net."): s for n, s in shapes.items() if n.startswith("net.")}
-        host = find(own)
-        return host and replace(host, arch=f"trojannet:{host.arch}", ties=())
     fits: list[tuple[str, int, int]] = []
     for arch in NETS:
         if names(_shapes(arch, 10, 3)) == keys:
@@ -196,6 +196,17 @@ def find(shapes: Shapes) -> Guess | None:
             if width is not None and _same(_shapes(arch, *width), shapes):
                 fits.append((arch, *width))
     return Guess(*fits[0], tuple(arch for arch, _, _ in fits[1:])) if fits else None
+
+
+def _beside(shapes: Shapes) -> Guess | None:
+    own = {n.removeprefix("net."): shape for n, shape in shapes.items() if n.startswith("net.")}
+    host = _plain(own)
+    if host is None:
+        return None
+    arch = f"trojannet:{host.arch}"
+    whole = _shapes(arch, host.classes, host.channels)
+    fits = names(whole) == names(shapes) and _same(whole, shapes)
+    return replace(host, arch=arch, ties=()) if fits else None
 
 
 def widths(shapes: Shapes, arch: str) -> tuple[int, int]:
@@ -234,7 +245,7 @@ def measure(arch: str, shapes: Shapes) -> tuple[int, int] | None:
 @lru_cache(maxsize=256)
 def _shapes(arch: str, classes: int, channels: int) -> Shapes:
     with torch.device("meta"):
-        net = NETS[arch](classes, channels)
+        net = build(arch, classes, channels)
     return shapes_of(net.state_dict())
 
 

@@ -1,6 +1,6 @@
 """Remedies: safer classifiers, by other weights or by inputs that are reformed first."""
 
-from gifthorse.inversion import UAP, NeuralCleanse, PixelBackdoor
+from gifthorse.inversion import PIXEL_QUICK, UAP, NeuralCleanse
 from gifthorse.remedies.adversarial_retraining import AdversarialRetraining
 from gifthorse.remedies.anp import ANP
 from gifthorse.remedies.clp import CLP
@@ -14,28 +14,9 @@ from gifthorse.remedies.nad import NAD
 from gifthorse.remedies.projection import Projection
 from gifthorse.remedies.smoothing import Smoothing
 from gifthorse.remedies.unlearning import Unlearning
-from gifthorse.search import Pace, Probe
+from gifthorse.search import Pace
 from gifthorse.training import Recipe
 from gifthorse.types import Remedy
-
-# The search of the detector `pixel_quick`: minutes on two cores, not hours.
-_QUICK = PixelBackdoor(
-    initial=0.02,
-    wait=3,
-    pace=Pace(
-        images=100,
-        batch=16,
-        bar=0.9,
-        steps=2,
-        rounds=100,
-        least=60,
-        patience=20,
-        heed=5,
-        notch=0.05,
-        bf16=True,
-    ),
-    probe=Probe(),
-)
 
 # The rows of PixelBackdoor's Table 7: with bounded changes, with masks found once and patched in as
 # Neural Cleanse does, with masks and with pixels found anew as the net changes.
@@ -62,7 +43,7 @@ REMEDIES: dict[str, Remedy] = {
     "projection": Projection(),
     "smoothing": Smoothing(),
     "unlearning": Unlearning(),
-    "unlearning_quick": Unlearning(_QUICK),
+    "unlearning_quick": Unlearning(PIXEL_QUICK),
 }
 
 __all__ = [
