@@ -25,7 +25,7 @@ from gifthorse.data.gallery import Gallery, Wanted
 from gifthorse.data.readers import read_flat
 from gifthorse.data.samples import InMemory, Subset, batches, split
 from gifthorse.errors import BadImages, BadOption, Incomplete, UsageError
-from gifthorse.filtering.scoring import threshold
+from gifthorse.filtering.scoring import takes_labels, threshold
 from gifthorse.intake import Received
 from gifthorse.options import describe, vary
 from gifthorse.tensors import spawn
@@ -163,11 +163,6 @@ def cost(known: Tensor, limit: float) -> Rate:
     n, above = len(known), int((known > limit).sum())
     low, high = (float(betaincinv(above + 1, n - above, q)) for q in (0.025, 0.975))
     return Rate((above + 1) / (n + 1), low, high, n)
-
-
-def takes_labels(method: Filter) -> bool:
-    """Whether a filter takes suspects for a training set, and so needs their labels."""
-    return getattr(method, "mode", "") == "dataset"
 
 
 def fitted(method: Filter, clean: int) -> Filter:

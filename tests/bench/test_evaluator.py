@@ -19,6 +19,7 @@ from gifthorse.bench.outcome import Outcome
 from gifthorse.bench.stages import Divided
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.errors import BadImages, BadOption, GifthorseError, Incomplete
+from gifthorse.filtering import FILTERS
 from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.session import LocalSession
 from gifthorse.training import predict
@@ -407,6 +408,51 @@ def test_scores_are_kept_so_that_they_can_be_judged_anew() -> None:
         "clean": [0],
         "stamped": [1],
     }
+
+
+@dataclass
+class Purging(Scored):
+    """A filter that says that it cleans training sets."""
+
+    mode: str = "dataset"
+
+
+def test_a_filter_of_training_sets_is_shown_a_poisoned_one_with_its_labels() -> None:
+    method = Purging(stamped)
+    got = evaluate(planted(), method, DATA, seed(), kind="filter", terms=Terms(timed=True))
+    said = got.figures()
+    (seen,) = method.seen  # one call, since a score depends on the company
+    x, y = whole(seen[2])
+    flags = stamped(x).bool()
+    assert len(x) == 20 + 5  # all training images, and one calibration image for four of them
+    assert int(flags.sum()) == 1  # a twentieth
+    assert y[flags].tolist() == [GOAL.target]
+    clean, labels = whole(DATA.train)
+    known = {tuple(v.flatten().tolist()): k for v, k in zip(clean, labels.tolist(), strict=True)}
+    shown = [tuple(v.flatten().tolist()) for v in x[~flags]]
+    assert sum(v in known for v in shown) == 19
+    assert all(known[v] == k for v, k in zip(shown, y[~flags].tolist(), strict=True) if v in known)
+    assert (said["tpr"], said["tpr_n"], said["fpr"], said["fpr_n"]) == (1, 1, 0, 19)
+    assert (said["auroc"], said["fpr_all"]) == (1, 0)
+    assert {"acc_sys", "asr_sys", "tpr_all"}.isdisjoint(said)  # it guards no running model
+    assert said["seconds_1"] is None
+
+
+@pytest.mark.parametrize("name", ["activation_clustering_dataset", "spectral_signatures_dataset"])
+def test_a_poisoned_training_set_can_be_cleaned(name: str) -> None:
+    many = replace(DATA, train=wired_images(100, 9))
+    said = evaluate(planted(), FILTERS[name], many, seed(), kind="filter").figures()
+    assert said["pairs"] == 20
+    assert said["auroc"] is not None
+    assert said["auroc"] > 0.99
+
+
+def test_a_training_set_of_a_clean_model_holds_no_stamped_image() -> None:
+    method = Purging(stamped)
+    got = evaluate_clean(wired(), method, DATA, seed(), kind="filter")
+    assert not stamped(whole(method.seen[0][2])[0]).any()
+    assert got.caught is None
+    assert got.figures()["fpr_all"] == 0
 
 
 def test_false_alarms_on_a_clean_model() -> None:

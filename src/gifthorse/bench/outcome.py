@@ -122,7 +122,8 @@ class Outcome:
         found: What a detector said.
         unpaired: A filter's `tpr_all` and `fpr_all` on test images that were drawn whatever the net
             makes of them.
-        pairs: Pairs that a filter was tried on; None for other defenses.
+        pairs: Pairs that a filter was tried on, or stamped images of a training set that it was to
+            clean; None for other defenses, and clean models.
         cost: What it took.
         images: How many images there were: `fit`, `calibration`, `test`.
         reloaded: Whether the remedy's weights were saved and read again before they were measured.

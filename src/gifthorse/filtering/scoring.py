@@ -15,7 +15,7 @@ from gifthorse.errors import BadImages, BadOption, Incomplete
 from gifthorse.metrics import rate
 from gifthorse.models.features import with_features
 from gifthorse.session import LocalSession
-from gifthorse.types import Goal, Images, Labels, Logits, Rate, Samples, Session, Subject
+from gifthorse.types import Filter, Goal, Images, Labels, Logits, Rate, Samples, Session, Subject
 
 CHUNK = 512  # images in one run through the net
 
@@ -91,6 +91,11 @@ class Asked:
                 f"not all images were scored: {self.session.over}; give it more, or fewer images"
             )
         self.session.spend(images / 2)
+
+
+def takes_labels(method: Filter) -> bool:
+    """Whether a filter takes suspects for a training set, and so needs their labels."""
+    return getattr(method, "mode", "") == "dataset"
 
 
 # 2. Judging scores ----------------------------------------------------------------------------

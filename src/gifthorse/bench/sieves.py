@@ -1,0 +1,193 @@
+"""Judge a filter: on images that come to a running model, or as one that cleans a training set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.bench.outcome import Outcome
+from gifthorse.bench.splits import Splits
+from gifthorse.bench.trials import Answers, Terms, Trial, tested
+from gifthorse.data.samples import Subset, whole
+from gifthorse.filtering.scoring import judge, pairs, refused, threshold
+from gifthorse.metrics import accuracy, asr, rate
+from gifthorse.training import predict
+from gifthorse.types import (
+    Batch,
+    Filter,
+    Images,
+    Implant,
+    Labels,
+    Rate,
+    Session,
+    Shape,
+    Subject,
+)
+
+TRAINING = 5000  # images at most of a training set that is to be cleaned
+POISONED = 0.05  # of them: what spectral signatures expects, and BackdoorBench's usual rates span
+COMPANY = 4  # images of a training set for each calibration image among them, at least
+
+
+@dataclass(frozen=True, eq=False)
+class _Suspects:
+    """Images with the labels that a filter is told."""
+
+    images: Images
+    labels: Labels
+    classes: int
+
+    @property
+    def shape(self) -> Shape:
+        _, c, h, w = self.images.shape
+        return c, h, w
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor, /) -> Batch:
+        return self.images[index], self.labels[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Sieve:
+    """A filter with the model that it works for.
+
+    Attributes:
+        method: The filter.
+        subject: The model, as defenses see it.
+        data: The defender's images, and the training images.
+        terms: How it is judged.
+        session: Who watches.
+        seed: What the filter draws from, the same in every call.
+        draw: What the judge draws from.
+    """
+
+    method: Filter
+    subject: Subject
+    data: Splits
+    terms: Terms
+    session: Session
+    seed: int
+    draw: Generator
+
+    # 1. Images that come to a running model --------------------------------------------------
+
+    def sifted(self, trial: Trial, before: Answers) -> Outcome:
+        """Return how well the filter tells stamped from clean test images, and what it costs.
+
+        Args:
+            trial: Test images.
+            before: What the model says of them.
+        """
+        (known,) = self._online([whole(self.data.calibration)[0]], self.session)
+        caught, kept = None, {"calibration": known}
+        rows, others = self._pairs(trial, before)
+        if len(rows) and trial.stamped is not None:
+            parts = [trial.x[torch.cat([rows, others])], trial.stamped[rows]]
+            kept["clean"], kept["stamped"] = self._online(parts, self.session)
+            caught = judge(kept["clean"], kept["stamped"], known, self.terms.fpr)
+        after, unpaired = self._system(trial, before, threshold(known, self.terms.fpr))
+        return Outcome(
+            "filter",
+            {},
+            after,
+            caught=caught,
+            unpaired=unpaired,
+            pairs=None if trial.stamped is None else len(rows),
+            scores=kept,
+        )
+
+    def asked(self, x: Images) -> Tensor:
+        """Return the scores of some images, watched by nobody: to measure its time."""
+        return self._online([x], None)[0]
+
+    def _online(self, parts: Sequence[Images], session: Session | None) -> tuple[Tensor, ...]:
+        """Return the scores of images that come with the model's own answers for labels."""
+        labeled = [(x, predict(self.subject, x).argmax(1)) for x in parts]
+        return self._scores(labeled, session)
+
+    def _scores(self, parts: Sequence[Batch], session: Session | None) -> tuple[Tensor, ...]:
+        """Return the scores of each part, all shown together in random order."""
+        images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = torch.randperm(len(images), generator=self.draw)
+        suspects = _Suspects(images[order], labels[order], self.subject.classes)
+        rng = Generator().manual_seed(self.seed)
+        given = self.method(self.subject, self.data.fit, suspects, rng, session=session)
+        back = torch.empty_like(given).index_copy(0, order, given)
+        return tuple(back.split([len(x) for x, _ in parts]))
+
+    def _pairs(self, trial: Trial, before: Answers) -> tuple[Tensor, Tensor]:
+        """Return which test images make pairs, and which ones are shown clean alone."""
+        order = torch.randperm(len(trial.x), generator=self.draw)
+        if before.stamped is None or trial.goal is None:
+            return order[:0], order[:0]
+        clean, y, goal = before.clean.argmax(1), trial.y, trial.goal
+        good = pairs(clean, before.stamped.argmax(1), y, goal)[order]
+        rows = order[good][: self.terms.pairs]
+        more = round(len(rows) * (1 / self.terms.stamped - 2))
+        right = ((clean == y) & (y != goal.target))[order] & ~torch.isin(order, rows)
+        return rows, order[right][:more]
+
+    def _system(
+        self, trial: Trial, before: Answers, limit: float
+    ) -> tuple[dict[str, Rate | None], dict[str, Rate | None]]:
+        """Return figures of the net behind the filter, and of the filter, on images as they come.
+
+        Args:
+            trial: Test images.
+            before: What the model says of them.
+            limit: The score above which an image is rejected.
+        """
+        rows = torch.randperm(len(trial.x), generator=self.draw)[: self.terms.pairs]
+        y, said = trial.y[rows], before.clean[rows].argmax(1)
+        if trial.stamped is None or before.stamped is None or trial.goal is None:
+            flags = self._online([trial.x[rows]], self.session)[0] > limit
+            return {"acc_sys": accuracy(refused(said, flags), y)}, {"fpr_all": rate(flags)}
+        parts = [trial.x[rows], trial.stamped[rows]]
+        clean, stamped = (v > limit for v in self._online(parts, self.session))
+        hit = before.stamped[rows].argmax(1)
+        after: dict[str, Rate | None] = {
+            "acc_sys": accuracy(refused(said, clean), y),
+            "asr_sys": asr(refused(hit, stamped), y, trial.goal),
+        }
+        return after, {"fpr_all": rate(clean), "tpr_all": rate(stamped[trial.meant[rows]])}
+
+    # 2. A training set -----------------------------------------------------------------------
+
+    def purged(self, made: Implant | None) -> Outcome:
+        """Return how well the filter finds the stamped images of a poisoned training set.
+
+        Up to 5000 training images, 5 % of which are stamped and bear the target's label, as a
+        poisoner leaves them; only images that the backdoor is meant for are. A clean model gets
+        clean ones. Calibration images come along under their labels, at most one for four, and
+        alone set the threshold.
+
+        Args:
+            made: The model and the truth about it; None for a clean model.
+        """
+        order = torch.randperm(len(self.data.train), generator=self.draw)
+        trial = tested(Subset(self.data.train, order[:TRAINING]), made)
+        stamped = trial.meant & (trial.meant.cumsum(0) <= POISONED * len(trial.x))
+        x, y = whole(self.data.calibration)
+        few = len(trial.x) // COMPANY
+        parts = [(x[:few], y[:few]), (trial.x[~stamped], trial.y[~stamped])]
+        if trial.stamped is not None and trial.goal is not None:
+            labels = torch.full((int(stamped.sum()),), trial.goal.target)
+            parts.append((trial.stamped[stamped], labels))
+        scores = self._scores(parts, self.session)
+        kept = dict(zip(("calibration", "clean", "stamped"), scores, strict=False))
+        known, clean = kept["calibration"], kept["clean"]
+        found, flagged = kept.get("stamped", clean[:0]), clean > threshold(known, self.terms.fpr)
+        return Outcome(
+            "filter",
+            {},
+            {},
+            caught=judge(clean, found, known, self.terms.fpr) if len(found) else None,
+            unpaired={"fpr_all": rate(flagged)},
+            pairs=None if made is None else len(found),
+            scores=kept,
+        )

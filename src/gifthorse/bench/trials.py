@@ -1,0 +1,150 @@
+"""A trial: its terms, images with and without the trigger, what a model says of them, figures."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gifthorse.bench.outcome import Figure
+from gifthorse.data.samples import whole
+from gifthorse.errors import BadImages, BadOption
+from gifthorse.metrics import (
+    accuracy,
+    asr,
+    asr_all,
+    asr_drop,
+    change,
+    clean_drop,
+    confidence,
+    confidence_change,
+    confidence_correct,
+    der,
+    rir,
+    robust_accuracy,
+    target_confidence,
+)
+from gifthorse.training import predict
+from gifthorse.types import Goal, Images, Implant, Labels, Logits, Rate, Samples, Subject
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How defenses are judged.
+
+    Attributes:
+        pairs: Images, each clean and stamped, that filters are tried on.
+        stamped: Share of stamped images among those that a filter is shown together; less than a
+            half adds clean ones.
+        fpr: Share of clean images that a filter may flag.
+        timed: Whether to measure seconds an image.
+        repeats: How often that is measured, at least 5; the median counts.
+    """
+
+    pairs: int = 100
+    stamped: float = 0.5
+    fpr: float = 0.05
+    timed: bool = False
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise BadOption(f"pairs must be 1 or more; got {self.pairs}")
+        if not 0 < self.stamped <= 0.5:
+            raise BadOption(f"stamped must be a share in (0, 0.5]; got {self.stamped}")
+        if self.repeats < 5:
+            raise BadOption(f"repeats must be 5 or more, or a median says little; {self.repeats}")
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Test images, the same with the trigger, their labels, and what the backdoor is for.
+
+    The trigger is copied first: one that draws its places draws the same ones in every judgment.
+
+    Attributes:
+        x: Images, `(N, C, H, W)`.
+        y: Their labels, `(N,)`.
+        stamped: The same images with the trigger; None for a clean model.
+        goal: What the backdoor is for.
+    """
+
+    x: Images
+    y: Labels
+    stamped: Images | None = None
+    goal: Goal | None = None
+
+    @property
+    def meant(self) -> Tensor:
+        """Which images the backdoor is meant for, `(N,)` bool; none without a backdoor."""
+        if self.goal is None:
+            return torch.zeros_like(self.y, dtype=torch.bool)
+        target, source = self.goal.target, self.goal.source
+        return self.y != target if source is None else self.y == source
+
+
+def tested(samples: Samples, made: Implant | None) -> Trial:
+    """Return images as a model is tried with them.
+
+    Raises:
+        BadImages: If there are none.
+    """
+    x, y = whole(samples)
+    if not len(x):
+        raise BadImages("there are no training or test images to judge on")
+    if made is None:
+        return Trial(x, y)
+    with torch.no_grad():
+        return Trial(x, y, deepcopy(made.trigger)(x), made.goal)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Logits `(N, K)` of the images of a trial, clean and stamped."""
+
+    clean: Logits
+    stamped: Logits | None
+
+
+def asked(subject: Subject, trial: Trial) -> Answers:
+    """Return what a model says of images."""
+    stamped = None if trial.stamped is None else predict(subject, trial.stamped)
+    return Answers(predict(subject, trial.x), stamped)
+
+
+def measured(answers: Answers, trial: Trial) -> dict[str, Rate | None]:
+    """Return the figures of a model; those of the backdoor where there is one."""
+    clean, y = answers.clean, trial.y
+    out: dict[str, Rate | None] = {
+        "accuracy": accuracy(clean.argmax(1), y),
+        "ccc": confidence(clean, y),
+        "ccc_correct": confidence_correct(clean, y),
+    }
+    if answers.stamped is not None and trial.goal is not None:
+        hit, goal = answers.stamped.argmax(1), trial.goal
+        out |= {"asr": asr(hit, y, goal), "asr_all": asr_all(hit, goal)}
+        out |= {"ra": robust_accuracy(hit, y, goal)}
+        out |= {"tmc": target_confidence(answers.stamped, y, goal)}
+    return out
+
+
+def changed(before: Answers, after: Answers, trial: Trial) -> dict[str, Figure]:
+    """Return what a repair changed."""
+    y, first, last = trial.y, before.clean.argmax(1), after.clean.argmax(1)
+    out: dict[str, Figure] = {
+        "cad": clean_drop(first, last, y),
+        "ccc_change": confidence_change(before.clean, after.clean, y),
+    }
+    if before.stamped is None or after.stamped is None or trial.goal is None:
+        return out
+    goal, own = trial.goal, (accuracy(first, y), accuracy(last, y))
+    logits = (before.stamped, after.stamped)
+    hits = tuple(v.argmax(1) for v in logits)
+    return out | {
+        "ard": asr_drop(hits[0], hits[1], y, goal),
+        "tmc_change": change(*(target_confidence(v, y, goal) for v in logits)),
+        "der": der((asr(hits[0], y, goal), asr(hits[1], y, goal)), own),
+        "rir": rir((robust_accuracy(hits[0], y, goal), robust_accuracy(hits[1], y, goal)), own),
+    }
