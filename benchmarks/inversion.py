@@ -39,7 +39,7 @@ QUICK = PixelBackdoor(
     mode="clip",
     initial=0.05,
     wait=3,
-    pace=Pace(batch=16, bar=0.9, rounds=300, least=60, patience=30, bf16=True),
+    pace=Pace(batch=16, bar=0.9, rounds=300, least=60, patience=50, bf16=True),
 )
 
 

@@ -31,7 +31,7 @@ from gifthorse.types import Goal, Subject
 from gifthorse.writing import atomic
 from setting import UNSEEN, machine, unseen_success
 
-EACH = 10  # images of a class
+EACH = 5  # images of a class
 
 
 def ways(detector: Inspector) -> dict[str, PixelBackdoor]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,7 +21,8 @@ from gifthorse.search.forms import Parts
 from gifthorse.types import Images, Labels, Logits
 
 PROB = -math.log(1e-7)  # 16.118, Keras clips probabilities at 1e-7
-WINDOW = 11  # side of the SSIM window
+WINDOW, DEVIATION = 11, 1.5  # side of the SSIM window, and of the Gaussian in it
+C1, C2 = 0.01**2, 0.03**2  # keep the quotients of SSIM finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +166,31 @@ class Similarity:
 
     def __call__(self, trial: Trial) -> Tensor:
         """Return the term of each arm, `(a,)` in [-1, 1]; -1 if nothing changed."""
-        from kornia.metrics import ssim
+        x, y = trial.x, trial.stamped
+        mean_x, mean_y, xx, yy, xy = _blurred(torch.stack([x, y, x * x, y * y, x * y]))
+        products, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+        structure = (2 * (xy - products) + C2) / (xx + yy - squares + C2)
+        similar: Tensor = (2 * products + C1) / (squares + C1) * structure
+        return -similar.mean((1, 2, 3, 4))
 
-        # kornia mirrors the edges; on images that are padded before, `valid` means zeros.
-        x, stamped = (
-            F.pad(images.flatten(0, 1), [WINDOW // 2] * 4) for images in (trial.x, trial.stamped)
-        )
-        map_: Tensor = ssim(x, stamped, WINDOW, eps=0.0, padding="valid")
-        return -map_.view(*trial.x.shape[:2], -1).mean((1, 2))
+
+def _blurred(images: Tensor) -> Tensor:
+    """Return `(..., H, W)` under the window, one banded matrix for rows and one for columns."""
+    rows, columns = (_window(side).to(images) for side in images.shape[-2:])
+    return rows @ images @ columns
+
+
+@cache
+def _window(side: int) -> Tensor:
+    """Return the symmetric `(side, side)` matrix that blurs a line, zeros beyond its ends."""
+    away = torch.arange(side, dtype=torch.float64)[:, None] - torch.arange(side)
+    reach = WINDOW // 2
+    line = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    return _bell(away) / _bell(line).sum() * (away.abs() <= reach)
+
+
+def _bell(x: Tensor) -> Tensor:
+    return torch.exp(-(x**2) / (2 * DEVIATION**2))
 
 
 # TABOR: masks and patterns that look like a trigger ----------------------------------------------
