@@ -82,6 +82,7 @@ def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
         "image_steps": session.image_steps,
         "message": lead.message if lead else "",
+        "options": {k: str(v) for k, v in options.items() if k in known},
         "machine": machine(),
     }
 
@@ -113,13 +114,16 @@ def main() -> None:
     """Run the rows that have no JSON yet and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--images", required=True)
+    parser.add_argument("--images", help="clean images; not needed with --show")
     parser.add_argument("--detectors", nargs="+", default=list(DETECTORS))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--seconds", type=float, help="time limit of a detector on a model")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
+    if not a.images and not a.show:
+        parser.error("--images is needed to run anything")
     a.out.mkdir(parents=True, exist_ok=True)
     print("| detector | model | verdict | size | median | AIV | score | MJS | ASR | s | steps |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
@@ -127,6 +131,8 @@ def main() -> None:
         for model in a.models:
             path = a.out / f"{name}-{model.stem}.json"
             if not path.exists():
+                if a.show:
+                    continue
                 record = run(name, model, a)
                 with atomic(path) as file:
                     file.write(json.dumps(record, indent=1).encode())
