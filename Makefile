@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GIFT := examples/gift
 
-.PHONY: demo test check slow gpu clean
+.PHONY: demo test coverage check slow gpu clean
 
 demo: .venv/ready
 	@mkdir -p out
@@ -17,6 +17,10 @@ demo: .venv/ready
 	@echo; echo "Open out/gift.html and out/twin.html in a browser."
 
 test: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal \
+	  -m "not slow and not gpu"
+
+coverage: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal \
 	  -m "not slow and not gpu" --cov --cov-report=term
 
