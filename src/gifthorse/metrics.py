@@ -84,7 +84,7 @@ def asr(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> asr(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2]), Goal(0)).value
         0.5
     """
-    return rate(predicted[_meant(labels, goal)] == goal.target)
+    return rate(predicted[goal.meant(labels)] == goal.target)
 
 
 def asr_all(predicted: Labels, goal: Goal) -> Rate:
@@ -106,7 +106,7 @@ def asr_net(stamped: Labels, clean: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> asr_net(after, before, labels, Goal(0)).value
         0.5
     """
-    return rate(stamped[_meant(labels, goal) & (clean != goal.target)] == goal.target)
+    return rate(stamped[goal.meant(labels) & (clean != goal.target)] == goal.target)
 
 
 def leak(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
@@ -118,7 +118,7 @@ def leak(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> leak(torch.tensor([0, 0, 2]), torch.tensor([1, 2, 2]), Goal(0, 1)).value
         0.5
     """
-    third = ~_meant(labels, goal) & (labels != goal.target)
+    third = ~goal.meant(labels) & (labels != goal.target)
     return rate(predicted[third] == goal.target)
 
 
@@ -136,7 +136,7 @@ def robust_accuracy(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> robust_accuracy(torch.tensor([0, 0, 2]), torch.tensor([0, 1, 2]), Goal(0)).value
         0.5
     """
-    meant = _meant(labels, goal)
+    meant = goal.meant(labels)
     return rate(predicted[meant] == labels[meant])
 
 
@@ -153,7 +153,7 @@ def target_confidence(logits: Logits, labels: Labels, goal: Goal) -> Rate | None
 
     Source: TrojanZoo sec. 4.2. Differs: no success gives None, not NaN.
     """
-    hit = _meant(labels, goal) & (logits.argmax(1) == goal.target)
+    hit = goal.meant(labels) & (logits.argmax(1) == goal.target)
     return mean_rate(logits[hit].softmax(1)[:, goal.target]) if bool(hit.any()) else None
 
 
@@ -223,7 +223,7 @@ def asr_drop(before: Labels, after: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> asr_drop(before, after, labels, Goal(0)).value
         0.5
     """
-    meant = _meant(labels, goal)
+    meant = goal.meant(labels)
     return _drop(before[meant] == goal.target, after[meant] == goal.target)
 
 
@@ -576,8 +576,3 @@ def decisions(clean: Tensor, backdoored: Tensor, threshold: float) -> dict[str, 
     """
     false, true = clean >= threshold, backdoored >= threshold
     return {"accuracy": rate(torch.cat([~false, true])), "tpr": rate(true), "fpr": rate(false)}
-
-
-def _meant(labels: Labels, goal: Goal) -> Tensor:
-    """Return which images the goal is about, `(N,)` bool."""
-    return labels != goal.target if goal.source is None else labels == goal.source

@@ -121,6 +121,16 @@ class Goal:
     target: int
     source: int | None = None
 
+    def meant(self, labels: Labels) -> Tensor:
+        """Return which images of these labels are to be sent to the target, `(N,)` bool.
+
+        Example:
+            >>> import torch
+            >>> Goal(1).meant(torch.tensor([0, 1, 2])).tolist()
+            [True, False, True]
+        """
+        return labels != self.target if self.source is None else labels == self.source
+
 
 # What surrounds a long run ------------------------------------------------------------------
 

@@ -212,8 +212,7 @@ def _check(subject: Subject, against: Subject | None) -> None:
 
 def _chosen(labels: Tensor, goal: Goal, most: int, rng: Generator) -> Tensor:
     """Return which images are stamped, `(n,)` in a random order."""
-    meant = labels != goal.target if goal.source is None else labels == goal.source
-    index = meant.nonzero().flatten()
+    index = goal.meant(labels).nonzero().flatten()
     if len(index) < LEAST:
         raise BadImages(
             f"{len(index)} images are of classes that the trigger is for; at least {LEAST} needed"

@@ -196,5 +196,5 @@ def _kept(trigger: Trigger, keep: Tensor) -> Trigger:
 def _victims(samples: Samples, goal: Goal) -> Batch:
     """Return the images that the goal is about."""
     x, y = whole(samples)
-    keep = y != goal.target if goal.source is None else y == goal.source
+    keep = goal.meant(y)
     return x[keep], y[keep]

@@ -101,7 +101,7 @@ def robustness(
     labels = []
     with torch.inference_mode():
         for x, y in batches(samples, chunk):
-            keep = y != goal.target if goal.source is None else y == goal.source
+            keep = goal.meant(y)
             if not keep.any():
                 continue
             stamped = trigger(x[keep])

@@ -71,8 +71,7 @@ class Natural:
     def _index(self, victim: Subject, train: Samples, goal: Goal, rng: Generator) -> Tensor:
         label_map(goal, "all_to_one", victim.classes)  # refuses goals that make no sense
         y = torch.cat([labels for _, labels in batches(train, 1024)]).cpu()
-        among = y != goal.target if goal.source is None else y == goal.source
-        index = among.nonzero().flatten()
+        index = goal.meant(y).nonzero().flatten()
         if not len(index):
             raise BadOption(f"no training image is of the classes that {goal} starts from")
         return index[torch.randperm(len(index), generator=rng)[: self.images]]

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from gifthorse.bench.outcome import Outcome
 from gifthorse.bench.splits import Splits
-from gifthorse.bench.trials import Answers, Terms, Trial, tested
+from gifthorse.bench.trials import Answers, Terms, Trial, stamp
 from gifthorse.data.samples import Subset, whole
 from gifthorse.filtering.scoring import judge, pairs, refused, threshold
 from gifthorse.metrics import accuracy, asr, rate
@@ -169,15 +169,18 @@ class Sieve:
         Args:
             made: The model and the truth about it; None for a clean model.
         """
-        order = torch.randperm(len(self.data.train), generator=self.draw)
-        trial = tested(Subset(self.data.train, order[:TRAINING]), made)
-        stamped = trial.meant & (trial.meant.cumsum(0) <= POISONED * len(trial.x))
-        x, y = whole(self.data.calibration)
-        few = len(trial.x) // COMPANY
-        parts = [(x[:few], y[:few]), (trial.x[~stamped], trial.y[~stamped])]
-        if trial.stamped is not None and trial.goal is not None:
-            labels = torch.full((int(stamped.sum()),), trial.goal.target)
-            parts.append((trial.stamped[stamped], labels))
+        order = torch.randperm(len(self.data.train), generator=self.draw)[:TRAINING]
+        x, y = whole(Subset(self.data.train, order))
+        chosen = torch.zeros_like(y, dtype=torch.bool)
+        if made is not None:
+            meant = made.goal.meant(y)
+            chosen = meant & (meant.cumsum(0) <= POISONED * len(x))
+        known_x, known_y = whole(self.data.calibration)
+        few = len(x) // COMPANY
+        parts = [(known_x[:few], known_y[:few]), (x[~chosen], y[~chosen])]
+        if made is not None:
+            stamped = stamp(made, x[chosen])
+            parts.append((stamped, torch.full((len(stamped),), made.goal.target)))
         scores = self._scores(parts, self.session)
         kept = dict(zip(("calibration", "clean", "stamped"), scores, strict=False))
         known, clean = kept["calibration"], kept["clean"]

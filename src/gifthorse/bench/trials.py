@@ -81,8 +81,13 @@ class Trial:
         """Which images the backdoor is meant for, `(N,)` bool; none without a backdoor."""
         if self.goal is None:
             return torch.zeros_like(self.y, dtype=torch.bool)
-        target, source = self.goal.target, self.goal.source
-        return self.y != target if source is None else self.y == source
+        return self.goal.meant(self.y)
+
+
+def stamp(made: Implant, x: Images) -> Images:
+    """Return images with the trigger, a copy of it: the original keeps the places it would draw."""
+    with torch.no_grad():
+        return deepcopy(made.trigger)(x)
 
 
 def tested(samples: Samples, made: Implant | None) -> Trial:
@@ -93,11 +98,10 @@ def tested(samples: Samples, made: Implant | None) -> Trial:
     """
     x, y = whole(samples)
     if not len(x):
-        raise BadImages("there are no training or test images to judge on")
+        raise BadImages("there are no test images to judge on")
     if made is None:
         return Trial(x, y)
-    with torch.no_grad():
-        return Trial(x, y, deepcopy(made.trigger)(x), made.goal)
+    return Trial(x, y, stamp(made, x), made.goal)
 
 
 @dataclass(frozen=True, eq=False)

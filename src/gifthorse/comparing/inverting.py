@@ -124,18 +124,13 @@ def check(classes: int, parts: Sequence[Subset], goals: Sequence[Goal]) -> None:
                 raise BadOption(f"there is no class {k}: the model has classes 0 to {classes - 1}")
         if goal.source == goal.target:
             raise BadOption(f"a trigger from class {goal.source} must lead to another class")
-        counts = [int(concerned(y, goal).sum()) for y in labels]
+        counts = [int(goal.meant(y).sum()) for y in labels]
         if not all(counts):
             who = "other classes" if goal.source is None else f"class {goal.source}"
             raise BadImages(
                 f"too few clean images of {who} to reach class {goal.target} from: there are "
                 f"{sum(counts)}, and it takes two or more, some to search with and some to judge by"
             )
-
-
-def concerned(labels: Tensor, goal: Goal) -> Tensor:
-    """Return which images a goal is about, `(N,)` bool."""
-    return labels != goal.target if goal.source is None else labels == goal.source
 
 
 def invert(

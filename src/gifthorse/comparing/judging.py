@@ -19,7 +19,7 @@ from gifthorse.analysis import (
     success_over_size,
     top_k,
 )
-from gifthorse.comparing.inverting import Comparison, Inverted, concerned, seeded
+from gifthorse.comparing.inverting import Comparison, Inverted, seeded
 from gifthorse.data.samples import whole
 from gifthorse.search import Bounded, Form, MaskPattern, OneVariable, Search
 from gifthorse.search.forms import STEP, Parts, SignedPixels
@@ -118,7 +118,7 @@ class Judge:
     def _by_source(self, trigger: Trigger, goal: Goal, size: int) -> Row:
         """Return success by class of the stamped images, of the strongest pixels."""
         labels = whole(self.unseen)[1]
-        pairs = [Goal(goal.target, s) for s in labels[concerned(labels, goal)].unique().tolist()]
+        pairs = [Goal(goal.target, s) for s in labels[goal.meant(labels)].unique().tolist()]
         rates = (align_size(self.subject, trigger, pair, self.unseen, size) for pair in pairs)
         return {str(pair.source): asdict(rate) for pair, rate in zip(pairs, rates, strict=True)}
 
@@ -136,7 +136,7 @@ class Judge:
             origin,
             seeded(self.comparison),
             points=self.comparison.points,
-            chunk=CHUNK // max(1, int(concerned(whole(self.search)[1], hunt.goals[arm]).sum())),
+            chunk=CHUNK // max(1, int(hunt.goals[arm].meant(whole(self.search)[1]).sum())),
         )
         return {
             "axis": found.axis.tolist(),

@@ -226,7 +226,7 @@ def deepfool(
 
 def _usable(labels: Labels, goal: Goal) -> Tensor:
     """Return the indices of the images that a goal may use."""
-    keep = labels != goal.target if goal.source is None else labels == goal.source
+    keep = goal.meant(labels)
     if not keep.any():
         who = "any other class" if goal.source is None else f"class {goal.source}"
         raise BadImages(

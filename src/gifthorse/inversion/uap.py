@@ -60,7 +60,7 @@ class UAP:
         logits = predict(subject, x)
         cuts = []
         for goal in goals:
-            keep = y != goal.target if goal.source is None else y == goal.source
+            keep = goal.meant(y)
             losses = F.cross_entropy(
                 logits[keep], torch.full_like(y[keep], goal.target), reduction="none"
             )

@@ -129,7 +129,7 @@ def usable(y: Tensor, goals: Sequence[Goal], most: int = 0) -> tuple[Tensor, Ten
     """
     rows = []
     for goal in goals:
-        keep = y != goal.target if goal.source is None else y == goal.source
+        keep = goal.meant(y)
         index = keep.nonzero().flatten()
         if not len(index):
             who = "any other class" if goal.source is None else f"class {goal.source}"

@@ -176,17 +176,18 @@ class Similarity:
 
 def _blurred(images: Tensor) -> Tensor:
     """Return `(..., H, W)` under the window, one banded matrix for rows and one for columns."""
-    rows, columns = (_window(side).to(images) for side in images.shape[-2:])
+    rows, columns = (_window(side, images.dtype, images.device) for side in images.shape[-2:])
     return rows @ images @ columns
 
 
-@cache
-def _window(side: int) -> Tensor:
+@cache  # copying it to a device in every step would wait for that device
+def _window(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the symmetric `(side, side)` matrix that blurs a line, zeros beyond its ends."""
     away = torch.arange(side, dtype=torch.float64)[:, None] - torch.arange(side)
     reach = WINDOW // 2
     line = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    return _bell(away) / _bell(line).sum() * (away.abs() <= reach)
+    window = _bell(away) / _bell(line).sum() * (away.abs() <= reach)
+    return window.to(device, dtype)
 
 
 def _bell(x: Tensor) -> Tensor:
