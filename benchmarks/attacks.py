@@ -27,8 +27,7 @@ from gifthorse.errors import GifthorseError
 from gifthorse.models import load
 from gifthorse.options import describe, vary
 from gifthorse.types import Goal, Subject
-from gifthorse.writing import atomic
-from setting import machine
+from setting import keep, machine
 
 # The small profile, cut to what two cores can do: a ResNet-20, 5,000 images, 10 epochs. That is a
 # fiftieth of TrojanZoo's steps, so ten times its share of stamped images makes up for some of it.
@@ -199,8 +198,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
                 record = run(attack, PROFILE | options, seed, at, path)
             except GifthorseError as error:
                 record = {"attack": attack, "seed": seed, "error": str(error)}
-            with atomic(path) as file:
-                file.write(json.dumps(record, indent=1).encode())
+            keep(path, record)
         found = [a.out / f"{name}-{seed}.json" for seed in range(a.seeds)]
         if all(path.exists() for path in found):
             print(show(name, [json.loads(path.read_text()) for path in found]), flush=True)

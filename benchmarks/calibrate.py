@@ -43,7 +43,7 @@ from gifthorse.training import Recipe
 from gifthorse.triggers import Stamp
 from gifthorse.triggers.storage import open_trigger
 from gifthorse.types import Goal, Subject, Verdict
-from gifthorse.writing import atomic
+from setting import keep
 
 FIRST = 10_000
 # Data, net, passes over the data, clean images a class for the scan, least clean accuracy.
@@ -155,8 +155,7 @@ def run_one(number: int, out: Path) -> None:
             "statistics": dict(verdict.statistics),
             "seconds": verdict.seconds,
         }
-    with atomic(path) as file:
-        file.write(json.dumps(record, indent=1).encode())
+    keep(path, record)
 
 
 def usable(record: dict[str, Any]) -> bool:

@@ -23,9 +23,9 @@ from gifthorse.data.samples import InMemory
 from gifthorse.detection import DETECTORS
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
+from gifthorse.tensors import wilson
 from gifthorse.types import Normalization, Subject
-from gifthorse.writing import atomic
-from setting import machine
+from setting import keep, kept, machine
 
 IN, OUT = 0.9, 0.5  # success from which a backdoor counts, and up to which there is none
 
@@ -71,8 +71,10 @@ def show(rows: dict[str, Any]) -> None:
         scores = [row["score"] for row in groups[name]]
         flagged = [row for row in groups[name] if row["class"] is not None]
         right = sum(row["class"] == row["target"] for row in flagged)
+        low, high = (100 * bound for bound in wilson(len(flagged), len(scores)))
         print(
-            f"{name}: {len(flagged)} of {len(scores)} suspicious, {right} of the right class; "
+            f"{name}: {len(flagged)} of {len(scores)} suspicious ({low:.0f} to {high:.0f} %), "
+            f"{right} of the right class; "
             f"scores {min(scores):.2f} to {max(scores):.2f}, median {median(scores):.2f}"
         )
 
@@ -84,15 +86,14 @@ def main() -> None:
     parser.add_argument("--detector", default="weight_signature")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
-    result: dict[str, Any] = json.loads(a.out.read_text()) if a.out.exists() else {}
+    result = kept(a.out, {})
     rows = result.setdefault(a.detector, {})
     for path in a.models:
         if path.stem in rows or path.name.endswith(".trigger.safetensors"):
             continue
         rows[path.stem] = judge(path, a.detector)
         result["machine"] = machine()
-        with atomic(a.out) as file:
-            file.write(json.dumps(result, indent=1).encode())
+        keep(a.out, result)
     show(rows)
     threshold = getattr(DETECTORS[a.detector], "threshold", None)
     print(f"{a.detector}, threshold {threshold:.2f}; {json.dumps(result['machine'])}")

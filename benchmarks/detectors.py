@@ -28,8 +28,7 @@ from gifthorse.options import describe, vary
 from gifthorse.session import LocalSession
 from gifthorse.triggers.storage import open_trigger
 from gifthorse.types import Verdict
-from gifthorse.writing import atomic
-from setting import machine
+from setting import keep, machine
 
 # What the papers print for a 3x3 BadNet on CIFAR-10: TrojanZoo, Tables 11 (AIV) and 12 (MLN, MJS),
 # ResNet-18; USB, Table 1 (MLN of the target, and of clean models' classes).
@@ -134,8 +133,7 @@ def main() -> None:
                 if a.show:
                     continue
                 record = run(name, model, a)
-                with atomic(path) as file:
-                    file.write(json.dumps(record, indent=1).encode())
+                keep(path, record)
             print(show(json.loads(path.read_text())), flush=True)
     for name in a.detectors:
         if name in PAPER:

@@ -11,7 +11,6 @@ cost is divided by the number of pairs. Written after every method, and continue
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +27,9 @@ from gifthorse.models.normalize import Classifier
 from gifthorse.search import Exhaustive
 from gifthorse.triggers import Additive
 from gifthorse.types import Goal, Inverter, Subject
-from gifthorse.writing import atomic
 from inversion import QUICK
 from reference_pixel import invert
-from setting import GENERATION, UNSEEN, machine, unseen_success
+from setting import GENERATION, UNSEEN, keep, kept, machine, unseen_success
 
 CLIP = PixelBackdoor(mode="clip")
 METHODS: dict[str, Inverter | None] = {
@@ -131,7 +129,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     subject = Subject(net, divided.train.shape, opened.classes, opened.origin)
     pairs = [tuple(map(int, text.split(":"))) for text in a.pairs]
     goals = [Goal(target, source) for source, target in pairs]
-    result: dict[str, Any] = json.loads(a.out.read_text()) if a.out.exists() else {"methods": {}}
+    result = kept(a.out, {"methods": {}})
     for name in a.methods:
         if name in result["methods"]:
             continue
@@ -150,8 +148,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
         made["image_steps"] /= len(goals)
         result["methods"][name] = made
         result |= {"machine": machine(), "settings": {k: str(v) for k, v in vars(a).items()}}
-        with atomic(a.out) as file:
-            file.write(json.dumps(result, indent=1).encode())
+        keep(a.out, result)
     show(result["methods"], goals)
     tracks = {
         name: [[(steps, sizes[i]) for steps, _, sizes in m["curve"]] for i in range(len(goals))]

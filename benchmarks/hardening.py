@@ -39,9 +39,8 @@ from gifthorse.options import describe, vary
 from gifthorse.remedies import REMEDIES
 from gifthorse.session import LocalSession
 from gifthorse.types import Goal, Inverter, Subject
-from gifthorse.writing import atomic
 from pairs import PAIRS, only
-from setting import GENERATION, machine
+from setting import GENERATION, keep, kept, machine
 
 # Accuracy, minutes, distance by NC (times three) with increase, by Pixel with increase; in percent.
 PAPER = {
@@ -154,21 +153,13 @@ def read(cell: Mapping[str, Any]) -> Distances:
     return Distances(goals, *values)
 
 
-def keep(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a row as far as it is done."""
-    with atomic(path) as file:
-        file.write(json.dumps(result, indent=1).encode())
-
-
 def row(name: str, where: Setting) -> dict[str, Any]:
     """Do what is missing of a row."""
     a, path, model = where.a, where.a.out / f"{name}.json", where.a.out / f"{name}.safetensors"
     settings = {k: str(v) for k, v in vars(a).items() if k not in ("out", "methods")}
-    result: dict[str, Any] = {"settings": settings, "cuts": cuts(a), "machine": machine()}
-    if path.exists():
-        result = json.loads(path.read_text())
-        if result["settings"] != settings:
-            raise SystemExit(f"{path} was made with other settings: name another folder")
+    result = kept(path, {"settings": settings, "cuts": cuts(a), "machine": machine()})
+    if result["settings"] != settings:
+        raise SystemExit(f"{path} was made with other settings: name another folder")
     subject = where.natural
     if name != "natural":
         if not model.exists() or "minutes" not in result:

@@ -10,9 +10,7 @@ low mean entropy for a trigger; recall is at the entropy below which 5 % of clea
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +24,7 @@ from gifthorse.models import load
 from gifthorse.session import LocalSession
 from gifthorse.training import predict
 from gifthorse.types import Images, Implant, Samples
-from gifthorse.writing import atomic
-from setting import machine
+from setting import keep, kept, machine
 
 MATES, SUSPECTS, FALSE_ALARMS = 8, 1000, 0.05
 
@@ -59,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
     data = divide(a.data)
-    result: dict[str, Any] = json.loads(a.out.read_text()) if a.out.exists() else {"rows": {}}
+    result = kept(a.out, {"rows": {}})
     for path in a.implants:
         name = path.stem.rpartition("-")[0] or path.stem
         if name not in result["rows"]:
@@ -77,8 +74,7 @@ def main() -> None:
                 "strip": strip(implanted(path, data), data.test),
             }
             result["machine"] = machine()
-            with atomic(a.out) as file:
-                file.write(json.dumps(result, indent=1).encode())
+            keep(a.out, result)
         row = result["rows"][name]
         print(
             f"{name:12} {row['label']} {row['class']}  score {row['score']:.1f}  "

@@ -21,8 +21,7 @@ import torch
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.search import Exhaustive, Pace
 from gifthorse.types import Goal, Subject
-from gifthorse.writing import atomic
-from setting import machine, prepare, unseen_success
+from setting import keep, kept, machine, prepare, unseen_success
 
 # What the paper prints: pixels and success in percent, means and deviations of ten runs.
 PAPER = {
@@ -69,7 +68,7 @@ def row(method: PixelBackdoor, where: tuple[Any, ...], goal: Goal, seeds: int) -
     }
 
 
-def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
+def main() -> None:
     """Run the rows that are not in the JSON yet; print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
@@ -88,17 +87,14 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     where, goal = prepare(a.model, a.data, a.source), Goal(a.target, a.source)
     pace = Pace(batch=32, bar=0.9, rounds=a.rounds, rule=a.rule, bf16=not a.float32)
     pace = replace(pace, patience=a.patience, least=2 * a.patience)
-    result: dict[str, Any] = {"rows": {}}
-    if a.out and a.out.exists():
-        result = json.loads(a.out.read_text())
+    result: dict[str, Any] = kept(a.out, {"rows": {}}) if a.out else {"rows": {}}
     for name in a.rows:
         if name not in result["rows"]:
             method = replace(ROWS[name], pace=pace, ties=a.ties)
             result["rows"][name] = row(method, where, goal, a.seeds)
             result |= {"machine": machine(), "settings": {k: str(v) for k, v in vars(a).items()}}
             if a.out:
-                with atomic(a.out) as file:
-                    file.write(json.dumps(result, indent=1).encode())
+                keep(a.out, result)
         r = result["rows"][name]
         px, rate = r["pixels"], r["asr_percent"]
         print(

@@ -30,8 +30,7 @@ from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
 from gifthorse.search import Exhaustive, Turning
 from gifthorse.types import Goal, Inverter, Subject
-from gifthorse.writing import atomic
-from setting import GENERATION, UNSEEN, machine, unseen_success
+from setting import GENERATION, UNSEEN, keep, machine, unseen_success
 
 # Twelve pairs in which every class is a source and a target at least once.
 PAIRS = [(0, 5), (1, 3), (2, 8), (3, 6), (4, 7), (5, 1), (6, 0), (7, 9), (8, 4), (9, 2)]
@@ -131,8 +130,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     }
     result = {"machine": machine(), "rows": rows, "means": means, "cost": cost}
     result["settings"] = {k: str(v) for k, v in vars(a).items()}
-    with atomic(a.out) as file:
-        file.write(json.dumps(result, indent=1).encode())
+    keep(a.out, result)
     print(json.dumps({"means": means, "cost": cost}, indent=1))
 
 

@@ -12,7 +12,6 @@ thresholds. Written after every search, and continued from there.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +27,7 @@ from gifthorse.inversion import PixelBackdoor
 from gifthorse.models import load
 from gifthorse.search import Exhaustive
 from gifthorse.types import Goal, Subject
-from gifthorse.writing import atomic
-from setting import UNSEEN, machine, unseen_success
+from setting import UNSEEN, keep, kept, machine, unseen_success
 
 EACH = 5  # images of a class
 
@@ -106,7 +104,7 @@ def main() -> None:
     a = parser.parse_args()
     data, detector = divide(a.data), DETECTORS["pixel"]
     assert isinstance(detector, Inspector)
-    result: dict[str, Any] = json.loads(a.out.read_text()) if a.out.exists() else {"models": {}}
+    result = kept(a.out, {"models": {}})
     for path in a.models:
         subject, known = benign(load(path), data), result["models"].setdefault(path.stem, {})
         for way, inverter in ways(detector).items():
@@ -114,8 +112,7 @@ def main() -> None:
                 continue
             known[way] = scan(detector, inverter, subject, data, a.seed)
             result["machine"] = machine()
-            with atomic(a.out) as file:
-                file.write(json.dumps(result, indent=1).encode())
+            keep(a.out, result)
     show(result["models"])
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +20,7 @@ from gifthorse.models.normalize import Classifier
 from gifthorse.training import fast_bf16, predict
 from gifthorse.triggers import Additive
 from gifthorse.types import Goal, Subject, Trigger
+from gifthorse.writing import atomic
 
 GENERATION, UNSEEN = 100, 1000
 
@@ -43,6 +48,18 @@ def unseen_success(subject: Subject, trigger: Trigger, unseen: InMemory, goal: G
     """Return the success of any trigger on unseen images."""
     x, y = whole(unseen)
     return asr(predict(subject, trigger(x)).argmax(1), y, goal).value
+
+
+def keep(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result whole or not at all, so that an interrupted run goes on where it stopped."""
+    with atomic(path) as file:
+        file.write(json.dumps(result, indent=1).encode())
+
+
+def kept(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
+    """Return the result that an earlier run kept, or the one to begin with."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else otherwise
+    return found
 
 
 def machine() -> dict[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from attacks import REDUCED, Place, run
-from gifthorse.writing import atomic
+from setting import keep
 
 # Faint triggers need steps more than anything: few of them, and a small net makes them cheap.
 PROFILE: dict[str, object] = {
@@ -188,8 +188,7 @@ def work(a: argparse.Namespace) -> None:
             places[scratch] = Place(a, scratch)
         attack, options = every[name]
         record = run(attack, PROFILE | options, 0, places[scratch], path)
-        with atomic(path) as file:
-            file.write(json.dumps(record, indent=1).encode())
+        keep(path, record)
         print(f"{name}: {100 * record['figures']['asr_all']['value']:.1f} %", flush=True)
 
 

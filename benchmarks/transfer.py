@@ -10,11 +10,9 @@ layer, everything), and classifiers on the frozen features. One JSON, continued 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,8 +20,7 @@ from gifthorse.analysis import Transfer
 from gifthorse.bench.stages import divide, implanted, shorter
 from gifthorse.data.samples import Subset
 from gifthorse.training import Recipe
-from gifthorse.writing import atomic
-from setting import machine
+from setting import keep, kept, machine
 
 # ASR in percent at TrojanZoo's alpha of 0.8: none, partial, full; 2-FCN, Bayes, SVM, forest.
 PAPER = {
@@ -48,7 +45,7 @@ def main() -> None:
     data = shorter(divide(a.data), a.images)
     test = Subset(data.test, torch.arange(min(a.test, len(data.test))))
     recipe = Recipe(epochs=a.epochs, batch=96, lr=0.01, decay=2e-4, schedule="cosine")
-    result: dict[str, Any] = json.loads(a.out.read_text()) if a.out.exists() else {"rows": {}}
+    result = kept(a.out, {"rows": {}})
     for path in a.implants:
         name = path.stem.rpartition("-")[0] or path.stem
         if name not in result["rows"]:
@@ -57,8 +54,7 @@ def main() -> None:
             row = {k: asdict(outcome) for k, outcome in found.items()}
             result["rows"][name] = {"outcomes": row, "seconds": time.monotonic() - started}
             result |= {"machine": machine(), "settings": {k: str(v) for k, v in vars(a).items()}}
-            with atomic(a.out) as file:
-                file.write(json.dumps(result, indent=1).encode())
+            keep(a.out, result)
         cells = [
             f"{k} {100 * o['asr_all']['value']:.1f} (accuracy {100 * o['accuracy']['value']:.1f})"
             for k, o in result["rows"][name]["outcomes"].items()

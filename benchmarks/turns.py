@@ -27,8 +27,7 @@ from gifthorse.models.normalize import Classifier
 from gifthorse.search import Halving
 from gifthorse.session import LocalSession
 from gifthorse.types import Detector, Subject
-from gifthorse.writing import atomic
-from setting import machine
+from setting import keep, kept, machine
 
 # Pairs of a clean and a backdoored model on CIFAR-10, MNIST and GTSRB.
 NUMBERS = [2, 3, 4, 5, 8, 9, 10, 11, 14, 15, 16, 17, 0, 1]
@@ -92,9 +91,7 @@ def main() -> None:
     parser.add_argument("--numbers", nargs="+", type=int, default=NUMBERS)
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
-    result: dict[str, Any] = {"models": []}
-    if a.out.exists():
-        result = json.loads(a.out.read_text())
+    result = kept(a.out, {"models": []})
     done = {m["number"]: m for m in result["models"]}
     a.bag.mkdir(parents=True, exist_ok=True)
     for number in a.numbers:
@@ -105,8 +102,7 @@ def main() -> None:
         done[number] = judge(number, a.bag, done.get(number, {}))
         result["models"] = list(done.values())
         result["machine"] = machine()
-        with atomic(a.out) as file:
-            file.write(json.dumps(result, indent=1).encode())
+        keep(a.out, result)
     names = list(schedulers())
     models = [m for m in result["models"] if "left_out" not in m]
     print(f"left out (task or backdoor not learned): {len(result['models']) - len(models)}")
