@@ -109,8 +109,8 @@ def show(r: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main() -> None:
-    """Run the rows that have no JSON yet and print the table."""
+def arguments() -> argparse.Namespace:
+    """Return what was asked for, checked before anything runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--images", help="clean images; not needed with --show")
@@ -123,6 +123,16 @@ def main() -> None:
     a = parser.parse_args()
     if not a.images and not a.show:
         parser.error("--images is needed to run anything")
+    known = {option for name in a.detectors for option in describe(DETECTORS[name])}
+    for text in a.set:
+        if text.partition("=")[0] not in known:
+            parser.error(f"no detector named here has an option {text!r}")
+    return a
+
+
+def main() -> None:
+    """Run the rows that have no JSON yet and print the table."""
+    a = arguments()
     a.out.mkdir(parents=True, exist_ok=True)
     print("| detector | model | verdict | size | median | AIV | score | MJS | ASR | s | steps |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")

@@ -38,6 +38,16 @@ def reference(form: Generated) -> nn.Sequential:
     ).double()
 
 
+def z() -> Tensor:
+    return torch.rand(100, generator=Generator().manual_seed(0)).double()
+
+
+def unfold(linear: Tensor, bias: Tensor) -> Parts:
+    """Return a linear layer on u and z that computes what the folded one does."""
+    columns = bias.flatten()[:, None].expand(-1, 100)
+    return torch.cat([linear.t(), columns], 1), bias
+
+
 def load(net: nn.Sequential, weights: Parts) -> None:
     """Put the weights of one arm, without u, into the reference, all but one bias."""
     names = ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "5.weight", "5.bias"]
@@ -54,29 +64,60 @@ def test_each_arm_decodes_like_a_plain_net(form: Generated, rng: Generator) -> N
     variables = tuple(
         v + 0.3 * torch.rand(v.shape, generator=rng) for v in start(form, rng, torch.float64)
     )
-    z = torch.rand(100, generator=Generator().manual_seed(0)).double()
     (g,) = form.decode(variables)
     net = reference(form).train()
     for arm in range(ARMS):
-        u, *weights = (v[arm] for v in variables)
-        load(net, tuple(weights))
-        expected = net(torch.cat([u.relu(), z])[None])[0]
+        u, linear, bias, *weights = (v[arm] for v in variables)
+        load(net, (*unfold(linear, bias), *weights))
+        expected = net(torch.cat([u.relu(), z()])[None])[0]
         assert torch.allclose(g[arm], expected, atol=1e-10)
         (alone,) = form.decode(tuple(v[arm : arm + 1] for v in variables))
         assert torch.allclose(alone[0], g[arm], atol=1e-12)
+
+
+def test_adam_moves_the_folded_layer_as_it_moves_the_whole(rng: Generator) -> None:
+    u, *weights = (v.double() for v in SMALL.start(SHAPE, rng))
+    net = reference(SMALL).train()
+    columns = torch.randn(SMALL.width * 56, SMALL.hidden + 100, generator=rng).double()
+    load(net, (columns, *weights[1:]))
+    bias = (weights[1].flatten() + columns[:, SMALL.hidden :] @ z()) / (1 + z().sum())
+    folded = [u, columns[:, : SMALL.hidden].t(), bias.view_as(weights[1]), *weights[2:]]
+    ours = [v[None].clone().requires_grad_() for v in folded]
+    given = u.clone().requires_grad_()
+    mine = torch.optim.Adam(ours, lr=0.01)
+    theirs = torch.optim.Adam([given, *net.parameters()], lr=0.01)
+    wanted = 1e4 * torch.randn(SHAPE, generator=rng).double()  # far above Adam's epsilon
+
+    def both() -> tuple[Tensor, Tensor]:
+        return SMALL.decode(tuple(ours))[0][0], net(torch.cat([given.relu(), z()])[None])[0]
+
+    start = both()[0].detach()
+    for _ in range(30):
+        mine.zero_grad()
+        theirs.zero_grad()
+        for g in both():
+            (g * wanted).sum().backward()  # type: ignore[no-untyped-call]
+        mine.step()
+        theirs.step()
+    one, other = both()
+    assert torch.allclose(one, other, atol=1e-5)
+    assert (one - start).abs().max() > 0.5
 
 
 def test_weights_start_in_the_ranges_of_pytorch(rng: Generator) -> None:
     form = Generated(hidden=60, width=4, classes=4)
     u, linear, bias, scale1, shift1, conv1, scale2, shift2, conv2, last = form.start(SHAPE, rng)
     net = reference(form)
-    pairs = [(linear, net[0].weight), (bias, net[0].bias), (conv1, net[4].weight)]
-    pairs += [(conv2, net[7].weight)]
+    whole = net.get_parameter("0.weight")[:, :60]
+    pairs = [(linear, whole), (conv1, net[4].weight), (conv2, net[7].weight)]
     for mine, theirs in pairs:
         assert isinstance(theirs, Tensor)
         assert mine.numel() == theirs.numel()
         assert mine.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.02)
         assert mine.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
+    # The folded bias: the sum of 101 uniform numbers on 160 inputs, weighted by z and 1.
+    spread = ((z().square().sum() + 1) / (3 * 160)).sqrt() / (1 + z().sum())
+    assert bias.std().item() == pytest.approx(spread.item(), rel=0.1)
     assert last.abs().max() <= 75**-0.5
     assert 0.6 < u.abs().max() <= 1.0  # weight and bias of a layer on 4 inputs: 0.5 each
     assert torch.equal(torch.cat([scale1, scale2]), torch.ones(36))

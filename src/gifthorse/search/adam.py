@@ -37,4 +37,5 @@ def adam(
         shape = (-1, *([1] * (v.ndim - 1)))
         t, lr = steps.view(shape).to(v), rate.view(shape).to(v)
         scale = second.div(1 - b2**t).sqrt_().add_(1e-8)
-        v.sub_(lr / (1 - b1**t) * first / scale)
+        # In place: a new tensor of millions of numbers costs more than the sum.
+        v.sub_((lr / (1 - b1**t) * first).div_(scale))

@@ -24,8 +24,12 @@ class Generated:
 
     `[relu(u), z] -> linear -> norm -> relu -> 5x5 (32) -> norm -> relu -> 5x5 (C) -> tanh`, both
     convolutions transposed with padding 2. The variables are the weights of the generator:
-    `width * H * W * (hidden + 101)` numbers an arm in the linear layer alone, 10.8 million at 32
+    `width * H * W * (hidden + 1)` numbers an arm in the linear layer alone, 4.3 million at 32
     by 32 (four times that with gradient and Adam's moments).
+
+    The layer's 100 columns on z are folded into its bias. z does not change, so the gradient of
+    column j is z_j times the bias's, and Adam's step does not depend on a gradient's scale: all
+    columns move with the bias, and `1 + sum(z)` times its change is theirs together.
 
     Attributes:
         mode: `additive` stamps `clip(x + g)`, g in (-1, 1); `zoo` puts g in (0, 1), by a sigmoid,
@@ -37,9 +41,10 @@ class Generated:
         noise: Seed of z.
 
     Source: Chen et al., DeepInspect, IJCAI 2019, in TrojanZoo's version. Differs: additive, where
-    the code replaces the image; `hidden` is 64, not 1000, which takes 72 million numbers an arm at
-    32 by 32; the layer on the one-hot vector is its column u, which computes the same; the first
-    convolution has no bias, which the norm after it takes away again; no discriminator.
+    the code replaces the image; `hidden` is 64, not 1000, which takes 66 million numbers an arm at
+    32 by 32; the columns on z are folded, which Adam tells apart only by its epsilon; the layer on
+    the one-hot vector is its column u, which computes the same; the first convolution has no bias,
+    which the norm after it takes away again; no discriminator.
     """
 
     mode: Literal["additive", "zoo"] = "additive"
@@ -57,10 +62,13 @@ class Generated:
         def uniform(fan: int, *size: int) -> Tensor:
             return (torch.rand(*size, generator=rng) * 2 - 1) / math.sqrt(fan)
 
+        u = uniform(self.classes, self.hidden) + uniform(self.classes, self.hidden)
+        columns, z = uniform(inputs, cells, inputs), self._z()
+        bias = uniform(inputs, cells) + columns[:, self.hidden :] @ z
         return (
-            uniform(self.classes, self.hidden) + uniform(self.classes, self.hidden),
-            uniform(inputs, cells, inputs),
-            uniform(inputs, self.width, h, w),
+            u,
+            columns[:, : self.hidden].t().contiguous(),  # rows of cells: half the time of the other
+            (bias / (1 + z.sum())).view(self.width, h, w),
             torch.ones(self.width),
             torch.zeros(self.width),
             # PyTorch takes the outputs of a transposed convolution for its fan-in.
@@ -78,12 +86,16 @@ class Generated:
     def decode(self, variables: Parts) -> Parts:
         """Return g `(a, C, H, W)`."""
         u, linear, bias, scale1, shift1, conv1, scale2, shift2, conv2, last = variables
-        z = torch.rand(NOISE, generator=Generator().manual_seed(self.noise)).to(u)
-        given = torch.cat([u.relu(), z.expand(len(u), -1)], 1)
-        y = torch.bmm(linear, given[..., None]).view(bias.shape) + bias  # (a, width, H, W)
+        folded = 1 + self._z().sum().item()
+        y = torch.bmm(u.relu()[:, None], linear).view(bias.shape)  # (a, width, H, W)
+        y = y + folded * bias
         y = _convolve(_normalize(y, scale1, shift1).relu(), conv1)
         y = _convolve(_normalize(y, scale2, shift2).relu(), conv2) + last[..., None, None]
         return (y.tanh() if self.mode == "additive" else y.sigmoid(),)
+
+    def _z(self) -> Tensor:
+        """Return the fixed noise, `(100,)` in [0, 1)."""
+        return torch.rand(NOISE, generator=Generator().manual_seed(self.noise))
 
     def project(self, variables: Parts) -> Parts:
         """Return the variables: all are allowed."""
