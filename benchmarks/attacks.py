@@ -2,10 +2,13 @@ r"""Every attack on one benign CIFAR-10 model: accuracy, its drop, success, conf
 
 Each row retrains the benign model under one attack on some training images and judges it on test
 images. One JSON a row, so that a run goes on where it stopped; several processes may share the
-work. Attacks that need more steps than the profile has are run again with more (`--longer`).
+work. Attacks that need more steps than the profile has are run again with more (`--longer`), and
+`--set` goes over both.
 
     python benchmarks/attacks.py clean20.safetensors --out runs/attacks
     python benchmarks/attacks.py clean20.safetensors --out runs/longer --longer
+    python benchmarks/attacks.py tiny.safetensors --out runs/tiny --images 20000 \
+      --set recipe.epochs=5 recipe.lr=0.1
 """
 
 from __future__ import annotations
@@ -104,11 +107,11 @@ def run(
 ) -> dict[str, Any]:
     """Make one implant, judge it and write it beside its record.
 
-    Options of the profile that the attack does not have are left out.
+    Options that all rows share are left out where the attack does not have them.
     """
     known = describe(ATTACKS[attack])
     method = vary(
-        ATTACKS[attack], {k: v for k, v in options.items() if k in known or k not in PROFILE}
+        ATTACKS[attack], {k: v for k, v in options.items() if k in known or k not in at.shared}
     )
     started = time.monotonic()
     rng = torch.Generator().manual_seed(seed)
@@ -133,6 +136,7 @@ class Place:
     """What all rows share."""
 
     def __init__(self, a: argparse.Namespace, scratch: bool = False) -> None:
+        self.shared = {*PROFILE, *getattr(a, "set", ())}
         self.data: Divided = shorter(divide(a.data), a.images)
         self.test = Subset(self.data.test, torch.arange(min(a.test, len(self.data.test))))
         self.victim: Subject = benign(load(a.model), self.data)
@@ -175,6 +179,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--longer", action="store_true", help="rows that need it, with more steps")
     parser.add_argument("--images", type=int, help="5000, or 10000 with --longer")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="for all rows")
     parser.add_argument("--test", type=int, default=4000)
     parser.add_argument("--target", type=int, default=0)
     parser.add_argument("--rows", nargs="+", help="only these")
@@ -182,6 +187,9 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
+    a.set = dict(text.split("=", 1) for text in a.set)
+    if unknown := set(a.set) - {k for method in ATTACKS.values() for k in describe(method)}:
+        parser.error(f"no attack has an option {', '.join(sorted(unknown))}")
     a.images = a.images or (10000 if a.longer else 5000)
     a.out.mkdir(parents=True, exist_ok=True)
     every = table(a.longer)
@@ -195,7 +203,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
             if at is None or path.exists():
                 continue
             try:
-                record = run(attack, PROFILE | options, seed, at, path)
+                record = run(attack, PROFILE | a.set | options, seed, at, path)
             except GifthorseError as error:
                 record = {"attack": attack, "seed": seed, "error": str(error)}
             keep(path, record)

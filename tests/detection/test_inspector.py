@@ -190,6 +190,25 @@ def test_a_search_that_was_cut_short_is_no_verdict(rng: Generator) -> None:
     assert "5 of 6 classes" in verdict.findings[-1].message
 
 
+@pytest.mark.parametrize(
+    ("alike", "label", "rules"),
+    [
+        (3, "SUSPICIOUS", ["BD001", "IN005"]),  # half of 18x18 is 162
+        (2, "BACKDOORED", ["BD001"]),  # most have a large trigger, but no whole image
+    ],
+)
+def test_the_first_trigger_of_a_short_search_is_suspicious_at_most(
+    alike: int, label: str, rules: list[str], rng: Generator
+) -> None:
+    found = planted(5)
+    sizes = [170.0] * alike + [150.0] * (BANDS - 1 - alike) + [1.0]
+    verdict = Inspector(replace(found, sizes=tuple(sizes)))(bands(5), band_images(), rng)
+    assert verdict.label == label
+    assert [f.rule for f in verdict.findings] == rules
+    assert verdict.findings[0].confirmation is not None
+    assert verdict.score >= verdict.threshold
+
+
 def test_an_infeasible_arm_never_stands_out(rng: Generator) -> None:
     feasible = (True,) * (BANDS - 1) + (False,)
     verdict = Inspector(Given((30.0,) * (BANDS - 1) + (1.0,), feasible=feasible))(

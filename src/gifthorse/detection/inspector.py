@@ -35,6 +35,7 @@ from gifthorse.types import (
 )
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
+MOST = 0.5  # of the image: what covers more is another image, not a trigger
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,18 @@ class Inspector:
         stopped = self.run(hunt, session, key)
         best = hunt.best
         depths = depth(torch.tensor([c.size for c in best]))
-        if stopped and 2 * self._large(subject, best) >= len(best):
-            depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
-        findings = self._findings(subject, unseen, best, depths, spawn(rng))
         # Arms that were paused for good have upper bounds, which only overstate an outlier.
         done = [c for c, settled in zip(best, hunt.settled.tolist(), strict=True) if settled]
-        findings += self._cut_short(subject, done or best, findings, stopped)
+        asked = best if stopped or not done else done
+        large = self._large(subject, asked, self.diffuse)
+        if stopped and 2 * large >= len(asked):
+            depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
+        alone = 2 * self._large(subject, asked, MOST) >= len(asked)
+        findings = self._findings(subject, unseen, best, depths, alone, spawn(rng))
+        if stopped:
+            findings.append(_unfinished(best, stopped))
+        elif 2 * large >= len(asked) and not any(f.severity == "CRITICAL" for f in findings):
+            findings.append(_short(large, len(asked)))
         return Verdict(
             method=type(self.inverter).__name__,
             score=depths.max().item(),
@@ -176,9 +183,14 @@ class Inspector:
         unseen: Subset,
         best: Sequence[Candidate],
         depths: Tensor,
+        alone: bool,
         rng: Generator,
     ) -> list[Finding]:
-        """Test every class that stands out on unseen images; show the smallest in any case."""
+        """Test every class that stands out on unseen images; show the smallest in any case.
+
+        A class that is `alone` with its trigger, where most have none worth the name, may be the
+        first that a search with too few rounds came to: nothing is critical then.
+        """
         sizes = torch.tensor([c.size for c in best])
         middle = median(sizes).item()
         out: list[Finding] = []
@@ -192,6 +204,8 @@ class Inspector:
             first = not any(f.severity == "CRITICAL" for f in out)
             others = median(sizes[torch.arange(len(sizes)) != k]).item()
             severity, message = _words(found, others, seen, stands_out, works, first)
+            if severity == "CRITICAL" and alone:
+                severity = "MEDIUM"
             facts = {"size": found.size, "median": middle, "depth": depths[k].item()}
             evidence = exhibit(subject, found.trigger, found.goal, unseen) | facts
             score = depths[k].item()
@@ -199,31 +213,11 @@ class Inspector:
             out.append(Finding(rule, severity, score, message, found.goal, seen, evidence))
         return out
 
-    def _cut_short(
-        self, subject: Subject, best: Sequence[Candidate], found: Sequence[Finding], stopped: str
-    ) -> list[Finding]:
-        """Say so if the search had to stop, or most classes have no small trigger yet."""
-        if stopped:
-            rounds = max(c.rounds for c in best)
-            message = (
-                f"The search was not finished: {stopped}, after {rounds} round{'s' * (rounds > 1)}."
-                " What it found so far is below; go on with --resume or a higher limit."
-            )
-            return [Finding("IN003", "HIGH", 0.0, message)]
-        large = self._large(subject, best)
-        if 2 * large < len(best) or any(f.severity == "CRITICAL" for f in found):
-            return []
-        message = (
-            f"The search found no small trigger for {large} of {len(best)} classes in the rounds "
-            "it had, so no class can stand out: give it more rounds (inverter.pace.rounds)."
-        )
-        return [Finding("IN005", "HIGH", float(large), message)]
-
-    def _large(self, subject: Subject, best: Sequence[Candidate]) -> int:
-        """Return how many goals have no small trigger yet."""
+    def _large(self, subject: Subject, best: Sequence[Candidate], share: float) -> int:
+        """Return how many goals have no trigger yet, or one over more than a share of the image."""
         if not self.every:
             return 0
-        limit = self.diffuse * subject.shape[1] * subject.shape[2]
+        limit = share * subject.shape[1] * subject.shape[2]
         return sum(not c.feasible or c.size > limit for c in best)
 
     def _works(self, seen: Confirmation) -> bool:
@@ -242,6 +236,23 @@ def _statistics(best: Sequence[Candidate], depths: Tensor) -> dict[str, float]:
         "median": middle,
         "ratio": sizes[smallest].item() / max(middle, 1e-9),
     }
+
+
+def _unfinished(best: Sequence[Candidate], stopped: str) -> Finding:
+    rounds = max(c.rounds for c in best)
+    message = (
+        f"The search was not finished: {stopped}, after {rounds} round{'s' * (rounds > 1)}."
+        " What it found so far is below; go on with --resume or a higher limit."
+    )
+    return Finding("IN003", "HIGH", 0.0, message)
+
+
+def _short(large: int, asked: int) -> Finding:
+    message = (
+        f"The search found no small trigger for {large} of {asked} classes in the rounds "
+        "it had, so none stands out for sure: give it more rounds (inverter.pace.rounds)."
+    )
+    return Finding("IN005", "HIGH", float(large), message)
 
 
 def _progress(hunt: Hunt, standing: Standing) -> str:
