@@ -207,13 +207,19 @@ class Given:
     working: tuple[int, ...]
     missing: int = 0
     threshold: float = 2.0
+    size: float = 1.0
 
     def score(
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, session: Session
     ) -> Scores:
         best = tuple(
             Candidate(
-                Goal(k), corner(float(k in self.working)), 1.0, 1.0, 1, k < BANDS - self.missing
+                Goal(k),
+                corner(float(k in self.working)),
+                self.size,
+                1.0,
+                1,
+                k < BANDS - self.missing,
             )
             for k in range(BANDS)
         )
@@ -226,6 +232,7 @@ class Given:
         ([0.0, 5.0, 0.0, 0.0, 0.0, 0.0], [1], 0, "BACKDOORED", ["CRITICAL"]),
         ([0.0, 5.0, 0.0, 0.0, 0.0, 0.0], [], 0, "SUSPICIOUS", ["MEDIUM"]),
         ([3.0, 5.0, 0.0, 0.0, 0.0, 0.0], [1], 0, "BACKDOORED", ["CRITICAL", "MEDIUM"]),
+        ([5.0, 3.0, 0.0, 0.0, 0.0, 0.0], [1], 0, "BACKDOORED", ["CRITICAL", "MEDIUM"]),
         ([0.0, 1.9, 0.0, 0.0, 0.0, 0.0], [1], 0, "NO BACKDOOR FOUND", ["INFO"]),
         ([0.0, 1.9, 0.0, 0.0, 0.0, 0.0], [1], 4, "INCONCLUSIVE", ["INFO", "HIGH"]),
         ([0.0, 5.0, 0.0, 0.0, 0.0, 0.0], [1], 4, "BACKDOORED", ["CRITICAL", "HIGH"]),
@@ -239,6 +246,15 @@ def test_a_class_is_backdoored_only_if_it_stands_out_and_its_trigger_works(
     got = Proof().verdict(scorer, bands(1), band_images(), rng, LocalSession())
     assert got.label == label
     assert [f.severity for f in got.findings] == severities
+
+
+@pytest.mark.parametrize(("size", "label"), [(162.0, "BACKDOORED"), (163.0, "SUSPICIOUS")])
+def test_what_covers_most_of_the_image_proves_nothing(size: float, label: str) -> None:
+    scorer = Given((0.0, 5.0, 0.0, 0.0, 0.0, 0.0), (1,), size=size)  # of 18x18 pixels
+    rng = Generator().manual_seed(0)
+    got = Proof().verdict(scorer, bands(1), band_images(), rng, LocalSession())
+    assert got.label == label
+    assert got.findings[0].goal == Goal(1)
 
 
 def test_work_is_counted_before_it_is_done_and_stops_at_the_limit() -> None:

@@ -119,4 +119,4 @@ def _means(
 def _used(y: Tensor, goal: Goal | None) -> Tensor:
     if goal is None:
         return torch.ones_like(y, dtype=torch.bool)
-    return y != goal.target if goal.source is None else y == goal.source
+    return goal.meant(y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -12,7 +13,14 @@ from gifthorse.errors import BadOption
 from gifthorse.metrics import asr
 from gifthorse.training import predict
 from gifthorse.triggers.packing import packed
-from gifthorse.types import Confirmation, Goal, Samples, Subject, Trigger
+from gifthorse.types import Confirmation, Finding, Goal, Samples, Subject, Trigger
+
+MOST = 0.5  # of an image: what covers more of it is another image, not a trigger
+
+
+def gravest(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings with what was confirmed first, otherwise in their order."""
+    return sorted(findings, key=lambda finding: finding.severity != "CRITICAL")
 
 
 def confirm(
@@ -52,7 +60,7 @@ def exhibit(
     saved has none.
     """
     x, y = whole(unseen)
-    keep = (y != goal.target if goal.source is None else y == goal.source).nonzero().flatten()
+    keep = goal.meant(y).nonzero().flatten()
     chosen = keep[torch.linspace(0, max(0, len(keep) - 1), min(count, len(keep))).long()]
     before = x[chosen]
     after = trigger(before)

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.data.samples import Subset, split, whole
-from gifthorse.detection.confirmation import confirm, exhibit
+from gifthorse.detection.confirmation import MOST, confirm, exhibit, gravest
 from gifthorse.detection.statistics import anomaly_index, depth
 from gifthorse.errors import BadImages, BadOption
 from gifthorse.options import describe
@@ -35,7 +35,6 @@ from gifthorse.types import (
 )
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
-MOST = 0.5  # of the image: what covers more is another image, not a trigger
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ class Inspector:
             score = depths[k].item()
             rule = "BD001" if found.goal.source is None else "BD002"
             out.append(Finding(rule, severity, score, message, found.goal, seen, evidence))
-        return out
+        return gravest(out)
 
     def _large(self, subject: Subject, best: Sequence[Candidate], share: float) -> int:
         """Return how many goals have no trigger yet, or one over more than a share of the image."""

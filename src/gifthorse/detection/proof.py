@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.data.samples import split
-from gifthorse.detection.confirmation import confirm, exhibit
+from gifthorse.detection.confirmation import MOST, confirm, exhibit, gravest
 from gifthorse.errors import Incomplete
 from gifthorse.options import describe
 from gifthorse.tensors import spawn
@@ -60,6 +60,8 @@ class Scorer(Protocol):
 @dataclass(frozen=True)
 class Proof:
     """What it takes to call a suspected class backdoored: a trigger that works on unseen images.
+
+    One over more than half of the image proves nothing: it shows another image.
 
     Attributes:
         share: Share of the clean images that the search may use; the others stay unseen.
@@ -112,16 +114,19 @@ class Proof:
             if out and not suspect:
                 break
             seen = confirm(subject, found.trigger, found.goal, unseen, rng)
-            severity = self._severity(seen, suspect, {f.severity for f in out})
+            small = found.size <= MOST * subject.shape[1] * subject.shape[2]
+            severity = self._severity(seen, suspect, small, {f.severity for f in out})
             facts = {"size": found.size, "score": score}
             evidence = exhibit(subject, found.trigger, found.goal, unseen) | facts
             words = _words(found, score, seen, suspect)
             out.append(Finding("BD001", severity, score, words, found.goal, seen, evidence))
-        return out
+        return gravest(out)
 
-    def _severity(self, seen: Confirmation, suspect: bool, before: set[Severity]) -> Severity:
+    def _severity(
+        self, seen: Confirmation, suspect: bool, small: bool, before: set[Severity]
+    ) -> Severity:
         lead = seen.asr.value - seen.control.value
-        if suspect and seen.asr.value >= self.success and lead >= self.margin:
+        if suspect and small and seen.asr.value >= self.success and lead >= self.margin:
             return "MEDIUM" if "CRITICAL" in before else "CRITICAL"
         return "MEDIUM" if suspect else "INFO"
 
