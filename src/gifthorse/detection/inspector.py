@@ -97,19 +97,7 @@ class Inspector:
         hunt = self.inverter(subject, search, self._goals(subject, search, unseen), spawn(rng))
         stopped = self.run(hunt, session, key)
         best = hunt.best
-        depths = depth(torch.tensor([c.size for c in best]))
-        # Arms that were paused for good have upper bounds, which only overstate an outlier.
-        done = [c for c, settled in zip(best, hunt.settled.tolist(), strict=True) if settled]
-        asked = best if stopped or not done else done
-        large = self._large(subject, asked, self.diffuse)
-        if stopped and 2 * large >= len(asked):
-            depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
-        alone = 2 * self._large(subject, asked, MOST) >= len(asked)
-        findings = self._findings(subject, unseen, best, depths, alone, spawn(rng))
-        if stopped:
-            findings.append(_unfinished(best, stopped))
-        elif 2 * large >= len(asked) and not any(f.severity == "CRITICAL" for f in findings):
-            findings.append(_short(large, len(asked)))
+        depths, findings = self._judge(subject, unseen, hunt, stopped, spawn(rng))
         return Verdict(
             method=type(self.inverter).__name__,
             score=depths.max().item(),
@@ -125,6 +113,26 @@ class Inspector:
             statistics=_statistics(best, depths),
             settings={k: str(v) for k, v in describe(self).items()},
         )
+
+    def _judge(
+        self, subject: Subject, unseen: Subset, hunt: Hunt, stopped: str, rng: Generator
+    ) -> tuple[Tensor, list[Finding]]:
+        """Return how far every goal stands out, and what is to be said of that."""
+        best = hunt.best
+        depths = depth(torch.tensor([c.size for c in best]))
+        # Arms that were paused for good have upper bounds, which only overstate an outlier.
+        done = [c for c, settled in zip(best, hunt.settled.tolist(), strict=True) if settled]
+        asked = best if stopped or not done else done
+        large = self._large(subject, asked, self.diffuse)
+        if stopped and 2 * large >= len(asked):
+            depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
+        alone = 2 * self._large(subject, asked, MOST) >= len(asked)
+        findings = self._findings(subject, unseen, best, depths, alone, rng)
+        if stopped:
+            findings.append(_unfinished(best, stopped))
+        elif 2 * large >= len(asked) and not any(f.severity == "CRITICAL" for f in findings):
+            findings.append(_short(large, len(asked)))
+        return depths, findings
 
     def run(self, hunt: Hunt, session: Session, key: str = "") -> str:
         """Step a hunt to the end of its turns; return why it had to stop before, or nothing."""
