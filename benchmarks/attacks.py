@@ -103,16 +103,20 @@ def table(longer: bool) -> Rows:
 
 
 def run(
-    attack: str, options: dict[str, object], seed: int, at: Place, path: Path
+    attack: str,
+    shared: dict[str, object],
+    own: dict[str, object],
+    seed: int,
+    at: Place,
+    path: Path,
 ) -> dict[str, Any]:
     """Make one implant, judge it and write it beside its record.
 
-    Options that all rows share are left out where the attack does not have them.
+    Options that all rows share are left out where the attack does not have them; those of its own
+    row go over them.
     """
     known = describe(ATTACKS[attack])
-    method = vary(
-        ATTACKS[attack], {k: v for k, v in options.items() if k in known or k not in at.shared}
-    )
+    method = vary(ATTACKS[attack], {k: v for k, v in shared.items() if k in known} | own)
     started = time.monotonic()
     rng = torch.Generator().manual_seed(seed)
     made = method(at.start(seed), at.data.train, at.goal, rng)
@@ -136,7 +140,6 @@ class Place:
     """What all rows share."""
 
     def __init__(self, a: argparse.Namespace, scratch: bool = False) -> None:
-        self.shared = {*PROFILE, *getattr(a, "set", ())}
         self.data: Divided = shorter(divide(a.data), a.images)
         self.test = Subset(self.data.test, torch.arange(min(a.test, len(self.data.test))))
         self.victim: Subject = benign(load(a.model), self.data)
@@ -203,7 +206,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
             if at is None or path.exists():
                 continue
             try:
-                record = run(attack, PROFILE | a.set | options, seed, at, path)
+                record = run(attack, PROFILE | a.set, options, seed, at, path)
             except GifthorseError as error:
                 record = {"attack": attack, "seed": seed, "error": str(error)}
             keep(path, record)

@@ -187,7 +187,7 @@ def work(a: argparse.Namespace) -> None:
         if scratch not in places:
             places[scratch] = Place(a, scratch)
         attack, options = every[name]
-        record = run(attack, PROFILE | options, 0, places[scratch], path)
+        record = run(attack, PROFILE, options, 0, places[scratch], path)
         keep(path, record)
         print(f"{name}: {100 * record['figures']['asr_all']['value']:.1f} %", flush=True)
 

@@ -122,7 +122,7 @@ class Inspector:
         depths = depth(torch.tensor([c.size for c in best]))
         # Arms that were paused for good have upper bounds, which only overstate an outlier.
         done = [c for c, settled in zip(best, hunt.settled.tolist(), strict=True) if settled]
-        asked = best if stopped or not done else done
+        asked = best if stopped else done or best
         large = self._large(subject, asked, self.diffuse)
         if stopped and 2 * large >= len(asked):
             depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
