@@ -53,6 +53,7 @@ SEARCH = {
 }
 REDUCED: dict[str, dict[str, object]] = {
     "blind": {"wait": 39},  # an epoch
+    "input_aware": {"masking.epochs": 2},  # of 25: the net that places triggers is slow here
     # Three inner steps of twice the length for seven; a quarter of the stimulated images.
     "imc_ar": {"ar.steps": 3, "ar.size": 4 / 255},
     "imc_abs": {"abs.each": 2, "abs.samples": 3},
@@ -68,10 +69,11 @@ LARGER: dict[str, object] = {"recipe.lr": 0.05}
 LONGER: dict[str, dict[str, object]] = {
     "badnet": LARGER,
     "badnet_wandering": LARGER | {"stamp.form": "wandering"},
-    "instagram": LARGER,
+    "instagram": LARGER | {"mixing.rate": 0.25},
     "label_consistent": LARGER | {"mixing.rate": 0.08},
+    "lsb": LARGER | {"planes": 3},
     "sig": LARGER | {"mixing.rate": 0.08, "recipe.epochs": 20},
-    "wanet": LARGER | {"recipe.epochs": 20},
+    "wanet": LARGER | {"recipe.epochs": 20, "mixing.rate": 0.2},
 }
 LEFT_OUT = {"natural"}  # no training; its numbers are those of the inverter
 

@@ -9,8 +9,8 @@ whole image.
 
 The defaults are cut to about an hour on one core at 400 image-steps a second; `cuts` in the JSON
 and the first lines printed say what was cut. The whole protocol is `--no-fast --pairs 90
---restarts 3 --rounds 1000 --first 500 --later 100 --images 48000 --lr 1e-4`. One folder with one
-JSON and one model a method; a run goes on where it stopped (minutes count from there).
+--restarts 3 --rounds 1000 --first 500 --later 100 --images 48000`. One folder with one JSON and one
+model a method; a run goes on where it stopped (minutes count from there).
 
     python benchmarks/hardening.py MODEL.safetensors --out hardening
 """
@@ -89,7 +89,7 @@ def cuts(a: argparse.Namespace) -> list[str]:
             a.first < 500 or a.later < 100
         ),
         "hardening: weight of size 0.05 moved every 3 rounds, gains below 5 % passed over": a.fast,
-        f"hardening: learning rate {a.lr:g} (1e-4)": a.lr != 1e-4,
+        f"hardening: learning rate {a.lr} for all rows": a.lr is not None,
         f"hardening: at most {a.epochs} epochs (10)": a.epochs < 10,
         f"accuracy: {a.test} of 10000 images": a.test < 10000,
         f"distances: {a.each} of 100 images of a class": a.each < 100,
@@ -101,7 +101,8 @@ def hardened(name: str, where: Setting) -> tuple[Subject, float]:
     """Harden the net by one method, or go on with that; return it and the minutes it took."""
     a, row = where.a, REMEDIES[f"hardening_{name}"]
     epochs = min(int(describe(row)["recipe.epochs"]), a.epochs)
-    options: dict[str, Any] = {"recipe.epochs": epochs, "recipe.lr": a.lr}
+    options: dict[str, Any] = {"recipe.epochs": epochs}
+    options |= {} if a.lr is None else {"recipe.lr": a.lr}
     options |= {"inverter.pace.rounds": a.first, "later": a.later}
     if a.fast and name != "uap":
         options |= {f"inverter.{k}": v for k, v in STEADY.items()}
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10000, help="images that accuracy is from")
     parser.add_argument("--images", type=int, default=5000, help="to harden with")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, help="for all rows; each has its own")
     parser.add_argument("--fast", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()

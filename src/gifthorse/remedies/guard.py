@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from gifthorse.data.samples import batches
 from gifthorse.metrics import accuracy
-from gifthorse.training import Company, evaluate, settled
+from gifthorse.training import Company, Recipe, evaluate, settled
 from gifthorse.types import Samples, Subject
+
+FALL = 1 / 3  # of the rate, after an epoch that cost too much
 
 log = logging.getLogger("gifthorse")
 
@@ -21,13 +25,32 @@ class Guard(Company):
     Args:
         held: Images that the training does not see.
         drop: Accuracy that may be lost on them since the first epoch began, in [0, 1].
+
+    Attributes:
+        over: Whether the bound was passed.
+        good: Epochs within it, of all trainings watched.
     """
 
     def __init__(self, held: Samples, drop: float) -> None:
         self.held, self.drop = held, drop
         self.labels = torch.cat([y for _, y in batches(held, 1024)])
         self.least: float | None = None
-        self.over = False
+        self.over, self.good = False, 0
+
+    def courses(self, recipe: Recipe, falls: int) -> Iterator[Recipe]:
+        """Yield recipes for trainings to watch: one, and others for what is left if it went over.
+
+        Args:
+            recipe: Its epochs are the most that are kept.
+            falls: How many others there may be, each at a third of the rate of the one before.
+        """
+        for fall in range(falls + 1):
+            self.over = False
+            yield replace(recipe, epochs=recipe.epochs - self.good, lr=recipe.lr * FALL**fall)
+            if not self.over:
+                break
+        if not self.good:
+            log.warning("no epoch cost less than %.3f of accuracy: the net is unchanged", self.drop)
 
     def before(self, learner: Subject, epoch: int) -> None:
         """Remember the weights that are within the bound."""
@@ -39,11 +62,13 @@ class Guard(Company):
         """Go back to them if this epoch cost too much."""
         right = self._right(learner)
         if self.least is None or right >= self.least - 1e-9:
+            self.good += 1
             return
         learner.net.load_state_dict(self.kept)
         self.over = True
-        words = "the net is unchanged: lower recipe.lr" if epoch == 0 else "that epoch is undone"
-        log.warning("accuracy %.3f after epoch %d is too low; %s", right, epoch + 1, words)
+        log.info(
+            "accuracy %.3f on held-out images, under %.3f: this epoch is undone", right, self.least
+        )
 
     def enough(self) -> bool:
         """Whether the bound was passed."""
@@ -51,11 +76,11 @@ class Guard(Company):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the bound and whether it was passed."""
-        return {"least": self.least, "over": self.over}
+        return {"least": self.least, "over": self.over, "good": self.good}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.least, self.over = state["least"], state["over"]
+        self.least, self.over, self.good = state["least"], state["over"], state["good"]
 
     def _right(self, learner: Subject) -> float:
         with settled(learner.net):

@@ -18,7 +18,7 @@ from gifthorse.remedies.guard import Guard
 from gifthorse.search import Exhaustive, Pace, Search
 from gifthorse.session import Ledger, LocalSession, fingerprint
 from gifthorse.tensors import spawn
-from gifthorse.training import Company, Recipe, fit, still
+from gifthorse.training import Company, HeldNorms, Recipe, fit, still
 from gifthorse.types import (
     Batch,
     Candidate,
@@ -45,7 +45,7 @@ class Hardening:
     on images held out for that.
 
     Cost: a search of `later` rounds every `every` batches, and one of the inverter's own rounds
-    for every class; then `recipe.epochs` passes at most.
+    for every class; then at most `recipe.epochs` passes, and one more for every fall of the rate.
 
     Attributes:
         inverter: What finds triggers, each for all other classes; its pace's rounds are those of
@@ -56,14 +56,17 @@ class Hardening:
         each: Clean training images of every other class that a search uses, drawn anew each time.
         largest: Share of the image's pixels beyond which a trigger is not stamped.
         share: Share of the images of other classes than the trigger's that are stamped.
-        drop: Accuracy on the held-out images that may be lost, in [0, 1]. The weights after the
-            last epoch within that bound are returned.
+        drop: Accuracy on the held-out images that may be lost, in [0, 1]. An epoch that costs more
+            is undone.
+        falls: How often training then goes on at a third of its rate; it ends when another one is
+            undone. How large a rate a net bears differs by ten times and more.
         held: Share of the clean images held out for that, class by class.
         recipe: How the net is trained; its epochs are the most there will be.
 
     Source: Tao et al., PixelBackdoor, CVPR 2022, sec. 5.4 and appendix L.1; schedule and rates,
-    which the paper does not give, are those of the same group's MOTH. Differs: at most 10 epochs
-    and the accuracy bound; BatchNorm keeps learning (in MOTH it stops with the first search).
+    which the paper does not give, are those of the same group's MOTH, where BatchNorm keeps its
+    statistics, too: those of half-stamped batches would cost accuracy on clean images at any rate.
+    Differs: at most 10 epochs, the accuracy bound and the falling rate.
     """
 
     inverter: Inverter = PixelBackdoor(mode="clip", pace=Pace(bar=0.99, rounds=500, bf16=True))
@@ -73,11 +76,12 @@ class Hardening:
     largest: float = 0.25
     share: float = 0.5
     drop: float = 0.02
+    falls: int = 2
     held: float = 0.1
     recipe: Recipe = Recipe(epochs=10, lr=1e-4, decay=0.0, schedule="constant")
 
     def __post_init__(self) -> None:
-        for name, least in (("every", 0), ("later", 1), ("each", 1)):
+        for name, least in (("every", 0), ("later", 1), ("each", 1), ("falls", 0)):
             if getattr(self, name) < least:
                 raise BadOption(f"{name} must be {least} or more; got {getattr(self, name)}")
         for name in ("largest", "share", "drop"):
@@ -109,9 +113,12 @@ class Hardening:
                 f"of {len(clean)} clean images, {len(held)} are held out and {len(train)} left to "
                 "train on: add images, or change held"
             )
-        foes, kept = _Foes(self, train, spawn(rng), ledger), ledger if session else None
-        company = [foes, Guard(held, self.drop)]
-        return fit(subject, train, self.recipe, rng, mix=foes.mix, company=company, ledger=kept)
+        foes, guard = _Foes(self, train, spawn(rng), ledger), Guard(held, self.drop)
+        company = [foes, HeldNorms(), guard]
+        for fall, recipe in enumerate(guard.courses(self.recipe, self.falls)):
+            part = ledger.stage(f"rate {fall}")
+            subject = fit(subject, train, recipe, rng, mix=foes.mix, company=company, ledger=part)
+        return subject
 
 
 class _Foes(Company):
@@ -147,8 +154,7 @@ class _Foes(Company):
         rows, x = rows[order[: round(self.method.share * len(rows))]], x.clone()
         for k, candidate in enumerate(usable):
             hit = rows[which[rows] == k].to(x.device)
-            if len(hit):
-                x[hit] = candidate.trigger(x[hit])
+            x[hit] = candidate.trigger(x[hit])
         return x, y
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,6 +218,5 @@ class _Foes(Company):
             stage.keep(hunt.state())
 
     def _usable(self, hunt: Hunt) -> list[Candidate]:
-        _, h, w = self.learner.shape
-        most = self.method.largest * h * w
+        most = self.method.largest * self.learner.shape[1] * self.learner.shape[2]
         return [c for c in hunt.best if c.feasible and c.size <= most]

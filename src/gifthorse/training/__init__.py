@@ -3,6 +3,7 @@
 from gifthorse.training.company import (
     Company,
     Dice,
+    HeldNorms,
     Memory,
     Stateful,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "BatchLoss",
     "Company",
     "Dice",
+    "HeldNorms",
     "Memory",
     "Mirroring",
     "Mix",

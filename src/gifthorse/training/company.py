@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from gifthorse.types import Subject
@@ -23,7 +24,7 @@ class Company(Protocol):
         return ()
 
     def before(self, learner: Subject, epoch: int) -> None:
-        """Act before an epoch; the net may be in any mode and is put back into training."""
+        """Act before an epoch; the net is in training, and a mode set here holds for the epoch."""
         return
 
     def after(self, learner: Subject, epoch: int) -> None:
@@ -54,6 +55,16 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
         """Go on from what `state_dict` returned."""
         ...
+
+
+class HeldNorms(Company):
+    """Lets BatchNorm use the statistics that it has, and keep them, while its weights train."""
+
+    def before(self, learner: Subject, epoch: int) -> None:
+        """Take BatchNorm out of training for the epoch."""
+        for module in learner.net.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
 
 
 class Memory(Company):

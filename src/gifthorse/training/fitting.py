@@ -171,9 +171,9 @@ class _Course:
             )
 
     def begin(self, epoch: int) -> None:
+        _rouse(self.learner.net, self.part)
         for one in self.company:
             one.before(self.learner, epoch)
-        _rouse(self.learner.net, self.part)
 
     def stepped(self, done: int, value: Tensor, ledger: Ledger | None) -> None:
         if self.schedule is not None and done < self.steps:
