@@ -21,8 +21,9 @@ from gifthorse.inversion import UAP, NeuralCleanse, PixelBackdoor
 from gifthorse.metrics import accuracy
 from gifthorse.options import vary
 from gifthorse.remedies import REMEDIES, hardening
+from gifthorse.remedies.foes import Foes
 from gifthorse.remedies.guard import Guard
-from gifthorse.remedies.hardening import Hardening, _Foes
+from gifthorse.remedies.hardening import Hardening
 from gifthorse.search import Pace, Search
 from gifthorse.session import Ledger, LocalSession
 from gifthorse.tensors import spawn
@@ -64,7 +65,7 @@ def test_a_class_that_is_close_to_others_lies_far_from_them_afterwards() -> None
         for s in (natural(), tuned, hardened())
     )
     assert before.failures == 0
-    assert increase(before, after) >= 1
+    assert increase(before, after) >= 0.5
     assert increase(before, plain) <= 0.2
     assert success(hardened()) <= 0.1 <= success(natural())
     assert right(natural()) - right(hardened()) <= 0.1
@@ -139,7 +140,7 @@ def mark(target: int) -> Trigger:
 def stamped(inverter: Told, **options: object) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Five mixed batches of black images: images, labels out, labels in."""
     method = vary(Hardening(inverter), options)
-    foes = _Foes(method, CLEAN, rng(), Ledger(LocalSession(), ""))
+    foes = Foes(method, CLEAN, rng(), Ledger(LocalSession(), ""))
     foes.before(natural(), 0)
     y = torch.arange(40) % 5
     x = torch.zeros(40, 3, 12, 12)
@@ -149,13 +150,36 @@ def stamped(inverter: Told, **options: object) -> list[tuple[Tensor, Tensor, Ten
 
 
 def test_half_of_the_other_classes_is_stamped_and_all_labels_stay_true() -> None:
-    for x, after, y in stamped(told := Told(), every=2):
+    batches = stamped(told := Told(), every=2)
+    for (x, after, y), known in zip(batches, (1, 1, 2, 2, 3), strict=True):
         on = x[:, 0, 0, :5] == 1
-        target = int(on.any(0).nonzero())
-        assert int(on.sum()) == 16  # of 32 images of other classes
-        assert not on[y == target].any()
+        assert on.sum(1).max() == 1
+        assert set(on.any(0).nonzero().flatten().tolist()) == set(range(known))
+        assert 12 <= int(on.sum()) <= 20  # of about 32 images of other classes than their trigger's
+        assert not on[torch.arange(40), y].any()
         assert torch.equal(after, y)
+    assert int(batches[0][0].any((1, 2, 3)).sum()) == 16
     assert told.asked == [(0,), (1,), (2,)]  # before batches 1, 3 and 5
+
+
+@dataclass(frozen=True)
+class Failing(Told):
+    """Finds nothing for a class when it is asked for it again."""
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Hunt:
+        told = Told(feasible=len(self.asked) < 5, asked=self.asked)
+        return told(subject, clean, goals, rng)
+
+
+def test_a_class_whose_search_failed_has_no_trigger_until_its_next_turn() -> None:
+    foes = Foes(Hardening(Failing(), every=1), CLEAN, rng(), Ledger(LocalSession(), ""))
+    foes.before(natural(), 0)
+    y = torch.arange(40) % 5
+    for known in ([0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4], [2, 3, 4]):
+        x, _ = foes.mix(torch.zeros(40, 3, 12, 12), y, y)
+        assert (x[:, 0, 0, :5] == 1).any(0).nonzero().flatten().tolist() == known
 
 
 def test_searched_once_each_image_draws_a_trigger_of_another_class() -> None:
@@ -212,7 +236,7 @@ def test_a_search_leaves_mode_flags_and_statistics_of_the_net(inverter: PixelBac
     weights = list(learner.net.parameters())
     weights[0].requires_grad_(False)
     before = state(learner)
-    foes = _Foes(
+    foes = Foes(
         vary(Hardening(inverter), {"inverter.pace.rounds": 3}),
         CLEAN,
         rng(),
@@ -300,7 +324,7 @@ class Watched:
 
 
 def test_further_searches_of_a_class_are_shorter() -> None:
-    foes = _Foes(
+    foes = Foes(
         vary(
             Hardening(watched := Watched()),
             {"every": 1, "later": 7, "inverter.inverter.pace.rounds": 9},

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from gifthorse.data.samples import Subset, batches, split
-from gifthorse.errors import BadImages, BadOption, Incomplete
+from gifthorse.data.samples import split
+from gifthorse.errors import BadImages, BadOption
 from gifthorse.inversion import PixelBackdoor
+from gifthorse.remedies.foes import Foes
 from gifthorse.remedies.guard import Guard
-from gifthorse.search import Exhaustive, Pace, Search
+from gifthorse.search import Pace
 from gifthorse.session import Ledger, LocalSession, fingerprint
 from gifthorse.tensors import spawn
-from gifthorse.training import Company, HeldNorms, Recipe, fit, still
-from gifthorse.types import (
-    Batch,
-    Candidate,
-    Goal,
-    Hunt,
-    Images,
-    Inverter,
-    Labels,
-    Samples,
-    Session,
-    Subject,
-)
-
-SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
+from gifthorse.training import HeldNorms, Recipe, fit
+from gifthorse.types import Inverter, Samples, Session, Subject
 
 
 @dataclass(frozen=True)
@@ -66,7 +49,8 @@ class Hardening:
     Source: Tao et al., PixelBackdoor, CVPR 2022, sec. 5.4 and appendix L.1; schedule and rates,
     which the paper does not give, are those of the same group's MOTH, where BatchNorm keeps its
     statistics, too: those of half-stamped batches would cost accuracy on clean images at any rate.
-    Differs: at most 10 epochs, the accuracy bound and the falling rate.
+    Differs: at most 10 epochs, the accuracy bound and the falling rate; batches draw from the last
+    triggers of all classes, in MOTH from that of the class or pair whose turn it is.
     """
 
     inverter: Inverter = PixelBackdoor(mode="clip", pace=Pace(bar=0.99, rounds=500, bf16=True))
@@ -113,110 +97,9 @@ class Hardening:
                 f"of {len(clean)} clean images, {len(held)} are held out and {len(train)} left to "
                 "train on: add images, or change held"
             )
-        foes, guard = _Foes(self, train, spawn(rng), ledger), Guard(held, self.drop)
+        foes, guard = Foes(self, train, spawn(rng), ledger), Guard(held, self.drop)
         company = [foes, HeldNorms(), guard]
         for fall, recipe in enumerate(guard.courses(self.recipe, self.falls)):
             part = ledger.stage(f"rate {fall}")
             subject = fit(subject, train, recipe, rng, mix=foes.mix, company=company, ledger=part)
         return subject
-
-
-class _Foes(Company):
-    """The triggers of the moment, and the searches that they come from."""
-
-    def __init__(self, method: Hardening, train: Samples, rng: Generator, ledger: Ledger) -> None:
-        self.method, self.train, self.ledger = method, train, ledger
-        # The search before training draws from a stream of its own: a run that goes on after it
-        # must not find the other one moved.
-        self.once, self.rng = spawn(rng), spawn(rng)
-        self.labels = torch.cat([y for _, y in batches(train, 1024)]).cpu()
-        self.turn, self.states = 0, dict[int, dict[str, Tensor]]()
-        self.current: list[Candidate] | None = None
-
-    def before(self, learner: Subject, epoch: int) -> None:
-        """Look at the net of this epoch; search all classes if that is still to be done."""
-        self.learner, self.batch = learner, 0
-        if not self.method.every and self.current is None:
-            self.current = self._all()
-
-    def mix(self, x: Images, y: Labels, index: Tensor) -> Batch:
-        """Return the batch with triggers on some images, and its labels as they are."""
-        if self.method.every and self.batch % self.method.every == 0:
-            self.current = self._next()
-        self.batch += 1
-        usable = self.current or []
-        if not usable:
-            return x, y
-        which = torch.randint(len(usable), y.shape, generator=self.rng)
-        target = torch.tensor([c.goal.target for c in usable])[which]
-        rows = (y.cpu() != target).nonzero().flatten()
-        order = torch.randperm(len(rows), generator=self.rng)
-        rows, x = rows[order[: round(self.method.share * len(rows))]], x.clone()
-        for k, candidate in enumerate(usable):
-            hit = rows[which[rows] == k].to(x.device)
-            x[hit] = candidate.trigger(x[hit])
-        return x, y
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return whose turn it is, and what was found for each class."""
-        return {"turn": self.turn, "states": self.states, "rng": self.rng.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.turn, self.states = state["turn"], state["states"]
-        self.rng.set_state(state["rng"])
-
-    def _next(self) -> list[Candidate]:
-        """Search the class whose turn it is in the net as it is."""
-        goal, known = Goal(self.turn % self.learner.classes), self.turn >= self.learner.classes
-        self.turn += 1
-        hunt = self._hunt([goal], self.rng)
-        if goal.target in self.states and isinstance(hunt, Search):
-            hunt.follow(self.states[goal.target])
-        self._run(hunt, self.method.later if known else None, None)
-        if hunt.best[0].feasible:
-            self.states[goal.target] = hunt.state()
-        return self._usable(hunt)
-
-    def _all(self) -> list[Candidate]:
-        """Search all classes at once, or go on with that."""
-        stage = self.ledger.stage("search")
-        hunt = self._hunt([Goal(k) for k in range(self.learner.classes)], self.once)
-        state = stage.recall()
-        if state is not None:
-            hunt.restore(state)
-        self._run(hunt, None, stage)
-        return self._usable(hunt)
-
-    def _hunt(self, goals: Sequence[Goal], rng: Generator) -> Hunt:
-        """Return a hunt on a few images that one of the goals is about."""
-        rows = []
-        for label in range(self.learner.classes):
-            index = (self.labels == label).nonzero().flatten()
-            if any(g.target != label for g in goals):
-                rows.append(index[torch.randperm(len(index), generator=rng)[: self.method.each]])
-        with still(self.learner):
-            few = Subset(self.train, torch.cat(rows))
-            return self.method.inverter(self.learner, few, goals, spawn(rng))
-
-    def _run(self, hunt: Hunt, rounds: int | None, stage: Ledger | None) -> None:
-        """Step a hunt for so many rounds, or to its end; keep it in a stage if there is one."""
-        session, saved = self.ledger.session, time.monotonic()
-        spent = hunt.image_steps if stage is not None and stage.recall() is not None else 0.0
-        with still(self.learner):
-            for _ in islice(Exhaustive()(hunt), rounds):
-                session.spend(hunt.image_steps - spent)
-                spent = hunt.image_steps
-                if stage is not None and (session.over or time.monotonic() - saved > SAVE_EVERY):
-                    stage.keep(hunt.state())
-                    saved = time.monotonic()
-                if session.over:
-                    raise Incomplete(
-                        f"the net is not hardened: {session.over}; go on with a higher limit"
-                    )
-        if stage is not None:
-            stage.keep(hunt.state())
-
-    def _usable(self, hunt: Hunt) -> list[Candidate]:
-        most = self.method.largest * self.learner.shape[1] * self.learner.shape[2]
-        return [c for c in hunt.best if c.feasible and c.size <= most]

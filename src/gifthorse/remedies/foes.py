@@ -1,0 +1,150 @@
+"""The triggers that a net is hardened against, and the searches that they come from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.data.samples import Subset, batches
+from gifthorse.errors import Incomplete
+from gifthorse.search import Exhaustive, Search
+from gifthorse.session import Ledger
+from gifthorse.tensors import spawn
+from gifthorse.training import Company, still
+from gifthorse.types import Batch, Candidate, Goal, Hunt, Images, Labels, Samples, Subject
+
+if TYPE_CHECKING:
+    from gifthorse.remedies.hardening import Hardening
+
+SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
+
+
+class Foes(Company):
+    """The triggers of the moment, and the searches that they come from.
+
+    Each class has the trigger that was found for it last, unless that search failed: batches with
+    the trigger of one class alone would teach the net to forget that class until its next turn.
+
+    Args:
+        method: Whose options apply.
+        train: Clean images that searches take theirs from.
+        rng: Source of images, starts and who is stamped.
+        ledger: Where the search before training is kept, and whose session is charged.
+    """
+
+    def __init__(self, method: Hardening, train: Samples, rng: Generator, ledger: Ledger) -> None:
+        self.method, self.train, self.ledger = method, train, ledger
+        # The search before training draws from a stream of its own: a run that goes on after it
+        # must not find the other one moved.
+        self.once, self.rng = spawn(rng), spawn(rng)
+        self.labels = torch.cat([y for _, y in batches(train, 1024)]).cpu()
+        self.turn, self.states = 0, dict[int, dict[str, Tensor]]()
+        self.current: dict[int, Candidate] | None = None
+        self.standing: list[int] = []
+
+    def before(self, learner: Subject, epoch: int) -> None:
+        """Look at the net of this epoch; search all classes if that is still to be done."""
+        self.learner, self.batch = learner, 0
+        if self.current is None:
+            self.current = self._recalled() if self.method.every else self._all()
+
+    def mix(self, x: Images, y: Labels, index: Tensor) -> Batch:
+        """Return the batch with triggers on some images, and its labels as they are."""
+        if self.method.every and self.batch % self.method.every == 0:
+            self._search()
+        self.batch += 1
+        usable = list((self.current or {}).values())
+        if not usable:
+            return x, y
+        which = torch.randint(len(usable), y.shape, generator=self.rng)
+        target = torch.tensor([c.goal.target for c in usable])[which]
+        rows = (y.cpu() != target).nonzero().flatten()
+        order = torch.randperm(len(rows), generator=self.rng)
+        rows, x = rows[order[: round(self.method.share * len(rows))]], x.clone()
+        for k, candidate in enumerate(usable):
+            hit = rows[which[rows] == k].to(x.device)
+            x[hit] = candidate.trigger(x[hit])
+        return x, y
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whose turn it is, what was found for each class, and which of it is in use."""
+        standing = list(self.current or {})
+        rng = self.rng.get_state()
+        return {"turn": self.turn, "states": self.states, "standing": standing, "rng": rng}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.turn, self.states, self.standing = state["turn"], state["states"], state["standing"]
+        self.rng.set_state(state["rng"])
+        self.current = None
+
+    def _search(self) -> None:
+        """Search the class whose turn it is in the net as it is."""
+        goal, known = Goal(self.turn % self.learner.classes), self.turn >= self.learner.classes
+        self.turn += 1
+        hunt = self._hunt([goal], self.rng)
+        if goal.target in self.states and isinstance(hunt, Search):
+            hunt.follow(self.states[goal.target])
+        self._run(hunt, self.method.later if known else None, None)
+        if hunt.best[0].feasible:
+            self.states[goal.target] = hunt.state()
+        # Last in order, as if its former trigger had never been there.
+        others = {k: c for k, c in (self.current or {}).items() if k != goal.target}
+        self.current = others | self._usable(hunt)
+
+    def _recalled(self) -> dict[int, Candidate]:
+        """Return what an interrupted training had in use."""
+        found = dict[int, Candidate]()
+        for target in self.standing:
+            hunt = self._hunt([Goal(target)], Generator())
+            hunt.restore(self.states[target])
+            found |= self._usable(hunt)
+        return found
+
+    def _all(self) -> dict[int, Candidate]:
+        """Search all classes at once, or go on with that."""
+        stage = self.ledger.stage("search")
+        hunt = self._hunt([Goal(k) for k in range(self.learner.classes)], self.once)
+        state = stage.recall()
+        if state is not None:
+            hunt.restore(state)
+        self._run(hunt, None, stage)
+        return self._usable(hunt)
+
+    def _hunt(self, goals: Sequence[Goal], rng: Generator) -> Hunt:
+        """Return a hunt on a few images that one of the goals is about."""
+        rows = []
+        for label in range(self.learner.classes):
+            index = (self.labels == label).nonzero().flatten()
+            if any(g.target != label for g in goals):
+                rows.append(index[torch.randperm(len(index), generator=rng)[: self.method.each]])
+        with still(self.learner):
+            few = Subset(self.train, torch.cat(rows))
+            return self.method.inverter(self.learner, few, goals, spawn(rng))
+
+    def _run(self, hunt: Hunt, rounds: int | None, stage: Ledger | None) -> None:
+        """Step a hunt for so many rounds, or to its end; keep it in a stage if there is one."""
+        session, saved = self.ledger.session, time.monotonic()
+        spent = hunt.image_steps if stage is not None and stage.recall() is not None else 0.0
+        with still(self.learner):
+            for _ in islice(Exhaustive()(hunt), rounds):
+                session.spend(hunt.image_steps - spent)
+                spent = hunt.image_steps
+                if stage is not None and (session.over or time.monotonic() - saved > SAVE_EVERY):
+                    stage.keep(hunt.state())
+                    saved = time.monotonic()
+                if session.over:
+                    raise Incomplete(
+                        f"the net is not hardened: {session.over}; go on with a higher limit"
+                    )
+        if stage is not None:
+            stage.keep(hunt.state())
+
+    def _usable(self, hunt: Hunt) -> dict[int, Candidate]:
+        most = self.method.largest * self.learner.shape[1] * self.learner.shape[2]
+        return {c.goal.target: c for c in hunt.best if c.feasible and c.size <= most}
