@@ -15,7 +15,9 @@ from gifthorse import options
 from gifthorse.attacks import ATTACKS
 from gifthorse.detection import DETECTORS, PRESETS
 from gifthorse.detection.calibration import shipped
+from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
+from gifthorse.remedies import REMEDIES
 from gifthorse.search import Turning
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
@@ -47,6 +49,18 @@ INVERSION = """\
 They search the smallest trigger for a goal. `gifthorse scan` runs them inside a detector,
 `gifthorse compare-triggers` by themselves.
 """
+FILTERING = """\
+## Filters
+
+They say which of many images carry a trigger. `gifthorse filter` runs them; those whose names end
+in `_dataset` are shown a training set with its labels.
+"""
+REPAIRING = """\
+## Remedies
+
+They return a safer classifier, by other weights or by inputs that are reformed first. `gifthorse
+repair` runs them.
+"""
 PARTS = """\
 ## Parts
 
@@ -66,7 +80,8 @@ def page() -> str:
         overview(),
         *groups(DETECTORS),
     ]
-    parts += [INVERSION, *groups(INVERTERS)]
+    parts += [INVERSION, *groups(INVERTERS), FILTERING, *groups(FILTERS)]
+    parts += [REPAIRING, *groups(REMEDIES)]
     parts += [PARTS, *(section(kind.__name__, kind()) for kind in shared())]
     return "\n".join(parts)
 
@@ -179,7 +194,8 @@ def short(value: Any) -> str:
 def shared() -> list[Any]:
     """Return the classes of options that are made of options, by name."""
     found: set[type] = set()
-    todo: list[Any] = [*ATTACKS.values(), *DETECTORS.values(), *INVERTERS.values(), Turning()]
+    registries = (ATTACKS, DETECTORS, INVERTERS, FILTERS, REMEDIES)
+    todo: list[Any] = [*(m for registry in registries for m in registry.values()), Turning()]
     methods = set(map(type, todo)) - {Turning}
     for thing in todo:
         if type(thing) not in methods:
