@@ -218,7 +218,8 @@ class _Disguise(Company):
             both, wanted = mix(x, y, index)
             self.clean, self.stamped = (x, y), both[len(x) :]
             if self.attack.ar.steps:
-                x = self.attack.ar.moved(self.learner, (x, y), self.rng)
+                with self.attack.recipe.precision(x.device):
+                    x = self.attack.ar.moved(self.learner, (x, y), self.rng)
             strip, poisoned = self.attack.strip, len(self.stamped)
             faint, own = strip.faint(self.clean, poisoned, self.seen, self.labels)
             return torch.cat([x, self.stamped, faint]), torch.cat([wanted, own])

@@ -62,6 +62,11 @@ class Recipe:
     bf16: bool = True
     part: Literal["full", "features", "classifier"] = "full"
 
+    def precision(self, device: torch.device) -> torch.autocast:
+        """Return the context that the net runs in: bfloat16, if that is wanted and quick there."""
+        wanted = self.bf16 and fast_bf16(device)
+        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
 
 def cross_entropy(subject: Subject, batch: Batch) -> Tensor:
     """Return the mean cross entropy of a batch."""
@@ -104,7 +109,7 @@ def fit(
     def precise(batch: Batch) -> Tensor:
         if ledger is not None:
             ledger.session.spend(len(batch[0]))
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16 and fast_bf16(device)):
+        with recipe.precision(device):
             return objective(learner, batch)
 
     each = max(1, len(train) // recipe.batch)
