@@ -63,8 +63,9 @@ REDUCED: dict[str, dict[str, object]] = {
     # What trains is a perceptron on a few pixels, by its own recipe.
     "trojannet": {"recipe.lr": 0.1, "recipe.schedule": "onecycle", "recipe.decay": 0.0},
 }
-# Twice the images and a larger step; where that is not enough, twice the epochs as well. With clean
-# labels some images of the target class must stay as they are, or accuracy on it is lost.
+# Twice the images and a larger step; where that is not enough, twice the epochs as well, and a
+# trigger that is easier to see. With clean labels some images of the target class must stay as they
+# are, or accuracy on it is lost.
 LARGER: dict[str, object] = {"recipe.lr": 0.05}
 LONGER: dict[str, dict[str, object]] = {
     "badnet": LARGER,
@@ -72,8 +73,8 @@ LONGER: dict[str, dict[str, object]] = {
     "instagram": LARGER | {"mixing.rate": 0.25},
     "label_consistent": LARGER | {"mixing.rate": 0.08},
     "lsb": LARGER | {"planes": 3},
-    "sig": LARGER | {"mixing.rate": 0.08, "recipe.epochs": 20},
-    "wanet": LARGER | {"recipe.epochs": 20, "mixing.rate": 0.2},
+    "sig": LARGER | {"mixing.rate": 0.09, "recipe.epochs": 20, "strength": 30 / 255},
+    "wanet": LARGER | {"recipe.epochs": 20, "mixing.rate": 0.2, "strength": 2.0},
 }
 LEFT_OUT = {"natural"}  # no training; its numbers are those of the inverter
 
