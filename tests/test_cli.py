@@ -21,7 +21,7 @@ from gifthorse import __version__, catalog, cli, examine
 from gifthorse.attacks import ATTACKS
 from gifthorse.detection import DETECTORS, PRESETS
 from gifthorse.errors import UsageError
-from gifthorse.examine import Request, chosen
+from gifthorse.examine import Request, chosen, second
 from gifthorse.inversion import INVERTERS
 from gifthorse.report.words import RULES
 from gifthorse.search import Search
@@ -405,6 +405,20 @@ def test_a_preset_is_what_runs_without_detector() -> None:
     assert tuple(chosen(Request("clean"))) == PRESETS["standard"]
     named = Request("clean", preset="thorough", detectors=("pixel",))
     assert chosen(named) == {"pixel": DETECTORS["pixel"]}
+
+
+def test_only_the_default_as_it_was_calibrated_asks_a_second_detector() -> None:
+    assert list(second(Request("clean"))) == ["neural_cleanse_quick"]
+    changes: tuple[dict[str, Any], ...] = (
+        {"preset": "quick"},
+        {"preset": "thorough"},
+        {"detectors": ("pixel_quick",)},
+        {"options": {"threshold": "2"}},
+        {"classes": "1-4"},
+        {"pairs": True},
+    )
+    for change in changes:
+        assert second(Request("clean", **change)) == {}
 
 
 def test_flags_reach_the_request(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from gifthorse.attacks import ATTACKS
 from gifthorse.data import READERS
 from gifthorse.data.packed import PACKED
-from gifthorse.detection import DETECTORS, PRESETS
+from gifthorse.detection import DETECTORS, PRESETS, SECOND
 from gifthorse.errors import UnknownMethod
 from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
@@ -53,7 +53,7 @@ def entries(kind: str) -> dict[str, str]:
     """
     if kind not in KINDS:
         raise UnknownMethod.among("kind", kind, KINDS)
-    return {name: _line(kind, thing) for name, thing in sorted(KINDS[kind].items())}
+    return {name: _line(kind, name, thing) for name, thing in sorted(KINDS[kind].items())}
 
 
 def explain(name: str) -> str:
@@ -86,11 +86,12 @@ def _method(name: str, kind: str, method: Any) -> str:
     return "\n".join(parts)
 
 
-def _line(kind: str, thing: Any) -> str:
+def _line(kind: str, name: str, thing: Any) -> str:
     if isinstance(thing, str):
         return thing
     if kind == "presets":
-        return ", ".join(thing)
+        more = SECOND.get(name, ())
+        return ", ".join(thing) + (f"; in doubt {', '.join(more)}" if more else "")
     if kind == "normalizations":
         return f"mean {thing.mean}, std {thing.std}"
     if kind == "models":

@@ -20,7 +20,7 @@ from torch import Tensor
 from gifthorse import __version__
 from gifthorse.analysis.attribution import explained
 from gifthorse.data import read
-from gifthorse.detection import DETECTORS, PRESETS
+from gifthorse.detection import DETECTORS, PRESETS, SECOND
 from gifthorse.errors import (
     BadOption,
     GifthorseError,
@@ -160,7 +160,8 @@ def examine(path: str, request: Request, progress: Progress | None = None) -> Re
         turns[name] = Turn(progress, store=state_file(request, digest, name), whole=whole)
         return turns[name]
 
-    report = scan(received, detectors, rng, run(), session=session)
+    asked = second(request)
+    report = scan(received, detectors, rng, run(), second=asked, session=session)
     report = illustrated(report, received.subject)
     return replace(report, next_steps=(*_go_on(request, turns), *report.next_steps), run=run())
 
@@ -289,6 +290,12 @@ def chosen(request: Request) -> dict[str, Detector]:
     if request.classes is not None:
         found = _everywhere(found, "classes", parse_classes(request.classes))
     return found
+
+
+def second(request: Request) -> dict[str, Detector]:
+    """Return what a preset runs as well in doubt, if it runs as it was calibrated."""
+    changed = request.detectors or request.options or request.pairs or request.classes is not None
+    return {} if changed else {name: DETECTORS[name] for name in SECOND.get(request.preset, ())}
 
 
 def _everywhere(

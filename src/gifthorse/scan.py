@@ -38,6 +38,7 @@ NOT_COVERED = (
     "blended triggers that cover the whole image",
     "backdoors built to evade trigger inversion",
 )
+DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
 GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
 RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "BACKDOORED")
 
@@ -48,28 +49,32 @@ def scan(
     rng: Generator,
     run: Run,
     *,
+    second: Mapping[str, Detector] | None = None,
     session: Callable[[str], Session | None] = lambda name: None,
 ) -> Report:
     """Run the detectors, unless the self-checks already say that no verdict is possible.
 
-    A detector whose session is over before it starts does not run; the report says so.
+    A detector whose session is over before it starts does not run; the report says so. One that
+    was to be asked in doubt only, and was not, is no gap.
 
     Args:
         received: Subject, clean images and self-checks.
         detectors: What to run, by name.
         rng: Source of all randomness.
         run: What the report says about the run.
+        second: Others to run as well if those leave doubt: a suspicion that was not confirmed, no
+            verdict, or nothing found at a probability of `DOUBT` or more.
         session: Gives the session of a detector, by name, when its turn has come.
     """
-    subject, checks = received.subject, list(received.checks)
-    if subject.classes < 3 and not _blocked(checks):
-        words = "With fewer than three classes no class can stand out from the others."
-        checks.append(Finding("IN004", "HIGH", 0.0, words))
+    subject, checks, late = received.subject, _checks(received), second or {}
+    detectors = {**detectors, **late}
     # A calibration holds for the detector it was made with, not for one with other options.
     bags = {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
     verdicts: list[Verdict] = []
     missed: dict[str, Finding] = {}
     for name, detector in {} if _blocked(checks) else detectors.items():
+        if name in late and not any(_doubtful(v, bags) for v in verdicts):
+            continue
         own, stream = session(name), spawn(rng)
         if own is not None and own.over:
             missed[name] = Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.over}.")
@@ -99,6 +104,15 @@ def refused(origin: Origin, error: UnreadableModel, run: Run) -> Report:
     return Report("NOT SCANNED", str(error), origin, None, (), checks, (), (), None, run)
 
 
+def _checks(received: Received) -> list[Finding]:
+    """Return the self-checks, and whether there are classes enough to compare."""
+    checks = list(received.checks)
+    if received.subject.classes < 3 and not _blocked(checks):
+        words = "With fewer than three classes no class can stand out from the others."
+        checks.append(Finding("IN004", "HIGH", 0.0, words))
+    return checks
+
+
 def _blocked(checks: Sequence[Finding]) -> bool:
     return any(c.severity in ("HIGH", "CRITICAL") for c in checks)
 
@@ -106,6 +120,16 @@ def _blocked(checks: Sequence[Finding]) -> bool:
 def _stopped(verdict: Verdict) -> bool:
     """Whether a detector reached a limit before it was done."""
     return any(f.rule == "IN003" for f in verdict.findings)
+
+
+def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
+    """Whether a detector that came to its end left open what to think of the file."""
+    if _stopped(verdict) or verdict.label == "BACKDOORED":
+        return False
+    if verdict.label != "NO BACKDOOR FOUND":
+        return True
+    bag = bags.get(verdict.method)
+    return bag is not None and bag.confidence(verdict.score).value >= DOUBT
 
 
 def _tempered(verdict: Verdict, bags: Mapping[str, Calibration]) -> Verdict:

@@ -337,10 +337,10 @@ def test_what_is_added_to_batches_needs_batches() -> None:
 def test_adversarial_images_stay_near_and_are_harder() -> None:
     batch = TRAIN[torch.arange(0, 200, 4)]
     subject, before = trained(), state(trained())
-    moved = AgainstAR(7).moved(subject, batch, Generator().manual_seed(0))
+    moved = AgainstAR(7).moved(subject, batch, Generator().manual_seed(0), TOY.recipe)
     assert 0 <= moved.min() <= moved.max() <= 1
     assert (moved - batch[0]).abs().max() <= 8 / 255 + 1e-6
-    random = AgainstAR(0).moved(subject, batch, Generator().manual_seed(0))
+    random = AgainstAR(0).moved(subject, batch, Generator().manual_seed(0), TOY.recipe)
     losses = [F.cross_entropy(predict(subject, x), batch[1]).item() for x in (moved, random)]
     assert losses[0] > 1.5 * losses[1]
     assert same(before, state(subject))

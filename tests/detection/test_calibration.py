@@ -96,6 +96,7 @@ class Fixed:
     findings: tuple[Finding, ...] = ()
     pairs: bool = False
     classes: tuple[int, ...] = ()
+    score: float = 9.0
 
     def __call__(
         self,
@@ -105,11 +106,16 @@ class Fixed:
         *,
         session: Session | None = None,
     ) -> Verdict:
-        return Verdict("Fixed", 9.0, 3.0, self.label, self.findings)
+        return Verdict("Fixed", self.score, 3.0, self.label, self.findings)
 
 
-def report_on(monkeypatch: pytest.MonkeyPatch, *made: Fixed, over: int = 9) -> Report:
-    """A scan by detectors under the names of calibrated ones; the session is over from `over`."""
+def report_on(
+    monkeypatch: pytest.MonkeyPatch, *made: Fixed, over: int = 9, first: int = 9
+) -> Report:
+    """A scan by detectors under the names of calibrated ones.
+
+    The session is over from `over`; those from `first` are asked in doubt only.
+    """
     detectors = dict(zip(sorted(shipped()), made, strict=False))
     for name, detector in detectors.items():
         monkeypatch.setitem(DETECTORS, name, detector)
@@ -117,8 +123,9 @@ def report_on(monkeypatch: pytest.MonkeyPatch, *made: Fixed, over: int = 9) -> R
     assert intake is not None
     received = Received(bands(), band_images(), intake, ())
     limits = {n: LocalSession(seconds=0 if i >= over else None) for i, n in enumerate(detectors)}
-    run = nothing_found().run
-    return scan(received, detectors, Generator().manual_seed(0), run, session=limits.__getitem__)
+    run, rng, rows = nothing_found().run, Generator().manual_seed(0), list(detectors.items())
+    now, later = dict(rows[:first]), dict(rows[first:])
+    return scan(received, now, rng, run, second=later, session=limits.__getitem__)
 
 
 def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(
@@ -151,6 +158,28 @@ def test_a_detector_that_did_not_run_is_named_and_only_a_finding_wins_over_it(
     assert check.message == f"{name} did not run: the time limit of 0 s is reached."
     if label == "INCONCLUSIVE":
         assert report.reason == check.message
+
+
+@pytest.mark.parametrize(
+    ("first", "asked"),
+    [
+        (Fixed("NO BACKDOOR FOUND", score=0.5), False),
+        (Fixed("NO BACKDOOR FOUND", score=2.95), True),
+        (Fixed("SUSPICIOUS", (FOUND,)), True),
+        (Fixed("INCONCLUSIVE"), True),
+        (BAD_ROW, False),
+        (Fixed("NO BACKDOOR FOUND", (STOPPED,), score=2.95), False),
+    ],
+)
+def test_a_second_detector_is_asked_where_the_first_leaves_doubt(
+    first: Fixed, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = report_on(monkeypatch, first, BAD_ROW, first=1)
+    assert len(report.verdicts) == 1 + asked
+    assert report.label == ("BACKDOORED" if asked else first.label)
+    assert not any("did not run" in line for line in report.not_covered)
+    calm = report_on(monkeypatch, first, Fixed("NO BACKDOOR FOUND", score=0.1), first=1)
+    assert calm.label == first.label
 
 
 def test_what_is_not_covered_is_what_no_detector_looked_for(

@@ -218,8 +218,7 @@ class _Disguise(Company):
             both, wanted = mix(x, y, index)
             self.clean, self.stamped = (x, y), both[len(x) :]
             if self.attack.ar.steps:
-                with self.attack.recipe.precision(x.device):
-                    x = self.attack.ar.moved(self.learner, (x, y), self.rng)
+                x = self.attack.ar.moved(self.learner, (x, y), self.rng, self.attack.recipe)
             strip, poisoned = self.attack.strip, len(self.stamped)
             faint, own = strip.faint(self.clean, poisoned, self.seen, self.labels)
             return torch.cat([x, self.stamped, faint]), torch.cat([wanted, own])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from gifthorse.errors import BadOption
-from gifthorse.training import worst_change
+from gifthorse.training import Recipe, worst_change
 from gifthorse.types import Batch, Images, Subject
 
 
@@ -36,9 +36,10 @@ class AgainstAR:
                 f"{self.steps}, {self.size}, {self.radius}"
             )
 
-    def moved(self, subject: Subject, clean: Batch, rng: Generator) -> Images:
+    def moved(self, subject: Subject, clean: Batch, rng: Generator, recipe: Recipe) -> Images:
         """Return images within `radius` of clean ones that the net gets wrong more often."""
-        change = worst_change(
-            subject, clean, rng, eps=self.radius, size=self.size, steps=self.steps
-        )
+        with recipe.precision(clean[0].device):
+            change = worst_change(
+                subject, clean, rng, eps=self.radius, size=self.size, steps=self.steps
+            )
         return clean[0] + change

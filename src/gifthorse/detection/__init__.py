@@ -46,8 +46,7 @@ DETECTORS: dict[str, Detector] = {
     "weight_signature": WeightSignature(),
 }
 
-# What --preset runs, in this order. Quick and standard are the same as long as no other detector
-# is both calibrated and worth its time; thorough adds what is not calibrated, cheapest first.
+# What --preset runs, in this order; thorough adds what is not calibrated, cheapest first.
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("pixel_quick",),
     "standard": ("pixel_quick",),
@@ -59,12 +58,16 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "usb",
     ),
 }
+# What it runs as well where those leave doubt: the other calibrated detector, which looks for small
+# masks where pixels are many.
+SECOND: dict[str, tuple[str, ...]] = {"standard": ("neural_cleanse_quick",)}
 
 __all__ = [
     "DETECTORS",
     "DLTND",
     "MMBD",
     "PRESETS",
+    "SECOND",
     "GangSweep",
     "Inspector",
     "KArmScan",
