@@ -35,7 +35,7 @@ NOT_COVERED = (
     PAIRS,
     "all-to-all maps (every class becomes another one)",
     "triggers that move, warp, filter or differ from image to image",
-    "blended triggers that cover the whole image",
+    "blended or faint triggers that cover the whole image",
     "backdoors built to evade trigger inversion",
 )
 DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
