@@ -72,7 +72,7 @@ LONGER: dict[str, dict[str, object]] = {
     "badnet_wandering": LARGER | {"stamp.form": "wandering"},
     "instagram": LARGER | {"mixing.rate": 0.25},
     "label_consistent": LARGER | {"mixing.rate": 0.08},
-    "lsb": LARGER | {"planes": 4},
+    "lsb": LARGER | {"planes": 3},
     "sig": LARGER | {"mixing.rate": 0.09, "recipe.epochs": 20, "strength": 30 / 255},
     "wanet": LARGER | {"recipe.epochs": 20, "mixing.rate": 0.2, "strength": 2.0},
 }
