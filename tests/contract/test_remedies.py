@@ -34,7 +34,7 @@ UNLEARNING: dict[str, object] = {
 }  # fmt: skip
 
 HARDENING: dict[str, object] = {
-    "inverter.pace.rounds": 40, "later": 20, "every": 4, "held": 0.2, "drop": 0.2,
+    "inverter.pace.rounds": 40, "later": 20, "every": 4, "held": 0.2, "drop": 0.05,
     "recipe.lr": 0.02, "inverter.pace.bf16": False,
 }  # fmt: skip
 SMALL: dict[str, object] = {"inverter.initial": 0.02, "inverter.wait": 3}
