@@ -13,7 +13,7 @@ from typing import Any
 
 from gifthorse import options
 from gifthorse.attacks import ATTACKS
-from gifthorse.detection import DETECTORS, PRESETS
+from gifthorse.detection import DETECTORS, PRESETS, SECOND
 from gifthorse.detection.calibration import shipped
 from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
@@ -72,10 +72,10 @@ def page() -> str:
     """Return docs/methods.md."""
     parts = [HEAD, "## Attacks\n", "They exist to make labeled test models for defenses.\n"]
     parts += groups(ATTACKS)
-    runs = ((f"`{name}`", names(detectors)) for name, detectors in PRESETS.items())
+    runs = ((f"`{n}`", names(run), names(SECOND.get(n, ()))) for n, run in PRESETS.items())
     parts += [
         DETECTION,
-        table(("preset", "detectors"), runs),
+        table(("preset", "detectors", "in doubt"), runs),
         OVERVIEW,
         overview(),
         *groups(DETECTORS),

@@ -14,10 +14,10 @@ from tests.report.examples import nothing_found
 from tests.toys import band_images, bands
 from torch import Generator
 
-from gifthorse.detection import DETECTORS
+from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.detection.calibration import fit, shipped
 from gifthorse.intake import Received
-from gifthorse.scan import NOT_COVERED, PAIRS, scan
+from gifthorse.scan import DOUBT, NOT_COVERED, PAIRS, scan
 from gifthorse.session import LocalSession
 from gifthorse.types import Finding, Label, Report, Samples, Session, Subject, Verdict
 
@@ -180,6 +180,12 @@ def test_a_second_detector_is_asked_where_the_first_leaves_doubt(
     assert not any("did not run" in line for line in report.not_covered)
     calm = report_on(monkeypatch, first, Fixed("NO BACKDOOR FOUND", score=0.1), first=1)
     assert calm.label == first.label
+
+
+def test_doubt_begins_above_all_clean_models_of_the_default_and_below_its_threshold() -> None:
+    bag, detector = shipped()["pixel_quick"], DETECTORS["pixel_quick"]
+    assert isinstance(detector, Inspector)
+    assert bag.confidence(max(bag.clean)).value < DOUBT < bag.confidence(detector.threshold).value
 
 
 def test_what_is_not_covered_is_what_no_detector_looked_for(
