@@ -70,6 +70,7 @@ LARGER: dict[str, object] = {"recipe.lr": 0.05}
 LONGER: dict[str, dict[str, object]] = {
     "badnet": LARGER,
     "badnet_wandering": LARGER | {"stamp.form": "wandering"},
+    "input_aware": LARGER | {"masking.epochs": 2},
     "instagram": LARGER | {"mixing.rate": 0.25},
     "label_consistent": LARGER | {"mixing.rate": 0.08},
     "lsb": LARGER | {"planes": 3},

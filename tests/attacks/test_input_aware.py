@@ -29,7 +29,7 @@ from gifthorse.types import Batch, Goal, Implant, Subject
 GOAL, FEW = Goal(2), blob_images(each=16)
 SHORT = InputAware(Masking(epochs=2), recipe=replace(QUICK, epochs=3, batch=16))
 TOY = InputAware(
-    Masking(epochs=3, weight=10.0, density=0.2),
+    Masking(epochs=3, diversity=1.0, weight=10.0, density=0.2),
     lr=0.003,
     mixing=Mixing(0.25),
     recipe=replace(QUICK, epochs=18),
@@ -120,7 +120,7 @@ def test_a_batch_has_as_many_swapped_triggers_as_stamped_images() -> None:
     made, (x, y) = toy().trigger, whole(FEW)
     assert isinstance(made, Generated)
     trigger = replace(made, patterns=deepcopy(made.patterns))
-    crossing = Crossing(trigger)
+    crossing = Crossing(trigger, replace(QUICK, bf16=False))
 
     def stamp(x: Tensor, y: Tensor, index: Tensor) -> Batch:
         assert trigger.patterns.training
@@ -189,6 +189,7 @@ def test_gray_images_of_28_pixels_get_triggers_too() -> None:
     [
         ("lr", 0.0, "lr"),
         ("diversity", -1.0, "diversity"),
+        ("masking.diversity", -1.0, "diversity"),
         ("opacity", 0.0, "opacity"),
         ("mixing.rate", 0.3, "rate"),
         ("mixing.mode", "loss", "mode"),

@@ -30,6 +30,8 @@ class Masking:
     Attributes:
         epochs: Passes over the training set.
         lr: Step of Adam; a tenth after 2/5 of the epochs, a hundredth after 4/5.
+        diversity: Weight of the term that makes masks differ as their images do. The public code
+            has 1, on images divided by their standard deviation: about 4 on values in [0, 1].
         density: Opacity above which a mask is penalized, in [0, 1].
         weight: Weight of the mean opacity above it.
 
@@ -39,14 +41,16 @@ class Masking:
 
     epochs: int = 25
     lr: float = 0.01
+    diversity: float = 4.0
     density: float = 0.032
     weight: float = 100.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.lr <= 0 or self.weight < 0:
+        if self.epochs < 1 or self.lr <= 0 or min(self.diversity, self.weight) < 0:
             raise BadOption(
-                "masking needs at least one epoch, a positive lr and no negative weight; got "
-                f"epochs={self.epochs}, lr={self.lr}, weight={self.weight}"
+                "masking needs at least one epoch, a positive lr and no negative weights; got "
+                f"epochs={self.epochs}, lr={self.lr}, diversity={self.diversity}, "
+                f"weight={self.weight}"
             )
         if not 0 <= self.density <= 1:
             raise BadOption(f"masking.density must lie in [0, 1]; got {self.density}")
@@ -63,7 +67,7 @@ class InputAware:
         masking: How the net that places triggers is trained.
         lr: Step of Adam for the net that paints them; it falls to a tenth after 1/3, 1/2, 2/3 and
             5/6 of the epochs.
-        diversity: Weight of the term that makes triggers differ as their images do.
+        diversity: Weight of the term that makes patterns differ as their images do.
         opacity: Opacity of the trigger where a mask is 1.
         labels: `all_to_one` (or source to target, if the goal has a source) or `all_to_all`.
         mixing: Share of stamped images, at most 0.25; only mode `batch` fits. As many carry the
@@ -120,7 +124,7 @@ class InputAware:
         example = parts[1][torch.zeros(1, dtype=torch.long)][0][0]
         order = torch.arange(example[0].numel(), device=example.device)
         trigger = Generated(patterns, masks, example, order, self.opacity)
-        crossing = Crossing(trigger)
+        crossing = Crossing(trigger, self.recipe)
         made = job.infect(
             trigger,
             replace(self.mixing, rate=self.mixing.rate / (1 - self.mixing.rate)),
@@ -143,12 +147,12 @@ class InputAware:
 
         def loss(subject: Subject, batch: Batch) -> Tensor:
             x, _ = batch
-            m = sharpened(masks(x))
+            m = sharpened(masks(x).to(x.dtype))
             dense = F.relu(m - wanted.density).mean()
-            return self.diversity * sameness(x, m) + wanted.weight * dense
+            return wanted.diversity * sameness(x, m) + wanted.weight * dense
 
         # The classifier only waits: what moves is the net that joins.
-        recipe = replace(self.recipe, epochs=wanted.epochs, schedule="constant", bf16=False)
+        recipe = replace(self.recipe, epochs=wanted.epochs, schedule="constant")
         beside = Beside(masks, wanted.lr, wanted.epochs, (2 / 5, 4 / 5))
         ledger, draw = job.ledger("masks"), spawn(job.rng)
         masks.train()
@@ -196,10 +200,11 @@ class Crossing:
 
     Args:
         trigger: Its `patterns` are trained; its `masks` stay.
+        recipe: Says in which precision.
     """
 
-    def __init__(self, trigger: Generated) -> None:
-        self.trigger, self.sameness = trigger, torch.zeros(())
+    def __init__(self, trigger: Generated, recipe: Recipe) -> None:
+        self.trigger, self.recipe, self.sameness = trigger, recipe, torch.zeros(())
 
     def wrap(self, mix: Mix) -> Mix:
         """Return a mix that adds as many images with triggers of others as `mix` stamps.
@@ -209,21 +214,25 @@ class Crossing:
 
         def mixed(x: Images, y: Labels, index: Tensor) -> Batch:
             self.trigger.patterns.train()
-            images, labels = mix(x, y, index)
-            n = len(images) - len(x)
-            self.sameness = x.new_zeros(())
-            if n:
-                bearers = (torch.arange(n) + n) % len(x)
-                others = (bearers[0] + (n % len(x) or 1) + torch.arange(max(n, 2))) % len(x)
-                donors = x[others]
-                patterns, masks = self.trigger.pattern(donors), self.trigger.mask(donors)
-                self.sameness = sameness(donors, patterns)
-                crossed = torch.lerp(x[bearers], patterns[:n], masks[:n])
-                images, labels = torch.cat([images, crossed]), torch.cat([labels, y[bearers]])
+            with self.recipe.precision(x.device):  # training does not see to what mixes batches
+                made = self._crossed(*mix(x, y, index), x, y)
             self.trigger.patterns.eval()
-            return images, labels
+            return made
 
         return mixed
+
+    def _crossed(self, images: Images, labels: Labels, x: Images, y: Labels) -> Batch:
+        n = len(images) - len(x)
+        self.sameness = x.new_zeros(())
+        if not n:
+            return images, labels
+        bearers = (torch.arange(n) + n) % len(x)
+        others = (bearers[0] + (n % len(x) or 1) + torch.arange(max(n, 2))) % len(x)
+        donors = x[others]
+        patterns, masks = self.trigger.pattern(donors), self.trigger.mask(donors)
+        self.sameness = sameness(donors, patterns)
+        crossed = torch.lerp(x[bearers], patterns[:n], masks[:n])
+        return torch.cat([images, crossed]), torch.cat([labels, y[bearers]])
 
 
 def sameness(x: Images, made: Tensor) -> Tensor:

@@ -46,11 +46,11 @@ class Generated:
 
     def pattern(self, x: Images) -> Tensor:
         """Return what is painted on each of `(N, C, H, W)` images, same shape, in [0, 1]."""
-        return self._placed(torch.tanh(self.patterns(x)) / 2 + 0.5)
+        return self._placed(torch.tanh(self.patterns(x).to(x.dtype)) / 2 + 0.5)
 
     def mask(self, x: Images) -> Tensor:
         """Return the opacity of the pixels of each image, `(N, 1, H, W)` in [0, 1]."""
-        return self.strength * self._placed(sharpened(self.masks(x)))
+        return self.strength * self._placed(sharpened(self.masks(x).to(x.dtype)))
 
     def __call__(self, x: Images, /) -> Images:
         """Return copies of `(N, C, H, W)` images, each with its own trigger."""
@@ -110,6 +110,7 @@ class Autoencoder(nn.Module):
         self.middle = nn.Sequential(*_layer(inner[-1], inner[-1]))
         self.up = nn.ModuleList(nn.Sequential(*_layer(a, a), *_layer(a, b)) for a, b in narrower)
         self.up[-1] = nn.Sequential(*_layer(width, width), *_layer(width, planes)[:-1])
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.3x as fast
 
     def forward(self, x: Tensor) -> Tensor:
         """Return planes `(N, planes, H, W)`, unbounded, for images `(N, channels, H, W)`."""
