@@ -70,7 +70,6 @@ LARGER: dict[str, object] = {"recipe.lr": 0.05}
 LONGER: dict[str, dict[str, object]] = {
     "badnet": LARGER,
     "badnet_wandering": LARGER | {"stamp.form": "wandering"},
-    "input_aware": LARGER | {"masking.epochs": 2},
     "instagram": LARGER | {"mixing.rate": 0.25},
     "label_consistent": LARGER | {"mixing.rate": 0.08},
     "lsb": LARGER | {"planes": 3},
@@ -210,7 +209,8 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
             if at is None or path.exists():
                 continue
             try:
-                record = run(attack, PROFILE | a.set, options, seed, at, path)
+                own = options | {k: a.set[k] for k in options.keys() & a.set.keys()}
+                record = run(attack, PROFILE | a.set, own, seed, at, path)
             except GifthorseError as error:
                 record = {"attack": attack, "seed": seed, "error": str(error)}
             keep(path, record)
