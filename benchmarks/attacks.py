@@ -105,6 +105,12 @@ def table(longer: bool) -> Rows:
     return rows | {"badnet_wandering": ("badnet", {"stamp.form": "wandering"})}
 
 
+def had(attack: str, options: dict[str, object]) -> dict[str, object]:
+    """Return those of the options that an attack has."""
+    known = describe(ATTACKS[attack])
+    return {k: v for k, v in options.items() if k in known}
+
+
 def run(
     attack: str,
     shared: dict[str, object],
@@ -113,13 +119,8 @@ def run(
     at: Place,
     path: Path,
 ) -> dict[str, Any]:
-    """Make one implant, judge it and write it beside its record.
-
-    Options that all rows share are left out where the attack does not have them; those of its own
-    row go over them.
-    """
-    known = describe(ATTACKS[attack])
-    method = vary(ATTACKS[attack], {k: v for k, v in shared.items() if k in known} | own)
+    """Make one implant, judge it and write it beside its record; `own` goes over `shared`."""
+    method = vary(ATTACKS[attack], had(attack, shared) | own)
     started = time.monotonic()
     rng = torch.Generator().manual_seed(seed)
     made = method(at.start(seed), at.data.train, at.goal, rng)
@@ -209,8 +210,7 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
             if at is None or path.exists():
                 continue
             try:
-                own = options | {k: a.set[k] for k in options.keys() & a.set.keys()}
-                record = run(attack, PROFILE | a.set, own, seed, at, path)
+                record = run(attack, PROFILE, options | had(attack, a.set), seed, at, path)
             except GifthorseError as error:
                 record = {"attack": attack, "seed": seed, "error": str(error)}
             keep(path, record)
