@@ -70,6 +70,9 @@ LARGER: dict[str, object] = {"recipe.lr": 0.05}
 LONGER: dict[str, dict[str, object]] = {
     "badnet": LARGER,
     "badnet_wandering": LARGER | {"stamp.form": "wandering"},
+    "imc_ar": REDUCED["imc_ar"] | {"recipe.lr": 0.1, "recipe.epochs": 20},
+    "input_aware": LARGER
+    | {"recipe.epochs": 20, "mixing.rate": 0.25, "masking.epochs": 3, "lr": 0.003},
     "instagram": LARGER | {"mixing.rate": 0.25},
     "label_consistent": LARGER | {"mixing.rate": 0.08},
     "lsb": LARGER | {"planes": 3},
