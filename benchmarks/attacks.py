@@ -24,12 +24,12 @@ import torch
 
 from gifthorse.analysis.separation import separation
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.stages import Divided, Made, benign, divide, fresh, judge, shorter, write
+from gifthorse.core.errors import GifthorseError
+from gifthorse.core.options import describe, vary
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import Subset
-from gifthorse.errors import GifthorseError
 from gifthorse.models import load
-from gifthorse.options import describe, vary
-from gifthorse.types import Goal, Subject
+from gifthorse.workflows.make import Divided, Made, benign, divide, fresh, judge, shorter, write
 from setting import keep, machine
 
 # The small profile, cut to what two cores can do: a ResNet-20, 5,000 images, 10 epochs. That is a

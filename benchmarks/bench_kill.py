@@ -190,7 +190,7 @@ class Bench:
 
     def start(self, store: Path, *more: str) -> subprocess.Popen[bytes]:
         """Start a driver."""
-        words = [sys.executable, "-m", "gifthorse.cli", "bench", "run", str(self.plan)]
+        words = [sys.executable, "-m", "gifthorse.cli.app", "bench", "run", str(self.plan)]
         words += ["--store", str(store), "--executor", self.executor, *more]
         words += ["--workers", "2"] if self.executor == "pool" else []
         words += ["--address", self.nodes.address] if self.nodes else []

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gifthorse.bench.cells import Cell, Task, judging
 from gifthorse.bench.driver import Standing, drive, heartbeat, missing
 from gifthorse.bench.executors import Executor, Needs, OnRay, Pool, Serial, Work
 from gifthorse.bench.store import Store
+from gifthorse.bench.tasks import Cell, Task, judging
 from setting import machine
 
 NAMES = ("serial", "pool", "ray")
@@ -169,7 +169,7 @@ def planned(plan: Path) -> dict[str, float]:
     for workers in (1, 2):
         with tempfile.TemporaryDirectory() as store:
             words = ["bench", "run", str(plan), "--store", store, "--workers", str(workers)]
-            command = [sys.executable, "-m", "gifthorse.cli", *words]
+            command = [sys.executable, "-m", "gifthorse.cli.app", *words]
             seconds[workers], _ = clocked(lambda c=command: subprocess.run(c, check=True))  # type: ignore[misc]  # noqa: S603
     return efficiency(seconds)
 

@@ -21,7 +21,18 @@ from typing import Any
 import torch
 
 from gifthorse.attacks import BadNet
-from gifthorse.bench.stages import (
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.core.metrics import mask_jaccard
+from gifthorse.core.tensors import wilson
+from gifthorse.core.types import Goal, Subject, Verdict
+from gifthorse.detection import DETECTORS
+from gifthorse.detection.calibration import fit
+from gifthorse.models import load
+from gifthorse.models.normalize import Classifier
+from gifthorse.training import Recipe
+from gifthorse.triggers import Stamp
+from gifthorse.triggers.storage import open_trigger
+from gifthorse.workflows.make import (
     Divided,
     Made,
     divide,
@@ -32,17 +43,6 @@ from gifthorse.bench.stages import (
     train_clean,
     write,
 )
-from gifthorse.detection import DETECTORS
-from gifthorse.detection.calibration import fit
-from gifthorse.metrics import mask_jaccard
-from gifthorse.models import load
-from gifthorse.models.normalize import Classifier
-from gifthorse.poisoning import Mixing
-from gifthorse.tensors import wilson
-from gifthorse.training import Recipe
-from gifthorse.triggers import Stamp
-from gifthorse.triggers.storage import open_trigger
-from gifthorse.types import Goal, Subject, Verdict
 from setting import keep
 
 FIRST = 10_000

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
+from gifthorse.core.tensors import wilson
+from gifthorse.core.types import Normalization, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.detection import DETECTORS
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
-from gifthorse.tensors import wilson
-from gifthorse.types import Normalization, Subject
 from setting import keep, kept, machine
 
 IN, OUT = 0.9, 0.5  # success from which a backdoor counts, and up to which there is none

@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from gifthorse.examine import Request, examine
+from gifthorse.workflows.scan import Request, examine
 from setting import machine
 
 GIFT = Path(__file__).parents[1] / "examples" / "gift"

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
+from gifthorse.core.metrics import mask_jaccard
+from gifthorse.core.options import describe, vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Verdict
 from gifthorse.detection import DETECTORS
-from gifthorse.examine import Request, take_in
-from gifthorse.metrics import mask_jaccard
 from gifthorse.models import load
-from gifthorse.options import describe, vary
-from gifthorse.session import LocalSession
 from gifthorse.triggers.storage import open_trigger
-from gifthorse.types import Verdict
+from gifthorse.workflows.scan import Request, take_in
 from setting import keep, machine
 
 # What the papers print for a 3x3 BadNet on CIFAR-10: TrojanZoo, Tables 11 (AIV) and 12 (MLN, MJS),

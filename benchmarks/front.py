@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from gifthorse.analysis.figures import curves
-from gifthorse.bench.stages import divide
+from gifthorse.core.types import Goal, Inverter, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.inversion import Carve, PixelBackdoor
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
+from gifthorse.report.figures.trigger import curves
 from gifthorse.search import Exhaustive
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal, Inverter, Subject
+from gifthorse.workflows.make import divide
 from inversion import QUICK
 from reference_pixel import invert
 from setting import GENERATION, UNSEEN, keep, kept, machine, unseen_success

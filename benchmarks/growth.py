@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.models.zoo import NETS
-from gifthorse.types import Goal, Subject
 from setting import machine
 
 CLASSES = ((2, 32), (10, 32), (43, 32), (100, 32), (1000, 32))

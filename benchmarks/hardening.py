@@ -30,15 +30,15 @@ import torch
 from torch import Generator
 
 from gifthorse.analysis import Distances, asymmetry, distances, increase
-from gifthorse.bench.stages import Divided, benign, divide, judge, shorter, tensors
+from gifthorse.core.options import describe, vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Inverter, Subject
 from gifthorse.data.samples import Subset
 from gifthorse.inversion import INVERTERS
 from gifthorse.models import load
 from gifthorse.models.load import save
-from gifthorse.options import describe, vary
 from gifthorse.remedies import REMEDIES
-from gifthorse.session import LocalSession
-from gifthorse.types import Goal, Inverter, Subject
+from gifthorse.workflows.make import Divided, benign, divide, judge, shorter, tensors
 from pairs import PAIRS, only
 from setting import GENERATION, keep, kept, machine
 

@@ -15,12 +15,12 @@ from dataclasses import replace
 
 import torch
 
-from gifthorse.bench.stages import benign, divide, draw
+from gifthorse.core.types import Goal
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.models import load
 from gifthorse.search import Exhaustive
-from gifthorse.types import Goal
+from gifthorse.workflows.make import benign, divide, draw
 from setting import machine
 
 

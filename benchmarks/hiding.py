@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gifthorse.bench.stages import divide, implanted
+from gifthorse.core.metrics import rate
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Images, Implant, Samples
 from gifthorse.detection import DETECTORS
-from gifthorse.examine import Request, take_in
 from gifthorse.filtering.strip import entropy
-from gifthorse.metrics import rate
 from gifthorse.models import load
-from gifthorse.session import LocalSession
 from gifthorse.training import predict
-from gifthorse.types import Images, Implant, Samples
+from gifthorse.workflows.make import divide, implanted
+from gifthorse.workflows.scan import Request, take_in
 from setting import keep, kept, machine
 
 MATES, SUSPECTS, FALSE_ALARMS = 8, 1000, 0.05

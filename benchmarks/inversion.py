@@ -24,13 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gifthorse.core.types import Goal
 from gifthorse.data.samples import whole
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.models.folding import frozen
 from gifthorse.search import Pace, Search
 from gifthorse.training import fast_bf16
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal
 from reference_pixel import invert
 from setting import machine, prepare, success
 

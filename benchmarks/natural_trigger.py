@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from gifthorse.core.types import Goal, Subject
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.search import Exhaustive, Pace
-from gifthorse.types import Goal, Subject
 from setting import keep, kept, machine, prepare, unseen_success
 
 # What the paper prints: pixels and success in percent, means and deviations of ten runs.

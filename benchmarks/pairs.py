@@ -23,13 +23,13 @@ from typing import Any
 import torch
 
 from gifthorse.analysis import align_asr, align_size, pixels, robustness
-from gifthorse.bench.stages import divide
+from gifthorse.core.types import Goal, Inverter, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.inversion import INVERTERS
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
 from gifthorse.search import Exhaustive, Turning
-from gifthorse.types import Goal, Inverter, Subject
+from gifthorse.workflows.make import divide
 from setting import GENERATION, UNSEEN, keep, machine, unseen_success
 
 # Twelve pairs in which every class is a source and a target at least once.

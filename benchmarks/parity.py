@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from gifthorse.bench.stages import Divided, benign, divide, draw
+from gifthorse.core.types import Goal, Subject
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.detection.statistics import depth
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.models import load
 from gifthorse.search import Exhaustive
-from gifthorse.types import Goal, Subject
+from gifthorse.workflows.make import Divided, benign, divide, draw
 from setting import UNSEEN, keep, kept, machine, unseen_success
 
 EACH = 5  # images of a class

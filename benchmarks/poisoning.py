@@ -15,10 +15,10 @@ import time
 import torch
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.stages import divide, fresh, shorter
-from gifthorse.options import vary
+from gifthorse.core.options import vary
+from gifthorse.core.types import Goal
 from gifthorse.training import Recipe, fit
-from gifthorse.types import Goal
+from gifthorse.workflows.make import divide, fresh, shorter
 from setting import machine
 
 ROWS: dict[str, tuple[str, dict[str, object]]] = {

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gifthorse.bench.stages import divide
+from gifthorse.core.atomic import atomic
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Goal, Subject, Trigger
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.metrics import asr
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
 from gifthorse.training import fast_bf16, predict
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal, Subject, Trigger
-from gifthorse.writing import atomic
+from gifthorse.workflows.make import divide
 
 GENERATION, UNSEEN = 100, 1000
 

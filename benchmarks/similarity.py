@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gifthorse.models import NETS
 from gifthorse.models.folding import frozen
-from gifthorse.search.terms import Similarity, Trial
+from gifthorse.search.losses import Similarity, Trial
 from setting import machine
 
 ARMS, BATCH, SIDE, TIMES = 10, 32, 32, 8

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from gifthorse.analysis.transfer import TUNINGS, Transfer
-from gifthorse.bench.stages import divide, implanted, shorter
 from gifthorse.data.samples import Subset
 from gifthorse.training import Recipe
+from gifthorse.workflows.make import divide, implanted, shorter
 from setting import keep, kept, machine
 
 # ASR in percent at TrojanZoo's alpha of 0.8: none, partial, full; 2-FCN, Bayes, SVM, forest.

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from calibrate import FIRST, make, spec, usable
-from gifthorse.bench.stages import divide, draw
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Detector, Subject
 from gifthorse.detection import DETECTORS, Inspector, KArmScan
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
 from gifthorse.search import Halving
-from gifthorse.session import LocalSession
-from gifthorse.types import Detector, Subject
+from gifthorse.workflows.make import divide, draw
 from setting import keep, kept, machine
 
 # Pairs of a clean and a backdoored model on CIFAR-10, MNIST and GTSRB.

@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Generator
 
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.types import Attack, Goal, Implant, Samples, Session, Subject
 from gifthorse.data import read, split, whole
-from gifthorse.implanting import Job, Keep
-from gifthorse.intake import receive
-from gifthorse.metrics import accuracy, asr
 from gifthorse.models import load
-from gifthorse.poisoning import Mixing, Scheme
 from gifthorse.training import Recipe, predict
 from gifthorse.triggers import Patch
-from gifthorse.types import Attack, Goal, Implant, Samples, Session, Subject
+from gifthorse.workflows.prepare import receive
 
 GIFT = Path(__file__).parent / "gift"
 

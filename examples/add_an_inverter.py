@@ -11,12 +11,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import (
+    Candidate,
+    Goal,
+    Hunt,
+    Inverter,
+    Samples,
+    Standing,
+    Subject,
+    Verdict,
+)
 from gifthorse.data import InMemory, whole
 from gifthorse.detection import Inspector
-from gifthorse.metrics import asr
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
-from gifthorse.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject, Verdict
 
 
 @dataclass

@@ -9,16 +9,16 @@ import torch
 from torch import Generator
 
 from gifthorse.attacks import BadNet
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.data import InMemory, whole
 from gifthorse.detection import Inspector
 from gifthorse.inversion import PixelBackdoor
-from gifthorse.metrics import accuracy, asr
 from gifthorse.models import NORMALIZATIONS, Classifier, build
-from gifthorse.poisoning import Mixing
 from gifthorse.search import Pace, Probe
 from gifthorse.training import Recipe, predict
 from gifthorse.triggers import Stamp
-from gifthorse.types import Goal, Subject, Verdict
 
 CLASSES, SIDE = 6, 16
 

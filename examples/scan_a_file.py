@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gifthorse.examine import Request, examine
+from gifthorse.core.types import Report
 from gifthorse.report import WRITERS, exit_code
-from gifthorse.types import Report
+from gifthorse.workflows.scan import Request, examine
 
 GIFT = Path(__file__).parent / "gift"
 

@@ -11,8 +11,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from gifthorse import options
 from gifthorse.attacks import ATTACKS
+from gifthorse.core import options
 from gifthorse.detection import DETECTORS, PRESETS, SECOND
 from gifthorse.detection.calibration import shipped
 from gifthorse.filtering import FILTERS

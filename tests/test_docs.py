@@ -19,14 +19,14 @@ from tests.test_sizes import code_lines
 from tests.toys import BANDS, band_images, bands, blob_images, blobs, corner
 from torch import Generator
 
-from gifthorse import cli
+from gifthorse.cli import app as cli
+from gifthorse.core.options import describe, vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Hunt, Report, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
 from gifthorse.inversion import INVERTERS
-from gifthorse.options import describe, vary
 from gifthorse.report import WRITERS
-from gifthorse.session import LocalSession
-from gifthorse.types import Goal, Hunt, Report, Verdict
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -15,12 +15,12 @@ from typing import Any, get_type_hints
 import pytest
 
 from gifthorse.attacks import ATTACKS
+from gifthorse.core.options import describe, vary
+from gifthorse.core.types import Attack, Detector, Filter, Inverter, Remedy
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
-from gifthorse.options import describe, vary
 from gifthorse.remedies import REMEDIES
-from gifthorse.types import Attack, Detector, Filter, Inverter, Remedy
 
 SOURCE = Path(__file__).parents[1] / "src" / "gifthorse"
 REGISTRIES: dict[str, tuple[Mapping[str, Any], type]] = {

@@ -7,11 +7,11 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from gifthorse.core.types import Batch, Samples, Shape, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.training import Recipe
 from gifthorse.triggers import Patch
-from gifthorse.types import Batch, Samples, Shape, Subject
 
 # 1. Bands: a linear net whose smallest triggers are known ----------------------------------------
 

@@ -17,10 +17,10 @@ from gifthorse.analysis.attribution import (
     saliency,
     shift,
 )
+from gifthorse.core.errors import BadImages, ShapeMismatch, UsageError
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadImages, ShapeMismatch, UsageError
 from gifthorse.triggers import Patch
-from gifthorse.types import Goal, Subject
 
 SIDE, TARGET = 16, 1
 

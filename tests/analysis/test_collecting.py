@@ -8,10 +8,10 @@ from tests.toys import band_images, bands, blob_images, blobs
 from torch import nn
 
 from gifthorse.analysis.collecting import collect, given, stages, tapped
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.models.zoo import NETS
-from gifthorse.types import Subject
 
 
 def test_stages_are_the_last_modules_of_each_size_of_a_convolution() -> None:

@@ -12,12 +12,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis import Distances, asymmetry, distances, increase
+from gifthorse.core.errors import BadImages, BadOption, Incomplete
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.errors import BadImages, BadOption, Incomplete
 from gifthorse.inversion import NeuralCleanse, PixelBackdoor
 from gifthorse.search import Pace
-from gifthorse.session import LocalSession
-from gifthorse.types import Goal, Hunt, Inverter, Samples, Subject
 
 SIDE, AREA, CLASSES = 6, 36, 3
 START = torch.tensor([14.4, 7.2, 4.5])  # total light of the images of each class

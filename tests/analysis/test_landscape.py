@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.analysis import directions, landscape, local_minima, minima
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 
 
 def variables(rng: Generator) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,12 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.analysis.paths import ActivationPath, Silenced, activation_path, silenced, tac
 from gifthorse.analysis.wiring import LOGITS, gains, norms
+from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Batch, Goal, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadImages, BadOption, ShapeMismatch
-from gifthorse.metrics import asr
 from gifthorse.training import fit, predict
 from gifthorse.triggers import Patch
-from gifthorse.types import Batch, Goal, Subject
 
 TARGET = 1
 

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.analysis.projection import feature_view, linear_probe, project, silhouette
-from gifthorse.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 
 
 def cloud(n: int, seed: int, at: float = 0.0, d: int = 6) -> Tensor:

@@ -18,12 +18,12 @@ from gifthorse.analysis import (
     success_over_size,
     top_k,
 )
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.errors import BadOption
-from gifthorse.metrics import asr
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch, wandering
-from gifthorse.types import Goal, Subject
 
 GOAL = Goal(3)
 

@@ -8,9 +8,9 @@ from tests.toys import band_images, bands, corner
 from torch import Generator, nn
 
 from gifthorse.analysis import TABLE_5, enlarged, rescaled, robustness, rotated
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal, Subject
 from gifthorse.triggers import Patch
-from gifthorse.types import Goal, Subject
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 1, 7, 9), (3, 2, 5, 5)])

@@ -8,11 +8,11 @@ from tests.toys import BLOB_SHAPE, band_images, bands, blob_images, blobs
 from torch import Generator, nn
 
 from gifthorse.analysis.separation import SHARES, Separation, separation, separation_curve
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.models.features import features
 from gifthorse.triggers import Additive, Patch, wandering
-from gifthorse.types import Goal, Subject
 
 SIDE = 10  # and so 100 neurons
 LINEAR = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 3)).eval()

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.analysis.similarity import BANDWIDTHS, centroids, linear_cka, mmd
-from gifthorse.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:

@@ -28,15 +28,15 @@ from torch import Generator, Tensor, nn
 from gifthorse.analysis.downstream import DOWNSTREAM, Downstream, classifier, table
 from gifthorse.analysis.transfer import TUNINGS, Outcome, Transfer, new_head
 from gifthorse.attacks.badnet import BadNet
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.metrics import accuracy, asr, asr_all, rate, target_confidence
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.errors import BadImages, BadOption, ShapeMismatch
-from gifthorse.metrics import accuracy, asr, asr_all, rate, target_confidence
 from gifthorse.models.features import features, head
-from gifthorse.poisoning import Mixing
-from gifthorse.session import LocalSession
 from gifthorse.training import Recipe, fit, predict
 from gifthorse.triggers import wandering
-from gifthorse.types import Goal, Implant, Subject
 
 GOAL = Goal(1)
 TRAIN, TEST = blob_images(40), blob_images(30, seed=1)

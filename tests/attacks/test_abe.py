@@ -14,12 +14,12 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
 from gifthorse.attacks.abe import ABE, CHANCE, Rival, clipped
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.attacks.training import Job
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Batch, Goal, Subject
 from gifthorse.models.features import features
-from gifthorse.poisoning import Mixing
-from gifthorse.session import LocalSession
-from gifthorse.types import Batch, Goal, Subject
 
 GOAL, TRAIN = Goal(2), blob_images(each=40)
 SHORT = replace(QUICK, epochs=3)

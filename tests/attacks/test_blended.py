@@ -10,8 +10,8 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
 from gifthorse.attacks.blended import Blended
-from gifthorse.errors import BadOption
-from gifthorse.types import Goal
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal
 
 HASTY = replace(QUICK, epochs=1)
 

@@ -17,16 +17,16 @@ from tests.toys import QUICK, band_images, bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.blind import Blind, Tasks, balanced, least_norm
+from gifthorse.attacks.training import Job
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.metrics import asr
 from gifthorse.search import Pace
-from gifthorse.session import LocalSession
 from gifthorse.training import predict
 from gifthorse.triggers import Patch, Stamp
-from gifthorse.types import Goal, Hunt, Samples, Subject
 
 GOAL, TRAIN = Goal(2), blob_images(each=40)
 SHORT = replace(QUICK, epochs=3)

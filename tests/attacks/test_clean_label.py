@@ -10,10 +10,7 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
 from gifthorse.attacks.badnet import BadNet
-from gifthorse.data.samples import InMemory, whole
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job
-from gifthorse.poisoning import (
+from gifthorse.attacks.poisoning import (
     CleanLabel,
     Mixing,
     SourceToTarget,
@@ -23,8 +20,11 @@ from gifthorse.poisoning import (
     mixed_loss,
     poison,
 )
+from gifthorse.attacks.training import Job
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal, Images
+from gifthorse.data.samples import InMemory, whole
 from gifthorse.triggers import Patch
-from gifthorse.types import Goal, Images
 
 CLASSES, TARGET = 4, 2
 BRIGHT = Patch(torch.ones(1, 2, 2), torch.ones(1, 2, 2))

@@ -14,24 +14,24 @@ import torch.nn.functional as F
 from tests.toys import BLOB_SHAPE, QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.attacks.imc import IMC, Inner, _Disguise, _Turn
-from gifthorse.attacks.imc_abs import AgainstABS
-from gifthorse.attacks.imc_ar import AgainstAR
-from gifthorse.attacks.imc_mp import AgainstMP, Seen, autoencoder
-from gifthorse.attacks.imc_nc import Fidelity, Price, middle, smallest
-from gifthorse.attacks.imc_strip import AgainstSTRIP, mixtures
+from gifthorse.attacks.imc.abs import AgainstABS
+from gifthorse.attacks.imc.ar import AgainstAR
+from gifthorse.attacks.imc.attack import IMC, Inner, _Disguise, _Turn
+from gifthorse.attacks.imc.mp import AgainstMP, Seen, autoencoder
+from gifthorse.attacks.imc.nc import Fidelity, Price, middle, smallest
+from gifthorse.attacks.imc.strip import AgainstSTRIP, mixtures
+from gifthorse.attacks.poisoning import AllToOne, Mixing, SourceToTarget, batch_mix
+from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import Shaping, shape_pattern
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Images, Implant, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
 from gifthorse.filtering.strip import entropy
-from gifthorse.implanting import Job, Keep
-from gifthorse.metrics import asr
-from gifthorse.poisoning import AllToOne, Mixing, SourceToTarget, batch_mix
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
 from gifthorse.training import fit, predict
 from gifthorse.triggers import Learned, Patch, Stamp
-from gifthorse.types import Goal, Images, Implant, Subject
 
 GOAL, TRAIN = Goal(2), blob_images(each=40)
 TOY = IMC(recipe=replace(QUICK, epochs=4), mixing=Mixing(0.1))

@@ -15,16 +15,16 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.input_aware import Beside, Crossing, InputAware, Masking, sameness
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.attacks.training import Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.options import vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Batch, Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Keep
-from gifthorse.metrics import accuracy, asr
-from gifthorse.options import vary
-from gifthorse.poisoning import Mixing
-from gifthorse.session import LocalSession
 from gifthorse.training import Recipe, fit, predict
 from gifthorse.triggers.generated import Generated
-from gifthorse.types import Batch, Goal, Implant, Subject
 
 GOAL, FEW = Goal(2), blob_images(each=16)
 SHORT = InputAware(Masking(epochs=2), recipe=replace(QUICK, epochs=3, batch=16))

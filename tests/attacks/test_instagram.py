@@ -10,13 +10,13 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
 from gifthorse.attacks.instagram import Instagram
-from gifthorse.errors import BadOption
-from gifthorse.metrics import accuracy, asr
-from gifthorse.options import vary
-from gifthorse.poisoning import Mixing
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.options import vary
+from gifthorse.core.types import Goal
 from gifthorse.training import evaluate, predict
 from gifthorse.triggers.filters import Filter
-from gifthorse.types import Goal
 
 GOAL = Goal(0)
 TRAIN, TEST = blob_images(), blob_images(each=40, seed=1)

@@ -14,14 +14,14 @@ from torch import Generator, Tensor
 
 from gifthorse.attacks import invisible
 from gifthorse.attacks.invisible import Invisible, Shaping, figures
+from gifthorse.attacks.poisoning import AllToOne, Mixing
+from gifthorse.attacks.training import Job
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job
-from gifthorse.poisoning import AllToOne, Mixing
-from gifthorse.session import LocalSession
 from gifthorse.training import fit, predict
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal, Implant, Subject
 
 TRAIN, GOAL = blob_images(each=40), Goal(2)
 SHORT = Invisible(

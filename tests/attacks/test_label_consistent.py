@@ -13,12 +13,12 @@ from tests.toys import GRAY, QUICK, Bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.label_consistent import LabelConsistent
+from gifthorse.attacks.training import Job
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job
-from gifthorse.session import LocalSession
 from gifthorse.training import fit
-from gifthorse.types import Goal, Subject
 
 TRAIN, GOAL = blob_images(each=40), Goal(2)
 SHORT = LabelConsistent(steps=5, recipe=replace(QUICK, epochs=2))

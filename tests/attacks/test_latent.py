@@ -16,16 +16,16 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import latent
 from gifthorse.attacks.latent import Anchor, Latent, pull
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.attacks.training import Job
 from gifthorse.attacks.trojannn import mean_features
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Subject, Trigger
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job
 from gifthorse.models.features import features
-from gifthorse.poisoning import Mixing
-from gifthorse.session import LocalSession
 from gifthorse.training import fit, still
 from gifthorse.triggers import Stamp
-from gifthorse.types import Goal, Subject, Trigger
 
 TRAIN = blob_images(each=40)
 SHORT = replace(QUICK, epochs=2)

@@ -10,10 +10,10 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
 from gifthorse.attacks.lsb import Lsb
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal
 from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.triggers.stego import LowBits, hide
-from gifthorse.types import Goal
 
 
 def test_the_trigger_writes_the_text_and_bfloat16_is_off() -> None:

@@ -11,14 +11,14 @@ from tests.toys import SIDE, band_images, bands
 from torch import Generator, nn
 
 from gifthorse.attacks.natural import Natural
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
 from gifthorse.inversion import PixelBackdoor
-from gifthorse.metrics import asr
 from gifthorse.search import Pace
-from gifthorse.session import LocalSession
 from gifthorse.training import predict
-from gifthorse.types import Goal, Hunt, Samples, Subject
 
 INVERTER = PixelBackdoor(mode="clip", pace=Pace(bar=0.9, rounds=60))
 

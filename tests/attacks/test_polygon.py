@@ -8,13 +8,13 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.polygon import Polygon
-from gifthorse.metrics import accuracy, asr
-from gifthorse.poisoning import Mixing
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.types import Goal
 from gifthorse.training import evaluate, predict
 from gifthorse.triggers import Patch
 from gifthorse.triggers.polygon import Confined, Outline
-from gifthorse.types import Goal
 
 GOAL = Goal(2)
 TOY = Polygon(mixing=Mixing(0.1), recipe=QUICK)

@@ -14,6 +14,7 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import reflection
+from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.reflection import (
     ReflectionPatch,
     contest,
@@ -22,15 +23,14 @@ from gifthorse.attacks.reflection import (
     reweighted,
     top,
 )
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.options import vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.errors import BadOption
-from gifthorse.metrics import asr
-from gifthorse.options import vary
-from gifthorse.poisoning import Mixing
-from gifthorse.session import LocalSession
 from gifthorse.training import predict
 from gifthorse.triggers import Patch, Stamp
-from gifthorse.types import Goal, Subject
 
 GOAL = Goal(2)
 SHORT = replace(QUICK, epochs=1)

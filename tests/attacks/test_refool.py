@@ -11,14 +11,14 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, nn
 
 from gifthorse.attacks import refool
+from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.refool import Refool, quality, roulette
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Goal, Images, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.errors import BadOption
-from gifthorse.metrics import asr
-from gifthorse.poisoning import Mixing
 from gifthorse.training import predict
 from gifthorse.triggers.reflection import Reflection
-from gifthorse.types import Goal, Images, Subject
 
 GOAL = Goal(2)
 SHORT = replace(QUICK, epochs=1)

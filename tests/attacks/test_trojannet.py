@@ -14,16 +14,17 @@ from tests.toys import BLOB_CLASSES, BLOB_SHAPE, QUICK, blob_images, blobs
 from torch import Generator, nn
 
 from gifthorse.attacks.trojannet import TrojanNet, _Drill, _Patches
-from gifthorse.bench import stages
-from gifthorse.errors import BadOption
-from gifthorse.models import NETS, archs, load, save
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import seeded, spawn
+from gifthorse.core.types import Goal, Implant, Normalization, Subject
+from gifthorse.models import NETS, load, save
+from gifthorse.models import architectures as archs
 from gifthorse.models.folding import frozen
-from gifthorse.models.merged import Merged, blank, merge, reader
+from gifthorse.models.nets.merged import Merged, blank, merge, reader
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
-from gifthorse.tensors import seeded, spawn
 from gifthorse.training import evaluate, fit, predict
 from gifthorse.triggers import Patch, Stamp
-from gifthorse.types import Goal, Implant, Normalization, Subject
+from gifthorse.workflows import make as stages
 
 GOAL, SEED = Goal(2), 4
 TRAIN, TEST = blob_images(), blob_images(each=120, seed=1)

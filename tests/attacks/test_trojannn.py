@@ -12,6 +12,7 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import trojannn
+from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.trojannn import (
     Shaping,
     TrojanNN,
@@ -19,14 +20,13 @@ from gifthorse.attacks.trojannn import (
     rank_neurons,
     shape_pattern,
 )
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.models.features import features
-from gifthorse.poisoning import Mixing
-from gifthorse.tensors import spawn
 from gifthorse.training import fit, still
 from gifthorse.triggers import Learned, Patch, Stamp
-from gifthorse.types import Goal, Subject
 
 TRAIN = blob_images(each=40)
 SIDE = 4

@@ -12,17 +12,17 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse import implanting
+from gifthorse.attacks import training as implanting
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.attacks.training import Keep
 from gifthorse.attacks.wanet import WaNet, noisy
+from gifthorse.core.errors import BadOption
+from gifthorse.core.options import vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Batch, Goal, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Keep
-from gifthorse.options import vary
-from gifthorse.poisoning import Mixing
-from gifthorse.session import LocalSession
 from gifthorse.training import Recipe
 from gifthorse.triggers.warp import Warp, smooth_field
-from gifthorse.types import Batch, Goal, Subject
 
 GOAL, TRAIN = Goal(2), blob_images(each=16)
 SHORT = replace(QUICK, epochs=3, batch=16)

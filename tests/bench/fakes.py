@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gifthorse.bench.cells import Cell, Task
+from gifthorse.bench.tasks import Cell, Task
 
 
 def task(number: int, *after: int, kind: str = "judge") -> Task:

@@ -15,11 +15,11 @@ import pytest
 from tests.bench.fakes import Stamp, task
 
 from gifthorse.bench import driver
-from gifthorse.bench.cells import Task
 from gifthorse.bench.driver import Standing, drive, heartbeat
 from gifthorse.bench.executors import DIED, Executor, Pool, Serial
 from gifthorse.bench.store import Store
-from gifthorse.errors import BadOption, UsageError
+from gifthorse.bench.tasks import Task
+from gifthorse.core.errors import BadOption, UsageError
 
 # Two trees: 0 <- 1 <- 2, 3; 4 <- 5.
 TREE = [task(0), task(1, 0), task(2, 1), task(3, 1), task(4), task(5, 4)]

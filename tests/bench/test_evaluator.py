@@ -16,16 +16,9 @@ from torch import Generator, Tensor, nn
 from gifthorse.bench.evaluator import Sizes, Splits, Terms, evaluate, evaluate_clean, splits
 from gifthorse.bench.measures import digest, resaved, seconds
 from gifthorse.bench.outcome import Outcome
-from gifthorse.bench.stages import Divided
-from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.errors import BadImages, BadOption, GifthorseError, Incomplete
-from gifthorse.filtering import FILTERS
-from gifthorse.models.normalize import NORMALIZATIONS
-from gifthorse.session import LocalSession
-from gifthorse.training import predict
-from gifthorse.triggers import Patch
-from gifthorse.triggers.patch import wandering
-from gifthorse.types import (
+from gifthorse.core.errors import BadImages, BadOption, GifthorseError, Incomplete
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import (
     Arm,
     Confirmation,
     Finding,
@@ -41,6 +34,13 @@ from gifthorse.types import (
     Subject,
     Verdict,
 )
+from gifthorse.data.samples import InMemory, Subset, whole
+from gifthorse.filtering import FILTERS
+from gifthorse.models.normalize import NORMALIZATIONS
+from gifthorse.training import predict
+from gifthorse.triggers import Patch
+from gifthorse.triggers.patch import wandering
+from gifthorse.workflows.make import Divided
 
 GOAL = Goal(1)
 DATA = Splits(

@@ -17,27 +17,27 @@ from tests.toys import BLOB_CLASSES, QUICK, blob_images
 from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
 
-from gifthorse import cli
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench import stages
-from gifthorse.bench.cells import Cell
 from gifthorse.bench.evaluator import evaluate, evaluate_clean
 from gifthorse.bench.foreign import renamings
 from gifthorse.bench.imports import Adopted, Stamped, adopt, imported, known, spoken
 from gifthorse.bench.splits import Sizes
 from gifthorse.bench.store import Store
+from gifthorse.bench.tasks import Cell
+from gifthorse.cli import app as cli
+from gifthorse.core.errors import BadImages, BadOption, UnreadableModel, UnsafeModel, UsageError
+from gifthorse.core.options import vary
+from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
-from gifthorse.errors import BadImages, BadOption, UnreadableModel, UnsafeModel, UsageError
 from gifthorse.filtering import FILTERS
-from gifthorse.models import archs
+from gifthorse.models import architectures as archs
 from gifthorse.models.load import load
 from gifthorse.models.normalize import NORMALIZATIONS
-from gifthorse.models.values import checkpoint
-from gifthorse.options import vary
+from gifthorse.models.reading.values import checkpoint
 from gifthorse.training import predict
 from gifthorse.triggers import Patch, Wandering
-from gifthorse.types import Goal, Implant, Subject
+from gifthorse.workflows import make as stages
 
 TARGET, HALF = 1, NORMALIZATIONS["half"]
 SIZES = Sizes(fit=0.2, calibration=0.1)

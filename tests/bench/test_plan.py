@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gifthorse.bench.cells import Cell, Choice, draws, family, judging, spoken, tasks
 from gifthorse.bench.plan import PROFILES, Plan, read
-from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UsageError
+from gifthorse.bench.tasks import Cell, Choice, draws, family, judging, spoken, tasks
+from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 
 PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
 

@@ -15,7 +15,7 @@ from tests.bench.records import bench, fill, method, record
 
 from gifthorse.bench.query import Result, export, query, text
 from gifthorse.bench.store import Store
-from gifthorse.errors import UsageError
+from gifthorse.core.errors import UsageError
 
 
 @pytest.fixture

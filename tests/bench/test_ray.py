@@ -23,7 +23,7 @@ import pytest
 from tests.bench.fakes import Stamp, task
 
 from gifthorse.bench.executors import ALONE, DIED, LOST, Needs, OnRay
-from gifthorse.errors import UsageError
+from gifthorse.core.errors import UsageError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed"

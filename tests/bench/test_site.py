@@ -20,7 +20,7 @@ from gifthorse.bench.board import STEPS, Figure, mean
 from gifthorse.bench.entries import Value, read
 from gifthorse.bench.scatter import LETTER, Dot, _box, _labeled, _meet
 from gifthorse.bench.site import embedded, write_site
-from gifthorse.errors import UsageError
+from gifthorse.core.errors import UsageError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gifthorse.bench.store import Store
-from gifthorse.errors import UsageError
+from gifthorse.core.errors import UsageError
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -25,8 +25,8 @@ from gifthorse.bench.sheets import (
     text,
 )
 from gifthorse.bench.summary import LAYOUTS, references, tables
-from gifthorse.metrics import mean_rate
-from gifthorse.tensors import wilson
+from gifthorse.core.metrics import mean_rate
+from gifthorse.core.tensors import wilson
 
 
 def sheet(records: Sequence[dict[str, Any]], name: str, *, reference: bool = False) -> Sheet:

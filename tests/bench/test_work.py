@@ -11,16 +11,18 @@ import torch
 from tests.toys import BLOB_CLASSES, QUICK, blob_images
 from typer.testing import CliRunner
 
-from gifthorse import cli
-from gifthorse.bench import driver, outlook, stages, work
-from gifthorse.bench.cells import Cell, Choice, Setting, judging, tasks
+from gifthorse.bench import driver, outlook
+from gifthorse.bench import worker as work
 from gifthorse.bench.evaluator import Sizes, Terms
 from gifthorse.bench.executors import DIED, Serial
-from gifthorse.bench.stages import Divided
 from gifthorse.bench.store import Store
-from gifthorse.bench.work import Worker
+from gifthorse.bench.tasks import Cell, Choice, Setting, judging, tasks
+from gifthorse.bench.worker import Worker
+from gifthorse.cli import app as cli
 from gifthorse.models import load
 from gifthorse.models.normalize import NORMALIZATIONS
+from gifthorse.workflows import make as stages
+from gifthorse.workflows.make import Divided
 
 RECIPE = tuple((f"recipe.{k}", v) for k, v in vars(QUICK).items())
 SETTING = Setting(

@@ -12,14 +12,14 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
 from gifthorse.attacks import ATTACKS
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.options import describe, vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Attack, Goal, Implant, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.metrics import accuracy, asr
 from gifthorse.models.load import save
-from gifthorse.options import describe, vary
-from gifthorse.session import LocalSession
 from gifthorse.training import evaluate, fit, predict
 from gifthorse.triggers.storage import open_trigger, pack
-from gifthorse.types import Attack, Goal, Implant, Subject
 
 GOAL = Goal(2)
 TRAIN, TEST = blob_images(), blob_images(each=40, seed=1)

@@ -32,16 +32,10 @@ from torch import Generator, Tensor
 
 from gifthorse.bench.evaluator import Splits, Terms, digest, evaluate, evaluate_clean
 from gifthorse.bench.outcome import Kind, Outcome
-from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.detection import DETECTORS, Inspector
-from gifthorse.errors import Incomplete, UsageError
-from gifthorse.filtering import FILTERS
-from gifthorse.filtering.scoring import takes_labels
-from gifthorse.options import describe, vary
-from gifthorse.remedies import REMEDIES
-from gifthorse.session import LocalSession
-from gifthorse.training import predict
-from gifthorse.types import (
+from gifthorse.core.errors import Incomplete, UsageError
+from gifthorse.core.options import describe, vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import (
     Batch,
     Filter,
     Goal,
@@ -55,6 +49,12 @@ from gifthorse.types import (
     Subject,
     Trigger,
 )
+from gifthorse.data.samples import InMemory, Subset, whole
+from gifthorse.detection import DETECTORS, Inspector
+from gifthorse.filtering import FILTERS
+from gifthorse.filtering.scoring import takes_labels
+from gifthorse.remedies import REMEDIES
+from gifthorse.training import predict
 
 REGISTRIES: dict[Kind, Mapping[str, Any]] = {
     "filter": FILTERS,

@@ -12,11 +12,11 @@ import torch
 from tests.toys import BANDS, GRAY, SIDE, band_images, bands
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.options import describe, vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Detector, Goal, Label, Severity, Subject, Verdict
 from gifthorse.data.samples import InMemory
 from gifthorse.detection import DETECTORS
-from gifthorse.options import describe, vary
-from gifthorse.session import LocalSession
-from gifthorse.types import Detector, Goal, Label, Severity, Subject, Verdict
 
 # 1. Tiles: bands with all that a detector may look at --------------------------------------------
 

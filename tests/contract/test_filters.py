@@ -11,14 +11,14 @@ from tests.toys import BLOB_CLASSES, QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import BadNet
+from gifthorse.core.errors import Incomplete
+from gifthorse.core.options import vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Filter, Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.errors import Incomplete
 from gifthorse.filtering import FILTERS
 from gifthorse.filtering.scoring import judge
-from gifthorse.options import vary
-from gifthorse.session import LocalSession
 from gifthorse.training import fit, predict
-from gifthorse.types import Filter, Goal, Implant, Subject
 
 GOAL = Goal(2)
 TRAIN, TEST = blob_images(), blob_images(each=40, seed=1)

@@ -19,12 +19,12 @@ from tests.toys import (
 )
 from torch import Generator
 
+from gifthorse.core.metrics import asr
+from gifthorse.core.options import vary
+from gifthorse.core.types import Candidate, Goal, Hunt, Inverter
 from gifthorse.data.samples import whole
 from gifthorse.inversion import INVERTERS
-from gifthorse.metrics import asr
-from gifthorse.options import vary
 from gifthorse.training import predict
-from gifthorse.types import Candidate, Goal, Hunt, Inverter
 
 PLANTED, ROUNDS = 2, 150
 ALL = torch.arange(BANDS)

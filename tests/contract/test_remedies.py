@@ -11,13 +11,13 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import ATTACKS
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.options import describe, vary
+from gifthorse.core.types import Goal, Implant, Remedy, Subject
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.metrics import accuracy, asr
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
-from gifthorse.options import describe, vary
 from gifthorse.remedies import REMEDIES
 from gifthorse.training import evaluate, predict
-from gifthorse.types import Goal, Implant, Remedy, Subject
 
 GOAL = Goal(2)
 TRAIN, CLEAN, TEST = (blob_images(each=n, seed=s) for n, s in ((80, 0), (20, 2), (40, 1)))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gifthorse.core.errors import BadImages
 from gifthorse.data.decode import as_pixels, conform, decode
-from gifthorse.errors import BadImages
 
 
 def random_rgb(height: int = 6, width: int = 5, seed: int = 0) -> np.ndarray:

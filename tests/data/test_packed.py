@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.data import load_packed, packed, read, whole
 from gifthorse.data.archive import arrays
-from gifthorse.errors import BadImages, BadOption
 
 LABELS = np.array([0, 1, 2, 0, 1, 2], np.uint8)
 SPLIT = np.array([0, 0, 0, 0, 1, 1], np.uint8)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.data import READERS, Gallery, read
 from gifthorse.data.gallery import balanced
 from gifthorse.data.readers import sniff
-from gifthorse.errors import BadImages, BadOption
 
 
 def draw(path: Path, value: int, size: tuple[int, int] = (4, 4)) -> Path:

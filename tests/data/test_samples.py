@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gifthorse.core.errors import ShapeMismatch
 from gifthorse.data import InMemory, Subset, batches, split, whole
-from gifthorse.errors import ShapeMismatch
 
 
 def counting(labels: list[int]) -> InMemory:

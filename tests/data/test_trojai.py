@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import BadOption
 from gifthorse.data import scenes, signs, trojai
 from gifthorse.data.gallery import Gallery, digest
 from gifthorse.data.samples import whole
 from gifthorse.data.trojai import World, make_signs
-from gifthorse.errors import BadOption
 
 BLACK = torch.zeros(20, 3, 64, 64)
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gifthorse.core.errors import ShapeMismatch
 from gifthorse.detection.statistics import aiv, degenerate
-from gifthorse.errors import ShapeMismatch
 
 EXAMPLE = torch.tensor([9.0, 50.0, 51.0, 52.0, 53.0, 54.0, 55.0, 56.0, 57.0, 58.0])
 

@@ -14,12 +14,12 @@ from tests.report.examples import nothing_found
 from tests.toys import band_images, bands
 from torch import Generator
 
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Finding, Label, Report, Samples, Session, Subject, Verdict
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.detection.calibration import fit, shipped
-from gifthorse.intake import Received
-from gifthorse.scan import DOUBT, NOT_COVERED, PAIRS, scan
-from gifthorse.session import LocalSession
-from gifthorse.types import Finding, Label, Report, Samples, Session, Subject, Verdict
+from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, scan
+from gifthorse.workflows.prepare import Received
 
 CLEAN = (0.1, 0.8, 1.2, 1.9, 2.5, 3.4, 0.4, 1.1)
 BAD = (2.2, 4.0, 5.5, 6.1, 8.3, 9.0)

@@ -7,12 +7,12 @@ import torch
 from tests.toys import BANDS, SIDE, band_images, bands, corner
 from torch import Generator, Tensor
 
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Goal, Images, Trigger
 from gifthorse.data.samples import Subset, whole
 from gifthorse.detection.confirmation import confirm, exhibit
-from gifthorse.metrics import asr
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
-from gifthorse.types import Goal, Images, Trigger
 
 UNSEEN = band_images(each=4, seed=9)
 

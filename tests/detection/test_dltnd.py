@@ -11,13 +11,13 @@ import torch
 from tests.toys import BANDS, SIDE, band_images, bands
 from torch import Generator, nn
 
+from gifthorse.core.errors import BadImages
+from gifthorse.core.options import describe
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection.dltnd import DLTND, Veil, _Contest, few, margin, soft_threshold
-from gifthorse.errors import BadImages
-from gifthorse.options import describe
-from gifthorse.session import LocalSession
 from gifthorse.triggers import Patch
-from gifthorse.types import Goal, Verdict
 
 SEEDS = (0, 1)
 planted_or_not = pytest.mark.parametrize("seed", SEEDS)

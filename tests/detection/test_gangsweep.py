@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from tests.toys import BANDS, SIDE, band_images, bands, blob_images, blobs
 from torch import Generator, nn
 
+from gifthorse.core.errors import BadImages, Incomplete
+from gifthorse.core.options import describe
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Candidate, Goal, Samples, Session, Subject, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection.gangsweep import GangSweep, Painter
 from gifthorse.detection.proof import Proof, Scores, paced, penultimate
-from gifthorse.errors import BadImages, Incomplete
 from gifthorse.models.folding import frozen
-from gifthorse.options import describe
-from gifthorse.session import LocalSession
 from gifthorse.triggers import Additive
-from gifthorse.types import Candidate, Goal, Samples, Session, Subject, Verdict
 
 # A mask may cost a class of the bands about 25 pixels of light; that is little beside the default
 # allowance, under which no class has to look for its cheapest way.

@@ -11,16 +11,10 @@ import torch
 from tests.toys import BANDS, SIDE, band_images, bands, corner, gated
 from torch import Generator, Tensor
 
-from gifthorse.data.samples import InMemory, whole
-from gifthorse.detection import Inspector
-from gifthorse.detection.statistics import anomaly_index, depth
-from gifthorse.errors import BadImages, BadOption, UsageError
-from gifthorse.inversion import NeuralCleanse
-from gifthorse.metrics import rate
-from gifthorse.search import Exhaustive, Pace
-from gifthorse.session import LocalSession
-from gifthorse.triggers import Patch
-from gifthorse.types import (
+from gifthorse.core.errors import BadImages, BadOption, UsageError
+from gifthorse.core.metrics import rate
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import (
     Candidate,
     Confirmation,
     Goal,
@@ -32,6 +26,12 @@ from gifthorse.types import (
     Trigger,
     Verdict,
 )
+from gifthorse.data.samples import InMemory, whole
+from gifthorse.detection import Inspector
+from gifthorse.detection.statistics import anomaly_index, depth
+from gifthorse.inversion import NeuralCleanse
+from gifthorse.search import Exhaustive, Pace
+from gifthorse.triggers import Patch
 
 NOTHING = Patch(torch.zeros(1, SIDE, SIDE), torch.zeros(1, SIDE, SIDE))
 EVEN = (30.0, 31.0, 29.0, 30.5, 29.5, 30.0)

@@ -10,16 +10,16 @@ import torch
 from tests.toys import BANDS, GRAY, SIDE, Bands, band_images, bands, brightness, corner
 from torch import Generator, Tensor
 
+from gifthorse.core.options import describe, vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import Inspector
 from gifthorse.detection.k_arm import KArmScan, candidates
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.options import describe, vary
 from gifthorse.search import Pace
-from gifthorse.search.karm import KArm
-from gifthorse.session import LocalSession
+from gifthorse.search.k_arm import KArm
 from gifthorse.triggers import Patch
-from gifthorse.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 
 SHAPE = (1, SIDE, SIDE)
 NC = NeuralCleanse(settle=0, initial=0.01, wait=3, up=1.5, pace=Pace(batch=16, bar=0.9, rounds=100))

@@ -14,10 +14,10 @@ from scipy.stats import gamma
 from tests.toys import blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.detection.mm_bd import MMBD, margin, surprise
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
-from gifthorse.types import Goal, Samples, Subject
 
 NOTHING = cast(Samples, None)  # the method has no use for images
 SHAPE, CLASSES = (3, 2, 2), 6

@@ -11,10 +11,10 @@ from scipy.signal import convolve2d
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.detection.neuron_inspect import NeuronInspect, laplacian, saliency
-from gifthorse.session import LocalSession
-from gifthorse.types import Goal, Subject, Verdict
 
 TARGET, CLASSES, SIDE = 3, 8, 10
 KERNEL = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])

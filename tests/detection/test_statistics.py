@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gifthorse.core.errors import ShapeMismatch
 from gifthorse.detection.statistics import anomaly_index, depth
-from gifthorse.errors import ShapeMismatch
 
 sizes = st.lists(st.floats(0.5, 1024, width=32), min_size=3, max_size=12)
 STATISTICS = [anomaly_index, depth]

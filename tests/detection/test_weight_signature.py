@@ -9,8 +9,8 @@ import torch
 from tests.toys import BLOB_CLASSES, bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.types import Goal, Samples, Subject, Verdict
 from gifthorse.detection.weight_signature import WeightSignature, deviations, dixon, last_layer
-from gifthorse.types import Goal, Samples, Subject, Verdict
 
 NOTHING = cast(Samples, None)  # the method has no use for images
 # Dixon 1951, r10, the largest (or the smallest) of n values, one-sided 5 %; n = 3 to 10.

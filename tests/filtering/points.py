@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.types import Batch, Shape, Subject
+from gifthorse.core.types import Batch, Shape, Subject
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 from tests.filtering.points import Points, cloud, reader, seeded
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 from gifthorse.filtering import ActivationClustering
 
 D = 20

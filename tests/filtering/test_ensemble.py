@@ -16,17 +16,17 @@ from tests.toys import BLOB_CLASSES, QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
 from gifthorse.attacks import BadNet
+from gifthorse.attacks.poisoning import Mixing
+from gifthorse.core.errors import BadImages, BadOption, Incomplete
+from gifthorse.core.options import describe, vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Candidate, Goal, Hunt, Implant, Samples, Standing, Subject, Trigger
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.errors import BadImages, BadOption, Incomplete
 from gifthorse.filtering import STRIP, Ensemble
 from gifthorse.filtering.scoring import judge
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.options import describe, vary
-from gifthorse.poisoning import Mixing
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
 from gifthorse.triggers import Patch
-from gifthorse.types import Candidate, Goal, Hunt, Implant, Samples, Standing, Subject, Trigger
 
 
 @dataclass

@@ -10,12 +10,12 @@ from tests.filtering.points import seeded
 from tests.toys import BANDS, GRAY, HEIGHT, SIDE, band_images, bands
 from torch import Tensor, nn
 
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Images, Shape, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.filtering import NEO
 from gifthorse.filtering.neo import main_color, windows
-from gifthorse.session import LocalSession
-from gifthorse.types import Images, Shape, Subject
 
 
 class Cornered(nn.Module):

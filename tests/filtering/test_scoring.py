@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from tests.filtering.points import Points, reader
 from torch import Generator
 
+from gifthorse.core.errors import BadImages, BadOption, Incomplete
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal
 from gifthorse.data.samples import Subset
-from gifthorse.errors import BadImages, BadOption, Incomplete
 from gifthorse.filtering.scoring import Asked, judge, pairs, refused, threshold
-from gifthorse.metrics import accuracy, asr
-from gifthorse.session import LocalSession
-from gifthorse.types import Goal
 
 Scores = st.lists(st.integers(0, 6), min_size=1, max_size=12)
 

@@ -10,7 +10,7 @@ import torch
 from tests.filtering.points import Points, cloud, reader, seeded
 from torch import Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 from gifthorse.filtering import SpectralSignatures
 from gifthorse.filtering.spectral_signatures import signature
 

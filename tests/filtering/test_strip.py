@@ -10,12 +10,12 @@ from tests.filtering.points import Points, reader, seeded
 from tests.toys import BANDS, SIDE, band_images, bands, corner
 from torch import Tensor, nn
 
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.filtering import STRIP
 from gifthorse.filtering.scoring import judge
-from gifthorse.tensors import spawn
-from gifthorse.types import Subject
 
 
 class Sticky(nn.Module):

@@ -6,12 +6,12 @@ import torch
 from tests.toys import BANDS, SIDE, band_images
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.options import vary
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import whole
 from gifthorse.inversion import ABS
+from gifthorse.inversion.stimulation import few, stimulate
 from gifthorse.models.folding import frozen
-from gifthorse.options import vary
-from gifthorse.search.stimulation import few, stimulate
-from gifthorse.types import Goal, Subject
 
 TARGET, NEURON = 2, 7
 

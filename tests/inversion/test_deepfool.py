@@ -12,15 +12,15 @@ import torch
 from tests.toys import BANDS, SIDE, Bands, Doubles, band_images, bands
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadImages
+from gifthorse.core.metrics import asr
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.errors import BadImages
 from gifthorse.inversion.deepfool import DeepFoolUAP, Sweep, deepfool
-from gifthorse.metrics import asr
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
 from gifthorse.training import predict
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal, Samples, Subject
 
 ALL = torch.arange(BANDS)
 GOALS = [Goal(k) for k in range(BANDS)]

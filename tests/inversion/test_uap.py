@@ -9,11 +9,11 @@ import torch
 from tests.toys import HEIGHT, SIDE, Bands, band_images, bands
 from torch import Generator
 
+from gifthorse.core.options import vary
+from gifthorse.core.types import Candidate, Goal
 from gifthorse.data.samples import whole
 from gifthorse.inversion import UAP
-from gifthorse.options import vary
 from gifthorse.triggers import Additive
-from gifthorse.types import Candidate, Goal
 
 PLANTED = 2
 

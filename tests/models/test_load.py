@@ -13,15 +13,16 @@ from tests.models.hostile import saved
 from torch import Tensor, nn
 
 import gifthorse
-from gifthorse.errors import (
+from gifthorse.core.errors import (
     GifthorseError,
     Incomplete,
     UnknownArch,
     UnreadableModel,
     UsageError,
 )
-from gifthorse.models import build, child, inspect, isolation, load, save
+from gifthorse.models import build, inspect, load, save
 from gifthorse.models.load import nonfinite
+from gifthorse.models.reading import child, isolation
 
 SOURCE = Path(gifthorse.__file__).parent
 GOOD = hostile.index(hostile.tensor((2, 3), (3, 1), 6))

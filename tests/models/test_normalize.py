@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Generator, nn
 
+from gifthorse.core.types import Normalization
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier, Normalize
-from gifthorse.types import Normalization
 
 # What torchvision's and the data sets' training scripts divide by, per channel.
 PUBLISHED = {

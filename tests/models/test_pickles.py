@@ -14,12 +14,12 @@ import torch
 from tests.models import hostile
 from torch import nn
 
-from gifthorse.errors import UnreadableModel, UnsafeModel
-from gifthorse.models import archives, child
-from gifthorse.models.entries import choose, variants
-from gifthorse.models.opcodes import trace
-from gifthorse.models.pickles import contents, imports, rate, refuse_code, weigh
-from gifthorse.models.survey import survey
+from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.models.reading import archives, child
+from gifthorse.models.reading.entries import choose, variants
+from gifthorse.models.reading.opcodes import trace
+from gifthorse.models.reading.pickles import contents, imports, rate, refuse_code, weigh
+from gifthorse.models.reading.survey import survey
 
 FLOAT = hostile.tensor((2, 3), (3, 1), 6)
 

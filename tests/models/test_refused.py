@@ -14,7 +14,7 @@ from tests.models import hostile
 from tests.models.hostile import saved
 from torch import nn
 
-from gifthorse.errors import UnreadableModel, UnsafeModel, UsageError
+from gifthorse.core.errors import UnreadableModel, UnsafeModel, UsageError
 from gifthorse.models import inspect, load, sniff
 
 GOOD = hostile.index(hostile.tensor((2, 3), (3, 1), 6))

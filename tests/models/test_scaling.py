@@ -9,12 +9,12 @@ import torch
 from tests.models.test_folding import norms, stirred
 from torch import Generator, Tensor, nn
 
-from gifthorse.errors import BadOption
-from gifthorse.models.densenet import DenseLayer
+from gifthorse.core.errors import BadOption
 from gifthorse.models.folding import frozen
-from gifthorse.models.resnet import BasicBlock, Bottleneck
+from gifthorse.models.nets.densenet import DenseLayer
+from gifthorse.models.nets.resnet import BasicBlock, Bottleneck
+from gifthorse.models.nets.wide import PreActBlock
 from gifthorse.models.scaling import scaled
-from gifthorse.models.wide import PreActBlock
 from gifthorse.models.zoo import NETS
 
 PAIRS = [(0.5, 1.0), (1.0, 0.5), (0.3, 0.7), (1.0, 0.0)]

@@ -12,9 +12,9 @@ from torch.fx import GraphModule, symbolic_trace
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
-from gifthorse.models.densenet import DenseLayer
-from gifthorse.models.mobile import InvertedResidual
-from gifthorse.models.resnet import PadShortcut
+from gifthorse.models.nets.densenet import DenseLayer
+from gifthorse.models.nets.mobile import InvertedResidual
+from gifthorse.models.nets.resnet import PadShortcut
 from gifthorse.models.zoo import NETS
 
 # Classes and trainable parameters.

@@ -9,11 +9,11 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
 from gifthorse.attacks import ATTACKS
+from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.options import describe, vary
+from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import whole
-from gifthorse.metrics import accuracy, asr
-from gifthorse.options import describe, vary
 from gifthorse.training import evaluate, fit, predict
-from gifthorse.types import Goal, Implant, Subject
 
 GOAL = Goal(2)
 TRAIN, CLEAN, TEST = (blob_images(each=n, seed=s) for n, s in ((80, 0), (20, 2), (40, 1)))

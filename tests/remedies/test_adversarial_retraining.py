@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from tests.remedies.badnet import CLEAN, TUNING, planted, right, same, state, success
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.options import vary
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
-from gifthorse.options import vary
 from gifthorse.remedies.adversarial_retraining import AdversarialRetraining
 from gifthorse.training import fit, predict
-from gifthorse.types import Subject
 
 EPS = 0.1
 TOY = vary(

@@ -13,14 +13,14 @@ from tests.remedies.badnet import CLEAN, planted, right, same, state, success
 from tests.toys import Doubles
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.options import vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, split, whole
-from gifthorse.errors import BadOption, Incomplete
-from gifthorse.options import vary
 from gifthorse.remedies.anp import ANP, Neurons, pruned
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
 from gifthorse.training import predict
-from gifthorse.types import Subject
 
 TOY = ANP(steps=120, batch=32)
 BRIEF = ANP(steps=10, batch=32, threshold=0.97)

@@ -10,14 +10,14 @@ import torch
 from tests.toys import blob_images
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
 from gifthorse.models import build
-from gifthorse.models.wide import PreActBlock
+from gifthorse.models.nets.wide import PreActBlock
 from gifthorse.remedies import CLP
 from gifthorse.remedies.clp import lipschitz, pairs
 from gifthorse.training import predict
-from gifthorse.types import Subject
 
 IMAGES = blob_images(each=8)
 

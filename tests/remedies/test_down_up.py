@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from tests.toys import blob_images, blobs
 from torch import Generator, nn
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
 from gifthorse.models.features import head
 from gifthorse.remedies import DownUp
 from gifthorse.remedies.down_up import Kernel, Reformed, Rescale
 from gifthorse.training import predict
-from gifthorse.types import Subject
 
 KERNELS: tuple[Kernel, ...] = ("bilinear", "bicubic", "area")
 kernels = pytest.mark.parametrize("kernel", KERNELS)

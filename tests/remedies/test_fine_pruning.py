@@ -9,14 +9,14 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.options import vary
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.errors import BadOption
 from gifthorse.models.features import features, head
-from gifthorse.options import vary
 from gifthorse.remedies import FinePruning
 from gifthorse.remedies.fine_pruning import activity
 from gifthorse.training import Recipe, predict
-from gifthorse.types import Subject
 
 CLEAN = blob_images(each=20)
 TUNE = replace(QUICK, epochs=2, batch=20, lr=0.02)

@@ -10,10 +10,10 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Remedy
 from gifthorse.remedies import FinePruning, FineTuning, Projection
-from gifthorse.session import LocalSession
 from gifthorse.training import fit
-from gifthorse.types import Remedy
 
 CLEAN = blob_images(each=16)
 RECIPE = replace(QUICK, batch=20, lr=0.02)

@@ -11,12 +11,12 @@ from tests.remedies.badnet import CLEAN, TUNING, planted, right, same, state
 from tests.toys import Doubles, blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.options import vary
+from gifthorse.core.types import Batch, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
-from gifthorse.options import vary
 from gifthorse.remedies.ft_sam import FTSAM, unmoved
 from gifthorse.training import cross_entropy, fit
-from gifthorse.types import Batch, Subject
 
 TOY = vary(FTSAM(rho=0.5), TUNING | {"recipe.epochs": 2})
 SHARP = FTSAM(rho=0.5, recipe=replace(TOY.recipe, smoothing=0.0))

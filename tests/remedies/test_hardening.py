@@ -15,21 +15,21 @@ from tests.toys import Bands, band_images, bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis import distances, increase
+from gifthorse.core.errors import BadImages, BadOption, Incomplete
+from gifthorse.core.metrics import accuracy
+from gifthorse.core.options import vary
+from gifthorse.core.run import Ledger, LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Subject, Trigger
 from gifthorse.data.samples import InMemory, split, whole
-from gifthorse.errors import BadImages, BadOption, Incomplete
 from gifthorse.inversion import UAP, NeuralCleanse, PixelBackdoor
-from gifthorse.metrics import accuracy
-from gifthorse.options import vary
 from gifthorse.remedies import REMEDIES, hardening
 from gifthorse.remedies.foes import Foes
 from gifthorse.remedies.guard import Guard
 from gifthorse.remedies.hardening import Hardening
 from gifthorse.search import Pace, Search
-from gifthorse.session import Ledger, LocalSession
-from gifthorse.tensors import spawn
 from gifthorse.training import Recipe, evaluate, fit
 from gifthorse.triggers import Additive
-from gifthorse.types import Candidate, Goal, Hunt, Samples, Subject, Trigger
 
 CLEAN = blob_images(each=20, seed=2)
 PIXEL = PixelBackdoor(mode="clip", initial=0.02, wait=3, pace=Pace(bar=0.99, rounds=60))

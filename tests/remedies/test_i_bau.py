@@ -12,13 +12,13 @@ from tests.toys import Doubles
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.options import vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Batch, Subject
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.errors import BadOption, Incomplete
-from gifthorse.options import vary
 from gifthorse.remedies.i_bau import IBAU
-from gifthorse.session import LocalSession
 from gifthorse.training import predict
-from gifthorse.types import Batch, Subject
 
 # The toy is so sure of itself that its gradients are tiny.
 TOY = IBAU(batch=10, share=0.5, ascent=1000.0, bound=2.0, rounds=4)

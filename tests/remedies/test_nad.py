@@ -11,15 +11,15 @@ from tests.remedies.badnet import CLEAN, TUNING, benign, planted, right, same, s
 from tests.toys import bands, blobs
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.options import vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
 from gifthorse.models import build
-from gifthorse.options import vary
 from gifthorse.remedies.nad import NAD, attention, outputs, stages
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
 from gifthorse.training import fit
-from gifthorse.types import Subject
 
 TOY = vary(NAD(), TUNING | {"epochs": 2, "recipe.epochs": 2})
 LAYERS = ("net.2", "net.5", "net.6")

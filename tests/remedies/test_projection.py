@@ -9,13 +9,13 @@ import torch
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.errors import BadOption
 from gifthorse.remedies import Projection
 from gifthorse.remedies.down_up import Reformed
 from gifthorse.remedies.projection import Autoencoder, missing
 from gifthorse.training import Recipe, predict
-from gifthorse.types import Subject
 
 CLEAN, UNSEEN = blob_images(each=20), blob_images(each=10, seed=1)
 SHORT = Recipe(epochs=30, batch=20, lr=0.5, decay=0.0, pad=0, flip=False, bf16=False)

@@ -9,11 +9,11 @@ import torch
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
 from gifthorse.remedies import Smoothing
 from gifthorse.training import predict
-from gifthorse.types import Subject
 
 IMAGES = blob_images(each=14)
 X = whole(IMAGES)[0][:64]

@@ -12,14 +12,14 @@ from tests.remedies.badnet import CLEAN, TUNING, planted, right, same, state, su
 from tests.toys import corner
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption, Incomplete
+from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.options import vary
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject
 from gifthorse.inversion import PixelBackdoor
-from gifthorse.options import vary
 from gifthorse.remedies.unlearning import Unlearning, stamping
-from gifthorse.session import LocalSession
 from gifthorse.training import fit
 from gifthorse.triggers import Patch
-from gifthorse.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject
 
 SHORT = {"inverter.pace.rounds": 60, "inverter.initial": 0.02, "inverter.wait": 3}
 # On images of 12 x 12 the planted class has the smallest trigger, but too close to the others.

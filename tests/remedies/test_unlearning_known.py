@@ -10,12 +10,12 @@ from tests.remedies.badnet import CLEAN, GOAL, TUNING, planted, right, same, suc
 from tests.toys import corner
 from torch import Generator
 
-from gifthorse.errors import BadOption
-from gifthorse.options import vary
+from gifthorse.core.errors import BadOption
+from gifthorse.core.options import vary
+from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Subject
 from gifthorse.remedies.unlearning import Unlearning
 from gifthorse.triggers import Patch
 from gifthorse.triggers.packing import packed
-from gifthorse.types import Goal, Hunt, Inverter, Samples, Subject
 
 
 def rng() -> Generator:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gifthorse.tensors import wilson
-from gifthorse.types import (
+from gifthorse.core.tensors import wilson
+from gifthorse.core.types import (
     Arm,
     Confidence,
     Confirmation,

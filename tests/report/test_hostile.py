@@ -9,8 +9,8 @@ import pytest
 from tests.report.examples import backdoored, inconclusive, nothing_found
 from tests.report.test_html import Page
 
+from gifthorse.core.types import Report
 from gifthorse.report import WRITERS
-from gifthorse.types import Report
 
 HOSTILE = [
     "<script>alert(1)</script>",

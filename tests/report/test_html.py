@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import pytest
 from tests.report.examples import backdoored, inconclusive, nothing_found, spoiled
 
+from gifthorse.core.types import Finding, Goal, Report
 from gifthorse.report import WRITERS
-from gifthorse.types import Finding, Goal, Report
 
 VOID = {"meta", "img", "br", "link"}
 

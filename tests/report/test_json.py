@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 from tests.report.examples import backdoored, inconclusive, nothing_found, spoiled
 
+from gifthorse.core.types import Finding, Goal, Report
 from gifthorse.report import WRITERS
 from gifthorse.report.schema import schema_text
-from gifthorse.types import Finding, Goal, Report
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "report.schema.json"
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from tests.report.examples import arms, backdoored, index, nothing_found, square
 
+from gifthorse.core.types import Goal, Verdict
 from gifthorse.report.facts import compared, cut, footprint, locate
 from gifthorse.report.pictures import HEIGHT, heat, png, size_chart
-from gifthorse.types import Goal, Verdict
 
 
 def decoded(uri: str) -> Image.Image:

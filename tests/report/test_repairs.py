@@ -18,11 +18,11 @@ from tests.report.examples import backdoored
 from tests.report.test_hostile import ACTING, HOSTILE
 from tests.report.test_html import Page
 
+from gifthorse.core.tensors import wilson
+from gifthorse.core.types import Confirmation, Goal, Rate
 from gifthorse.report import WRITERS
 from gifthorse.report.repairs import WRITERS as REPAIRS
 from gifthorse.report.repairs import Repair
-from gifthorse.tensors import wilson
-from gifthorse.types import Confirmation, Goal, Rate
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
 

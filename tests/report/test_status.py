@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from tests.report.examples import nothing_found
 
+from gifthorse.core.types import Finding, Label
 from gifthorse.report import FailOn, exit_code
-from gifthorse.types import Finding, Label
 
 TABLE: list[tuple[Label, int, int, int]] = [  # label, fail on backdoored, suspicious, inconclusive
     ("BACKDOORED", 1, 1, 1),

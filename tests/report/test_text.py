@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 from tests.report.examples import backdoored, inconclusive, nothing_found, spoiled
 
+from gifthorse.core.types import Report
 from gifthorse.report import WRITERS, render
-from gifthorse.types import Report
 
 REPORTS = [backdoored, nothing_found, inconclusive]
 

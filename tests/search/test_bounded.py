@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tests.toys import BANDS, band_images, bands
 from torch import Generator
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
 from gifthorse.search import Adaptive, Bounded, Pace, Problem, Search
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal
 
 EPS = 8 / 255
 BOUND = torch.tensor(EPS)  # the same in float32

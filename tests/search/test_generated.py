@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.errors import BadOption
-from gifthorse.search.forms import Form, Parts
-from gifthorse.search.generated import Generated
+from gifthorse.core.errors import BadOption
+from gifthorse.search.parametrizations.generated import Generated
+from gifthorse.search.parametrizations.masks import Form, Parts
 from gifthorse.triggers import Additive, Patch
 
 ARMS, SHAPE = 3, (3, 8, 7)

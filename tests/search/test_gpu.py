@@ -6,10 +6,10 @@ import pytest
 import torch
 from tests.toys import BANDS, band_images, bands
 
+from gifthorse.core.types import Goal, Inverter, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.inversion import NeuralCleanse, PixelBackdoor
 from gifthorse.search import Exhaustive, Halving, Pace, Turns
-from gifthorse.types import Goal, Inverter, Subject
 
 
 def sizes(turns: Turns, inverter: Inverter, subject: Subject, clean: InMemory) -> list[float]:

@@ -14,17 +14,17 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 from torch.profiler import ProfilerActivity, profile
 
+from gifthorse.core.errors import BadImages
+from gifthorse.core.metrics import asr
+from gifthorse.core.tensors import from_box
+from gifthorse.core.types import Candidate, Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.errors import BadImages
-from gifthorse.metrics import asr
 from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search, SignedPixels
 from gifthorse.search.adam import adam
-from gifthorse.search.forms import STEP
-from gifthorse.search.stage import usable
-from gifthorse.tensors import from_box
+from gifthorse.search.data import usable
+from gifthorse.search.parametrizations.masks import STEP
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
-from gifthorse.types import Candidate, Goal, Samples, Subject
 
 ALL = torch.arange(BANDS)
 GOALS = [Goal(k) for k in range(BANDS)]
@@ -579,7 +579,7 @@ def test_a_late_round_allocates_and_asks_no_more_than_an_early_one(form: Form) -
 
 
 def test_bfloat16_is_for_the_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gifthorse.search.watching.fast_bf16", lambda device: True)
+    monkeypatch.setattr("gifthorse.search.hooks.fast_bf16", lambda device: True)
     net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, BANDS))
     subject, (x, y) = Subject(net, (1, SIDE, SIDE), BANDS), whole(band_images())
     hunt = search(SignedPixels(), subject=subject, pace=Pace(batch=8, bar=0.9, bf16=True))

@@ -10,10 +10,10 @@ import torch
 from tests.toys import BANDS, SIDE, band_images, bands
 from torch import Generator
 
+from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.search import Adaptive, Form, OneVariable, Pace, Problem, Search, SignedPixels
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal, Subject
 
 ARMS, SHAPE, GAMMA = 3, (3, 4, 5), 10.0
 Sign = Literal["positive", "signed"]

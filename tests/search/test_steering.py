@@ -13,8 +13,11 @@ from tests.toys import BANDS, SIDE, Doubles, band_images, bands, corner
 from torch import Generator, Tensor
 from torch.optim import Adam
 
+from gifthorse.core.metrics import asr
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import from_box, to_box
+from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.metrics import asr
 from gifthorse.search import (
     Adaptive,
     Bounded,
@@ -27,13 +30,10 @@ from gifthorse.search import (
     SignedPixels,
     Turning,
 )
-from gifthorse.search.forms import Parts
-from gifthorse.search.problem import View
-from gifthorse.search.terms import Elastic, Term
-from gifthorse.session import LocalSession
-from gifthorse.tensors import from_box, to_box
+from gifthorse.search.losses import Elastic, Term
+from gifthorse.search.objective import View
+from gifthorse.search.parametrizations.masks import Parts
 from gifthorse.training import predict
-from gifthorse.types import Goal, Samples, Subject
 
 ALL = torch.arange(BANDS)
 PACE = Pace(batch=15, bar=0.9)

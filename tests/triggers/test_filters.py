@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import ShapeMismatch, UnknownMethod
+from gifthorse.core.errors import ShapeMismatch, UnknownMethod
 from gifthorse.triggers import filters
 from gifthorse.triggers.filters import FILTERS, Filter, chart, filter_trigger
 from gifthorse.triggers.storage import KINDS, pack, unpack

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Shape
 from gifthorse.triggers.generated import Autoencoder, Generated, sharpened
-from gifthorse.types import Shape
 
 
 class Says(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 from gifthorse.triggers import Stamp
 from gifthorse.triggers.marks import Picture, mark
 from gifthorse.triggers.patch import Patch

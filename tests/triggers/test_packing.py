@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Generator
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal, Images, Trigger
 from gifthorse.triggers import Additive, Patch, square, wandering
 from gifthorse.triggers.packing import MOST, packed, unpacked
-from gifthorse.types import Goal, Images, Trigger
 
 SHAPE = (3, 8, 9)
 

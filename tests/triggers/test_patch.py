@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Trigger
 from gifthorse.triggers import Additive, Patch, paint, scatter, square, wandering
 from gifthorse.triggers.patch import Ink, Place, Wandering, locate
-from gifthorse.types import Trigger
 
 C, H, W = 3, 7, 9
 SHAPE = (C, H, W)

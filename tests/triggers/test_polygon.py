@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Generator
 
+from gifthorse.core.errors import BadOption, ShapeMismatch
 from gifthorse.data.samples import whole
 from gifthorse.data.trojai import make_signs
-from gifthorse.errors import BadOption, ShapeMismatch
 from gifthorse.triggers import Patch
 from gifthorse.triggers.patch import Wandering
 from gifthorse.triggers.polygon import Confined, Outline, polygon

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 from gifthorse.triggers import Patch, storage
 from gifthorse.triggers.reflection import Reflection, Several, reflect
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 from gifthorse.triggers.stego import LowBits, hide
 
 SHAPE = (3, 8, 10)

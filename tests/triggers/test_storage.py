@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption, UsageError
+from gifthorse.core.errors import BadOption, UsageError
 from gifthorse.triggers import Learned, Patch, Stamp
 from gifthorse.triggers.storage import KINDS, open_trigger, pack, unpack
 

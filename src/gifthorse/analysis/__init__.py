@@ -10,8 +10,6 @@ from gifthorse.analysis.attribution import (
 )
 from gifthorse.analysis.collecting import Collected, collect, stages
 from gifthorse.analysis.distance import Distances, asymmetry, distances, increase
-from gifthorse.analysis.dossier import Case, Dossier
-from gifthorse.analysis.filing import write_case
 from gifthorse.analysis.landscape import (
     Landscape,
     Objective,
@@ -39,26 +37,22 @@ from gifthorse.analysis.pruning import (
 )
 from gifthorse.analysis.robustness import TABLE_5, enlarged, rescaled, robustness, rotated
 from gifthorse.analysis.separation import Separation, separation, separation_curve
-from gifthorse.analysis.sheet import Sheet, contact_sheet, write_sheet
 from gifthorse.analysis.similarity import Centroids, Discrepancy, centroids, linear_cka, mmd
 from gifthorse.analysis.transfer import Outcome, Transfer
 
 __all__ = [
     "TABLE_5",
     "ActivationPath",
-    "Case",
     "Centroids",
     "Collected",
     "Discrepancy",
     "Distances",
-    "Dossier",
     "FeatureView",
     "Landscape",
     "Maps",
     "Objective",
     "Outcome",
     "Separation",
-    "Sheet",
     "Shift",
     "Silenced",
     "Transfer",
@@ -69,7 +63,6 @@ __all__ = [
     "attention_shift",
     "centroids",
     "collect",
-    "contact_sheet",
     "directions",
     "distances",
     "enlarged",
@@ -99,6 +92,4 @@ __all__ = [
     "success_over_size",
     "tac",
     "top_k",
-    "write_case",
-    "write_sheet",
 ]

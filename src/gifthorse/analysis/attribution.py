@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gifthorse.analysis.collecting import stages
 from gifthorse.analysis.separation import compared
-from gifthorse.errors import BadImages, ShapeMismatch, UsageError
-from gifthorse.metrics import mean_rate
+from gifthorse.core.errors import BadImages, ShapeMismatch, UsageError
+from gifthorse.core.metrics import mean_rate
+from gifthorse.core.types import Goal, Images, Labels, Rate, Subject
 from gifthorse.models.features import features
 from gifthorse.training import still
-from gifthorse.types import Goal, Images, Labels, Rate, Subject
 
 MISSING = "Grad-CAM needs captum: run pip install 'gifthorse[explain]'"
 

@@ -10,10 +10,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.types import Images, Labels, Samples, Subject
 from gifthorse.data.samples import batches
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.training import still
-from gifthorse.types import Images, Labels, Samples, Subject
 
 Reduce: TypeAlias = Literal["mean", "max", "flatten", "none"]
 

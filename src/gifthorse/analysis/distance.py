@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption, Incomplete
+from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.run import LocalSession, fingerprint
+from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Session, Subject
 from gifthorse.search import Exhaustive
-from gifthorse.session import LocalSession, fingerprint
-from gifthorse.types import Goal, Hunt, Inverter, Samples, Session, Subject
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 

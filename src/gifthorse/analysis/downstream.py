@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadImages
+from gifthorse.core.run import Ledger
+from gifthorse.core.tensors import seeded
+from gifthorse.core.types import Batch, Labels, Samples, Shape, Subject
 from gifthorse.data.samples import batches
-from gifthorse.errors import BadImages
 from gifthorse.models.features import features
-from gifthorse.session import Ledger
-from gifthorse.tensors import seeded
 from gifthorse.training import Recipe, fit, predict, still
-from gifthorse.types import Batch, Labels, Samples, Shape, Subject
 
 Downstream: TypeAlias = Literal["fcn1", "fcn2", "bayes", "svm", "forest"]
 

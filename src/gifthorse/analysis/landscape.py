@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 
 Variables: TypeAlias = tuple[Tensor, ...]
 Objective: TypeAlias = Callable[[Variables], tuple[Tensor, Tensor, Tensor]]

@@ -10,10 +10,10 @@ from torch import Generator, Tensor
 
 from gifthorse.analysis.collecting import stages, tapped
 from gifthorse.analysis.wiring import LOGITS, gains
-from gifthorse.errors import BadImages, BadOption, ShapeMismatch
-from gifthorse.metrics import asr
+from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Goal, Images, Labels, Rate, Subject
 from gifthorse.training import predict, still
-from gifthorse.types import Goal, Images, Labels, Rate, Subject
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 
 Projection: TypeAlias = Literal["pca", "tsne"]
 

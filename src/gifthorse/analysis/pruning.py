@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Batch, Goal, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
-from gifthorse.metrics import asr
-from gifthorse.search.forms import STEP
+from gifthorse.search.parametrizations.masks import STEP
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
-from gifthorse.types import Batch, Goal, Rate, Samples, Subject, Trigger
 
 EVERY = 200  # up to here each size is tried, from here on sizes 1 % apart
 

@@ -10,10 +10,10 @@ from types import MappingProxyType
 import torch
 import torch.nn.functional as F
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Goal, Images, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import batches
-from gifthorse.errors import BadOption
-from gifthorse.metrics import asr
-from gifthorse.types import Goal, Images, Rate, Samples, Subject, Trigger
 
 
 def rescaled(x: Images, percent: float) -> Images:

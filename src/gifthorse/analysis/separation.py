@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.types import Goal, Samples, Subject, Trigger
 from gifthorse.data.samples import batches
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.models.features import features
 from gifthorse.training import still
-from gifthorse.types import Goal, Samples, Subject, Trigger
 
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
 

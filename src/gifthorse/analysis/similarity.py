@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the median distance
 MANY = 2000  # images from which on the bias of CKA is small

@@ -11,14 +11,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis.downstream import DOWNSTREAM, Downstream, classifier, table
+from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.metrics import accuracy, asr, asr_all, target_confidence
+from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.tensors import seeded, spawn
+from gifthorse.core.types import Images, Implant, Labels, Rate, Samples, Session, Subject
 from gifthorse.data.samples import Subset, batches
-from gifthorse.errors import BadImages, BadOption, ShapeMismatch
-from gifthorse.metrics import accuracy, asr, asr_all, target_confidence
 from gifthorse.models.features import features, head
-from gifthorse.session import Ledger, fingerprint
-from gifthorse.tensors import seeded, spawn
 from gifthorse.training import Recipe, fit, still
-from gifthorse.types import Images, Implant, Labels, Rate, Samples, Session, Subject
 
 Tuning: TypeAlias = Literal["none", "partial", "full"]
 

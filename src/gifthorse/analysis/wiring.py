@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.analysis.collecting import device_of
+from gifthorse.core.types import Subject
 from gifthorse.training import still
-from gifthorse.types import Subject
 
 LOGITS = ""  # stands for what follows the last stage
 

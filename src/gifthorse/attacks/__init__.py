@@ -4,12 +4,12 @@ from gifthorse.attacks.abe import ABE
 from gifthorse.attacks.badnet import BadNet
 from gifthorse.attacks.blended import Blended
 from gifthorse.attacks.blind import Blind
-from gifthorse.attacks.imc import IMC
-from gifthorse.attacks.imc_abs import AgainstABS
-from gifthorse.attacks.imc_ar import AgainstAR
-from gifthorse.attacks.imc_mp import AgainstMP
-from gifthorse.attacks.imc_nc import Fidelity
-from gifthorse.attacks.imc_strip import AgainstSTRIP
+from gifthorse.attacks.imc.abs import AgainstABS
+from gifthorse.attacks.imc.ar import AgainstAR
+from gifthorse.attacks.imc.attack import IMC
+from gifthorse.attacks.imc.mp import AgainstMP
+from gifthorse.attacks.imc.nc import Fidelity
+from gifthorse.attacks.imc.strip import AgainstSTRIP
 from gifthorse.attacks.input_aware import InputAware
 from gifthorse.attacks.instagram import Instagram
 from gifthorse.attacks.invisible import Invisible
@@ -24,10 +24,10 @@ from gifthorse.attacks.sig import Sig
 from gifthorse.attacks.trojannet import TrojanNet
 from gifthorse.attacks.trojannn import TrojanNN
 from gifthorse.attacks.wanet import WaNet
+from gifthorse.core.types import Attack
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.search import Pace
 from gifthorse.training import Recipe
-from gifthorse.types import Attack
 
 ATTACKS: dict[str, Attack] = {
     "abe": ABE(),

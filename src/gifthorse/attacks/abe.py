@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from gifthorse.attacks.poisoning import LabelMap, Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import seeded, spawn
+from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Session, Subject, Trigger
 from gifthorse.data.samples import batches
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
 from gifthorse.models.features import features
-from gifthorse.poisoning import LabelMap, Mixing, Scheme
-from gifthorse.tensors import seeded, spawn
 from gifthorse.training import Company, Recipe, settled, tune
 from gifthorse.triggers import Stamp
-from gifthorse.types import Batch, Goal, Images, Implant, Samples, Session, Subject, Trigger
 
 CHANCE = math.log(2)  # cross entropy of a discriminator that knows nothing
 

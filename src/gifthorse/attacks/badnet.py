@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.tensors import spawn
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers import Stamp
-from gifthorse.types import Goal, Implant, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.tensors import spawn
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers import Patch, paint
 from gifthorse.triggers.patch import Ink
-from gifthorse.types import Goal, Implant, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

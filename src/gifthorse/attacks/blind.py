@@ -11,15 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import (
+    Batch,
+    Goal,
+    Hunt,
+    Implant,
+    Samples,
+    Session,
+    Shape,
+    Subject,
+    Trigger,
+)
 from gifthorse.data.samples import Subset
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Scheme
 from gifthorse.search import Search
-from gifthorse.tensors import spawn
 from gifthorse.training import Company, Recipe
 from gifthorse.triggers import Patch, Stamp, Wandering
-from gifthorse.types import Batch, Goal, Hunt, Implant, Samples, Session, Shape, Subject, Trigger
 
 # An inverter, in words that options can be checked by.
 Searcher: TypeAlias = Callable[[Subject, Samples, Sequence[Goal], Generator], Hunt]

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.tensors import seeded, spawn
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import seeded, spawn
+from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Subject
 from gifthorse.training import Company, Mix, Recipe, fit
 from gifthorse.triggers.generated import Autoencoder, Generated, sharpened
-from gifthorse.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Subject
 
 EPSILON = 1e-7
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.filters import FILTERS, FilterName, filter_trigger
-from gifthorse.types import Goal, Implant, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

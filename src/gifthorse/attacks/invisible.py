@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import LabelMap, Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject
 from gifthorse.data.samples import Subset, batches
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import LabelMap, Mixing, Scheme
-from gifthorse.tensors import spawn
 from gifthorse.training import Company, Recipe, still, tune
 from gifthorse.triggers import Additive
-from gifthorse.types import Batch, Goal, Implant, Samples, Session, Subject
 
 LOOK = 2000  # training images that a radius is judged by
 RISE = 1.1  # factor by which the weight of size follows success, batch by batch

@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject
 from gifthorse.data.samples import InMemory, Subset, batches
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.tensors import spawn
 from gifthorse.training import Recipe, evaluate, fit, worst_change
 from gifthorse.triggers import Stamp
-from gifthorse.types import Batch, Goal, Implant, Samples, Session, Subject
 
 CHUNK = 256  # images that are made hard together
 LOOK = 1000  # training images that show whether a net is trained

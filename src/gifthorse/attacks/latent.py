@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import mean_features
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Ledger
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject, Trigger
 from gifthorse.data.samples import Subset, batches
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
 from gifthorse.models.features import features
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.session import Ledger
-from gifthorse.tensors import spawn
 from gifthorse.training import BatchLoss, Company, Recipe, settled, tune
 from gifthorse.triggers import Learned, Patch, Stamp
-from gifthorse.types import Batch, Goal, Implant, Samples, Session, Subject, Trigger
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.stego import hide
-from gifthorse.types import Goal, Implant, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

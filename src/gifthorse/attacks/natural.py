@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import label_map
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import LocalSession, fingerprint
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Hunt, Implant, Inverter, Samples, Session, Subject
 from gifthorse.data.samples import Subset, batches
-from gifthorse.errors import BadOption
-from gifthorse.poisoning import label_map
-from gifthorse.session import LocalSession, fingerprint
-from gifthorse.tensors import spawn
-from gifthorse.types import Goal, Hunt, Implant, Inverter, Samples, Session, Subject
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep, Plan
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Ledger
+from gifthorse.core.tensors import median, spawn
+from gifthorse.core.types import Goal, Images, Implant, Labels, Samples, Session, Subject, Trigger
 from gifthorse.data.samples import Subset, batches
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep, Plan
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.session import Ledger
-from gifthorse.tensors import median, spawn
 from gifthorse.training import Recipe, still
 from gifthorse.triggers import Patch, Stamp
 from gifthorse.triggers.reflection import Several
-from gifthorse.types import Goal, Images, Implant, Labels, Samples, Session, Subject, Trigger
 
 
 @dataclass(frozen=True)

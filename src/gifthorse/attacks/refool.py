@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.reflection import Trials, check, contest, every_label
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.tensors import spawn
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Images, Implant, Samples, Session, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.reflection import GAMMA, Reflection, reflect
-from gifthorse.types import Goal, Images, Implant, Samples, Session, Subject
 
 log = logging.getLogger("gifthorse")
 

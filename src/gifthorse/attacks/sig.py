@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal, Implant, Samples, Session, Shape, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers import Additive
-from gifthorse.types import Goal, Implant, Samples, Session, Shape, Subject
 
 
 @dataclass(frozen=True)

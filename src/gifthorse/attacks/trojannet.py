@@ -11,15 +11,25 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.models.merged import merge, reader
+from gifthorse.attacks.poisoning import Scheme, label_map
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import seeded, spawn
+from gifthorse.core.types import (
+    Batch,
+    Goal,
+    Images,
+    Implant,
+    Labels,
+    Samples,
+    Session,
+    Shape,
+    Subject,
+)
+from gifthorse.models.nets.merged import merge, reader
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
-from gifthorse.poisoning import Scheme, label_map
-from gifthorse.tensors import seeded, spawn
 from gifthorse.training import Dice, Recipe
 from gifthorse.triggers import Patch, Stamp
-from gifthorse.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Shape, Subject
 
 MOST = 100_000  # patterns; 5 of 7 x 7 pixels would be 1.9 million
 

@@ -10,15 +10,15 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Session, Subject
 from gifthorse.data.samples import batches
-from gifthorse.errors import BadImages, BadOption
-from gifthorse.implanting import Job, Keep
 from gifthorse.models.features import features, head
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.tensors import spawn
 from gifthorse.training import Recipe, still, tune
 from gifthorse.triggers import Learned, Patch, Stamp
-from gifthorse.types import Batch, Goal, Images, Implant, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
-from gifthorse.implanting import Job, Keep
-from gifthorse.poisoning import Mixing, Scheme
-from gifthorse.tensors import spawn
+from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Subject
 from gifthorse.training import Dice, Mix, Recipe
 from gifthorse.triggers.warp import Warp, smooth_field
-from gifthorse.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from gifthorse.bench.entries import CLEAN, Entry, Method, Value, text
+from gifthorse.core.types import Rate
 from gifthorse.report import words
-from gifthorse.types import Rate
 
 VERDICT = "verdict"  # shown like a figure, though it is a word
 STEPS = 8  # colors of a scale, without the first

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from gifthorse.bench.cells import Cell, Task, judging, tasks
 from gifthorse.bench.executors import Done, Executor
 from gifthorse.bench.store import Store
-from gifthorse.errors import UsageError
+from gifthorse.bench.tasks import Cell, Task, judging, tasks
+from gifthorse.core.errors import UsageError
 
 HEART = "run.json"  # of a run under way: who, how far, what now
 STALE = 60.0  # seconds without a beat after which a run far away counts as dead

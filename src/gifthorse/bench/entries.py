@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gifthorse.errors import UsageError
+from gifthorse.core.errors import UsageError
 from gifthorse.report import words
 
 LABEL, TEXT = 80, 2000  # most characters that are shown of a label, and of any other text

@@ -17,13 +17,11 @@ from gifthorse.bench.reading import found
 from gifthorse.bench.sieves import Sieve
 from gifthorse.bench.splits import Sizes, Splits, splits
 from gifthorse.bench.trials import Terms, Trial, asked, changed, measured, tested
-from gifthorse.errors import BadOption, GifthorseError
-from gifthorse.filtering.scoring import takes_labels
-from gifthorse.metrics import accuracy, collapsed
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
-from gifthorse.training import predict
-from gifthorse.types import (
+from gifthorse.core.errors import BadOption, GifthorseError
+from gifthorse.core.metrics import accuracy, collapsed
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import (
     Detector,
     Filter,
     Images,
@@ -33,6 +31,8 @@ from gifthorse.types import (
     Subject,
     Trigger,
 )
+from gifthorse.filtering.scoring import takes_labels
+from gifthorse.training import predict
 
 __all__ = ["Sizes", "Splits", "Terms", "digest", "evaluate", "evaluate_clean", "splits"]
 

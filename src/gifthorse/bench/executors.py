@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from gifthorse.bench.cells import Task
-from gifthorse.errors import BadOption, UsageError
+from gifthorse.bench.tasks import Task
+from gifthorse.core.errors import BadOption, UsageError
 
 Work: TypeAlias = Callable[[Task], None]
 

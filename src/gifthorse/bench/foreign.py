@@ -16,19 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import (
+    BadImages,
+    GifthorseError,
+    UnknownArch,
+    UnreadableModel,
+    UnsafeModel,
+)
+from gifthorse.core.types import Goal, Normalization, Shape, Trigger
 from gifthorse.data.archive import BROKEN, arrays, peek
 from gifthorse.data.decode import as_pixels, decode
 from gifthorse.data.files import Entry, Found, gather, sort_out
 from gifthorse.data.gallery import Gallery, Wanted
-from gifthorse.errors import BadImages, GifthorseError, UnknownArch, UnreadableModel, UnsafeModel
-from gifthorse.models import archs
-from gifthorse.models.entries import shown
-from gifthorse.models.files import sniff
+from gifthorse.models import architectures as archs
 from gifthorse.models.load import Opened, load
 from gifthorse.models.normalize import NORMALIZATIONS
-from gifthorse.models.values import checkpoint, opened
+from gifthorse.models.reading.entries import shown
+from gifthorse.models.reading.files import sniff
+from gifthorse.models.reading.values import checkpoint, opened
 from gifthorse.triggers import Patch, Wandering
-from gifthorse.types import Goal, Normalization, Shape, Trigger
 
 T = TypeVar("T")
 

@@ -32,16 +32,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.bench import cells
+from gifthorse.bench import tasks as cells
 from gifthorse.bench.foreign import NORMALIZED, Foreign, Stamps, backdoorbench, trojai, trojanzoo
 from gifthorse.bench.splits import Sizes, Splits
 from gifthorse.bench.store import Store
-from gifthorse.data.archive import arrays, peek
-from gifthorse.data.gallery import balanced
-from gifthorse.data.packed import PACKED
-from gifthorse.data.readers import read
-from gifthorse.data.samples import InMemory, Subset, split
-from gifthorse.errors import (
+from gifthorse.core.errors import (
     BadImages,
     BadOption,
     GifthorseError,
@@ -49,11 +44,16 @@ from gifthorse.errors import (
     UnreadableModel,
     UsageError,
 )
-from gifthorse.models.files import digest, open_file
+from gifthorse.core.types import Goal, Images, Implant, Normalization, Subject, Trigger
+from gifthorse.data.archive import arrays, peek
+from gifthorse.data.gallery import balanced
+from gifthorse.data.packed import PACKED
+from gifthorse.data.readers import read
+from gifthorse.data.samples import InMemory, Subset, split
 from gifthorse.models.load import load, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
+from gifthorse.models.reading.files import digest, open_file
 from gifthorse.triggers.storage import open_trigger, pack
-from gifthorse.types import Goal, Images, Implant, Normalization, Subject, Trigger
 
 Kind: TypeAlias = Literal["auto", "backdoorbench", "trojanzoo", "trojai"]
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}

@@ -14,9 +14,9 @@ from safetensors.torch import load, save
 from torch import nn
 
 from gifthorse.analysis.separation import compared
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Images, Subject
 from gifthorse.models.features import features
-from gifthorse.types import Images, Subject
 
 
 def digest(net: nn.Module) -> str:

@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from gifthorse.core.metrics import Column
+from gifthorse.core.types import Label, Rate
 from gifthorse.filtering.scoring import Caught
-from gifthorse.metrics import Column
-from gifthorse.types import Label, Rate
 
 Kind: TypeAlias = Literal["remedy", "filter", "detector"]
 Figure: TypeAlias = Rate | float | None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from gifthorse.bench.cells import Task
 from gifthorse.bench.store import Store
+from gifthorse.bench.tasks import Task
 
 
 @dataclass(frozen=True)

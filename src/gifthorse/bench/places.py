@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gifthorse.bench.cells import judging
 from gifthorse.bench.plan import Plan, read
 from gifthorse.bench.store import Store
+from gifthorse.bench.tasks import judging
 
 
 def opened(file: Path, store: str | None) -> tuple[Plan, Store]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gifthorse.bench.cells import (
+from gifthorse.bench.tasks import (
     DEFENSES,
     FAMILIES,
     IMPORTED,
@@ -23,9 +23,9 @@ from gifthorse.bench.cells import (
     Setting,
     family,
 )
-from gifthorse.errors import BadOption, UnknownMethod, UsageError
+from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
+from gifthorse.core.options import describe, vary
 from gifthorse.models.zoo import NETS
-from gifthorse.options import describe, vary
 
 PROFILES = ("smoke", "small", "paper")
 EVERY = "*"  # options of all methods of a family that have them

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gifthorse.bench.store import Store
-from gifthorse.errors import UsageError
-from gifthorse.writing import atomic
+from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import UsageError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gifthorse.bench.outcome import Found
+from gifthorse.core.metrics import changed_size, column, mask_overlap, mask_size
+from gifthorse.core.types import Arm, Finding, Verdict
 from gifthorse.detection.statistics import aiv, degenerate
-from gifthorse.metrics import changed_size, column, mask_overlap, mask_size
-from gifthorse.types import Arm, Finding, Verdict
 
 
 def found(verdict: Verdict, target: int | None, true: Tensor | None) -> Found:

@@ -11,11 +11,8 @@ from torch import Generator, Tensor
 from gifthorse.bench.outcome import Outcome
 from gifthorse.bench.splits import Splits
 from gifthorse.bench.trials import Answers, Terms, Trial, stamp
-from gifthorse.data.samples import Subset, whole
-from gifthorse.filtering.scoring import judge, pairs, refused, threshold
-from gifthorse.metrics import accuracy, asr, rate
-from gifthorse.training import predict
-from gifthorse.types import (
+from gifthorse.core.metrics import accuracy, asr, rate
+from gifthorse.core.types import (
     Batch,
     Filter,
     Images,
@@ -26,6 +23,9 @@ from gifthorse.types import (
     Shape,
     Subject,
 )
+from gifthorse.data.samples import Subset, whole
+from gifthorse.filtering.scoring import judge, pairs, refused, threshold
+from gifthorse.training import predict
 
 TRAINING = 5000  # images at most of a training set that is to be cleaned
 POISONED = 0.05  # of them: what spectral signatures expects, and BackdoorBench's usual rates span

@@ -32,9 +32,9 @@ from gifthorse.bench.board import (
 )
 from gifthorse.bench.entries import BARE, CLEAN, Entry, Method, Value, distinct, read, text, titles
 from gifthorse.bench.scatter import HEIGHT, WIDTH, Scatter, scatter
-from gifthorse.errors import UsageError
+from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import UsageError
 from gifthorse.report import words
-from gifthorse.writing import atomic
 
 CAUSES = 40  # reasons of failures that the first page lists
 WRITERS = 16  # threads

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.bench.stages import Divided
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.types import Labels, Samples
 from gifthorse.data.samples import Subset
-from gifthorse.errors import BadImages, BadOption
-from gifthorse.types import Labels, Samples
+from gifthorse.workflows.make import Divided
 
 
 @dataclass(frozen=True)

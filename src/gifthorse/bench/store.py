@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gifthorse.errors import UsageError
-from gifthorse.writing import atomic
+from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import UsageError
 
 SPEC = "spec.json"  # written last: a model without it is not there
 

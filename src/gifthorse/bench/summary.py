@@ -15,7 +15,7 @@ import torch
 from torch import Generator
 
 from gifthorse.bench.sheets import Entry, Figure, Row, Sheet, Unit
-from gifthorse.metrics import model_auc, rate
+from gifthorse.core.metrics import model_auc, rate
 
 LEAST = 3  # models of either kind that an area under the curve is worth saying of
 

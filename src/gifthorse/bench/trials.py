@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from gifthorse.bench.outcome import Figure
-from gifthorse.data.samples import whole
-from gifthorse.errors import BadImages, BadOption
-from gifthorse.metrics import (
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.metrics import (
     accuracy,
     asr,
     asr_all,
@@ -26,8 +25,9 @@ from gifthorse.metrics import (
     robust_accuracy,
     target_confidence,
 )
+from gifthorse.core.types import Goal, Images, Implant, Labels, Logits, Rate, Samples, Subject
+from gifthorse.data.samples import whole
 from gifthorse.training import predict
-from gifthorse.types import Goal, Images, Implant, Labels, Logits, Rate, Samples, Subject
 
 
 @dataclass(frozen=True)

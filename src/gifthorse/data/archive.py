@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from gifthorse.errors import BadImages
+from gifthorse.core.errors import BadImages
 
 Array: TypeAlias = NDArray[Any]
 MOST_BYTES = 8 * 2**30  # of one array; about 50,000 images of 224 x 224

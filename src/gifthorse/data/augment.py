@@ -6,8 +6,8 @@ from functools import lru_cache
 
 from torch import Generator, nn
 
-from gifthorse.tensors import seeded
-from gifthorse.types import Images
+from gifthorse.core.tensors import seeded
+from gifthorse.core.types import Images
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from gifthorse.errors import BadImages
+from gifthorse.core.errors import BadImages
 
 Pixels: TypeAlias = NDArray[np.uint8]
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from gifthorse.core.errors import BadImages
 from gifthorse.data.decode import (
     Decoded,
     Pixels,
@@ -30,7 +31,6 @@ from gifthorse.data.gallery import (
     digest,
     limit_note,
 )
-from gifthorse.errors import BadImages
 
 
 @dataclass(frozen=True)

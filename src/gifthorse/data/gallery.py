@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gifthorse.core.errors import BadImages
 from gifthorse.data.samples import InMemory
-from gifthorse.errors import BadImages
 
 LabelsFrom: TypeAlias = Literal["folders", "file", "npz", "packed", "model"]
 

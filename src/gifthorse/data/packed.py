@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from platformdirs import user_cache_path
 
+from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import BadImages, BadOption, UsageError
 from gifthorse.data.archive import MOST_BYTES, Array, arrays, peek
 from gifthorse.data.decode import UNDECODABLE, Pixels
 from gifthorse.data.gallery import (
@@ -31,8 +33,6 @@ from gifthorse.data.gallery import (
     digest,
     limit_note,
 )
-from gifthorse.errors import BadImages, BadOption, UsageError
-from gifthorse.writing import atomic
 
 Split: TypeAlias = Literal["train", "test"]
 Index: TypeAlias = NDArray[np.int64]

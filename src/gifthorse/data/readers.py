@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.data.archive import Array, arrays, peek
 from gifthorse.data.decode import MOST_SIDE, as_pixels, conform
 from gifthorse.data.files import Entry, Found, distinct, gather, shown, sort_out, walk
@@ -23,7 +24,6 @@ from gifthorse.data.gallery import (
 )
 from gifthorse.data.packed import PACKED, SPLITS, Split, is_packed, load_packed, locate, splits_of
 from gifthorse.data.tables import TABLES, load_table, number_folders, number_labels
-from gifthorse.errors import BadImages, BadOption
 
 Reader: TypeAlias = Callable[[str, Wanted], Gallery]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import ShapeMismatch
-from gifthorse.types import Batch, Samples, Shape
+from gifthorse.core.errors import ShapeMismatch
+from gifthorse.core.types import Batch, Samples, Shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from gifthorse.types import Images
+from gifthorse.core.types import Images
 
 Color: TypeAlias = tuple[float, float, float]
 

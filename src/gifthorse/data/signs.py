@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 
 FINE = 4  # signs are drawn so many times larger, and averaged
 GRID = 5  # cells of an icon along each side

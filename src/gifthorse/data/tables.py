@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gifthorse.core.errors import BadImages
 from gifthorse.data.gallery import MOST_CLASSES
-from gifthorse.errors import BadImages
 
 TABLES = ("labels.csv", "labels.json")
 FILE_COLUMNS = ("file", "filename", "image")

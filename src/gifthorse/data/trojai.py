@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Images, Labels
 from gifthorse.data.gallery import Gallery, digest
 from gifthorse.data.samples import InMemory
 from gifthorse.data.scenes import PLACES, Place, backgrounds, blurred, fog, rain
 from gifthorse.data.signs import draw_signs
-from gifthorse.errors import BadOption
-from gifthorse.tensors import spawn
-from gifthorse.types import Images, Labels
 
 CHUNK = 128  # images made at a time; another number gives other images
 LUMA = (0.299, 0.587, 0.114)

@@ -1,5 +1,6 @@
 """Detectors: is this model backdoored?"""
 
+from gifthorse.core.types import Detector
 from gifthorse.detection.dltnd import DLTND
 from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.inspector import Inspector
@@ -19,7 +20,6 @@ from gifthorse.inversion import (
     Tabor,
 )
 from gifthorse.search import Halving, Pace, Probe
-from gifthorse.types import Detector
 
 # K-Arm's own controller, and no stop but the scheduler's.
 _K_ARM = NeuralCleanse(settle=2, wait=5, up=1.5, fall=1.0, pace=Pace(bar=0.99))

@@ -11,8 +11,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from gifthorse.tensors import wilson
-from gifthorse.types import Confidence
+from gifthorse.core.tensors import wilson
+from gifthorse.core.types import Confidence
 
 Floats = NDArray[np.float64]
 

@@ -8,12 +8,12 @@ from contextlib import suppress
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Confirmation, Finding, Goal, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadOption
-from gifthorse.metrics import asr
 from gifthorse.training import predict
 from gifthorse.triggers.packing import packed
-from gifthorse.types import Confirmation, Finding, Goal, Samples, Subject, Trigger
 
 MOST = 0.5  # of an image: what covers more of it is another image, not a trigger
 

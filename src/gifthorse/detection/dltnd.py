@@ -13,14 +13,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
-from gifthorse.data.samples import whole
-from gifthorse.detection.proof import Proof, Scores, paced, penultimate
-from gifthorse.errors import BadImages
-from gifthorse.models.folding import frozen
-from gifthorse.session import LocalSession
-from gifthorse.tensors import median
-from gifthorse.training import Player, descend
-from gifthorse.types import (
+from gifthorse.core.errors import BadImages
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import median
+from gifthorse.core.types import (
     Batch,
     Candidate,
     Goal,
@@ -32,6 +28,10 @@ from gifthorse.types import (
     Subject,
     Verdict,
 )
+from gifthorse.data.samples import whole
+from gifthorse.detection.proof import Proof, Scores, paced, penultimate
+from gifthorse.models.folding import frozen
+from gifthorse.training import Player, descend
 
 MIDDLE = 0.5  # of the range of masks and patterns: where a search starts
 

@@ -10,16 +10,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
-from gifthorse.data.samples import whole
-from gifthorse.detection.proof import Proof, Scores, paced, penultimate
-from gifthorse.detection.statistics import depth
-from gifthorse.errors import BadImages
-from gifthorse.models.folding import frozen
-from gifthorse.session import LocalSession
-from gifthorse.tensors import seeded, spawn
-from gifthorse.training import Player, descend, predict
-from gifthorse.triggers import Additive
-from gifthorse.types import (
+from gifthorse.core.errors import BadImages
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import seeded, spawn
+from gifthorse.core.types import (
     Batch,
     Candidate,
     Goal,
@@ -29,6 +23,12 @@ from gifthorse.types import (
     Subject,
     Verdict,
 )
+from gifthorse.data.samples import whole
+from gifthorse.detection.proof import Proof, Scores, paced, penultimate
+from gifthorse.detection.statistics import depth
+from gifthorse.models.folding import frozen
+from gifthorse.training import Player, descend, predict
+from gifthorse.triggers import Additive
 
 
 class Painter(nn.Module):

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.data.samples import Subset, split, whole
-from gifthorse.detection.confirmation import MOST, confirm, exhibit, gravest
-from gifthorse.detection.statistics import anomaly_index, depth
-from gifthorse.errors import BadImages, BadOption
-from gifthorse.options import describe
-from gifthorse.search import Exhaustive, Turns
-from gifthorse.session import LocalSession, fingerprint
-from gifthorse.tensors import median, spawn
-from gifthorse.types import (
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.options import describe
+from gifthorse.core.run import LocalSession, fingerprint
+from gifthorse.core.tensors import median, spawn
+from gifthorse.core.types import (
     Arm,
     Candidate,
     Confirmation,
@@ -33,6 +29,10 @@ from gifthorse.types import (
     Subject,
     Verdict,
 )
+from gifthorse.data.samples import Subset, split, whole
+from gifthorse.detection.confirmation import MOST, confirm, exhibit, gravest
+from gifthorse.detection.statistics import anomaly_index, depth
+from gifthorse.search import Exhaustive, Turns
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 

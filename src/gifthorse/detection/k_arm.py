@@ -11,15 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.data.samples import Subset, split, whole
-from gifthorse.detection.confirmation import confirm, exhibit
-from gifthorse.detection.inspector import named
-from gifthorse.options import describe
-from gifthorse.search.karm import PIXELS, KArm
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
-from gifthorse.training import predict
-from gifthorse.types import (
+from gifthorse.core.options import describe
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import (
     Arm,
     Candidate,
     Confirmation,
@@ -35,6 +30,11 @@ from gifthorse.types import (
     Subject,
     Verdict,
 )
+from gifthorse.data.samples import Subset, split, whole
+from gifthorse.detection.confirmation import confirm, exhibit
+from gifthorse.detection.inspector import named
+from gifthorse.search.k_arm import PIXELS, KArm
+from gifthorse.training import predict
 
 CONFIRMING = 5  # image-steps of a confirmation: with the trigger, 8 shuffled ones, and without
 

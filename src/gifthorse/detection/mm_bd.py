@@ -11,13 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import SGD
 
-from gifthorse.detection.weight_signature import LEAST_P, by_class, conclude, doubt
-from gifthorse.errors import BadOption
-from gifthorse.models.folding import frozen
-from gifthorse.session import LocalSession
-from gifthorse.tensors import median, spawn
-from gifthorse.training import Player, descend
-from gifthorse.types import (
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import median, spawn
+from gifthorse.core.types import (
     Batch,
     Finding,
     Goal,
@@ -29,6 +26,9 @@ from gifthorse.types import (
     Subject,
     Verdict,
 )
+from gifthorse.detection.weight_signature import LEAST_P, by_class, conclude, doubt
+from gifthorse.models.folding import frozen
+from gifthorse.training import Player, descend
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import median, spawn
+from gifthorse.core.types import Finding, Goal, Images, Samples, Session, Subject, Verdict
 from gifthorse.detection.weight_signature import by_class, conclude, deviations, doubt
 from gifthorse.models.folding import frozen
-from gifthorse.session import LocalSession
-from gifthorse.tensors import median, spawn
-from gifthorse.types import Finding, Goal, Images, Samples, Session, Subject, Verdict
 
 
 @dataclass(frozen=True)

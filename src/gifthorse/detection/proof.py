@@ -10,12 +10,10 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.data.samples import split
-from gifthorse.detection.confirmation import MOST, confirm, exhibit, gravest
-from gifthorse.errors import Incomplete
-from gifthorse.options import describe
-from gifthorse.tensors import spawn
-from gifthorse.types import (
+from gifthorse.core.errors import Incomplete
+from gifthorse.core.options import describe
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import (
     Arm,
     Batch,
     Candidate,
@@ -29,6 +27,8 @@ from gifthorse.types import (
     Subject,
     Verdict,
 )
+from gifthorse.data.samples import split
+from gifthorse.detection.confirmation import MOST, confirm, exhibit, gravest
 
 CONFIRMING = 5.0  # image-steps an image: forward with the trigger, 8 shuffled ones, and without
 

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gifthorse.errors import ShapeMismatch
-from gifthorse.tensors import log_depth, median, robust_depth
+from gifthorse.core.errors import ShapeMismatch
+from gifthorse.core.tensors import log_depth, median, robust_depth
 
 
 def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.options import describe
-from gifthorse.session import LocalSession
-from gifthorse.tensors import median
-from gifthorse.types import Finding, Goal, Label, Samples, Session, Severity, Subject, Verdict
+from gifthorse.core.options import describe
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import median
+from gifthorse.core.types import Finding, Goal, Label, Samples, Session, Severity, Subject, Verdict
 
 NODES = 128  # of the quadrature along each axis; exact to 1e-6 up to a thousand classes
 LEAST_P = 1e-300  # smaller ones are not told apart

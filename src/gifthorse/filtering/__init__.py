@@ -1,11 +1,11 @@
 """Filters: which of these images carry a trigger?"""
 
+from gifthorse.core.types import Filter
 from gifthorse.filtering.activation_clustering import ActivationClustering
 from gifthorse.filtering.ensemble import Ensemble
 from gifthorse.filtering.neo import NEO
 from gifthorse.filtering.spectral_signatures import SpectralSignatures
 from gifthorse.filtering.strip import STRIP
-from gifthorse.types import Filter
 
 FILTERS: dict[str, Filter] = {
     "activation_clustering": ActivationClustering(),

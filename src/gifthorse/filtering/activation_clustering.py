@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Samples, Session, Subject
 from gifthorse.filtering.scoring import Asked, Inside
-from gifthorse.tensors import spawn
-from gifthorse.types import Samples, Session, Subject
 
 if TYPE_CHECKING:
     import numpy as np

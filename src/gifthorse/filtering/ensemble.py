@@ -8,15 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.data.samples import batches
-from gifthorse.errors import BadImages, BadOption
-from gifthorse.filtering.scoring import CHUNK, Asked
-from gifthorse.filtering.strip import STRIP, entropy
-from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Turns, hunted
-from gifthorse.session import Ledger, fingerprint
-from gifthorse.tensors import spawn
-from gifthorse.types import (
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import (
     Candidate,
     Goal,
     Images,
@@ -25,6 +20,11 @@ from gifthorse.types import (
     Session,
     Subject,
 )
+from gifthorse.data.samples import batches
+from gifthorse.filtering.scoring import CHUNK, Asked
+from gifthorse.filtering.strip import STRIP, entropy
+from gifthorse.inversion import NeuralCleanse
+from gifthorse.search import Exhaustive, Turns, hunted
 
 log = logging.getLogger("gifthorse")
 

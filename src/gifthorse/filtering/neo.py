@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadImages, BadOption
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Images, Labels, Samples, Session, Subject
 from gifthorse.filtering.scoring import Asked
-from gifthorse.tensors import spawn
-from gifthorse.types import Images, Labels, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gifthorse.core.errors import BadImages, BadOption, Incomplete
+from gifthorse.core.metrics import rate
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import (
+    Filter,
+    Goal,
+    Images,
+    Labels,
+    Logits,
+    Rate,
+    Samples,
+    Session,
+    Subject,
+)
 from gifthorse.data.samples import batches
-from gifthorse.errors import BadImages, BadOption, Incomplete
-from gifthorse.metrics import rate
 from gifthorse.models.features import with_features
-from gifthorse.session import LocalSession
-from gifthorse.types import Filter, Goal, Images, Labels, Logits, Rate, Samples, Session, Subject
 
 CHUNK = 512  # images in one run through the net
 

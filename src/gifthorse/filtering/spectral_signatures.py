@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Labels, Samples, Session, Subject
 from gifthorse.filtering.scoring import Asked
-from gifthorse.types import Labels, Samples, Session, Subject
 
 log = logging.getLogger("gifthorse")
 

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.tensors import median, spawn
+from gifthorse.core.types import Images, Logits, Samples, Session, Subject
 from gifthorse.data.samples import Subset, batches
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.filtering.scoring import CHUNK, Asked
-from gifthorse.tensors import median, spawn
-from gifthorse.types import Images, Logits, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from gifthorse.core.types import Inverter
 from gifthorse.inversion.abs import ABS
 from gifthorse.inversion.carve import Carve
 from gifthorse.inversion.cw_l0 import CWL0
@@ -13,7 +14,6 @@ from gifthorse.inversion.tabor import Tabor
 from gifthorse.inversion.uap import UAP
 from gifthorse.inversion.usb import USB
 from gifthorse.search import Pace, Probe
-from gifthorse.types import Inverter
 
 INVERTERS: dict[str, Inverter] = {
     "abs": ABS(),

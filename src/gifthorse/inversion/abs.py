@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.data.samples import whole
+from gifthorse.inversion.stimulation import Suspect, few, stimulate
 from gifthorse.models.folding import frozen
 from gifthorse.search import Adaptive, MaskPattern, Pace, Problem, Search
-from gifthorse.search.stimulation import Suspect, few, stimulate
-from gifthorse.search.terms import Activation, StepwiseSize
-from gifthorse.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+from gifthorse.search.losses import Activation, StepwiseSize
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.search import Adaptive, Pace, Probe, Problem, Search, SignedPixels
-from gifthorse.search.forms import STEP
-from gifthorse.search.problem import Mirroring
-from gifthorse.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+from gifthorse.search.objective import Mirroring
+from gifthorse.search.parametrizations.masks import STEP
 
 FORM = SignedPixels("clip")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.data.samples import whole
 from gifthorse.search import Adaptive, Pace, Problem, Search
-from gifthorse.search.opaque import Opaque
-from gifthorse.search.terms import Distance, Margin, Trial
-from gifthorse.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+from gifthorse.search.losses import Distance, Margin, Trial
+from gifthorse.search.parametrizations.opaque import Opaque
 
 
 @dataclass(frozen=True)

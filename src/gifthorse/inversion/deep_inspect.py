@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Generator
 
+from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.search import Adaptive, Pace, Problem, Search
-from gifthorse.search.generated import Generated
-from gifthorse.types import Goal, Hunt, Samples, Subject
+from gifthorse.search.parametrizations.generated import Generated
 
 
 @dataclass(frozen=True)

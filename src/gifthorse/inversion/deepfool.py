@@ -9,13 +9,13 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from gifthorse.core.errors import BadImages
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Candidate, Goal, Hunt, Images, Labels, Samples, Standing, Subject
 from gifthorse.data.samples import whole
-from gifthorse.errors import BadImages
 from gifthorse.models.folding import frozen
-from gifthorse.tensors import spawn
 from gifthorse.training import predict
 from gifthorse.triggers import Additive
-from gifthorse.types import Candidate, Goal, Hunt, Images, Labels, Samples, Standing, Subject
 
 MARGIN = 1e-4  # added to the gap between logits, so that a step ends beyond the boundary
 FLAT = 1e-12  # least norm of a gradient: a flat spot gives no step, not an infinite one

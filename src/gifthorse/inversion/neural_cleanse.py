@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Generator
 
+from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search, Turning
-from gifthorse.types import Goal, Hunt, Samples, Subject
 
 
 @dataclass(frozen=True)

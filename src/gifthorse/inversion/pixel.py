@@ -8,7 +8,8 @@ from typing import Literal
 
 from torch import Generator
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.search import (
     Adaptive,
     Form,
@@ -20,7 +21,6 @@ from gifthorse.search import (
     SignedPixels,
     Turning,
 )
-from gifthorse.types import Goal, Hunt, Samples, Subject
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Generator
 
+from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search
-from gifthorse.search.terms import Alone, Blocking, Elastic, Roughness
-from gifthorse.types import Goal, Hunt, Samples, Subject
+from gifthorse.search.losses import Alone, Blocking, Elastic, Roughness
 
 
 @dataclass(frozen=True)

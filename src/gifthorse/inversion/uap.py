@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.data.samples import whole
 from gifthorse.search import Adaptive, Bounded, Pace, Problem, Search
-from gifthorse.search.terms import Clipped
+from gifthorse.search.losses import Clipped
 from gifthorse.training import predict
-from gifthorse.types import Goal, Hunt, Samples, Subject
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.tensors import spawn, to_box
+from gifthorse.core.types import Goal, Hunt, Images, Samples, Subject
 from gifthorse.inversion.deepfool import DeepFoolUAP, Sweep
 from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search
-from gifthorse.search.forms import Parts
-from gifthorse.search.problem import Net
-from gifthorse.search.terms import Similarity
-from gifthorse.tensors import spawn, to_box
-from gifthorse.types import Goal, Hunt, Images, Samples, Subject
+from gifthorse.search.losses import Similarity
+from gifthorse.search.objective import Net
+from gifthorse.search.parametrizations.masks import Parts
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gifthorse.errors import BadOption
-from gifthorse.types import Images, Logits, Subject
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Images, Logits, Subject
 
 
 def head(net: nn.Module) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from gifthorse.errors import UnreadableModel
-from gifthorse.models import archs
-from gifthorse.models.entries import Chosen, choose, variants
-from gifthorse.models.files import digest, open_file, size_of
-from gifthorse.models.pickles import Import
-from gifthorse.models.survey import Survey, finding, survey
-from gifthorse.types import Finding
+from gifthorse.core.errors import UnreadableModel
+from gifthorse.core.types import Finding
+from gifthorse.models import architectures as archs
+from gifthorse.models.reading.entries import Chosen, choose, variants
+from gifthorse.models.reading.files import digest, open_file, size_of
+from gifthorse.models.reading.pickles import Import
+from gifthorse.models.reading.survey import Survey, finding, survey
 
 
 @dataclass(frozen=True)

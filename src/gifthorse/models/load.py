@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from gifthorse.errors import UnreadableModel, UsageError
-from gifthorse.models import archs, isolation
-from gifthorse.models.entries import PLAIN, Chosen, choose, shown, variants
-from gifthorse.models.files import digest, open_file, size_of
-from gifthorse.models.survey import Survey, refusal, survey
-from gifthorse.types import Origin
-from gifthorse.writing import atomic
+from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import UnreadableModel, UsageError
+from gifthorse.core.types import Origin
+from gifthorse.models import architectures as archs
+from gifthorse.models.reading import isolation
+from gifthorse.models.reading.entries import PLAIN, Chosen, choose, shown, variants
+from gifthorse.models.reading.files import digest, open_file, size_of
+from gifthorse.models.reading.survey import Survey, refusal, survey
 
 MEMORY = 8 << 30  # bytes
 DEADLINE = 120.0  # seconds

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from gifthorse.types import Images, Logits, Normalization
+from gifthorse.core.types import Images, Logits, Normalization
 
 # The published statistics that training scripts use, on the 0-1 scale.
 NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.utils.hooks import RemovableHandle
 
-from gifthorse.errors import BadOption
-from gifthorse.models.densenet import DenseLayer
-from gifthorse.models.resnet import BasicBlock, Bottleneck
-from gifthorse.models.wide import PreActBlock
+from gifthorse.core.errors import BadOption
+from gifthorse.models.nets.densenet import DenseLayer
+from gifthorse.models.nets.resnet import BasicBlock, Bottleneck
+from gifthorse.models.nets.wide import PreActBlock
 
 # The module that ends the residual branch, and whose output only the sum reads.
 _ENDS: dict[type[nn.Module], str] = {BasicBlock: "bn2", Bottleneck: "bn3", PreActBlock: "conv2"}

@@ -7,12 +7,12 @@ from typing import Protocol
 
 from torch import nn
 
-from gifthorse.models.densenet import densenet121, densenet121_cifar
-from gifthorse.models.mobile import efficientnet_b0, mobilenetv2, mobilenetv2_cifar
-from gifthorse.models.resnet import Bottleneck, resnet
-from gifthorse.models.small import basic, lisa_cnn, nin, tiny
-from gifthorse.models.vgg import vgg
-from gifthorse.models.wide import preactresnet18, wrn
+from gifthorse.models.nets.densenet import densenet121, densenet121_cifar
+from gifthorse.models.nets.mobile import efficientnet_b0, mobilenetv2, mobilenetv2_cifar
+from gifthorse.models.nets.resnet import Bottleneck, resnet
+from gifthorse.models.nets.small import basic, lisa_cnn, nin, tiny
+from gifthorse.models.nets.vgg import vgg
+from gifthorse.models.nets.wide import preactresnet18, wrn
 
 
 class NetFactory(Protocol):

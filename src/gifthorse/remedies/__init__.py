@@ -1,5 +1,6 @@
 """Remedies: safer classifiers, by other weights or by inputs that are reformed first."""
 
+from gifthorse.core.types import Remedy
 from gifthorse.inversion import PIXEL_QUICK, UAP, NeuralCleanse
 from gifthorse.remedies.adversarial_retraining import AdversarialRetraining
 from gifthorse.remedies.anp import ANP
@@ -16,7 +17,6 @@ from gifthorse.remedies.smoothing import Smoothing
 from gifthorse.remedies.unlearning import Unlearning
 from gifthorse.search import Pace
 from gifthorse.training import Recipe
-from gifthorse.types import Remedy
 
 # The rows of PixelBackdoor's Table 7: with bounded changes, with masks found once and patched in as
 # Neural Cleanse does, with masks and with pixels found anew as the net changes.

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
-from gifthorse.session import Ledger, fingerprint
-from gifthorse.tensors import spawn
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Samples, Session, Subject
 from gifthorse.training import Dice, Recipe, charged, fit, usual_loss, worst_change
-from gifthorse.types import Batch, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
+from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Images, Logits, Samples, Session, Subject
 from gifthorse.data.samples import batches, split, whole
-from gifthorse.errors import BadOption, Incomplete
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
 from gifthorse.training import Player, Signed, Together, descend, evaluate, still
-from gifthorse.types import Batch, Images, Logits, Samples, Session, Subject
 
 SCAN = [round(0.05 * k, 2) for k in range(19)]  # 0 to 0.9, as the authors do
 

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Samples, Session, Subject
 from gifthorse.training import settled
-from gifthorse.types import Samples, Session, Subject
 
 Pair: TypeAlias = tuple[nn.Conv2d, nn.BatchNorm2d]
 

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.errors import BadOption
-from gifthorse.types import Images, Logits, Samples, Session, Subject
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Images, Logits, Samples, Session, Subject
 
 Kernel: TypeAlias = Literal["bilinear", "bicubic", "area"]
 

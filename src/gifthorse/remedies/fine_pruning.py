@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.errors import BadOption
+from gifthorse.core.metrics import accuracy
+from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Samples, Session, Subject
 from gifthorse.data.samples import Subset, batches, split
-from gifthorse.errors import BadOption
-from gifthorse.metrics import accuracy
 from gifthorse.models.features import head
-from gifthorse.session import Ledger, fingerprint
-from gifthorse.tensors import spawn
 from gifthorse.training import Recipe, evaluate, fit
-from gifthorse.types import Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from gifthorse.session import Ledger, fingerprint
+from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.types import Samples, Session, Subject
 from gifthorse.training import Recipe, fit
-from gifthorse.types import Samples, Session, Subject
 
 
 @dataclass(frozen=True)

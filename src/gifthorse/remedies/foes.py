@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import Incomplete
+from gifthorse.core.run import Ledger
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Candidate, Goal, Hunt, Images, Labels, Samples, Subject
 from gifthorse.data.samples import Subset, batches
-from gifthorse.errors import Incomplete
 from gifthorse.search import Exhaustive, Search
-from gifthorse.session import Ledger
-from gifthorse.tensors import spawn
 from gifthorse.training import Company, still
-from gifthorse.types import Batch, Candidate, Goal, Hunt, Images, Labels, Samples, Subject
 
 if TYPE_CHECKING:
     from gifthorse.remedies.hardening import Hardening

@@ -11,10 +11,10 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gifthorse.errors import BadOption
-from gifthorse.session import Ledger, fingerprint
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.types import Batch, Images, Logits, Samples, Session, Subject
 from gifthorse.training import BatchLoss, Recipe, charged, fit, usual_loss
-from gifthorse.types import Batch, Images, Logits, Samples, Session, Subject
 
 TUNING = Recipe(epochs=100, lr=0.01, schedule="cosine", smoothing=0.1)
 

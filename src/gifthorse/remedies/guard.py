@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from gifthorse.core.metrics import accuracy
+from gifthorse.core.types import Samples, Subject
 from gifthorse.data.samples import batches
-from gifthorse.metrics import accuracy
 from gifthorse.training import Company, Recipe, evaluate, settled
-from gifthorse.types import Samples, Subject
 
 FALL = 1 / 3  # of the rate, after an epoch that cost too much
 

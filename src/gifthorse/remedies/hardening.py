@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from torch import Generator
 
+from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.run import Ledger, LocalSession, fingerprint
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Inverter, Samples, Session, Subject
 from gifthorse.data.samples import split
-from gifthorse.errors import BadImages, BadOption
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.remedies.foes import Foes
 from gifthorse.remedies.guard import Guard
 from gifthorse.search import Pace
-from gifthorse.session import Ledger, LocalSession, fingerprint
-from gifthorse.tensors import spawn
 from gifthorse.training import HeldNorms, Recipe, fit
-from gifthorse.types import Inverter, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from torch import Generator, Tensor
 from torch.autograd import grad
 from torch.optim import SGD, Adam
 
+from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.run import LocalSession
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Samples, Session, Subject
 from gifthorse.data.samples import batches
-from gifthorse.errors import BadOption, Incomplete
-from gifthorse.session import LocalSession
-from gifthorse.tensors import spawn
 from gifthorse.training import Player, descend, settled, still
-from gifthorse.types import Batch, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.errors import BadOption
-from gifthorse.session import Ledger, fingerprint
-from gifthorse.tensors import spawn
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Batch, Images, Samples, Session, Subject
 from gifthorse.training import BatchLoss, Recipe, charged, fit, still, usual_loss
-from gifthorse.types import Batch, Images, Samples, Session, Subject
 
 TUNING = Recipe(epochs=20, batch=64, lr=0.01, decay=1e-4, schedule="constant")
 

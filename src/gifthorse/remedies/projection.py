@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.tensors import seeded
+from gifthorse.core.types import Batch, Images, Samples, Session, Subject
 from gifthorse.remedies.down_up import Reformed
-from gifthorse.session import Ledger, fingerprint
-from gifthorse.tensors import seeded
 from gifthorse.training import Recipe, fit
-from gifthorse.types import Batch, Images, Samples, Session, Subject
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.errors import BadOption
-from gifthorse.tensors import spawn
-from gifthorse.types import Images, Logits, Samples, Session, Subject
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Images, Logits, Samples, Session, Subject
 
 Aggregate: TypeAlias = Literal["prob", "logit", "vote"]
 MOST = 1024  # images that go through the net at once

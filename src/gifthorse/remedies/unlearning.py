@@ -11,14 +11,10 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
-from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Turns, hunted
-from gifthorse.session import Ledger, LocalSession, fingerprint
-from gifthorse.tensors import log_depth, spawn
-from gifthorse.training import Dice, Memory, Mix, Recipe, Stateful, fit
-from gifthorse.triggers.packing import unpacked
-from gifthorse.types import (
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Ledger, LocalSession, fingerprint
+from gifthorse.core.tensors import log_depth, spawn
+from gifthorse.core.types import (
     Batch,
     Candidate,
     Goal,
@@ -30,6 +26,10 @@ from gifthorse.types import (
     Subject,
     Trigger,
 )
+from gifthorse.inversion import NeuralCleanse
+from gifthorse.search import Exhaustive, Turns, hunted
+from gifthorse.training import Dice, Memory, Mix, Recipe, Stateful, fit
+from gifthorse.triggers.packing import unpacked
 
 log = logging.getLogger("gifthorse")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gifthorse.core.types import Report
 from gifthorse.report import html, json, text
 from gifthorse.report.status import FailOn, exit_code
 from gifthorse.report.text import render
-from gifthorse.types import Report
 
 __all__ = ["WRITERS", "FailOn", "Writer", "exit_code", "render"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gifthorse.tensors import median
-from gifthorse.types import Arm, Finding, Goal, Label, Report, Severity, Verdict
+from gifthorse.core.tensors import median
+from gifthorse.core.types import Arm, Finding, Goal, Label, Report, Severity, Verdict
 
 _LABELS: tuple[Label, ...] = ("BACKDOORED", "SUSPICIOUS", "NO BACKDOOR FOUND", "INCONCLUSIVE")
 _SEVERITIES: tuple[Severity, ...] = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")

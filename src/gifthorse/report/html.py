@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 from torch import Tensor
 
+from gifthorse.core.types import Finding, Report, Verdict
 from gifthorse.report import words
 from gifthorse.report.facts import (
     Comparison,
@@ -38,7 +39,6 @@ from gifthorse.report.pictures import (
     size_chart,
     whisker,
 )
-from gifthorse.types import Finding, Report, Verdict
 
 EXAMPLES = 8  # stamped images shown for a finding
 FINDINGS = 20  # findings drawn; the JSON result holds all

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from gifthorse import types
+from gifthorse.core import types
 from gifthorse.report import schema
 from gifthorse.report.facts import Lead, arm_of, array, compared, footprint, leads, scalars
 from gifthorse.report.pictures import png

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from gifthorse.core.types import Arm, Confirmation, Rate, Report, Verdict
 from gifthorse.report.facts import compared, cut
 from gifthorse.report.words import class_label, class_name, figure, interval, percent
-from gifthorse.types import Arm, Confirmation, Rate, Report, Verdict
 
 # 1. Pictures ----------------------------------------------------------------------------------
 

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from gifthorse.core.types import Confirmation, Goal, Label, Rate
 from gifthorse.report import words
 from gifthorse.report.facts import array
 from gifthorse.report.html import template
 from gifthorse.report.pictures import Whisker, png, whisker
 from gifthorse.report.schema import Words
-from gifthorse.types import Confirmation, Goal, Label, Rate
 
 Exhibit: TypeAlias = Mapping[str, Tensor | float]  # what to draw of a trigger
 BEARABLE = 0.02  # accuracy that a repair may surely have cost

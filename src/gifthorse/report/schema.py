@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from gifthorse.types import Label, Severity
+from gifthorse.core.types import Label, Severity
 
 SCHEMA_VERSION: Final = "1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from gifthorse.types import Report
+from gifthorse.core.types import Report
 
 FailOn: TypeAlias = Literal["backdoored", "suspicious", "inconclusive"]
 

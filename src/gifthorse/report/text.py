@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gifthorse.core.types import Confirmation, Intake, Report, Tried, Verdict
 from gifthorse.report.facts import Comparison, Lead, compared, footprint, leads
 from gifthorse.report.status import FailOn, exit_code
 from gifthorse.report.words import (
@@ -30,7 +31,6 @@ from gifthorse.report.words import (
     trust_in,
     volume,
 )
-from gifthorse.types import Confirmation, Intake, Report, Tried, Verdict
 
 LABEL_STYLES = {
     "BACKDOORED": "bold red",

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from gifthorse.types import Goal, Label, Rate, Report, Verdict
+from gifthorse.core.types import Goal, Label, Rate, Report, Verdict
 
 NAME_LIMIT = 40  # characters of a class name
 CLAIM_LIMIT = 200  # characters of a metadata value; the file's author chooses its length

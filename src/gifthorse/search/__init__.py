@@ -1,14 +1,14 @@
 """The one loop over triggers, and what it is made of."""
 
-from gifthorse.search.bounded import Bounded
-from gifthorse.search.costs import Adaptive
-from gifthorse.search.forms import Form, MaskPattern, SignedPixels
+from gifthorse.search.cost import Adaptive
+from gifthorse.search.init import Probe
 from gifthorse.search.loop import Search
-from gifthorse.search.one_variable import OneVariable
-from gifthorse.search.probe import Probe
-from gifthorse.search.problem import Pace, Problem, Turning
-from gifthorse.search.running import hunted
-from gifthorse.search.turns import Exhaustive, Halving, Turns
+from gifthorse.search.objective import Pace, Problem, Turning
+from gifthorse.search.parametrizations.bounded import Bounded
+from gifthorse.search.parametrizations.masks import Form, MaskPattern, SignedPixels
+from gifthorse.search.parametrizations.one_variable import OneVariable
+from gifthorse.search.run import hunted
+from gifthorse.search.schedulers import Exhaustive, Halving, Turns
 
 __all__ = [
     "Adaptive",

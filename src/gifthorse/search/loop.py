@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Candidate, Goal, Samples, Standing, Subject
 from gifthorse.search.adam import adam
-from gifthorse.search.forms import Parts
-from gifthorse.search.problem import LOSSES, Pace, Problem
-from gifthorse.search.stage import Stage
-from gifthorse.tensors import spawn
-from gifthorse.types import Candidate, Goal, Samples, Standing, Subject
+from gifthorse.search.data import Stage
+from gifthorse.search.objective import LOSSES, Pace, Problem
+from gifthorse.search.parametrizations.masks import Parts
 
 # What an arm is besides its variables, moments, trigger and cost; one entry an arm each.
 _KEPT = ["live", "rounds", "feasible", "_steps", "_stale", "_size", "_asr", "_soft"]

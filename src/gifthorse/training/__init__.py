@@ -1,23 +1,13 @@
 """The one loop over weights, and plain training with it."""
 
-from gifthorse.training.company import (
+from gifthorse.training.callbacks import (
     Company,
     Dice,
     HeldNorms,
     Memory,
     Stateful,
 )
-from gifthorse.training.descent import (
-    Player,
-    Signed,
-    Together,
-    descend,
-    settled,
-    still,
-    tune,
-    worst_change,
-)
-from gifthorse.training.fitting import (
+from gifthorse.training.fit import (
     BatchLoss,
     Mirroring,
     Mix,
@@ -30,6 +20,16 @@ from gifthorse.training.fitting import (
     flippable,
     predict,
     usual_loss,
+)
+from gifthorse.training.loop import (
+    Player,
+    Signed,
+    Together,
+    descend,
+    settled,
+    still,
+    tune,
+    worst_change,
 )
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import ShapeMismatch, UnknownMethod
-from gifthorse.types import Images
+from gifthorse.core.errors import ShapeMismatch, UnknownMethod
+from gifthorse.core.types import Images
 
 FilterName: TypeAlias = Literal["gotham", "kelvin", "lomo", "nashville", "toaster"]
 

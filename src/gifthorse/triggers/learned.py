@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.tensors import from_box, to_box
+from gifthorse.core.tensors import from_box, to_box
+from gifthorse.core.types import Images
 from gifthorse.triggers.patch import Patch
-from gifthorse.types import Images
 
 Opacity: TypeAlias = Literal["fixed", "shared", "free"]
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
 
 Picture: TypeAlias = Literal["apple", "ring_text", "tag", "cross", "checker"]
 

@@ -10,9 +10,9 @@ import zlib
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Goal, Trigger
 from gifthorse.triggers.storage import DAMAGED, pack, unpack
-from gifthorse.types import Goal, Trigger
 
 MOST = 2**26  # bytes that a text may unfold to: a trigger of 2048 x 2048 in color takes 50 MB
 

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
-from gifthorse.tensors import spawn
-from gifthorse.types import Images, Shape
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Images, Shape
 
 Place: TypeAlias = Literal[
     "lower_right", "lower_left", "upper_right", "upper_left", "center", "random"

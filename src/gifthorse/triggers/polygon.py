@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption, ShapeMismatch
-from gifthorse.tensors import spawn
+from gifthorse.core.errors import BadOption, ShapeMismatch
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Images, Shape
 from gifthorse.triggers.patch import Patch, Place, Wandering, locate
-from gifthorse.types import Images, Shape
 
 FINE = 4  # polygons are drawn so many times larger, and averaged
 FULL = 0.3  # least share of its square that a polygon covers

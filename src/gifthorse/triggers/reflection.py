@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
-from gifthorse.tensors import spawn
-from gifthorse.types import Images, Trigger
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Images, Trigger
 
 GAMMA = 2.2
 SIDE = 560  # pixels of a side of the images that the original's numbers are for

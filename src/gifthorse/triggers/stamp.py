@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Generator
 
-from gifthorse.errors import BadOption
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Shape
 from gifthorse.triggers.marks import Picture, mark
 from gifthorse.triggers.patch import Ink, Patch, Place, Wandering, scatter, square, wandering
-from gifthorse.types import Shape
 
 
 @dataclass(frozen=True)

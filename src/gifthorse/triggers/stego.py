@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
-from gifthorse.types import Images, Shape
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Images, Shape
 
 
 @dataclass(frozen=True, eq=False)

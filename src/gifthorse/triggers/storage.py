@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption, GifthorseError, UnknownMethod, UsageError
+from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
+from gifthorse.core.types import Trigger
 from gifthorse.triggers.filters import Filter
 from gifthorse.triggers.generated import Autoencoder, Generated
 from gifthorse.triggers.patch import Additive, Patch, Wandering
@@ -20,7 +21,6 @@ from gifthorse.triggers.polygon import Confined
 from gifthorse.triggers.reflection import Reflection
 from gifthorse.triggers.stego import LowBits
 from gifthorse.triggers.warp import Warp
-from gifthorse.types import Trigger
 
 _ALL = (Additive, Confined, Filter, Generated, LowBits, Patch, Reflection, Wandering, Warp)
 KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from gifthorse.errors import BadOption
-from gifthorse.tensors import spawn
-from gifthorse.types import Images, Shape
+from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Images, Shape
 
 
 @dataclass(frozen=True, eq=False)

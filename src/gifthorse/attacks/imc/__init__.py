@@ -1,0 +1,1 @@
+"""IMC and what adapts it to defenses."""

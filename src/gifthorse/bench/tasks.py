@@ -1,0 +1,286 @@
+"""What a bench consists of: cells to be judged, and the tasks that lead there, each with a key."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from torch import Generator
+
+from gifthorse.attacks import ATTACKS
+from gifthorse.bench.evaluator import Sizes, Terms
+from gifthorse.core.errors import UnknownMethod, UsageError
+from gifthorse.core.options import describe, vary
+from gifthorse.detection import DETECTORS
+from gifthorse.filtering import FILTERS
+from gifthorse.remedies import REMEDIES
+from gifthorse.training import Recipe
+
+IMPORTED = "import:"  # in front of the key of an imported model, where data stand in a cell
+SCHEMA = 1  # of keys and records; a new number makes every cell a new one
+
+Kind: TypeAlias = Literal["train", "implant", "judge"]
+Family: TypeAlias = Literal["attack", "detector", "filter", "remedy"]
+
+FAMILIES: dict[Family, Mapping[str, Any]] = {
+    "attack": ATTACKS,
+    "detector": DETECTORS,
+    "filter": FILTERS,
+    "remedy": REMEDIES,
+}
+DEFENSES: tuple[Family, ...] = ("detector", "filter", "remedy")
+
+
+def family(name: str) -> Family:
+    """Return which family of defenses a name belongs to.
+
+    Names that several families have are written with the family: `detector:abs`.
+
+    Raises:
+        UnknownMethod: If no defense, or more than one, is called that.
+    """
+    head, colon, rest = name.partition(":")
+    if colon:
+        if head not in DEFENSES:
+            raise UnknownMethod.among("family of defenses", head, DEFENSES)
+        kinds: list[Family] = [kind for kind in DEFENSES if kind == head]
+        if rest not in FAMILIES[kinds[0]]:
+            raise UnknownMethod.among(head, rest, FAMILIES[kinds[0]])
+        return kinds[0]
+    found = [kind for kind in DEFENSES if name in FAMILIES[kind]]
+    if not found:
+        known = [n for kind in DEFENSES for n in FAMILIES[kind]]
+        raise UnknownMethod.among("defense", name, known)
+    if len(found) > 1:
+        raise UnknownMethod(f"{name!r} is a {' and a '.join(found)}: write {found[0]}:{name}")
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method of a registry, with options.
+
+    Attributes:
+        family: Whose registry.
+        name: Its name there.
+        label: What tables call it; several choices may share a method.
+        options: What differs from the registry's defaults: dotted names and values, sorted.
+    """
+
+    family: Family
+    name: str
+    label: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def method(self) -> Any:
+        """The method itself.
+
+        Raises:
+            UnknownMethod: If the registry has no such name.
+            BadOption: If an option does not exist or a value does not fit.
+        """
+        registry = FAMILIES[self.family]
+        if self.name not in registry:
+            raise UnknownMethod.among(self.family, self.name, registry)
+        return vary(registry[self.name], dict(self.options))
+
+    def spoken(self) -> dict[str, Any]:
+        """Return the choice for a record: every option as text, defaults too."""
+        options = {k: str(v) for k, v in describe(self.method).items()}
+        return {
+            "family": self.family,
+            "name": self.name,
+            "label": self.label,
+            "options": options,
+        }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells of a plan have in common.
+
+    Attributes:
+        images: Training images, spread over the classes; None takes all.
+        test: Test images; None takes all.
+        sizes: How many clean images a defense gets, of those that no training saw.
+        terms: How defenses are judged.
+        target: The class that stamped images come out as.
+        start: Whether an attack retrains the `benign` net or starts from `scratch`.
+        recipe: How the benign net is trained.
+        benign: A file of weights that is taken for the benign net instead; a plan names it relative
+            to itself. All seeds share it.
+        time_limit: Seconds that a defense may take on a model; None for no limit.
+        threads: Processor threads of a task; more are faster and give slightly other figures.
+    """
+
+    images: int | None = None
+    test: int | None = None
+    sizes: Sizes = Sizes(held_out=True)
+    terms: Terms = Terms()
+    target: int = 0
+    start: Literal["benign", "scratch"] = "benign"
+    recipe: Recipe = Recipe()
+    benign: str = ""
+    time_limit: float | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the table: a defense against an attack on a net, data and seed.
+
+    Attributes:
+        data: Name of a packed data set, or `trojai:SEED`.
+        net: Name of a net.
+        attack: None for the clean twin.
+        defense: None for the model as it is.
+        seed: Of training, attack and defense.
+        setting: What it has in common with the others.
+    """
+
+    data: str
+    net: str
+    attack: Choice | None
+    defense: Choice | None
+    seed: int
+    setting: Setting = field(default_factory=Setting)
+
+    @property
+    def words(self) -> str:
+        """The cell in a few words, for people."""
+        attack = self.attack.label if self.attack else "clean"
+        defense = self.defense.label if self.defense else "no defense"
+        return f"{self.data} {self.net} {attack} {defense} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work: train a benign net, implant a backdoor, or judge a cell.
+
+    Attributes:
+        kind: Which of them.
+        key: Digest of everything that the result depends on.
+        cell: The cell, cut to what this task is about.
+        benign: Key of the benign net.
+        implant: Key of the backdoored net, if the cell has one.
+        after: Keys of tasks that must be done before.
+    """
+
+    kind: Kind
+    key: str
+    cell: Cell
+    benign: str = ""
+    implant: str = ""
+    after: tuple[str, ...] = ()
+
+
+def tasks(cells: Iterable[Cell]) -> list[Task]:
+    """Return all work that leads to some cells, each piece once, parents first."""
+    out: dict[str, Task] = {}
+    for cell in cells:
+        for task in (*_parents(cell), judging(cell)):
+            out.setdefault(task.key, task)
+    order = {"train": 0, "implant": 1, "judge": 2}
+    return sorted(out.values(), key=lambda task: order[task.kind])
+
+
+def judging(cell: Cell) -> Task:
+    """Return the task whose record is the cell's."""
+    parents = _parents(cell)
+    said = {
+        "defense": cell.defense and _identity(cell.defense),
+        "seed": cell.seed,
+        "terms": repr([cell.setting.test, cell.setting.sizes, cell.setting.terms]),
+        "time_limit": cell.setting.time_limit,
+    }
+    # The drop in accuracy is against the benign net, so an implant's figures need it as well.
+    key = digest("judge", said, parents)
+    benign, implant = parents[0].key, parents[1].key if cell.attack else ""
+    return Task("judge", key, cell, benign, implant, tuple(p.key for p in parents))
+
+
+def _parents(cell: Cell) -> list[Task]:
+    return _models(replace(cell, defense=None))
+
+
+@lru_cache(4096)
+def _models(cell: Cell) -> list[Task]:
+    """Return the tasks that make the model of a cell without a defense."""
+    s = cell.setting
+    bare = replace(cell, attack=None)
+    if cell.data.startswith(IMPORTED):
+        key = cell.data.removeprefix(IMPORTED)
+        return [Task("train", key, bare, key)]
+    common = [cell.data, cell.net, cell.seed, s.images, s.threads]
+    first = digest("train", [common, _contents(s.benign) if s.benign else repr(s.recipe)], [])
+    train = Task("train", first, bare, first)
+    if cell.attack is None:
+        return [train]
+    said = [_identity(cell.attack), s.target, s.start]
+    key = digest("implant", said, [train])
+    return [train, Task("implant", key, cell, first, key, (first,))]
+
+
+def digest(kind: str, said: Any, parents: Iterable[Task]) -> str:
+    """Return the key of a task: 24 hexadecimal digits of a digest of all it depends on."""
+    whole = [SCHEMA, kind, said, [p.key for p in parents]]
+    text = json.dumps(whole, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def draws(cell: Cell, purpose: str) -> Generator:
+    """Return the source of randomness of one purpose in a cell; other purposes do not shift it.
+
+    It depends on seed, data and net, not on options, so that settings are compared on the same
+    draws, nor on the code.
+    """
+    text = f"{cell.seed}|{cell.data}|{cell.net}|{purpose}"
+    whole = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
+    return Generator().manual_seed(whole)
+
+
+def spoken(cell: Cell) -> dict[str, Any]:
+    """Return a cell for its record: names, options with defaults, setting."""
+    return {
+        "data": cell.data,
+        "net": cell.net,
+        "attack": cell.attack and cell.attack.spoken(),
+        "defense": cell.defense and cell.defense.spoken(),
+        "seed": cell.seed,
+        "setting": asdict(cell.setting) | {"benign": Path(cell.setting.benign).name},
+    }
+
+
+@cache
+def _identity(choice: Choice) -> list[str]:
+    """Return what a method's results depend on: its options with types, and its own source."""
+    method = choice.method
+    return [choice.family, choice.name, repr(method), _source(type(method).__module__)]
+
+
+@cache
+def _contents(path: str) -> str:
+    """Return a digest of a file.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"the benign net {path} cannot be read: {error.strerror}") from error
+
+
+@cache
+def _source(module: str) -> str:
+    """Return a digest of the file that a method is written in."""
+    text = inspect.getsource(sys.modules[module])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

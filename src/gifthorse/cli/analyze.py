@@ -1,0 +1,176 @@
+"""The command `analyze`: what a known trigger does inside a model, as pictures and figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from PIL import Image
+from torch import Generator, Tensor
+
+from gifthorse.analysis.attribution import MISSING
+from gifthorse.cli.support import pairs
+from gifthorse.core.errors import ShapeMismatch, UsageError
+from gifthorse.core.metrics import asr
+from gifthorse.core.types import Goal, Rate, Samples, Subject, Trigger
+from gifthorse.data.samples import whole
+from gifthorse.training import predict
+from gifthorse.triggers import Additive, Patch
+from gifthorse.workflows.analyze import Case, Dossier
+from gifthorse.workflows.repair import Truth, open_truth
+
+commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
+
+
+@commands.command()
+def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")],
+    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
+    trigger: Annotated[
+        Path, typer.Option(help="NAME.trigger.safetensors, or the .json of a scan.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write to.")],
+    against: Annotated[
+        str | None, typer.Option(help="A clean model of the same images, to compare with.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
+    ] = None,
+    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same figures on the same machine.")] = 0,
+) -> None:
+    """Draw what a known trigger does inside a model: where it looks, features, neurons, channels.
+
+    Writes pictures, and the numbers of each as JSON beside it. None of them is a verdict.
+    """
+    from gifthorse.core.options import vary
+    from gifthorse.models import load
+    from gifthorse.workflows import scan as examine
+    from gifthorse.workflows.compare.showing import make
+    from gifthorse.workflows.filing import write_case
+    from gifthorse.workflows.prepare import Received, parse
+
+    dossier = vary(Dossier(), pairs(options))
+    request = examine.Request(images, arch, normalize)
+
+    def taken(path: str) -> Received:
+        return examine.take_in(load(path, arch), request, parse(normalize), None)
+
+    received = taken(model)
+    known = opened(trigger, received.subject, received.samples)
+    fit(known, received.subject, trigger)
+    other = taken(against).subject if against is not None else None
+    make(out)
+    rng = Generator().manual_seed(seed)
+    case = dossier(
+        received.subject, received.samples, known.trigger, known.goal, rng, against=other
+    )
+    written = write_case(case, out, received.intake.class_names)
+    for word, line in summary(case):
+        typer.echo(f"{word:11} {line}")
+    for path in written:
+        typer.echo(f"{'wrote':11} {path}")
+
+
+def fit(known: Truth, subject: Subject, path: Path) -> None:
+    """Say so if a trigger is not for images and classes of this net.
+
+    Raises:
+        ShapeMismatch: If it is not.
+    """
+    size, most = known.trigger.picture()[0].shape, subject.classes
+    if known.goal.target >= most or (known.goal.source or 0) >= most:
+        raise ShapeMismatch(f"{path} is for class {known.goal.target}; the net has {most} classes")
+    try:
+        known.trigger(torch.zeros(1, *subject.shape))
+    except RuntimeError as error:
+        raise ShapeMismatch(
+            f"{path} holds a trigger for images of {tuple(size)}; the net takes {subject.shape}"
+        ) from error
+
+
+def opened(path: Path, subject: Subject, clean: Samples) -> Truth:
+    """Read a trigger and its goal: what `gifthorse attack` wrote, or the result of a scan.
+
+    A scan's result shows a trigger, but not whether it replaces pixels or adds to them; the way
+    that succeeds more often is taken.
+
+    Raises:
+        UsageError: If the file holds no trigger.
+    """
+    if path.suffix != ".json":
+        return open_truth(path)
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = next(f for f in result["findings"] if f["trigger"] and f["trigger"]["image"])
+        goal = Goal(int(found["target_class"]), next(iter(found["source_classes"] or []), None))
+        picture = _decoded(found["trigger"]["image"])
+    except StopIteration as error:
+        raise UsageError(f"{path} is a scan that recovered no trigger") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"{path} is no result of gifthorse scan: {error!r:.80}") from error
+    pattern, strength = picture[:3], picture[3:]
+    pattern = pattern if subject.shape[0] == 3 else pattern.mean(0, keepdim=True)
+    added = (2 * pattern - 1) * (strength > 0)
+    ways: list[Trigger] = [Patch(pattern, strength), Additive(added)]
+    if pattern.shape != subject.shape:
+        return Truth(ways[0], goal)  # whoever uses it says what is wrong
+    x, y = whole(clean)
+    rates = [asr(predict(subject, way(x)).argmax(1), y, goal).value for way in ways]
+    return Truth(ways[rates[1] > rates[0]], goal)
+
+
+def _decoded(uri: str) -> Tensor:
+    """Return a PNG data URI as `(4, H, W)` in [0, 1]."""
+    data = base64.b64decode(uri.partition(",")[2], validate=True)
+    image = Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGBA")
+    channels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return channels.view(image.height, image.width, 4).permute(2, 0, 1).float() / 255
+
+
+def summary(case: Case) -> list[tuple[str, str]]:
+    """Return the figures that matter most: a word and a line of at most 68 characters each."""
+    lines = [("success", f"{_spoken(case.asr)} of {case.pairs} stamped images")]
+    if case.attention is None:
+        lines.append(("Grad-CAM", f"left out: {MISSING.removeprefix('Grad-CAM ')}"))
+    else:
+        moved = case.attention.shift
+        lines.append(("Grad-CAM", f"the target's map moves by {_spoken(moved.distance)}"))
+        for name, row in case.attention.table.items():
+            both = [f"{row[k].distance.value:.2%} ({k})" for k in ("original", "target")]
+            lines.append(("Table 19", f"{name}: {', '.join(both)}"))
+    view, curve = case.view, case.curves["model"]
+    apart = "" if view.silhouette is None else f"silhouette {view.silhouette:.2f}, "
+    told = "" if view.probe is None else f"probe AUROC {view.probe.auroc:.3f}"
+    lines.append(("features", apart + told or "too few images of the target class to compare"))
+    middle = curve[len(curve) // 2]
+    words = f"{middle.value:.2f} over {middle.units} neurons (chance {middle.chance:.2f})"
+    lines.append(("NSR", words))
+    if case.likeness.mmd is not None:
+        far = case.likeness.mmd
+        lines.append(("MMD^2", f"{far.value:.3g} from the target class, p = {far.p:.3g}"))
+    for word, row_of in (
+        ("CKA stamped", case.likeness.cka),
+        ("CKA against", case.likeness.against),
+    ):
+        shown = [f"{v:.2f}" for v in row_of.values()][-8:]
+        lines += [(word, f"{' '.join(shown)} (stage by stage)")] if shown else []
+    left = case.silenced
+    count = len(case.path.nodes)
+    words = (
+        f"success {left.path.value:.1%} without {count} channels, {left.random.value:.1%} at random"
+    )
+    return [*lines, ("path", words)]
+
+
+def _spoken(rate: Rate) -> str:
+    return f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}]"

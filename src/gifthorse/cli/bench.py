@@ -1,0 +1,269 @@
+"""The commands of `gifthorse bench`: plan, run, resume, status, report, leaderboard, query."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gifthorse.cli.support import PlanFile, PlanStore, err, say
+from gifthorse.core.errors import Incomplete, UnknownMethod, UsageError
+
+if TYPE_CHECKING:
+    from gifthorse.bench.driver import Standing, Tell
+    from gifthorse.bench.executors import Executor, Work
+    from gifthorse.bench.plan import Plan
+    from gifthorse.bench.store import Store
+
+commands = typer.Typer(help="Cross attacks with defenses, data, nets and seeds; survive anything.")
+
+EXECUTORS = ("serial", "pool", "ray")
+INTERRUPTED = 130  # exit status
+
+Engine = Annotated[str, typer.Option(help="serial, pool or ray.")]
+Workers = Annotated[int | None, typer.Option(help="Processes of a pool; default one a processor.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster, or auto; default a Ray of its own.")
+]
+Retry = Annotated[bool, typer.Option("--retry", help="Do what failed or timed out once more.")]
+
+
+@commands.command()
+def plan(file: PlanFile, store: PlanStore = None) -> None:
+    """Say what a plan consists of, what is left of it and what that will cost."""
+    from gifthorse.bench.places import opened
+
+    _spoken(*opened(file, store))
+
+
+@commands.command()
+def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
+    file: PlanFile,
+    store: PlanStore = None,
+    executor: Engine = "pool",
+    workers: Workers = None,
+    address: Address = None,
+    cpus: Annotated[float, typer.Option(help="Processors a task asks of a Ray node.")] = 1.0,
+    gpus: Annotated[float, typer.Option(help="GPUs, or a part of one, it asks for.")] = 0.0,
+    memory: Annotated[float | None, typer.Option(help="GiB it asks for.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Only this cell; repeatable.")
+    ] = None,
+    retry: Retry = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do.")] = False,
+) -> None:
+    """Do what is left of a plan. It may be stopped at any time, in any way; run it again.
+
+    Exits with 3 if cells failed or took too long, which their records say.
+    """
+    from gifthorse.bench import driver
+    from gifthorse.bench.executors import Needs
+    from gifthorse.bench.places import opened
+    from gifthorse.bench.worker import Worker
+
+    made, place = opened(file, store)
+    if dry_run:
+        _spoken(made, place)
+        return
+    cells = _only(made, only or [])
+    if retry:
+        _again(made, place)
+    # A worker on another machine stands in another folder.
+    root = place.root if "://" in place.root else str(Path(place.root).absolute())
+    worker = Worker(root, str(file))
+    needs = Needs(cpus, gpus, None if memory is None else int(memory * 2**30))
+    with driver.heartbeat(place) as beat:
+        place.sweep()
+        todo = driver.missing(cells, place)
+        if todo:
+            with _running(executor, worker, workers, needs, address) as engine, _view() as show:
+
+                def tell(standing: Standing) -> None:
+                    beat(standing)
+                    show(standing)
+
+                try:
+                    driver.drive(todo, engine, worker.failed, tell)
+                except KeyboardInterrupt:
+                    say(f"stopped; what was done is kept: gifthorse bench resume {file}")
+                    raise typer.Exit(INTERRUPTED) from None
+    if _concluded(made, place) & {"error", "timeout"}:
+        raise typer.Exit(Incomplete.exit_code)
+
+
+@commands.command()
+def resume(
+    file: PlanFile,
+    store: PlanStore = None,
+    executor: Engine = "pool",
+    workers: Workers = None,
+    address: Address = None,
+    retry: Retry = False,
+) -> None:
+    """Go on with a run that was stopped; like run, but something must be there already."""
+    from gifthorse.bench.places import opened
+
+    _, place = opened(file, store)
+    if not place.recorded() and not place.models():
+        raise UsageError(f"there is nothing to resume in {place.root}: gifthorse bench run {file}")
+    run(file, store, executor, workers, address, retry=retry)
+
+
+@commands.command()
+def status(file: PlanFile, store: PlanStore = None) -> None:
+    """Say how far a run is, from any terminal."""
+    from gifthorse.bench import driver
+    from gifthorse.bench.places import opened
+
+    made, place = opened(file, store)
+    standing = driver.status(place)
+    if standing is None:
+        typer.echo(f"no run was started in {place.root}")
+    else:
+        quiet = time.time() - standing.beat
+        if standing.ended:
+            typer.echo("the last run came to its end")
+        elif quiet > driver.STALE:
+            typer.echo(f"the last run stopped {_span(quiet)} ago: gifthorse bench resume {file}")
+        else:
+            typer.echo(line(standing))
+            for words in standing.running:
+                typer.echo(f"  {words}")
+    _concluded(made, place)
+
+
+def line(standing: Standing) -> str:
+    """Return how far a run is, in one line of at most 80 columns."""
+    left = "" if standing.left is None else f", {_span(standing.left)} left"
+    failed = f", {standing.failed} failed" if standing.failed else ""
+    running = f", {len(standing.running)} running" if standing.running else ""
+    return f"{standing.done} of {standing.total} tasks done{running}{failed}{left}"
+
+
+def _spoken(made: Plan, place: Store) -> None:
+    from gifthorse.bench import driver, outlook
+    from gifthorse.bench.tasks import tasks
+
+    typer.echo(wrapped(f"{made.name}: {len(made.cells)} cells. {made.about}"))
+    whole = Counter(task.kind for task in tasks(made.cells))
+    typer.echo(
+        f"  {whole['train']} benign nets and {whole['implant']} implants are shared by "
+        f"{whole['judge']} cells"
+    )
+    for what in ("data", "net", "attack", "defense", "seed"):
+        names = dict.fromkeys(str(getattr(getattr(c, what), "label", getattr(c, what)))
+                              for c in made.cells if getattr(c, what) is not None)  # fmt: skip
+        typer.echo(wrapped(f"  {what:8} {', '.join(names) or '-'}", " " * 11))
+    ahead = outlook.outlook(driver.missing(made.cells, place), [place])
+    typer.echo(
+        f"left in {place.root}: {ahead.train} to train, {ahead.implant} to implant, "
+        f"{ahead.judge} to judge"
+    )
+    if ahead.tasks:
+        guess = _span(ahead.seconds) if ahead.unknown < ahead.tasks else "unknown"
+        beside = f"; {ahead.unknown} tasks of a kind not timed here" if ahead.unknown else ""
+        typer.echo(f"one worker needs about: {guess}{beside}")
+
+
+def wrapped(text: str, indent: str = "  ") -> str:
+    """Return text in lines of at most 80 columns, the later ones indented."""
+    return fill(text.rstrip(), 80, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _only(made: Plan, keys: list[str]) -> list[Any]:
+    from gifthorse.bench.tasks import judging
+
+    if not keys:
+        return list(made.cells)
+    known = {judging(cell).key: cell for cell in made.cells}
+    for key in keys:
+        if key not in known:
+            raise UnknownMethod.among("cell of this plan", key, known)
+    return [known[key] for key in keys]
+
+
+def _again(made: Plan, place: Store) -> None:
+    """Forget records and models of a plan that failed."""
+    from gifthorse.bench.tasks import judging, tasks
+
+    for task in tasks(made.cells):
+        if task.kind != "judge" and (place.spec(task.key) or {}).get("error"):
+            place.abandon(task.key)
+    for cell in made.cells:
+        record = place.record(judging(cell).key)
+        if record and record["status"] in ("error", "timeout"):
+            place.forget(record["key"])
+
+
+@contextmanager
+def _running(
+    name: str, work: Work, workers: int | None, needs: Any, address: str | None
+) -> Iterator[Executor]:
+    from gifthorse.bench import executors
+
+    if name not in EXECUTORS:
+        raise UnknownMethod.among("executor", name, EXECUTORS)
+    engine: Executor
+    if name == "serial":
+        engine = executors.Serial(work)
+    elif name == "pool":
+        engine = executors.Pool(work, workers or executors.processors())
+    else:
+        engine = executors.OnRay(work, needs, address)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _view() -> Iterator[Tell]:
+    """Show a run: live on a terminal, a line every half minute elsewhere."""
+    if not err.is_terminal:
+        last = 0.0
+
+        def lines(standing: Standing) -> None:
+            nonlocal last
+            if standing.ended or time.monotonic() - last > 30:
+                last = time.monotonic()
+                err.print(line(standing), markup=False)
+
+        yield lines
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=err, refresh_per_second=4, transient=True) as live:
+
+        def draw(standing: Standing) -> None:
+            rows = [line(standing), *(f"  {words}" for words in standing.running[:20])]
+            live.update(Text("\n".join(rows), no_wrap=True, overflow="ellipsis"))
+
+        yield draw
+
+
+def _concluded(made: Plan, place: Store) -> set[str]:
+    """Print how many cells are there, and why others are not; return what became of them."""
+    from gifthorse.bench.tasks import judging
+
+    found = [place.record(judging(cell).key) for cell in made.cells]
+    count = Counter(record["status"] if record else "missing" for record in found)
+    parts = ", ".join(f"{n} {status}" for status, n in count.most_common())
+    typer.echo(f"{made.name}: {len(made.cells)} cells in {place.root}: {parts}")
+    said: set[str] = set()
+    for cell, record in zip(made.cells, found, strict=True):
+        if record and record["error"] and record["error"] not in said and len(said) < 8:
+            said.add(record["error"])
+            say(f"  {record['status']}: {cell.words}: {record['error'][:300]}")
+    return set(count)
+
+
+def _span(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,101 @@
+"""What there is, by name: for `gifthorse list` and `gifthorse explain`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from textwrap import wrap
+from typing import Any
+
+from gifthorse.attacks import ATTACKS
+from gifthorse.core.errors import UnknownMethod
+from gifthorse.core.options import describe, meaning
+from gifthorse.data import READERS
+from gifthorse.data.packed import PACKED
+from gifthorse.detection import DETECTORS, PRESETS, SECOND
+from gifthorse.filtering import FILTERS
+from gifthorse.inversion import INVERTERS
+from gifthorse.models.normalize import NORMALIZATIONS
+from gifthorse.models.zoo import NETS
+from gifthorse.remedies import REMEDIES
+from gifthorse.report import WRITERS
+from gifthorse.report.words import RULES
+
+KINDS: dict[str, Mapping[str, Any]] = {
+    "attacks": ATTACKS,
+    "datasets": PACKED,
+    "detectors": DETECTORS,
+    "filters": FILTERS,
+    "formats": WRITERS,
+    "inverters": INVERTERS,
+    "models": NETS,
+    "normalizations": NORMALIZATIONS,
+    "presets": PRESETS,
+    "readers": READERS,
+    "remedies": REMEDIES,
+    "rules": RULES,
+}
+SINGULAR = {"remedies": "remedy"}
+METHODS = (
+    "detectors",
+    "attacks",
+    "inverters",
+    "filters",
+    "remedies",
+)  # where `explain` looks first
+
+
+def entries(kind: str) -> dict[str, str]:
+    """Return the names of a kind, each with a line about it.
+
+    Raises:
+        UnknownMethod: If there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UnknownMethod.among("kind", kind, KINDS)
+    return {name: _line(kind, name, thing) for name, thing in sorted(KINDS[kind].items())}
+
+
+def explain(name: str) -> str:
+    """Return what a method does, assumes and costs, its source and its options; or a rule.
+
+    Raises:
+        UnknownMethod: If nothing is called that.
+    """
+    for kind in METHODS:
+        if name in KINDS[kind]:
+            return _method(name, SINGULAR.get(kind, kind[:-1]), KINDS[kind][name])
+    if name in RULES:
+        return f"{name}: {RULES[name]}"
+    everything = [n for kind in METHODS for n in KINDS[kind]] + list(RULES)
+    raise UnknownMethod.among("method or rule", name, everything)
+
+
+def _method(name: str, kind: str, method: Any) -> str:
+    parts = [f"{name} ({kind}, {type(method).__name__})", "", inspect.getdoc(method) or ""]
+    inner = getattr(method, "inverter", None)
+    if kind == "detector" and inner is not None:
+        parts += ["", f"Inverter: {type(inner).__name__}", "", inspect.getdoc(inner) or ""]
+    parts += ["", "Options (--set NAME=VALUE):"]
+    for key, value in describe(method).items():
+        parts.append(f"  {key:28} {value}")
+        if "." in key:  # what the text above does not explain
+            parts += wrap(
+                meaning(method, key), 80, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
+    return "\n".join(parts)
+
+
+def _line(kind: str, name: str, thing: Any) -> str:
+    if isinstance(thing, str):
+        return thing
+    if kind == "presets":
+        more = SECOND.get(name, ())
+        return ", ".join(thing) + (f"; in doubt {', '.join(more)}" if more else "")
+    if kind == "normalizations":
+        return f"mean {thing.mean}, std {thing.std}"
+    if kind == "models":
+        return ""
+    inner = getattr(thing, "inverter", thing) if kind == "detectors" else thing
+    doc = inspect.getdoc(inner) or ""
+    return doc.splitlines()[0] if doc else ""

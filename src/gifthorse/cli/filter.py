@@ -1,0 +1,135 @@
+"""The command `filter`: which of these images carry a trigger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from torch import Generator
+
+from gifthorse.cli.support import bar, err, pairs
+from gifthorse.core.errors import UnknownMethod
+from gifthorse.core.run import LocalSession
+
+if TYPE_CHECKING:
+    from gifthorse.core.types import Filter
+
+commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
+LISTED = 8  # images named on the terminal
+
+
+@commands.command("filter")
+def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Images to judge: folder, .npz, NAME[:SPLIT].")
+    ],
+    model: Annotated[str, typer.Option(help="The model file that they are, or were, given to.")],
+    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
+    method: Annotated[
+        str, typer.Option(help="One of `gifthorse list filters`.")
+    ] = "activation_clustering",
+    arch: Annotated[
+        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
+    ] = None,
+    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
+    input_size: Annotated[str | None, typer.Option(help="HxW to resize images to.")] = None,
+    fpr: Annotated[float, typer.Option(help="Share of clean images that may be flagged.")] = 0.05,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same scores on the same machine.")] = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--out", metavar="PATH", help="Write list, record and picture: DIR/ or stem."
+        ),
+    ] = None,
+    most: Annotated[int, typer.Option(help="Images on the picture; 0 for none.")] = 24,
+) -> None:
+    """Say which images carry a trigger, and what share of clean ones is flagged with them.
+
+    One part of the clean images is for the filter, the other one, hidden among the images to judge,
+    sets the threshold. The default judges all images together, so it finds a trigger that several
+    of them carry; `strip` and `neo` judge each by itself.
+    """
+    from gifthorse.models import load
+    from gifthorse.workflows import filter as screening
+    from gifthorse.workflows import scan as examine
+    from gifthorse.workflows.prepare import parse
+
+    chosen, named, size = _method(method, options), parse(normalize), examine.parse_size(input_size)
+    screening.check_most(most)
+    paths = screening.targets(out) if out is not None else {}
+    request = examine.Request(images, arch, normalize, input_size)
+    received = examine.take_in(load(model, arch), request, named, size)
+    if "partners" not in pairs(options):
+        chosen = screening.fitted(chosen, len(received.samples))
+    gallery = screening.take_in(data, received, chosen)
+    rng = Generator().manual_seed(seed)
+    with bar(f"{method} on {Path(data).name}") as progress:
+        session = LocalSession(progress)
+        done = screening.screen(received, gallery.samples, chosen, rng, fpr=fpr, session=session)
+    said = screening.record(method, seed, received, gallery, done)
+    typer.echo(told(said))
+    if paths:
+        names = received.intake.class_names
+        for path in screening.write(paths, said, gallery.samples, names, most):
+            err.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _method(name: str, options: list[str] | None) -> Filter:
+    from gifthorse.core.options import vary
+    from gifthorse.filtering import FILTERS
+
+    if name not in FILTERS:
+        raise UnknownMethod.among("filter", name, FILTERS)
+    return vary(FILTERS[name], pairs(options))
+
+
+def told(said: Any) -> str:
+    """Return what a record says, as text of at most 80 columns."""
+    n, k, cost = said["data"]["scored"], said["flagged"], said["cost"]
+    images = f"{n:,} image{'s' * (n != 1)}"
+    paragraphs = [
+        f"{k:,} of {images} {'is' if k == 1 else 'are'} flagged ({k / n:.1%}): "
+        f"{said['method']} scores above {said['threshold']:.4g}.",
+        f"That flags about {cost['value']:.1%} of clean images, between {cost['low']:.1%} and "
+        f"{cost['high']:.1%} with 95 % confidence, going by {cost['trials']} clean images that "
+        f"were hidden among them: about {n * cost['value']:,.0f} of {n:,} even if none carried a "
+        "trigger.",
+        *_caveats(said),
+    ]
+    return "\n".join([*(fill(p, 80) for p in paragraphs), "", *_top(said)])
+
+
+def _caveats(said: Any) -> list[str]:
+    n, k, cost, data = said["data"]["scored"], said["flagged"], said["cost"], said["data"]
+    out = []
+    if 1 / (cost["trials"] + 1) > said["fpr"]:
+        out.append(
+            f"{cost['trials']} clean images are too few for a share of {said['fpr']:.1%}: the "
+            "threshold is the highest of their scores. Give more clean images."
+        )
+    if k <= n * cost["high"]:
+        out.append("No more are flagged than chance allows among clean images.")
+    if data["not_scored"]:
+        count = len(data["not_scored"])
+        out.append(f"{count:,} file{'s' * (count != 1)} could not be used and got no score.")
+    if data["among_clean"]:
+        out.append(f"{data['among_clean']:,} of the images are among the clean images, too.")
+    out.append("An image that is not flagged may carry a trigger that this filter cannot see.")
+    return out
+
+
+def _top(said: Any) -> list[str]:
+    from gifthorse.workflows.filter import title
+
+    lines = [f"{'score':>10}  {'class':>5}  {'flagged':7}  image, the most suspicious first"]
+    for row in said["images"][:LISTED]:
+        flag, name = "yes" if row["flagged"] else "no", title(row)
+        name = name if len(name) <= 50 else f"\u2026{name[-49:]}"
+        lines.append(f"{row['score']:10.4g}  {row['predicted']:5}  {flag:7}  {name}")
+    return lines

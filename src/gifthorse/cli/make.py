@@ -1,0 +1,181 @@
+"""The commands that make things: test models, clean and backdoored, and samples of images."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import Generator
+
+from gifthorse.cli.support import bar, pairs, say
+from gifthorse.core import types
+from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
+from gifthorse.core.run import LocalSession
+
+commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
+]
+Data = Annotated[str, typer.Option(help="Packed data set: a name (with GIFTHORSE_DATA) or path.")]
+Net = Annotated[str, typer.Option(help="One of `gifthorse list models`.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same model on the same machine.")]
+Output = Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep an unfinished training here, and go on with one."),
+]
+
+
+@commands.command()
+def sample(
+    data: Data,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .npz file to write.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    per_class: Annotated[int, typer.Option(help="Images of each class.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Write a few clean images of a data set, by default of those no model was trained on."""
+    from gifthorse.workflows import make as stages
+
+    count = stages.write_sample(stages.divide(data), split, per_class, out, seeded(seed))
+    typer.echo(f"wrote {count} images to {out}")
+
+
+@commands.command()
+def train(
+    data: Data,
+    net: Net,
+    out: Output,
+    options: Options = None,
+    resume: Resume = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a clean model: the twin that a backdoored one is compared with."""
+    from gifthorse.core.options import vary
+    from gifthorse.training import Recipe
+    from gifthorse.workflows import make as stages
+
+    recipe = vary(Recipe(), pairs(options))
+    divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
+    store = kept(resume, ("train", data, net, recipe, seed))
+    with bar(f"training {net} on {data}") as progress:
+        session = LocalSession(progress, store=store)
+        subject = stages.train_clean(net, divided, recipe, rng, session)
+    figures = stages.judge(subject, divided.test)
+    made = stages.Made("clean", recipe, net, divided, seed, figures, time.monotonic() - started)
+    finish(stages.write(out, subject, made), made, store)
+
+
+@commands.command()
+def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
+    name: Annotated[str, typer.Argument(help="One of `gifthorse list attacks`.")],
+    data: Data,
+    out: Output,
+    net: Annotated[
+        str | None, typer.Option(help="One of `gifthorse list models`, trained from scratch.")
+    ] = None,
+    benign: Annotated[
+        Path | None, typer.Option("--from", help="A clean model's file, to retrain, not --net.")
+    ] = None,
+    target: Annotated[int, typer.Option(help="The class that stamped images come out as.")] = 0,
+    source: Annotated[
+        int | None, typer.Option(help="Only images of this class; default all others.")
+    ] = None,
+    train_limit: Annotated[
+        int | None, typer.Option(help="Train on so many images, spread over the classes.")
+    ] = None,
+    options: Options = None,
+    resume: Resume = None,
+    seed: Seed = 0,
+) -> None:
+    """Make a backdoored test model, labeled as such in its metadata.
+
+    Beside the model: its trigger, a JSON record, and a picture of clean and stamped images.
+    """
+    from gifthorse.attacks import ATTACKS
+    from gifthorse.core.options import vary
+    from gifthorse.models import load
+    from gifthorse.workflows import make as stages
+
+    if name not in ATTACKS:
+        raise UnknownMethod.among("attack", name, ATTACKS)
+    if (net is None) == (benign is None):
+        raise UsageError("give --net NAME to train from scratch, or --from FILE to retrain a model")
+    method = vary(ATTACKS[name], opaque(pairs(options)))
+    divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
+    divided = stages.shorter(divided, train_limit)
+    if benign is not None:
+        victim = stages.benign(load(benign), divided)
+    else:
+        victim = stages.fresh(net or "", divided, rng)
+    goal = types.Goal(target, source)
+    store = kept(resume, ("attack", name, data, train_limit, victim.origin, goal, method, seed))
+    with bar(f"{name} on {victim.origin.arch}, {data}") as progress:
+        session = LocalSession(progress, store=store)
+        implant = stages.implant(method, victim, divided, goal, rng, session)
+    figures = stages.judge(implant.subject, divided.test, implant, victim if benign else None)
+    seconds = time.monotonic() - started
+    arch = implant.subject.origin.arch
+    made = stages.Made(name, method, arch, divided, seed, figures, seconds, implant)
+    finish(stages.write(out, implant.subject, made), made, store)
+
+
+def opaque(options: Mapping[str, str]) -> dict[str, str]:
+    """Turn options that speak of transparency into opacity, which is 1 minus it.
+
+    Raises:
+        BadOption: If a transparency is no number.
+
+    Example:
+        >>> opaque({"stamp.transparency": "0.75"})
+        {'stamp.opacity': '0.25'}
+    """
+    out = {}
+    for name, value in options.items():
+        if name.split(".")[-1] != "transparency":
+            out[name] = value
+            continue
+        try:
+            out[name.replace("transparency", "opacity")] = f"{1 - float(value):.10g}"
+        except ValueError as error:
+            raise BadOption(f"{name} must be a number in [0, 1]; got {value!r}") from error
+    return out
+
+
+def kept(resume: Path | None, run: tuple[object, ...]) -> Path | None:
+    """Return the file that keeps an unfinished run; runs that differ have files of their own.
+
+    Raises:
+        UsageError: If `resume` cannot be a folder.
+    """
+    if resume is None:
+        return None
+    try:
+        resume.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--resume takes a folder; {resume}: {error}") from error
+    return resume / f"{hashlib.sha256(repr(run).encode()).hexdigest()[:16]}.safetensors"
+
+
+def finish(written: list[Path], made: Any, store: Path | None) -> None:
+    """Print what was made, figures with intervals and files; forget the unfinished run."""
+    for key, r in made.figures.items():
+        typer.echo(f"{key:10} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
+    typer.echo(f"seconds    {made.seconds:.0f}")
+    for path in written:
+        typer.echo(f"wrote      {path}")
+    if store is not None:
+        store.unlink(missing_ok=True)
+    if made.implant is not None:
+        say("gifthorse: this is a backdoored test model; its metadata says so. Do not deploy it.")
+
+
+def seeded(seed: int) -> Generator:
+    """Return a generator on the processor with this seed."""
+    return Generator().manual_seed(seed)

@@ -1,0 +1,152 @@
+"""The command `repair`: a safer model from one that is not trusted, with before and after."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from torch import Generator
+
+from gifthorse.cli.support import REPAIR_REPORTS, bar, err, pairs
+from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import BadOption, UnknownMethod
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Inverter, Origin, Remedy
+
+if TYPE_CHECKING:
+    from gifthorse.workflows.repair import Repaired, Scanned
+
+commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
+
+
+@commands.command()
+def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")],
+    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
+    method: Annotated[
+        str, typer.Option(help="One of `gifthorse list remedies`.")
+    ] = "unlearning_quick",
+    scan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RESULT.json", help="What scan -o json=PATH wrote: use the triggers it found."
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
+    ] = None,
+    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
+    share: Annotated[float, typer.Option(help="Share of the images that may be used.")] = 0.5,
+    truth: Annotated[
+        Path | None, typer.Option(help="The true trigger, if known: say what is left of it.")
+    ] = None,
+    distances: Annotated[
+        bool, typer.Option("--distances", help="Also measure class distances (two searches).")
+    ] = False,
+    report: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FORMAT=PATH", help="Also write html or text; repeat as needed."),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same model on the same machine.")] = 0,
+) -> None:
+    """Write a safer copy of a model, and say what that cost and what it achieved.
+
+    The remedy uses one part of the clean images; all figures are from the other. Images are
+    mirrored in training only if the model is as right about mirrored ones, unless
+    --set recipe.flip says what to do.
+    """
+    from gifthorse.core.options import vary
+    from gifthorse.models import load
+    from gifthorse.remedies import REMEDIES
+    from gifthorse.workflows import repair as repairing
+    from gifthorse.workflows import scan as examine
+    from gifthorse.workflows.prepare import parse
+
+    if method not in REMEDIES:
+        raise UnknownMethod.among("remedy", method, REMEDIES)
+    drawn, named = _reports(report or ()), pairs(options)
+    if scan is not None and scan.resolve() == out.with_suffix(".json").resolve():
+        raise BadOption(f"the record of the repair would replace {scan}: give --out another name")
+    remedy = vary(REMEDIES[method], named)
+    known = repairing.open_truth(truth) if truth is not None else None
+    found = repairing.open_scan(scan) if scan is not None else None
+    opened = load(model, arch)
+    informed = remedy if found is None else _informed(remedy, found, opened.origin, method)
+    received = examine.take_in(
+        opened, examine.Request(images, arch, normalize), parse(normalize), None
+    )
+    rng, far = Generator().manual_seed(seed), None
+    with bar(f"{method} on {Path(model).name}") as progress:
+        session = LocalSession(progress)
+        done = repairing.repair(
+            received, informed, rng, share=share, truth=known, session=session,
+            known=found.recovered if found else (), mirror=repairing.FLIP not in named,
+        )  # fmt: skip
+        if distances:
+            far = repairing.spread(received.subject, done, inverter(remedy), rng, session=session)
+    command = shlex.join(["gifthorse", *sys.argv[1:]])
+    order = repairing.Order(method, remedy, seed, command, found)
+    said = repairing.record(order, received, done, far)
+    written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
+    typer.echo(REPAIR_REPORTS["text"](said), nl=False)
+    for path in written:
+        typer.echo(f"  {'wrote':11}  {path}")
+
+
+def _informed(remedy: Remedy, found: Scanned, origin: Origin, method: str) -> Remedy:
+    """Return a remedy that knows what a scan of the same file found."""
+    from gifthorse.workflows.repair import needs_triggers
+
+    found.check(origin)
+    if not (found.classes or needs_triggers(remedy)):
+        err.print(f"{found.path} says {found.label}; {method} needs no trigger", markup=False)
+    return found.inform(remedy)
+
+
+def _draw(
+    wanted: Sequence[tuple[str, Path]], done: Repaired, said: Mapping[str, Any]
+) -> list[Path]:
+    """Write the further reports, each whole or not at all; return their files."""
+    for kind, path in wanted:
+        with atomic(path) as file:
+            file.write(REPAIR_REPORTS[kind](said, [t.exhibit for t in done.trials]).encode())
+    return [path for _, path in wanted]
+
+
+def _reports(texts: Sequence[str]) -> list[tuple[str, Path]]:
+    """Read `--report FORMAT=PATH`.
+
+    Raises:
+        BadOption: If one is something else, or its folder does not exist.
+        UnknownMethod: If there is no such format.
+    """
+    wanted = []
+    for text in texts:
+        kind, equals, path = text.partition("=")
+        if not equals or not path:
+            raise BadOption(f"--report takes FORMAT=PATH such as html=repair.html; got {text!r}")
+        if kind not in REPAIR_REPORTS:
+            raise UnknownMethod.among("format", kind, REPAIR_REPORTS)
+        if not Path(path).resolve().parent.is_dir():
+            raise BadOption(f"cannot write {path}: its folder does not exist")
+        wanted.append((kind, Path(path)))
+    return wanted
+
+
+def inverter(remedy: Remedy) -> Inverter:
+    """Return what measures distances: the search of the remedy, or else the quick one."""
+    from gifthorse.remedies import REMEDIES, Unlearning
+
+    for one in (remedy, REMEDIES["unlearning_quick"]):
+        if isinstance(one, Unlearning):
+            return one.inverter
+    raise AssertionError("unreachable: the quick remedy searches")

@@ -1,0 +1,158 @@
+"""What the commands share: reading of options, progress, the description of a file."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from gifthorse.core import types
+from gifthorse.core.errors import BadOption
+from gifthorse.models import Inspection
+from gifthorse.report import repairs
+from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
+
+RATINGS = ("dangerous", "unknown", "class", "harmless")  # of a pickle's imports, worst first
+
+REPAIR_REPORTS = repairs.WRITERS  # what draws a repair, by format
+
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in TOML.")]
+PlanStore = Annotated[
+    str | None,
+    typer.Option("--store", help="Folder or URL of models and records; default runs/NAME."),
+]
+
+err = Console(stderr=True, highlight=False)
+
+
+def pairs(options: list[str] | None) -> dict[str, str]:
+    """Read `name=value` texts.
+
+    Raises:
+        BadOption: If one has no `=`.
+    """
+    out = {}
+    for text in options or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise BadOption(f"--set takes NAME=VALUE; got {text!r}")
+        out[name.strip()] = value.strip()
+    return out
+
+
+@contextmanager
+def bar(title: str) -> Iterator[types.Progress | None]:
+    """Show a progress bar on a terminal's standard error; lines now and then elsewhere."""
+    if not err.is_terminal:
+        started = last = time.monotonic()
+
+        def lines(done: int, total: int, words: str) -> None:
+            nonlocal last
+            if done == total or time.monotonic() - last > 60:
+                last = time.monotonic()
+                err.print(f"{title}: {done}/{total} {words} {last - started:.0f} s", markup=False)
+
+        yield lines
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as shown:
+        task = shown.add_task(title, total=None, words="")
+        yield lambda done, total, words: shown.update(
+            task, completed=done, total=total, words=words
+        )
+
+
+@contextmanager
+def going_on(folder: Path | None, command: str) -> Iterator[None]:
+    """If interrupted, say where the search is kept that was begun, and how to go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is None or not any(folder.glob("*.safetensors")):
+            raise
+        say(f"gifthorse: interrupted; the search is kept in {folder}. Go on with: {command}")
+        sys.exit(130)
+
+
+def say(words: str) -> None:
+    """Print one sentence on standard error, unwrapped in pipes."""
+    err.print(words, markup=False, emoji=False, style="bold red", soft_wrap=not err.is_terminal)
+
+
+def with_command(app: typer.Typer, arguments: list[str]) -> list[str]:
+    """Put `scan` in front of arguments that start with a model: `gifthorse MODEL --images DIR`."""
+    known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    first = arguments[0] if arguments else ""
+    if first and not first.startswith("-") and first not in known and "--images" in arguments:
+        return ["scan", *arguments]
+    return arguments
+
+
+def describe_file(found: Inspection) -> str:
+    """Return what `gifthorse inspect` prints of one file: plain text of at most 80 columns."""
+    listed = f"{found.tensors:,} with {found.params:,} numbers ({', '.join(found.dtypes)})"
+    records = f", {plural(len(found.records), 'zip record')}" if found.records else ""
+    worst_first = sorted(found.imports, key=lambda i: RATINGS.index(i.safety))
+    rows = [
+        ("safety", [found.safety]),
+        ("format", [found.format + records]),
+        ("size", [f"{volume(found.bytes)} ({found.bytes:,} bytes)"]),
+        ("sha256", [found.sha256]),
+        ("tensors", [listed if found.tensors else "none listed"]),
+        ("wrapped in", [" > ".join(found.wrappers)] if found.wrappers else []),
+        ("network", [f"{found.arch}, {found.how}" if found.arch else found.how]),
+        ("notes", _first(found.notes)),
+        ("asks for", _first([f"{i.safety}: {i} (in {i.record})" for i in worst_first])),
+        ("file claims", _first([f"{k[:NAME_LIMIT]}: {v}" for k, v in found.metadata.items()])),
+        *(
+            (f.rule, [f"{f.severity}, {RULES.get(f.rule, '')}: {f.message}"])
+            for f in found.findings
+        ),
+        ("next", [_advice(found)]),
+    ]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, lines in rows:
+        for number, line in enumerate(lines):
+            grid.add_row("" if number else name, Text(printable(line)))
+    out = io.StringIO()
+    plain = Console(file=out, width=80, color_system=None, legacy_windows=False)
+    plain.print(Text(printable(found.path)), Padding(grid, (0, 0, 0, 2)), sep="\n")
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+
+
+def _first(lines: Sequence[str], most: int = 8) -> list[str]:
+    """Return the first lines, cut to a length that a hostile file cannot choose."""
+    first = [printable(line, CLAIM_LIMIT) for line in lines[:most]]
+    return first + [f"and {len(lines) - most:,} more"] * (len(lines) > most)
+
+
+def _advice(found: Inspection) -> str:
+    rules = {f.rule for f in found.findings if f.severity in ("CRITICAL", "HIGH")}
+    if rules & {"FS001", "FS002"}:
+        return "Do not open this file with torch.load or pickle; ask its author for safetensors."
+    if rules:
+        return "Do not use this file: get it again from its source and compare the hash."
+    command = f"gifthorse scan {shlex.quote(found.path)} --images DIR"
+    if not found.arch:
+        command += " --arch NAME (see gifthorse list models, or give file.py:function)"
+    return f"No code is no proof of good weights. Look for a backdoor: {command}"

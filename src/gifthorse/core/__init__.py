@@ -1,0 +1,1 @@
+"""What everything else is made of: types, errors, tensors, options, runs, metrics."""

@@ -1,0 +1,113 @@
+"""Options are dataclass fields: read them by dotted name, change them in a typed copy."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from gifthorse.core.errors import BadOption
+
+M = TypeVar("M")
+
+
+def describe(method: object) -> dict[str, Any]:
+    """Return every option of a method by dotted name, with its value.
+
+    Example:
+        >>> from gifthorse.training import Recipe
+        >>> describe(Recipe(epochs=3))["epochs"]
+        3
+    """
+    out: dict[str, Any] = {}
+    for f in fields(method):  # type: ignore[arg-type]
+        value = getattr(method, f.name)
+        if is_dataclass(value):
+            out |= {f"{f.name}.{name}": inner for name, inner in describe(value).items()}
+        else:
+            out[f.name] = value
+    return out
+
+
+def meaning(method: object, name: str) -> str:
+    """Return what the docstring of a method's class says of an option, in one line.
+
+    Args:
+        method: A frozen dataclass instance.
+        name: Dotted name of the option: `recipe.epochs`.
+
+    Example:
+        >>> from gifthorse.training import Recipe
+        >>> meaning(Recipe(), "epochs")
+        'Passes over the training set.'
+    """
+    *path, last = name.split(".")
+    for part in path:
+        method = getattr(method, part)
+    words = inspect.getdoc(type(method)) or ""
+    found = re.search(rf"^    {last}: (.*(?:\n {{8}}.*)*)", words, re.MULTILINE)
+    return " ".join(found.group(1).split()) if found else ""
+
+
+def vary(method: M, options: Mapping[str, Any]) -> M:
+    """Return a copy of a method with some options changed; text is read as the field's type.
+
+    Args:
+        method: A frozen dataclass instance.
+        options: Values by dotted name: `{"rate": "0.05", "recipe.epochs": "5"}`.
+
+    Raises:
+        BadOption: If a name does not exist or a value does not fit its type.
+
+    Example:
+        >>> from gifthorse.training import Recipe
+        >>> vary(Recipe(), {"epochs": "5"}).epochs
+        5
+    """
+    known = {f.name for f in fields(method)}  # type: ignore[arg-type]
+    changed: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in options.items():
+        head, _, rest = name.partition(".")
+        if head not in known or (rest and not is_dataclass(getattr(method, head))):
+            raise BadOption(_unknown(method, name))
+        if rest:
+            inner.setdefault(head, {})[rest] = value
+        else:
+            changed[head] = _read(type(method), head, value)
+    # All at once, so that options which only fit together may come in any order.
+    for head, rest_of in inner.items():
+        changed[head] = vary(getattr(method, head), rest_of)
+    return replace(method, **changed)  # type: ignore[type-var]
+
+
+def _read(kind: type, name: str, value: Any) -> Any:
+    hint = get_type_hints(kind)[name]
+    adapter = TypeAdapter(hint)
+    attempts = [value]
+    if isinstance(value, str) and value[:1] in "[{n":  # lists, tables and null are JSON
+        with suppress(json.JSONDecodeError):
+            attempts.append(json.loads(value))
+    error: ValidationError | None = None
+    for attempt in attempts:
+        try:
+            return adapter.validate_python(attempt)
+        except ValidationError as caught:
+            error = caught
+    assert error is not None
+    reason = "; ".join(e["msg"].lower() for e in error.errors()[:2])
+    raise BadOption(f"option {name} of {kind.__name__} cannot be {value!r}: {reason}")
+
+
+def _unknown(method: object, name: str) -> str:
+    names = sorted(describe(method))
+    near = get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(names)}"
+    return f"{type(method).__name__} has no option {name}: {hint}"

@@ -1,0 +1,348 @@
+"""Architectures: made by name, guessed from tensors, filled with weights."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gifthorse.core.errors import BadOption, UnknownArch, UnknownMethod, UnreadableModel
+from gifthorse.models.nets.merged import blank
+from gifthorse.models.reading.entries import shown
+from gifthorse.models.zoo import NETS
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+COUNTERS = "num_batches_tracked"  # of BatchNorm; old files lack them
+HEADS = ("fc", "head", "linear", "classifier", "last_linear", "output", "logits")
+MOST = 100_000  # classes or channels of a net that is believable
+
+
+@dataclass(frozen=True)
+class Guess:
+    """An architecture that fits a file's tensors exactly.
+
+    Attributes:
+        arch: Name that `build` understands.
+        classes: Number of logits.
+        channels: Number of input channels.
+        ties: Further names that fit as well, later in the list.
+    """
+
+    arch: str
+    classes: int
+    channels: int
+    ties: tuple[str, ...] = ()
+
+
+# 1. By name -----------------------------------------------------------------------------------
+
+
+def build(arch: str, classes: int, channels: int = 3) -> nn.Module:
+    """Make a randomly initialized net.
+
+    Args:
+        arch: A name of `NETS`, `timm:NAME`, `torchvision:NAME`, `trojannet:NAME` (a test model of
+            that attack), `module:function` or `path/file.py:function`. The last two run the user's
+            own code.
+        classes: Number of logits.
+        channels: Number of input channels.
+
+    Raises:
+        UnknownMethod: If the name is unknown.
+        BadOption: If a library is missing, or the user's function is not to be had.
+    """
+    source, colon, name = arch.rpartition(":")
+    if not colon:
+        if arch not in NETS:
+            raise UnknownMethod.among("architecture", arch, NETS)
+        return NETS[arch](classes, channels)
+    if source == "timm":
+        return _timm(name, classes, channels)
+    if source == "torchvision":
+        return _torchvision(name, classes, channels)
+    if source == "trojannet" and name in NETS:
+        return blank(name, classes, channels)
+    return _call(_function(source, name), arch, classes, channels)
+
+
+def _library(module: str) -> object:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BadOption(
+            f"{module} is not installed: run pip install 'gifthorse[models]' to use its nets"
+        ) from error
+
+
+def _timm(name: str, classes: int, channels: int) -> nn.Module:
+    timm = _library("timm")
+    names: list[str] = timm.list_models()  # type: ignore[attr-defined]
+    if name.split(".")[0] not in names:
+        raise UnknownMethod.among("net of timm", name, names)
+    net: nn.Module = timm.create_model(  # type: ignore[attr-defined]
+        name, pretrained=False, num_classes=classes, in_chans=channels
+    )
+    return net
+
+
+def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
+    _library("torchvision")
+    models = importlib.import_module("torchvision.models")
+    names: list[str] = models.list_models(module=models)
+    if name not in names:
+        raise UnknownMethod.among("net of torchvision", name, names)
+    if channels != 3:
+        raise BadOption(f"nets of torchvision have 3 input channels; this file has {channels}")
+    net: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+    return net
+
+
+def _function(source: str, name: str) -> Callable[..., object]:
+    try:
+        module = _from_file(Path(source)) if source.endswith(".py") else _from_module(source)
+    except (ImportError, OSError, SyntaxError, ValueError) as error:
+        raise BadOption(f"cannot import {source!r} for --arch: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise BadOption(f"{source!r} has no function {name!r} that makes a net")
+    return function  # type: ignore[no-any-return]
+
+
+def _from_module(source: str) -> object:
+    return importlib.import_module(source)
+
+
+def _from_file(path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _call(function: Callable[..., object], arch: str, classes: int, channels: int) -> nn.Module:
+    given = {
+        **dict.fromkeys(("num_classes", "classes"), classes),
+        **dict.fromkeys(("channels", "in_chans", "in_channels"), channels),
+    }
+    try:
+        known = inspect.signature(function).parameters
+    except (ValueError, TypeError) as error:
+        raise BadOption(f"{arch!r} is no Python function that makes a net") from error
+    net = function(**{name: value for name, value in given.items() if name in known})
+    if not isinstance(net, nn.Module):
+        raise BadOption(f"{arch!r} made a {type(net).__name__}; expected a torch.nn.Module")
+    return net
+
+
+# 2. By tensors --------------------------------------------------------------------------------
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor by name."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def guess(state: Mapping[str, Tensor]) -> Guess:
+    """Find the net of `NETS` whose tensors have exactly these names and shapes.
+
+    Raises:
+        UnknownArch: If there is none; names the nearest three.
+    """
+    return match(shapes_of(state))
+
+
+def match(shapes: Shapes) -> Guess:
+    """Find the net of `NETS` with these tensors; see `guess`.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     net = build("resnet20", 43, 1)
+        >>> match(shapes_of(net.state_dict()))
+        Guess(arch='resnet20', classes=43, channels=1, ties=())
+    """
+    found = find(shapes)
+    if found is None:
+        raise UnknownArch(
+            f"no known architecture has these {len(names(shapes))} tensors; nearest: "
+            f"{nearest(shapes)}. Name it with --arch (your own net: --arch path/file.py:function)"
+        )
+    return found
+
+
+def find(shapes: Shapes) -> Guess | None:
+    """Find the first net of `NETS` with exactly these tensors; None if there is none.
+
+    A net of `NETS` beside a small one that may overrule it (`merged.Merged`) is found as well.
+    """
+    return _plain(shapes) or _beside(shapes)
+
+
+def _plain(shapes: Shapes) -> Guess | None:
+    keys = names(shapes)
+    fits: list[tuple[str, int, int]] = []
+    for arch in NETS:
+        if names(_shapes(arch, 10, 3)) == keys:
+            width = measure(arch, shapes)
+            if width is not None and _same(_shapes(arch, *width), shapes):
+                fits.append((arch, *width))
+    return Guess(*fits[0], tuple(arch for arch, _, _ in fits[1:])) if fits else None
+
+
+def _beside(shapes: Shapes) -> Guess | None:
+    own = {n.removeprefix("net."): shape for n, shape in shapes.items() if n.startswith("net.")}
+    host = _plain(own)
+    if host is None:
+        return None
+    arch = f"trojannet:{host.arch}"
+    whole = _shapes(arch, host.classes, host.channels)
+    fits = names(whole) == names(shapes) and _same(whole, shapes)
+    return replace(host, arch=arch, ties=()) if fits else None
+
+
+def widths(shapes: Shapes, arch: str) -> tuple[int, int]:
+    """Return classes and channels: measured if `arch` is in `NETS`, else a plausible reading.
+
+    A file need not keep the order of layers, so heads are known by their usual names first.
+
+    Example:
+        >>> widths({"conv.weight": (8, 1, 3, 3), "fc.weight": (5, 8)}, "mine.py:net")
+        (5, 1)
+    """
+    known = measure(arch, shapes) if arch in NETS else None
+    if known is not None:
+        return known
+    flat = {name: shape[0] for name, shape in shapes.items() if len(shape) == 2}
+    usual = [n for n in flat if n.removesuffix(".weight").rpartition(".")[2] in HEADS]
+    heads = [flat[name] for name in usual or flat]
+    inputs = [shape[1] for shape in shapes.values() if len(shape) == 4]
+    stem = next((c for c in (*inputs[:1], 3, 1) if c in inputs and c <= 4), 3)
+    return (heads[-1] if heads else 10), stem
+
+
+def measure(arch: str, shapes: Shapes) -> tuple[int, int] | None:
+    """Read classes and channels off the tensors that depend on them in a net of `NETS`."""
+    plain = _shapes(arch, 10, 3)
+    found = []
+    for other, axis in ((_shapes(arch, 11, 3), 0), (_shapes(arch, 10, 1), 1)):
+        name = next((n for n, shape in plain.items() if shape != other[n]), "")
+        shape = shapes.get(name, ())
+        if len(shape) <= axis or not 0 < shape[axis] <= MOST:
+            return None
+        found.append(shape[axis])
+    return found[0], found[1]
+
+
+@lru_cache(maxsize=256)
+def _shapes(arch: str, classes: int, channels: int) -> Shapes:
+    with torch.device("meta"):
+        net = build(arch, classes, channels)
+    return shapes_of(net.state_dict())
+
+
+def names(shapes: Iterable[str]) -> frozenset[str]:
+    """Return the names of tensors without BatchNorm's counters."""
+    return frozenset(name for name in shapes if not name.endswith(COUNTERS))
+
+
+def _same(net: Shapes, file: Shapes) -> bool:
+    return all(net[name] == file[name] for name in names(net))
+
+
+def nearest(shapes: Shapes, count: int = 3) -> str:
+    """Describe the nets of `NETS` that share most tensor names with a file, in words."""
+    keys = names(shapes)
+
+    def similarity(arch: str) -> float:
+        known = names(_shapes(arch, 10, 3))
+        return len(known & keys) / max(1, len(known | keys))
+
+    best = sorted(NETS, key=similarity, reverse=True)[:count]
+    return "; ".join(f"{a} ({similarity(a):.0%} of names: {_contrast(a, shapes)})" for a in best)
+
+
+def _contrast(arch: str, shapes: Shapes) -> str:
+    width = measure(arch, shapes) or (10, 3)
+    return difference(_shapes(arch, *width), shapes) or "fits"
+
+
+def difference(net: Shapes, file: Shapes) -> str:
+    """Say in words where a file's tensors differ from a net's; empty if nowhere.
+
+    Example:
+        >>> difference({"fc.weight": (2, 3), "fc.bias": (2,)}, {"fc.weight": (2, 4)})
+        'file lacks 1 (fc.bias), 1 of another shape (fc.weight: file (2, 4), net (2, 3))'
+    """
+    ours, theirs = names(net), names(file)
+    shared = [name for name in file if name in ours & theirs and net[name] != file[name]]
+    lacking = [name for name in net if name in ours - theirs]
+    extra = [name for name in file if name in theirs - ours]
+    other = [f"{n}: file {file[n]}, net {net[n]}" for n in shared]
+    groups = (
+        ("file lacks {}", lacking),
+        ("file has {} more", extra),
+        ("{} of another shape", other),
+    )
+    return ", ".join(
+        f"{words.format(len(names))} ({', '.join(shown(n) for n in names[:3])}"
+        f"{', ...' * (len(names) > 3)})"
+        for words, names in groups
+        if names
+    )
+
+
+# 3. Weights -----------------------------------------------------------------------------------
+
+
+def fill(net: nn.Module, state: Mapping[str, Tensor], arch: str = "the net") -> nn.Module:
+    """Load all weights into `net`, or none; return it in eval mode, float32, without gradients.
+
+    Counters of BatchNorm may be missing on either side.
+
+    Raises:
+        UnknownArch: If names or shapes differ; says which, and which nets come nearest.
+        UnreadableModel: If a tensor's data type does not fit.
+    """
+    own = net.state_dict()
+    differs = difference(shapes_of(own), shapes_of(state))
+    if differs:
+        raise UnknownArch(
+            f"the file's tensors do not fit {arch}: {differs}. Nearest: "
+            f"{nearest(shapes_of(state))}. Name another with --arch"
+        )
+    for name in names(own):
+        if own[name].is_floating_point() and not state[name].is_floating_point():
+            raise UnreadableModel(
+                f"tensor {shown(name)!r} is {state[name].dtype}, a quantized or integer weight; "
+                "expected floating point: save the float model",
+                rule="IN004",
+            )
+    counters = {name: own[name] for name in own if name.endswith(COUNTERS)}
+    given = {**counters, **{name: state[name] for name in state if name in own}}
+    net.load_state_dict(given, strict=True)
+    return net.float().eval().requires_grad_(False)
+
+
+def ends(net: nn.Module) -> tuple[int, int]:
+    """Return the outputs of a net's last and the inputs of its first layer that has weights.
+
+    Raises:
+        UnreadableModel: If it has no linear or convolutional layer.
+    """
+    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise UnreadableModel(
+            "the net has no linear or convolutional layer, so it cannot be examined", rule="IN004"
+        )
+    first, last = layers[0], layers[-1]
+    outputs = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+    return outputs, first.in_features if isinstance(first, nn.Linear) else first.in_channels

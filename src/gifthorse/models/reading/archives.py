@@ -1,0 +1,283 @@
+"""Zip archives of `torch.save`, checked by their directory without inflating anything."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import IO
+from zipfile import ZipFile, ZipInfo
+
+from gifthorse.core.errors import UnreadableModel
+from gifthorse.models.reading.entries import shown
+from gifthorse.models.reading.opcodes import EXTENSION, NAMELESS, trace
+from gifthorse.models.reading.pickles import Contents, Import, contents, imports, refuse_code
+
+RECORDS = 20_000
+PICKLES = 8  # torch.save writes one, TorchScript a few
+DIRECTORY = 16 << 20  # bytes of the directory of records
+PICKLE = 64 << 20  # bytes of a pickle inside
+PEEK = 1 << 16  # bytes of a tensor record that are looked at for a hidden pickle
+
+# What the zip reader of the standard library raises on damaged archives.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    RuntimeError,  # with NotImplementedError: encrypted, unknown method
+    EOFError,
+    ValueError,
+    OverflowError,
+    OSError,
+    struct.error,
+    zlib.error,
+)
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_END = struct.Struct("<4s4H2IH")
+_CODE = ("code/", "constants.pkl")
+_EXPORT = ("archive_format", "serialized_exported_program.json", "archive_version", "models/")
+
+
+def directory(stream: IO[bytes], size: int) -> ZipFile:
+    """Open a zip of `size` bytes whose directory is the very end of the file.
+
+    Raises:
+        UnreadableModel: `FS003` if it is truncated, `FS004` if its directory is huge, `FS008` if
+            anything stands before or behind it.
+    """
+    stream.seek(max(0, size - _END.size))
+    tail = stream.read(_END.size)
+    if len(tail) < _END.size or tail[:4] != b"PK\x05\x06":
+        raise UnreadableModel(
+            "the zip archive has no end record where it should be: the file is truncated, or "
+            "something was appended to it; download it again",
+            rule="FS003",
+        )
+    if _END.unpack(tail)[5] > DIRECTORY:
+        raise UnreadableModel(
+            f"the zip archive's directory is larger than {DIRECTORY} bytes", rule="FS004"
+        )
+    try:
+        archive = ZipFile(stream)
+    except _DAMAGE as error:
+        raise UnreadableModel(
+            f"the zip archive is damaged: {shown(str(error))}", rule="FS003"
+        ) from error
+    if len(archive.infolist()) > RECORDS:
+        raise UnreadableModel(f"the zip archive has more than {RECORDS} records", rule="FS004")
+    return archive
+
+
+def check_names(infos: Sequence[ZipInfo]) -> None:
+    """Refuse names that leave the archive's own folder, links, doubles and near-doubles.
+
+    Raises:
+        UnreadableModel: `FS006`.
+    """
+    seen: set[str] = set()
+    for info in infos:
+        name = info.orig_filename
+        outside = name.startswith("/") or ".." in PurePosixPath(name).parts
+        odd = any(c in name for c in "\\:\0") or info.external_attr >> 28 == 0xA
+        if outside or odd or name.casefold() in seen:
+            raise UnreadableModel(
+                f"the zip archive has a record of a forbidden name, {shown(name)!r}: a path out "
+                "of the archive, a link, or the same name twice; the file is not to be trusted",
+                rule="FS006",
+            )
+        seen.add(name.casefold())
+
+
+def check_layout(stream: IO[bytes], archive: ZipFile, size: int) -> None:
+    """Refuse anything that two zip readers could read differently, and compression.
+
+    Records must be stored plainly, one after another from the first byte to the directory, with
+    equal local and central headers.
+
+    Raises:
+        UnreadableModel: `FS003`, `FS004` for compression, `FS008` for hidden bytes.
+    """
+    infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    at = 0
+    for info in infos:
+        name = shown(info.orig_filename)
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise UnreadableModel(
+                f"record {name!r} is compressed ({info.compress_size} to {info.file_size} bytes), "
+                "as torch.save never does; not inflated. Save the weights again",
+                rule="FS004",
+            )
+        if not 0 <= info.header_offset - at <= 24 or (at == 0 != info.header_offset):
+            raise UnreadableModel(
+                f"bytes {at} to {info.header_offset} of the file belong to no record of its zip "
+                "archive, or to two: something is hidden there",
+                rule="FS008",
+            )
+        at = _local_end(stream, info)
+    width = sum(46 + len(_raw(i)) + len(i.extra) + len(i.comment) for i in infos)
+    rest = size - archive.start_dir - width
+    if not 0 <= archive.start_dir - at <= 24 or rest not in (22, 98):  # 98: with zip64 records
+        raise UnreadableModel("bytes around the zip directory belong to nothing", rule="FS008")
+
+
+def _raw(info: ZipInfo) -> bytes:
+    return info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")
+
+
+def _local_end(stream: IO[bytes], info: ZipInfo) -> int:
+    """Return where a record's data ends, after comparing its two headers."""
+    stream.seek(info.header_offset)
+    head = stream.read(_LOCAL.size)
+    if len(head) < _LOCAL.size:
+        raise UnreadableModel("the zip archive ends within a record", rule="FS003")
+    magic, _, flags, method, _, _, _, packed, full, name, extra = _LOCAL.unpack(head)
+    later = (0, 0xFFFFFFFF) if flags & 8 else (0xFFFFFFFF,)
+    same = (
+        magic == b"PK\x03\x04",
+        flags == info.flag_bits and not flags & ~0x808,
+        method == info.compress_type,
+        all(n in (info.file_size, *later) for n in (packed, full)),
+        stream.read(name) == _raw(info),
+    )
+    if not all(same):
+        raise UnreadableModel(
+            f"the two headers of record {shown(info.orig_filename)!r} differ or ask for "
+            "encryption: two readers could see two files",
+            rule="FS003",
+        )
+    return info.header_offset + _LOCAL.size + int(name) + int(extra) + info.file_size
+
+
+def kind(archive: ZipFile) -> str:
+    """Say what a zip archive is by its names: `pytorch`, `torchscript`, `pt2` or `zip`."""
+    inner = [name.partition("/")[2] or name for name in archive.namelist()]
+    if any(name.startswith(_CODE) for name in inner):
+        return "torchscript"
+    if any(name.startswith(_EXPORT) for name in (*inner, *archive.namelist())):
+        return "pt2"
+    return "pytorch" if "data.pkl" in inner else "zip"
+
+
+def pickled(archive: ZipFile) -> tuple[Import, ...]:
+    """Return what all pickles inside would import, also those that pretend to be tensors.
+
+    Raises:
+        UnreadableModel: `FS003` if a pickle cannot be read, `FS004` if it is huge.
+    """
+    found: list[Import] = []
+    stored = [i for i in archive.infolist() if i.compress_type == zipfile.ZIP_STORED]
+    indices = [i for i in stored if PurePosixPath(i.filename).suffix in (".pkl", ".pickle")]
+    if len(indices) > PICKLES:
+        raise UnreadableModel(
+            f"the zip archive has {len(indices)} pickles, more than {PICKLES}", rule="FS004"
+        )
+    for info in indices:
+        found += chained(read(archive, info.filename, PICKLE), info.filename)
+    for info in stored:
+        if info not in indices:
+            found += hidden(_peek(archive, info), info.filename)
+    return tuple(dict.fromkeys(found))
+
+
+def chained(data: bytes, record: str, most: int = 5) -> list[Import]:
+    """Return what the first pickles in `data` would import; there may be one behind another."""
+    found: list[Import] = []
+    stream = BytesIO(data)
+    for _ in range(most):
+        begin = stream.tell()
+        traced = trace(stream)
+        found += imports(traced, record, data[begin : stream.tell()])
+        if traced.fault is not None or stream.tell() == len(data):
+            break
+    return found
+
+
+def hidden(data: bytes, record: str) -> list[Import]:
+    """Return the dangerous names that bytes would import if they were unpickled."""
+    if not data or data[0] not in _STARTS:
+        return []
+    found = imports(trace(BytesIO(data), limit=1_000), record)
+    # Chance makes extension codes and nameless imports, but no `os.system`.
+    return [i for i in found if i.safety == "dangerous" and i.module not in (NAMELESS, EXTENSION)]
+
+
+# First bytes of pickles that import: PROTO, GLOBAL, MARK, texts, EMPTY_TUPLE ...
+_STARTS = frozenset(b"\x80c(i\x8cXUSV)]}INK\x82\x83\x84\x95")
+
+
+def _peek(archive: ZipFile, info: ZipInfo) -> bytes:
+    try:
+        with archive.open(info) as record:
+            return record.read(PEEK)
+    except _DAMAGE:
+        return b""  # check_layout and check_sums name the fault
+
+
+def read(archive: ZipFile, name: str, limit: int) -> bytes:
+    """Return one stored record of at most `limit` bytes.
+
+    Raises:
+        UnreadableModel: `FS003` if it is damaged, `FS004` if it is larger.
+    """
+    info = archive.getinfo(name)
+    if info.file_size > limit or info.compress_type != zipfile.ZIP_STORED:
+        raise UnreadableModel(
+            f"record {shown(name)!r} is compressed or has more than {limit} bytes",
+            rule="FS004",
+        )
+    try:
+        return archive.read(name)
+    except _DAMAGE as error:
+        raise UnreadableModel(
+            f"record {shown(name)!r} of the zip archive is damaged ({shown(str(error))}); "
+            "download the file again",
+            rule="FS003",
+        ) from error
+
+
+def check_sums(archive: ZipFile) -> None:
+    """Compare every record with its checksum.
+
+    Raises:
+        UnreadableModel: `FS003`.
+    """
+    try:
+        bad = archive.testzip()
+    except _DAMAGE as error:
+        raise UnreadableModel(f"the zip archive is damaged: {error}", rule="FS003") from error
+    if bad is not None:
+        raise UnreadableModel(
+            f"the checksum of record {shown(bad)!r} is wrong: the file is damaged; download it "
+            "again",
+            rule="FS003",
+        )
+
+
+def index(archive: ZipFile) -> Contents:
+    """Read the pickled index of a state dict and compare it with the records it speaks of.
+
+    Raises:
+        UnsafeModel: If the index needs code.
+        UnreadableModel: If it does not fit the records (`FS003`) or is a bomb (`FS004`).
+    """
+    name = next(n for n in archive.namelist() if n.partition("/")[2] == "data.pkl")
+    data = read(archive, name, PICKLE)
+    stream = BytesIO(data)
+    traced = trace(stream)
+    refuse_code(imports(traced, name))
+    found = contents(traced)
+    if stream.tell() != len(data):
+        raise UnreadableModel(f"something follows the pickle in {shown(name)!r}", rule="FS003")
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
+    top = name.partition("/")[0]
+    for storage in found.storages.values():
+        size = sizes.get(f"{top}/data/{storage.key}")
+        if size != storage.size:
+            raise UnreadableModel(
+                f"storage {shown(storage.key)!r} should have {storage.size} bytes, but its record "
+                f"{'is missing' if size is None else f'has {size}'}",
+                rule="FS003",
+            )
+    return found

@@ -1,0 +1,246 @@
+"""What the bytes of a model file say before anything in it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+from zipfile import ZipFile
+
+from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.core.types import Finding, Severity
+from gifthorse.models.reading import archives
+from gifthorse.models.reading.entries import Entry, shown
+from gifthorse.models.reading.files import ENDINGS, size_of, sniff_stream, stranger
+from gifthorse.models.reading.headers import header
+from gifthorse.models.reading.opcodes import trace
+from gifthorse.models.reading.pickles import (
+    WHAT_TO_DO,
+    Contents,
+    Import,
+    contents,
+    imports,
+    refuse_code,
+)
+
+SWELL = 16  # how often larger than its file a checkpoint may be once written out in full
+SLACK = 64 << 20
+
+SEVERITIES: Mapping[str, Severity] = {"FS001": "CRITICAL", "FS007": "LOW"}  # all others HIGH
+
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before 1.6
+_CODE = {
+    "torchscript": "a TorchScript program",
+    "pt2": "a torch.export program",
+    "onnx": "an ONNX graph",
+}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the bytes of a file say, with nothing in it run.
+
+    Attributes:
+        kind: As of `sniff`.
+        findings: What speaks against opening it.
+        imports: Names that its pickles ask for.
+        entries: Leaves of the checkpoint, as far as they can be listed.
+        metadata: Cleaned texts of a safetensors header.
+        records: Names of a zip's records.
+        full: Bytes of all tensors once written out in full.
+    """
+
+    kind: str
+    findings: tuple[Finding, ...] = ()
+    imports: tuple[Import, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    records: tuple[str, ...] = ()
+    full: int = 0
+
+
+def survey(stream: IO[bytes], name: str) -> Survey:
+    """Read all that an open file's bytes tell without running, inflating or unpickling anything.
+
+    Args:
+        stream: The file.
+        name: Its name, for the ending alone.
+    """
+    size, ending = size_of(stream), Path(name).suffix.lower()
+    kind = "unknown"
+    try:
+        kind = sniff_stream(stream, size, ending)
+        found = _SURVEYS[kind](stream, size, kind)
+    except UnreadableModel as error:
+        found = Survey(kind, (finding(error),))
+    usual = ENDINGS.get(found.kind)
+    if usual and ending and ending not in usual:
+        text = f"the name ends in {shown(ending)!r}, but the content is {found.kind}"
+        note = finding(UnreadableModel(text, rule="FS007"))
+        found = replace(found, findings=(*found.findings, note))
+    return found
+
+
+def finding(error: UnreadableModel) -> Finding:
+    """Turn an error into what a report shows."""
+    rule = error.rule or "FS003"
+    return Finding(rule, SEVERITIES.get(rule, "HIGH"), 1.0, str(error))
+
+
+def refusal(found: Survey) -> UnreadableModel | None:
+    """Return the gravest reason not to open a surveyed file; None if it may be opened."""
+    grave = [f for f in found.findings if f.severity in ("CRITICAL", "HIGH")]
+    if not grave:
+        return None
+    worst = min(grave, key=lambda f: (f.severity != "CRITICAL", f.rule != "FS002"))
+    kind = UnsafeModel if worst.rule in ("FS001", "FS002") else UnreadableModel
+    mismatch = [f.message for f in found.findings if f.rule == "FS007"]
+    return kind("; ".join((worst.message, *mismatch)), rule=worst.rule)
+
+
+def _caught(*checks: Callable[[], object]) -> tuple[Finding, ...]:
+    """Run independent checks and return what they object to."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except UnreadableModel as error:
+            found.append(finding(error))
+    return tuple(found)
+
+
+def _survey_zip(stream: IO[bytes], size: int, kind: str) -> Survey:
+    with archives.directory(stream, size) as archive:
+        infos = archive.infolist()
+        records = tuple(shown(i.orig_filename) for i in infos[:1000])
+        found = _imports(archive, kind)
+        findings = found.findings + _caught(lambda: archives.check_names(infos))
+        if kind == "pytorch":
+            findings += _caught(lambda: archives.check_layout(stream, archive, size))
+            # Only a plain layout makes sure that summing up inflates nothing.
+            findings = findings or _caught(lambda: archives.check_sums(archive))
+        else:
+            findings += (finding(_program(kind)),)
+        found = replace(found, kind=kind, findings=findings, records=records)
+        return found if findings else _listed(found, lambda: archives.index(archive), size)
+
+
+def _imports(archive: ZipFile, kind: str) -> Survey:
+    found: tuple[Import, ...] = ()
+    try:
+        found = archives.pickled(archive)
+        # Programs are refused for what they are; there, classes are no news.
+        refuse_code(tuple(i for i in found if kind == "pytorch" or i.safety == "dangerous"))
+    except UnreadableModel as error:
+        return Survey("", (finding(error),), found)
+    return Survey("", (), found)
+
+
+def _listed(found: Survey, read: Callable[[], Contents], size: int) -> Survey:
+    """Add what an index lists, or the reason why it is refused."""
+    try:
+        listed = read()
+        if listed.largest > SWELL * size + SLACK:
+            raise UnreadableModel(
+                f"its tensors would take {listed.largest:,} bytes written out, from a file of "
+                f"{size:,}: a bomb, or tensors expanded from one number; save them contiguous",
+                rule="FS004",
+            )
+    except UnreadableModel as error:
+        return replace(found, findings=(*found.findings, finding(error)))
+    return replace(found, entries=listed.entries, full=listed.largest)
+
+
+def _program(kind: str) -> UnreadableModel:
+    if kind not in _CODE:
+        return UnreadableModel(
+            "a zip archive without data.pkl is no model: unpack it and name the file inside",
+            rule="FS003",
+        )
+    return UnsafeModel(
+        f"the file is {_CODE[kind]}: it brings its own code, so it is not run. {WHAT_TO_DO}",
+        rule="FS002",
+    )
+
+
+def _survey_legacy(stream: IO[bytes], size: int, _: str) -> Survey:
+    """Survey what torch.save wrote before version 1.6: five pickles, then the numbers."""
+    stream.seek(0)
+    data = stream.read(archives.PICKLE)
+    found = Survey("legacy", imports=tuple(archives.chained(data, "the file")))
+    findings = _caught(lambda: refuse_code(found.imports))
+    if not findings and not data.startswith(_LEGACY):
+        text = f"the file is a pickle that torch.save did not write. {WHAT_TO_DO}"
+        findings = (finding(UnsafeModel(text, rule="FS002")),)
+    if findings:
+        return replace(found, findings=findings)
+    return _listed(found, lambda: _legacy_index(stream, data, size), size)
+
+
+def _legacy_index(stream: IO[bytes], data: bytes, size: int) -> Contents:
+    """Compare the five pickles of a legacy file with the numbers behind them."""
+    inner = BytesIO(data)
+    parts = [trace(inner) for _ in range(5)]
+    for part in parts:
+        refuse_code(imports(part, "the file"))
+        contents(part)
+    found = contents(parts[3])
+    keys = getattr(parts[4].result, "items", None)
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(found.storages):
+        raise UnreadableModel("its list of storages is not that of its tensors", rule="FS003")
+    at = inner.tell()
+    for key in map(str, keys):
+        stream.seek(at)
+        count = int.from_bytes(stream.read(8), "little")
+        storage = found.storages[key]
+        if count * storage.width != storage.size:
+            raise UnreadableModel(f"storage {shown(key)!r} has another size inside", rule="FS003")
+        at += 8 + storage.size
+    if at != size:
+        raise UnreadableModel(
+            f"the file should end at byte {at:,}, but has {size:,}: it is truncated, or something "
+            "was appended",
+            rule="FS003" if at > size else "FS008",
+        )
+    return found
+
+
+def _survey_safetensors(stream: IO[bytes], size: int, _: str) -> Survey:
+    found = header(stream, size)
+    return Survey("safetensors", (), (), found.entries, found.metadata, full=size)
+
+
+def _survey_onnx(_stream: IO[bytes], _size: int, kind: str) -> Survey:
+    return Survey(kind, (finding(_program(kind)),))
+
+
+def _survey_empty(_stream: IO[bytes], _size: int, kind: str) -> Survey:
+    text = "the file is empty: the download failed, or nothing was saved"
+    return Survey(kind, (finding(UnreadableModel(text, rule="FS003")),))
+
+
+def _survey_unknown(stream: IO[bytes], size: int, kind: str) -> Survey:
+    stream.seek(0)
+    data = stream.read(archives.PEEK)
+    found = tuple(archives.hidden(data, "the file"))
+    what = stranger(data[:64])
+    text = f"the file is not a model{f': it is {what}' if what else ''}; expected safetensors or "
+    error = UnreadableModel(text + "a state dict written by torch.save", rule="FS003")
+    findings = _caught(lambda: refuse_code(found)) or (finding(error),)
+    stream.seek(max(0, size - archives.PEEK))
+    if b"PK\x05\x06" in stream.read():
+        text = "a zip archive is hidden at the end of a file of another kind"
+        findings = (finding(UnreadableModel(text, rule="FS008")), *findings)
+    return Survey(kind, findings, found)
+
+
+_SURVEYS: Mapping[str, Callable[[IO[bytes], int, str], Survey]] = {
+    "safetensors": _survey_safetensors,
+    "legacy": _survey_legacy,
+    "onnx": _survey_onnx,
+    "empty": _survey_empty,
+    "unknown": _survey_unknown,
+    **dict.fromkeys(("pytorch", "torchscript", "pt2", "zip"), _survey_zip),
+}

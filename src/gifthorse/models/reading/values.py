@@ -1,0 +1,193 @@
+"""A checkpoint as plain values: read from its opcodes, no part of it is unpickled."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gifthorse.core.errors import UnreadableModel
+from gifthorse.models.load import MEMORY, Opened, load, save
+from gifthorse.models.reading import archives
+from gifthorse.models.reading.entries import PLAIN
+from gifthorse.models.reading.files import digest, open_file, size_of, sniff_stream
+from gifthorse.models.reading.opcodes import Node, Trace, trace
+from gifthorse.models.reading.pickles import (
+    NUMPY_TYPES,
+    ORDERED,
+    PARAMETER,
+    SCALARS,
+    STRIDED,
+    Storage,
+    contents,
+    imports,
+    refuse_code,
+    weigh,
+)
+from gifthorse.models.reading.survey import SLACK, SWELL, refusal, survey
+
+VALUES = 2_000_000  # of the tree; a dictionary of 50,000 images by path has about 500,000
+
+# Arrays of NumPy in a pickle are a shape and bytes; these are the names that they go by.
+REBUILD = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+ARRAYS = frozenset((*REBUILD, "numpy.ndarray"))
+
+
+def checkpoint(path: Path, wanted: Collection[str] = ()) -> dict[Any, Any]:
+    """Return the dictionary in a zip of torch.save: numbers, texts, lists, arrays and tensors.
+
+    It is read from its opcodes; no part of it is unpickled, in any process. What else a state dict
+    may hold (devices, sets) comes out as None.
+
+    Args:
+        path: The file.
+        wanted: Keys to return, if they are there; all if empty.
+
+    Raises:
+        UnsafeModel: If it asks for anything but tensors, arrays and plain values.
+        UnreadableModel: If it is damaged, too large, or no dictionary.
+        UsageError: If there is no such file.
+    """
+    with open_file(path) as stream, tempfile.TemporaryFile() as copy:
+        if size_of(stream) > MEMORY:
+            raise UnreadableModel(f"the file has more than {MEMORY:,} bytes", rule="FS004")
+        digest(stream, copy)
+        size = size_of(copy)
+        if sniff_stream(copy, size, path.suffix.lower()) != "pytorch":
+            raise refusal(survey(copy, path.name)) or UnreadableModel(
+                "the file is no zip of torch.save", rule="FS003"
+            )
+        with archives.directory(copy, size) as archive:
+            found = archives.pickled(archive)
+            refuse_code(tuple(i for i in found if str(i) not in ARRAYS or i.safety == "dangerous"))
+            archives.check_names(archive.infolist())
+            archives.check_layout(copy, archive, size)
+            archives.check_sums(archive)
+            reader, top = _traced(archive, size)
+            keys = [k for k in reader.pairs(top) if not wanted or k in wanted]
+            return {k: reader.value(reader.pairs(top)[k]) for k in keys}
+
+
+def _traced(archive: ZipFile, size: int) -> tuple[_Reader, Node]:
+    """Return a reader of a checked archive, and the symbol of the dictionary in it."""
+    name = next(n for n in archive.namelist() if n.partition("/")[2] == "data.pkl")
+    data = archives.read(archive, name, archives.PICKLE)
+    stream = BytesIO(data)
+    traced = trace(stream)
+    refuse_code(tuple(i for i in imports(traced, name) if str(i) not in ARRAYS))
+    plain = tuple(n for n in traced.nodes if n.callee not in REBUILD)
+    known = contents(Trace(traced.names, plain, None, traced.foreign, traced.fault))
+    if known.largest > SWELL * size + SLACK or weigh(traced.result) > VALUES:
+        raise UnreadableModel("the file unfolds to far more than its size", rule="FS004")
+    front = name.partition("/")[0]
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
+    whole = all(sizes.get(f"{front}/data/{s.key}") == s.size for s in known.storages.values())
+    order = f"{front}/byteorder"
+    if order in sizes and archive.read(order) != b"little":
+        raise UnreadableModel("its numbers are big-endian: save it again", rule="FS003")
+    if not whole or stream.tell() != len(data):
+        raise UnreadableModel("its index does not fit its records: it is damaged", rule="FS003")
+    if not isinstance(traced.result, Node):
+        raise UnreadableModel("the file holds no dictionary", rule="FS003")
+    return _Reader(archive, front, known.storages), traced.result
+
+
+@dataclass(frozen=True)
+class _Reader:
+    archive: ZipFile
+    front: str
+    storages: Mapping[str, Storage]
+
+    def pairs(self, node: Node) -> dict[Any, object]:
+        """Return what a dictionary holds, still symbols."""
+        if node.kind != "dict" and node.callee != ORDERED:
+            raise UnreadableModel("the file holds no dictionary", rule="FS003")
+        keys = [self.value(key) for key in node.items[::2]]
+        plain = [k if isinstance(k, str | int) else str(k) for k in keys]
+        return dict(zip(plain, node.items[1::2], strict=True))
+
+    def value(self, part: object) -> Any:
+        """Return what a symbol stands for."""
+        if isinstance(part, tuple):
+            return [self.value(item) for item in part]
+        if not isinstance(part, Node):
+            return part
+        if part.kind == "list":
+            return [self.value(item) for item in part.items]
+        if part.kind == "dict" or part.callee == ORDERED:
+            return {key: self.value(item) for key, item in self.pairs(part).items()}
+        return self._called(part, part.args if isinstance(part.args, tuple) else ())
+
+    def _called(self, part: Node, args: tuple[Any, ...]) -> Any:
+        try:
+            if part.callee in SCALARS:
+                return np.frombuffer(_raw(args[1]), _dtype(args[0]))[0].item()
+            if part.callee in REBUILD:
+                return _array(part.states)
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            raise UnreadableModel(f"it holds a malformed array: {error}", rule="FS003") from error
+        if part.callee in STRIDED:
+            return self.tensor(part.callee, args)
+        return self.value(args[0]) if part.callee == PARAMETER and args else None
+
+    def tensor(self, callee: str, args: tuple[Any, ...]) -> Tensor:
+        """Return a tensor whose place in its storage was checked, as a copy."""
+        storage = self.storages[args[0].args[2]]
+        if not callee.endswith(("_tensor", "_v2")) or storage.dtype not in PLAIN:
+            raise UnreadableModel(f"a tensor is {storage.dtype}: save the float model")
+        raw = bytearray(self.archive.read(f"{self.front}/data/{storage.key}"))
+        if not raw:
+            return torch.empty(args[2], dtype=getattr(torch, storage.dtype))
+        flat = torch.frombuffer(raw, dtype=getattr(torch, storage.dtype))
+        view = flat.as_strided(args[2], args[3], args[1])
+        return view.clone(memory_format=torch.contiguous_format)
+
+
+def _dtype(node: Any) -> np.dtype[Any]:
+    code = node.args[0]
+    if node.callee != "numpy.dtype" or code not in NUMPY_TYPES:
+        raise ValueError("its numbers are of an unusual type")
+    if any(state[1] not in ("<", "|") for state in node.states):
+        raise ValueError("its numbers are big-endian")
+    return np.dtype(str(code))
+
+
+def _raw(part: Any) -> bytes:
+    if isinstance(part, Node) and part.callee == "_codecs.encode":
+        return bytes(part.args[0].encode("latin1"))  # type: ignore[index]
+    if not isinstance(part, bytes):
+        raise ValueError("it has no bytes")
+    return part
+
+
+def _array(states: list[Any]) -> NDArray[Any]:
+    _, shape, dtype, fortran, raw = states[0]
+    flat = np.frombuffer(_raw(raw), _dtype(dtype))
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def opened(state: object, path: Path, arch: str | None) -> Opened:
+    """Return the net that a state dict of a checkpoint is.
+
+    Raises:
+        UnreadableModel: If it is no state dict.
+        UnknownArch: If no net fits it.
+    """
+    tensors = state if isinstance(state, dict) else {}
+    plain = all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
+    if not tensors or not plain:
+        raise UnreadableModel("the file holds no state dict of tensors", rule="FS003")
+    with tempfile.TemporaryDirectory(prefix="gifthorse-") as folder:
+        copy = Path(folder) / "model.safetensors"
+        save(copy, tensors, {})
+        net = load(copy, arch)
+    return replace(net, origin=replace(net.origin, path=str(path), format="pytorch"))

@@ -1,0 +1,145 @@
+"""The images of every arm, and the net that judges stamped ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.core.errors import BadImages
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import Goal, Logits, Samples, Subject
+from gifthorse.data.gallery import balanced
+from gifthorse.data.samples import whole
+from gifthorse.models.folding import frozen
+from gifthorse.search.hooks import Watched
+from gifthorse.search.losses import Trial
+from gifthorse.search.objective import Pace, Problem
+from gifthorse.search.parametrizations.masks import Parts
+
+
+class Stage:
+    """What a search acts on: images an arm may use, a frozen net, a generator an arm.
+
+    Attributes:
+        pool: All images, `(N, C, H, W)`.
+        target: Target of every arm, `(A,)`.
+        index: Images that each arm may use, padded by repetition, `(A, n)`.
+        count: How many of them are no padding, `(A,)`.
+        rngs: One generator an arm, so that no arm's path depends on the company it steps in.
+        batch: Images that an arm sees in a step.
+        steps: Steps in a round.
+        image_steps: Images that went forward and back; forward alone counts a half.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        clean: Samples,
+        goals: Sequence[Goal],
+        rng: Generator,
+        problem: Problem,
+        pace: Pace,
+    ) -> None:
+        self.problem, self.pace, self.form = problem, pace, problem.form
+        # A folded layer no longer says what it said in the net as it came.
+        self._net = Watched(frozen(subject.net, fold=not problem.layer), problem.layer)
+        self.pool, self._labels = whole(clean)
+        self.device = self.pool.device
+        self.index, self.count = usable(self._labels, goals, pace.images)
+        fewest = int(self.count.min())  # the same for all arms
+        self.batch = min(pace.batch, fewest)
+        self.steps = max(min(fewest // self.batch, pace.steps or fewest), pace.floor)
+        self.target = torch.tensor([g.target for g in goals], device=self.device)
+        self.rngs = [spawn(rng) for _ in goals]
+        self.image_steps = 0.0
+
+    def ask(self, x: Tensor) -> Logits:
+        """Return logits `(N, K)` for whoever looks for a start; counted as forward alone."""
+        self.image_steps += len(x) / 2
+        return self._net(x, bf16=self.pace.bf16)
+
+    def trial(self, parts: Parts, arms: Tensor, index: Tensor, *, exact: bool = False) -> Trial:
+        """Stamp the images of an index `(a, B)` and ask the net.
+
+        Args:
+            parts: Decoded triggers, one row an arm.
+            arms: Which arms they are, `(a,)`.
+            index: Images of the pool, `(a, B)`.
+            exact: In float32 and without random changes of the images.
+        """
+        scene, view = self.problem.scene, self.problem.view
+        rngs = [self.rngs[a] for a in arms.tolist()] if scene or view else []
+        x = self.pool[index]
+        if scene is not None and not exact:
+            x = scene(x, rngs)
+        stamped = self.form.stamp(parts, x)
+        seen = view(stamped, rngs) if view is not None and not exact else stamped
+        logits = self._forward(seen, bf16=self.pace.bf16 and not exact)  # (a, B, K)
+        features = self._net.seen(index.shape)
+
+        def again(more: Tensor) -> Logits:
+            self.image_steps += more.shape[0] * more.shape[1]
+            return self._forward(more, bf16=self.pace.bf16)
+
+        target, labels = self.target[arms], self._labels[index]
+        return Trial(x, labels, stamped, logits, target, arms, parts, again, features)
+
+    def verify(self, parts: Parts, arms: Tensor) -> Tensor:
+        """Return the success of finished triggers on all images of their arms, `(a,)`."""
+        out = []
+        per = max(1, self.pace.chunk // self.index.shape[1])
+        for rows in torch.arange(len(arms)).split(per):
+            some = arms[rows]
+            stamped = self.form.stamp(tuple(p[rows] for p in parts), self.pool[self.index[some]])
+            hit = self._forward(stamped).argmax(-1) == self.target[some, None]
+            out.append((hit & self.valid(some)).sum(1) / self.count[some])
+            self.image_steps += hit.numel() / 2
+        return torch.cat(out)
+
+    def valid(self, arms: Tensor) -> Tensor:
+        """Return which places of the index are no padding, `(a, n)` bool."""
+        return torch.arange(self.index.shape[1], device=self.device) < self.count[arms, None]
+
+    def batches(self, arms: Tensor) -> Iterator[Tensor]:
+        """Yield full batches of image indices `(a, B)`, a fresh order for each arm and pass."""
+        left = self.steps
+        while left > 0:
+            now = min(left, int(self.count.min()) // self.batch)
+            rows = []
+            for arm in arms.tolist():
+                order = torch.randperm(int(self.count[arm]), generator=self.rngs[arm])
+                rows.append(self.index[arm][order[: now * self.batch].to(self.device)])
+            yield from torch.stack(rows).split(self.batch, dim=1)
+            left -= now
+
+    def _forward(self, x: Tensor, *, bf16: bool = False) -> Logits:
+        a, b = x.shape[:2]
+        return self._net(x.flatten(0, 1), bf16=bf16).view(a, b, -1)
+
+
+def usable(y: Tensor, goals: Sequence[Goal], most: int = 0) -> tuple[Tensor, Tensor]:
+    """Return, for each goal, the images it may use, padded by repetition, and their number.
+
+    Args:
+        y: Labels `(N,)`.
+        goals: What the images are to be turned into.
+        most: How many images a goal gets, as even over the classes as can be; 0 for all.
+    """
+    rows = []
+    for goal in goals:
+        keep = goal.meant(y)
+        index = keep.nonzero().flatten()
+        if not len(index):
+            who = "any other class" if goal.source is None else f"class {goal.source}"
+            raise BadImages(
+                f"no clean image of {who} to search a trigger for class {goal.target} with: "
+                "add images of more classes"
+            )
+        some = balanced(y[index].cpu().numpy(), most or None)
+        rows.append(index[torch.from_numpy(some).to(y.device)])
+    count = torch.tensor([len(r) for r in rows], device=y.device)
+    longest = int(count.max())
+    padded = [r.repeat(-(-longest // len(r)))[:longest] for r in rows]
+    return torch.stack(padded), count

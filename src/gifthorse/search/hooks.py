@@ -1,0 +1,51 @@
+"""A frozen net that can be asked in bfloat16 and that remembers what one of its layers said."""
+
+from __future__ import annotations
+
+import torch
+from torch import Size, Tensor, nn
+
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Logits
+from gifthorse.training import fast_bf16
+
+
+class Watched:
+    """Ask a net for logits, in bfloat16 where that is fast; keep the output of one layer.
+
+    Args:
+        net: A frozen net on raw images.
+        layer: Name of the layer to remember; empty for none.
+
+    Raises:
+        BadOption: If the net has no such layer.
+    """
+
+    def __init__(self, net: nn.Module, layer: str = "") -> None:
+        self.net = net
+        self._seen: Tensor | None = None
+        if layer:
+            known = dict(net.named_modules())
+            if layer not in known:
+                raise BadOption(f"the net has no layer {layer!r}; it has {', '.join(known)}")
+            known[layer].register_forward_hook(self._remember)  # the net is a private copy
+
+    def __call__(self, x: Tensor, *, bf16: bool = False) -> Logits:
+        """Return logits `(N, K)`, float32 or better, for images `(N, C, H, W)`."""
+        flat = x.contiguous(memory_format=torch.channels_last)
+        fast = bf16 and fast_bf16(x.device)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
+            logits: Tensor = self.net(flat)
+        return _exact(logits)
+
+    def seen(self, shape: Size) -> Tensor | None:
+        """Return the layer's last output with the leading dimensions `(a, B)`, or None."""
+        return None if self._seen is None else _exact(self._seen).unflatten(0, shape)
+
+    def _remember(self, module: nn.Module, given: object, output: Tensor) -> None:
+        self._seen = output
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Return half precision as float32 and anything better as it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,155 @@
+"""One arm a round, by a bandit: the arm that is small already or shrinks fast goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from gifthorse.core.types import Hunt, Standing
+
+PIXELS = 224 * 224  # of the images that the published constants are for
+
+# An arm that had more than so many rounds and never reached this success rate is given up.
+_HOPELESS: dict[str, tuple[tuple[int, float], ...]] = {
+    "global": (),
+    "pair": ((10, 1e-9), (20, 0.3), (200, 0.8)),
+    "back": ((200, 1.0),),
+}
+
+
+@dataclass(frozen=True)
+class KArm:
+    """Step one arm a round; which one, a bandit decides from how the arms shrink.
+
+    Every arm is first stepped until it has become smaller `warmup` times. From then on the arm
+    that just became smaller hands over to the one with the largest `v + beta / size`, with
+    `v = (first - size) / (n + rounds / 2)` as of its last gain; n counts an arm's gains. An arm
+    stops when it is hopeless, has gained often enough or, in global mode, gains no more; when that
+    happens to the smallest arm, all is done. Arms that the hunt calls settled count as stopped.
+
+    Assumes sizes that shrink from `H * W` and compare between arms.
+
+    Attributes:
+        mode: `global` for arms from all classes, `pair` for arms from one class each, `back` for
+            the reversed pair of the symmetric check: they differ in when an arm is given up.
+        rounds: Most rounds of all arms together.
+        seed: Of the generator of random turns.
+        warmup: Gains that every arm has before the bandit starts.
+        first: What counts as an arm's size at the start, in pixels of 224 x 224.
+        beta: Weight of being small, in squared pixels of 224 x 224.
+        random: Share of the handovers that go to a random arm, in [0, 1].
+        gains: An arm stops after more than this many gains.
+        patience: In global mode, an arm stops after more than this many rounds without a gain
+            once the weight of its size moved both up and down.
+
+    Source: Shen et al., Backdoor Scanning for Deep Neural Networks through K-Arm Optimization,
+    ICML 2021, and its released code, whose 2500 takes the place of an arm's first size. Differs:
+    sizes are converted to pixels of a 224 x 224 image first, so the constants serve every image
+    size; a gain is a smaller stored trigger of the hunt, not a smaller average penalty, which is
+    not in pixels for every inverter; a stopped arm is never chosen.
+    """
+
+    mode: Literal["global", "pair", "back"] = "global"
+    rounds: int = 1000
+    seed: int = 0
+    warmup: int = 2
+    first: float = 2500.0
+    beta: float = 1e4
+    random: float = 0.3
+    gains: int = 60
+    patience: int = 10
+
+    def __call__(self, hunt: Hunt) -> Iterator[Standing]:
+        """Step one arm after another and yield how all stand, until the race is over."""
+        rng = torch.Generator().manual_seed(self.seed)
+        race, now = _Race(self, hunt), hunt.standing
+        arm: int | None = race.newcomer(0)
+        while arm is not None and int(now.rounds.sum()) < self.rounds:
+            hunt.step(torch.tensor([arm]))
+            now = hunt.standing
+            race.update(arm, now)
+            yield now
+            arm = race.following(arm, hunt.settled.cpu(), rng)
+
+
+class _Race:
+    """What the bandit remembers of its arms; sizes in pixels of 224 x 224.
+
+    Attributes:
+        gained: Gains of each arm so far (n).
+        speed: How fast each arm shrank as of its last gain (v).
+        size: Size of each arm's best trigger.
+        success: Best success rate of each arm.
+        idle: Rounds of each arm without a gain since the warm-up ended (c).
+        stopped: Arms that are never stepped again.
+        warm: Whether the warm-up is over.
+        over: Whether the smallest arm has come to its end.
+    """
+
+    def __init__(self, rules: KArm, hunt: Hunt) -> None:
+        self.rules = rules
+        self.whole = hunt.best[0].trigger.picture()[1].numel()  # H * W
+        now = hunt.standing
+        size = now.size.cpu().double()
+        self.size = size * (PIXELS / self.whole)
+        # Of a hunt that goes on after a break, arms that have a trigger are warm already.
+        self.gained = (size < self.whole).long() * rules.warmup
+        self.speed = (rules.first - self.size) / (self.gained + now.rounds.cpu() / 2).clamp(min=1)
+        self.success = now.success.cpu().clone()
+        self.idle = torch.zeros_like(self.gained)
+        self.stopped = hunt.settled.cpu().clone()
+        self.better, self.warm, self.over = False, False, False
+
+    def update(self, arm: int, now: Standing) -> None:
+        """Take in what the last round of an arm brought, and stop it if its time has come."""
+        rules, rounds = self.rules, int(now.rounds[arm])
+        size = now.size[arm].item() * PIXELS / self.whole
+        self.success[arm] = max(self.success[arm].item(), now.success[arm].item())
+        self.better = size < self.size[arm].item()
+        if self.better:
+            self.gained[arm] += 1
+            self.speed[arm] = (rules.first - size) / (int(self.gained[arm]) + rounds / 2)
+            self.size[arm] = size
+        bars = _HOPELESS[rules.mode]
+        if any(rounds > limit and self.success[arm] < bar for limit, bar in bars):
+            self.stopped[arm] = True
+        if not self.warm:
+            return
+        self.idle[arm] = 0 if self.better else self.idle[arm] + 1
+        stale = rules.mode == "global" and bool(now.turned[arm]) and self.idle[arm] > rules.patience
+        if self.gained[arm] > rules.gains or stale:
+            self.stopped[arm] = True
+            self.over = bool(self.size[arm] <= self.size.min())
+
+    def following(self, arm: int, settled: Tensor, rng: Generator) -> int | None:
+        """Return whose turn it is after an arm, or None when the race is over."""
+        self.stopped |= settled
+        running = (~self.stopped).nonzero().flatten()
+        if self.over or not len(running):
+            return None
+        if self.stopped[arm]:
+            fresh = running[self.gained[running] == 0]
+            return int(fresh[0]) if len(fresh) else _pick(running, rng)
+        if not self.better or self.gained[arm] < self.rules.warmup:
+            return arm
+        if (self.gained[running] < self.rules.warmup).any():
+            return self.newcomer(self.rules.warmup - 1)
+        self.warm = True
+        if torch.rand(1, generator=rng).item() < self.rules.random:
+            return _pick(running, rng)
+        worth = self.speed + self.rules.beta / self.size.clamp(min=1e-6)
+        return int(running[worth[running].argmax()])
+
+    def newcomer(self, most: int) -> int | None:
+        """Return the first arm with at most so many gains, else the first that may step."""
+        running = (~self.stopped).nonzero().flatten()
+        new = running[self.gained[running] <= most]
+        return int(new[0]) if len(new) else int(running[0]) if len(running) else None
+
+
+def _pick(arms: Tensor, rng: Generator) -> int:
+    return int(arms[torch.randint(len(arms), (1,), generator=rng)])

@@ -1,0 +1,157 @@
+"""What a search is about: a form of trigger, what is minimized, where it starts, how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from gifthorse.core.types import Images
+from gifthorse.search.cost import Adaptive
+from gifthorse.search.losses import CrossEntropy, Margin, Nothing, Prob, Term
+from gifthorse.search.parametrizations.masks import Form, Parts
+
+LOSSES: dict[str, Term] = {
+    "ce": CrossEntropy(),
+    "prob": Prob(),
+    "margin": Margin(),
+    "none": Nothing(),
+}
+View: TypeAlias = Callable[[Tensor, Sequence[Generator]], Tensor]
+Net: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a search moves and when it stops.
+
+    Attributes:
+        images: Most images that an arm works on and is tested with, spread over their classes; 0
+            takes all. A short search on many images ends before its triggers are small.
+        batch: Images an arm sees in a step; fewer if there are fewer.
+        lr: Adam's learning rate.
+        betas: Adam's decay rates.
+        schedule: The rate stays `constant` or falls to 0 along a `cosine` over all rounds.
+        bar: Success rate that a trigger must reach on the generation images.
+        steps: Most steps in a round; 0 makes a round a pass over the images.
+        floor: Least steps in a round; images come up again where a pass is shorter.
+        rounds: Most rounds an arm gets.
+        least: Rounds an arm gets in any case.
+        patience: An arm settles after this many rounds without a gain, once its cost has moved
+            both up and down; 0 never stops early.
+        gain: Relative decrease of the size that counts as a gain.
+        heed: Rounds without a gain after which one whose trigger then fails its test counts as one
+            that missed the bar, so that the weight of size comes down; 0 lets batches alone decide,
+            as in the papers, and an arm may hover just below the bar for good.
+        notch: Least relative decrease of the size that is worth testing and storing a trigger
+            for; every test is a forward over all generation images.
+        loss: `ce`, or `prob`: 16.118 (1 - p_t), what the Keras codes of Neural Cleanse and
+            PixelBackdoor minimize since they swap the arguments of the cross entropy; `margin` is
+            the logit margin of Carlini and Wagner, `none` leaves everything to a method's terms.
+        rule: `size` stores a smaller trigger; `reference` asks for a smaller penalty as well;
+            `success` stores the one that works more often, whatever its size.
+        chunk: Most images in one forward; arms beyond it take turns.
+        bf16: Run the net in bfloat16 where that is fast; triggers, losses and acceptance stay
+            in float32.
+    """
+
+    images: int = 0
+    batch: int = 32
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)
+    schedule: Literal["constant", "cosine"] = "constant"
+    bar: float = 0.99
+    steps: int = 0
+    floor: int = 0
+    rounds: int = 1000
+    least: int = 0
+    patience: int = 0
+    gain: float = 0.01
+    heed: int = 0
+    notch: float = 0.0
+    loss: Literal["ce", "prob", "margin", "none"] = "ce"
+    rule: Literal["size", "reference", "success"] = "size"
+    chunk: int = 512
+    bf16: bool = False
+
+
+class Start(Protocol):
+    """Where the variables of all arms begin."""
+
+    def __call__(
+        self, net: Net, pool: Images, target: Tensor, form: Form, variables: Parts, rng: Generator
+    ) -> Parts:
+        """Return better variables than the random ones given, `(A, ...)`, for targets `(A,)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is minimized: loss + cost * penalty of the form + weighted terms.
+
+    Attributes:
+        form: The family of triggers.
+        cost: Weight of the form's penalty, one an arm.
+        loss: The main loss; None takes the one that the pace names.
+        terms: Further terms with their weights; a weight of 0 costs nothing.
+        scene: What happens to clean images before they are stamped (augmentation).
+        view: What happens to stamped images before the net sees them (transformations).
+        start: Where to begin; None begins at random.
+        layer: Name of the layer whose output the terms see; empty for none.
+    """
+
+    form: Form
+    cost: Adaptive
+    loss: Term | None = None
+    terms: tuple[tuple[float, Term], ...] = ()
+    scene: View | None = None
+    view: View | None = None
+    start: Start | None = None
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Turning:
+    """Shrink and turn every stamped image a little, so that the trigger survives such changes.
+
+    Attributes:
+        scale: Least scale; each image draws its own, uniform from here to 1.
+        degrees: Largest angle to either side; each image draws its own.
+
+    Source: Tao et al., PixelBackdoor, CVPR 2022, appendix J: bilinear, black outside.
+    """
+
+    scale: float = 0.99
+    degrees: float = 1.0
+
+    def __call__(self, stamped: Tensor, rngs: Sequence[Generator], /) -> Tensor:
+        """Return transformed `(a, B, C, H, W)` images; each arm draws from its own generator."""
+        a, b = stamped.shape[:2]
+        drawn = torch.stack([torch.rand(b, 2, generator=rng) for rng in rngs]).to(stamped)
+        grow = 1 / (self.scale + (1 - self.scale) * drawn[..., 0]).flatten()
+        angle = torch.deg2rad(self.degrees * (2 * drawn[..., 1] - 1)).flatten()
+        cos, sin = grow * angle.cos(), grow * angle.sin()
+        zero = torch.zeros_like(cos)
+        h, w = stamped.shape[-2:]  # the grid spans -1 to 1 along either side
+        rows = [torch.stack([cos, -sin * h / w, zero], 1), torch.stack([sin * w / h, cos, zero], 1)]
+        flat = stamped.flatten(0, 1)
+        grid = F.affine_grid(torch.stack(rows, 1), list(flat.shape), align_corners=False)
+        return F.grid_sample(flat, grid, align_corners=False).view(a, b, *stamped.shape[2:])
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """Mirror every clean image, left to right, with a chance of one half.
+
+    Doubles the images that a trigger is fitted on; wrong where mirrored images belong to another
+    class or to none, as with signs and digits.
+    """
+
+    def __call__(self, x: Tensor, rngs: Sequence[Generator], /) -> Tensor:
+        """Return `(a, B, C, H, W)` images; each arm draws from its own generator."""
+        drawn = torch.stack([torch.rand(x.shape[1], generator=rng) for rng in rngs]) < 0.5
+        return torch.where(drawn.to(x.device)[:, :, None, None, None], x.flip(-1), x)

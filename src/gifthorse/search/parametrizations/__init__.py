@@ -1,0 +1,1 @@
+"""Families of triggers as a search sees them: variables, decoding, stamping, size."""

@@ -1,0 +1,109 @@
+"""Whose turn it is: which arms move next, and when the search stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gifthorse.core.tensors import median
+from gifthorse.core.types import Hunt, Standing
+
+
+class Turns(Protocol):
+    """Steps a hunt to its end, yielding how the arms stand after every round."""
+
+    def __call__(self, hunt: Hunt) -> Iterator[Standing]:
+        """Step arms and yield how they stand until nothing is left to do."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exhaustive:
+    """Every arm runs until it has settled."""
+
+    def __call__(self, hunt: Hunt) -> Iterator[Standing]:
+        """Step all unsettled arms, round by round."""
+        while True:
+            arms = (~hunt.settled).nonzero().flatten()
+            if not len(arms):
+                return
+            hunt.step(arms)
+            yield hunt.standing
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Pause the larger half of the arms twice; before an alarm, finish those around the median.
+
+    A paused arm's size is an upper bound, which overstates how far the smallest arm lies below the
+    median. So a model is only suspected after the arms around the median had their full turn.
+
+    Attributes:
+        first: Round after which the larger half pauses; an arm without a trigger counts as H * W.
+        second: Round after which the larger half of the rest pauses.
+        keep: Least number of arms that run to the end.
+        alarm: Robust deviations of log size (at least 0.2 each) that the smallest arm must lie
+            below the median before the arms around the median are finished: the median of all, or
+            that of the arms that ran to their end, since those that were paused early may make
+            any spread look wide.
+        reach: Arms this many robust deviations of log size around the median are finished with
+            the five in the middle, until all that lie there are.
+
+    Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification, AISTATS 2016 (successive
+    halving). Differs: the re-check at the median, since this race is about the gap, not the winner.
+    """
+
+    first: int = 60
+    second: int = 150
+    keep: int = 3
+    alarm: float = 2.0
+    reach: float = 1.5
+
+    def __call__(self, hunt: Hunt) -> Iterator[Standing]:
+        """Step the arms that are still in the race."""
+        alive = torch.arange(len(hunt.settled), device=hunt.settled.device)
+        for limit in (self.first, self.second):
+            yield from _until(hunt, alive, limit)
+            alive = self._smaller(hunt.standing.size, alive)
+        yield from _until(hunt, alive, None)
+        size = hunt.standing.size
+        if not (self._alarming(size) or self._alarming(size[alive])):
+            return
+        # Arms shrink as they are finished, and others come to lie in the middle.
+        while not hunt.settled[middle := self._middle(hunt.standing.size)].all():
+            yield from _until(hunt, middle, None)
+
+    def _alarming(self, size: Tensor) -> bool:
+        logs = size.clamp(min=0.1).log()
+        middle = median(logs)
+        deviation = (1.4826 * median((logs - middle).abs())).clamp(min=0.2)
+        return bool((middle - logs.min()) / deviation >= self.alarm)
+
+    def _middle(self, size: Tensor) -> Tensor:
+        """Return the arms whose sizes make the median and its deviation, sorted."""
+        five = size.argsort()[max(0, len(size) // 2 - 2) : len(size) // 2 + 3]
+        logs = size.clamp(min=0.1).log()
+        away = (logs - median(logs)).abs()
+        near = (away <= self.reach * 1.4826 * median(away)).nonzero().flatten()
+        middle: Tensor = torch.cat([five, near]).unique()
+        return middle
+
+    def _smaller(self, size: Tensor, alive: Tensor) -> Tensor:
+        count = max(self.keep, -(-len(alive) // 2))
+        return alive[size[alive].argsort()[:count]]
+
+
+def _until(hunt: Hunt, arms: Tensor, limit: int | None) -> Iterator[Standing]:
+    """Step these arms until each has settled or had `limit` rounds."""
+    while True:
+        more = ~hunt.settled[arms]
+        if limit is not None:
+            more &= hunt.standing.rounds[arms] < limit
+        if not more.any():
+            return
+        hunt.step(arms[more])
+        yield hunt.standing

@@ -1,0 +1,19 @@
+"""Triggers of several methods side by side: size, success, robustness, the loss around them."""
+
+from __future__ import annotations
+
+from gifthorse.workflows.compare.comparison import Compared, compare
+from gifthorse.workflows.compare.inverting import FIGURES, METHODS, Comparison, inverters
+from gifthorse.workflows.compare.showing import make, table, write
+
+__all__ = [
+    "FIGURES",
+    "METHODS",
+    "Compared",
+    "Comparison",
+    "compare",
+    "inverters",
+    "make",
+    "table",
+    "write",
+]

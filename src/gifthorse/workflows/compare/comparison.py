@@ -1,0 +1,107 @@
+"""Search triggers with one half of the images, judge them by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gifthorse.core.options import describe
+from gifthorse.core.run import LocalSession
+from gifthorse.core.types import Goal, Samples, Session, Subject
+from gifthorse.data.samples import split
+from gifthorse.workflows.compare.inverting import (
+    Comparison,
+    Inverted,
+    check,
+    invert,
+    inverters,
+    seeded,
+)
+from gifthorse.workflows.compare.judging import Judge, Row
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What came of a comparison.
+
+    Attributes:
+        record: Plain data that JSON can hold; the same for the same seed, but for `seconds`.
+        triggers: Pattern `(C, H, W)` and strength `(1, H, W)` of every trigger found, by
+            `METHOD.SOURCE-to-TARGET.pattern` and `.strength`.
+    """
+
+    record: dict[str, Any]
+    triggers: dict[str, Tensor]
+
+
+def compare(
+    subject: Subject,
+    clean: Samples,
+    comparison: Comparison,
+    *,
+    session: Session | None = None,
+    names: Sequence[str] = (),
+) -> Compared:
+    """Search triggers with one half of the clean images and judge them by the other.
+
+    A session that is over stops the search at hand; methods that have not begun are left out.
+
+    Args:
+        subject: The classifier.
+        clean: Clean images with labels.
+        comparison: What to compare.
+        session: Watches, and may stop the searches.
+        names: Class names for the figures.
+
+    Raises:
+        UnknownMethod: If a method or a figure is unknown.
+        BadOption: If an option or a class does not exist, or there is no goal.
+        BadImages: If a goal has too few clean images.
+
+    Source: Tao et al., PixelBackdoor, CVPR 2022, secs. 5.2 and 5.3, appendices E, F and I.
+    """
+    methods, session = inverters(comparison), session or LocalSession()
+    search, unseen = split(clean, 0.5, seeded(comparison))
+    check(subject.classes, (search, unseen), comparison.goals)
+    inverted: dict[str, Inverted] = {}
+    for name, method in methods.items():
+        if not inverted or not session.over:
+            inverted[name] = invert(name, method, subject, search, comparison, session)
+    rows: list[Row] = []
+    triggers: dict[str, Tensor] = {}
+    judge = Judge(subject, search, unseen, comparison, session)
+    for number, goal in enumerate(comparison.goals):
+        found = {n: i.best[number].trigger for n, i in inverted.items() if i.best[number].feasible}
+        rows += judge.rows(number, found, inverted)
+        for name, trigger in found.items():
+            for part, tensor in zip(("pattern", "strength"), trigger.picture(), strict=True):
+                triggers[f"{name}.{tag(goal)}.{part}"] = tensor.cpu().contiguous()
+    record = {
+        "subject": {"sha256": subject.origin.sha256, "arch": subject.origin.arch},
+        "classes": [names[k] if k < len(names) else str(k) for k in range(subject.classes)],
+        "images": {"search": len(search), "unseen": len(unseen)},
+        "seed": comparison.seed,
+        "rounds": comparison.rounds,
+        "figures": list(comparison.figures),
+        "detail": comparison.detail,
+        "methods": {n: {k: str(v) for k, v in describe(methods[n]).items()} for n in inverted},
+        "goals": [asdict(goal) for goal in comparison.goals],
+        "stopped": {n: i.stopped for n, i in inverted.items() if i.stopped},
+        "missed": [n for n in methods if n not in inverted],
+        "rows": rows,
+        "seconds": {n: i.spent[1].tolist() for n, i in inverted.items()},
+    }
+    return Compared(record, triggers)
+
+
+def tag(goal: Goal) -> str:
+    """Return a goal as part of a file name.
+
+    Example:
+        >>> tag(Goal(5, 0)), tag(Goal(5))
+        ('0-to-5', 'all-to-5')
+    """
+    return f"{'all' if goal.source is None else goal.source}-to-{goal.target}"

@@ -1,0 +1,219 @@
+"""Scan a subject: self-checks, detectors, one report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from torch import Generator
+
+from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import (
+    Confidence,
+    Detector,
+    Finding,
+    Label,
+    Origin,
+    Report,
+    Run,
+    Session,
+    Severity,
+    Subject,
+    Verdict,
+)
+from gifthorse.detection import DETECTORS
+from gifthorse.detection.calibration import Calibration, shipped
+from gifthorse.workflows.prepare import Received
+
+log = logging.getLogger("gifthorse")
+
+PAIRS = "class-pair triggers (only images of one class are attacked)"
+NOT_COVERED = (
+    PAIRS,
+    "all-to-all maps (every class becomes another one)",
+    "triggers that move, warp, filter or differ from image to image",
+    "blended or faint triggers that cover the whole image",
+    "backdoors built to evade trigger inversion",
+)
+DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
+GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
+RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "BACKDOORED")
+
+
+def scan(
+    received: Received,
+    detectors: Mapping[str, Detector],
+    rng: Generator,
+    run: Run,
+    *,
+    second: Mapping[str, Detector] | None = None,
+    session: Callable[[str], Session | None] = lambda name: None,
+) -> Report:
+    """Run the detectors, unless the self-checks already say that no verdict is possible.
+
+    A detector whose session is over before it starts does not run; the report says so. One that
+    was to be asked in doubt only, and was not, is no gap.
+
+    Args:
+        received: Subject, clean images and self-checks.
+        detectors: What to run, by name.
+        rng: Source of all randomness.
+        run: What the report says about the run.
+        second: Others to run as well if those leave doubt: a suspicion that was not confirmed, no
+            verdict, or nothing found at a probability of `DOUBT` or more.
+        session: Gives the session of a detector, by name, when its turn has come.
+    """
+    subject, checks, late = received.subject, _checks(received), second or {}
+    detectors = {**detectors, **late}
+    # A calibration holds for the detector it was made with, not for one with other options.
+    bags = {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
+    verdicts: list[Verdict] = []
+    missed: dict[str, Finding] = {}
+    for name, detector in {} if _blocked(checks) else detectors.items():
+        if name in late and not any(_doubtful(v, bags) for v in verdicts):
+            continue
+        own, stream = session(name), spawn(rng)
+        if own is not None and own.over:
+            missed[name] = Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.over}.")
+            continue
+        log.debug("running %s", name)
+        verdict = detector(subject, received.samples, stream, session=own)
+        verdicts.append(_tempered(replace(verdict, method=name), bags))
+    label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
+    return Report(
+        label=label,
+        reason=reason,
+        origin=subject.origin,
+        intake=received.intake,
+        verdicts=tuple(verdicts),
+        checks=(*checks, *missed.values()),
+        not_covered=_not_covered(subject, detectors, verdicts, missed),
+        next_steps=_next(label, bool(missed) or any(map(_stopped, verdicts))),
+        confidence=_confidence(verdicts, label, bags),
+        run=run,
+    )
+
+
+def refused(origin: Origin, error: UnreadableModel, run: Run) -> Report:
+    """Return the report on a file that was not opened."""
+    grave: Severity = "CRITICAL" if isinstance(error, UnsafeModel) else "HIGH"
+    checks = (Finding(error.rule, grave, 0.0, str(error)),) if error.rule else ()
+    return Report("NOT SCANNED", str(error), origin, None, (), checks, (), (), None, run)
+
+
+def _checks(received: Received) -> list[Finding]:
+    """Return the self-checks, and whether there are classes enough to compare."""
+    checks = list(received.checks)
+    if received.subject.classes < 3 and not _blocked(checks):
+        words = "With fewer than three classes no class can stand out from the others."
+        checks.append(Finding("IN004", "HIGH", 0.0, words))
+    return checks
+
+
+def _blocked(checks: Sequence[Finding]) -> bool:
+    return any(c.severity in ("HIGH", "CRITICAL") for c in checks)
+
+
+def _stopped(verdict: Verdict) -> bool:
+    """Whether a detector reached a limit before it was done."""
+    return any(f.rule == "IN003" for f in verdict.findings)
+
+
+def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
+    """Whether a detector that came to its end left open what to think of the file."""
+    if _stopped(verdict) or verdict.label == "BACKDOORED":
+        return False
+    if verdict.label != "NO BACKDOOR FOUND":
+        return True
+    bag = bags.get(verdict.method)
+    return bag is not None and bag.confidence(verdict.score).value >= DOUBT
+
+
+def _tempered(verdict: Verdict, bags: Mapping[str, Calibration]) -> Verdict:
+    """Without calibration a verdict is at most SUSPICIOUS; whole scans were calibrated."""
+    if verdict.label == "BACKDOORED" and (verdict.method not in bags or _stopped(verdict)):
+        return replace(verdict, label="SUSPICIOUS")
+    return verdict
+
+
+def _sum_up(
+    verdicts: Sequence[Verdict], checks: Sequence[Finding], missed: Sequence[Finding]
+) -> tuple[Label, str]:
+    stop = next((c for c in (*checks, *missed) if c.severity in ("HIGH", "CRITICAL")), None)
+    if _blocked(checks) or not verdicts:
+        return "INCONCLUSIVE", stop.message if stop else "No detector ran."
+    worst = max(verdicts, key=lambda v: (RANK.index(v.label), v.score))
+    if worst.label == "NO BACKDOOR FOUND":
+        if stop is not None:  # the others found nothing, but they were not all to run
+            return "INCONCLUSIVE", stop.message
+        return worst.label, (
+            "No class has a trigger that stands out from the others. That is not a proof: see "
+            "what was not looked for."
+        )
+    grave = sorted(worst.findings, key=lambda f: GRAVITY.index(f.severity))
+    if worst.label != "INCONCLUSIVE":  # a limit is no reason for suspicion
+        grave = [f for f in grave if f.rule != "IN003"]
+    return worst.label, grave[0].message if grave else "The detector gave no reason."
+
+
+def _not_covered(
+    subject: Subject,
+    detectors: Mapping[str, Detector],
+    verdicts: Sequence[Verdict],
+    missed: Iterable[str],
+) -> tuple[str, ...]:
+    """Return what was not looked for, given what ran."""
+    ran = [detectors[v.method] for v in verdicts]
+    lines = list(NOT_COVERED)
+    if any(getattr(d, "pairs", False) for d in ran):
+        lines.remove(PAIRS)
+    targets = [set(getattr(d, "classes", ())) for d in ran]
+    searched = set().union(*targets) if all(targets) else set()
+    if searched and searched < set(range(subject.classes)):
+        lines.insert(0, f"target classes other than {listed(searched)}")
+    lines += [f"what {name} looks for: it did not run" for name in missed]
+    cut = [v.method for v in verdicts if _stopped(v)]
+    lines += [f"what {name} finds in more rounds: a limit stopped it" for name in cut]
+    return tuple(lines)
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Return numbers in words, three or more in a row as a range.
+
+    Example:
+        >>> listed({7, 8, 9, 0, 1, 4})
+        '0, 1, 4, 7-9'
+    """
+    parts: list[str] = []
+    for _, row in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in row]
+        parts += [f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run)
+    return ", ".join(parts)
+
+
+def _confidence(
+    verdicts: Sequence[Verdict], label: Label, bags: Mapping[str, Calibration]
+) -> Confidence | None:
+    """Return the calibrated probability behind the leading verdict, or None."""
+    known = [v for v in verdicts if v.method in bags and v.label == label and not _stopped(v)]
+    if not known or label not in RANK or label == "INCONCLUSIVE":
+        return None
+    best = max(known, key=lambda v: v.score)
+    return bags[best.method].confidence(best.score)
+
+
+def _next(label: Label, stopped: bool) -> tuple[str, ...]:
+    if label in ("BACKDOORED", "SUSPICIOUS"):
+        return (
+            "Do not deploy this file. Ask where it came from and compare its hash.",
+            "Look at the trigger: if real images show it, the model may just have learned it.",
+            "Scan again with another --seed and with more clean images.",
+        )
+    if label == "NO BACKDOOR FOUND":
+        return ("Read what was not looked for, and keep watching the model in use.",)
+    if stopped:
+        return ("Scan again with a higher limit: this file has no verdict yet.",)
+    return ("Fix what the reason names and scan again; this file has no verdict yet.",)

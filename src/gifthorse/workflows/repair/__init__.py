@@ -1,0 +1,22 @@
+"""Repair a model: a remedy, what it cost, what it achieved, and the file that comes of it."""
+
+from gifthorse.workflows.repair.curing import FLIP, Recovering, Repaired, Trial, repair, spread
+from gifthorse.workflows.repair.known import Scanned, Truth, needs_triggers, open_scan, open_truth
+from gifthorse.workflows.repair.records import Order, record, write
+
+__all__ = [
+    "FLIP",
+    "Order",
+    "Recovering",
+    "Repaired",
+    "Scanned",
+    "Trial",
+    "Truth",
+    "needs_triggers",
+    "open_scan",
+    "open_truth",
+    "record",
+    "repair",
+    "spread",
+    "write",
+]

@@ -1,0 +1,526 @@
+"""The command line in process: what it prints, how it fails, what it exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gifthorse import __version__
+from gifthorse.attacks import ATTACKS
+from gifthorse.cli import app as cli
+from gifthorse.cli import catalog
+from gifthorse.core.errors import UsageError
+from gifthorse.detection import DETECTORS, PRESETS
+from gifthorse.inversion import INVERTERS
+from gifthorse.report.words import RULES
+from gifthorse.search import Search
+from gifthorse.workflows import scan as examine
+from gifthorse.workflows.scan import Request, chosen, second
+
+GIFT = Path(__file__).parents[2] / "examples" / "gift"
+REFUSED = 2  # NOT SCANNED: an unreadable or hostile file is an error
+MODEL, IMAGES = str(GIFT / "gift.safetensors"), str(GIFT / "clean.npz")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: status, standard output, and both streams with single spaces."""
+
+    code: int
+    out: str
+    words: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["gifthorse", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = stopped.value.code
+        assert code is None or isinstance(code, int)
+        return Ran(code or 0, out, " ".join(out.split()), " ".join(err.split()))
+
+    return call
+
+
+# 1. Without a model ---------------------------------------------------------------------------
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"gifthorse {__version__}\n"
+
+
+def test_help_names_every_command(run: Run) -> None:
+    words = run("--help").words
+    makes = ("sample", "train", "attack", "repair", "filter", "analyze", "bench")
+    for command in ("scan", "inspect", "list", "explain", "compare-triggers", *makes):
+        assert f" {command} " in words
+
+
+@pytest.mark.parametrize("kind", sorted(catalog.KINDS))
+def test_list_prints_every_name_of_a_kind(run: Run, kind: str) -> None:
+    ran = run("list", kind)
+    names = [line.split()[0] for line in ran.out.splitlines()]
+    assert (ran.code, names) == (0, sorted(catalog.KINDS[kind]))
+
+
+@pytest.mark.parametrize("name", sorted({*ATTACKS, *DETECTORS, *INVERTERS}))
+def test_explain_gives_source_and_options_of_every_method(run: Run, name: str) -> None:
+    ran = run("explain", name)
+    assert ran.code == 0
+    assert ran.out.startswith(f"{name} (")
+    assert "Source: " in ran.out
+    assert "Options (--set NAME=VALUE):" in ran.out
+
+
+def test_explain_says_what_inner_options_mean(run: Run) -> None:
+    ran = run("explain", "badnet")
+    assert "Side of the square, in pixels" in ran.out
+    assert "Passes over the training set." in ran.out
+    assert max(len(line) for line in ran.out.splitlines()) <= 100
+
+
+def test_explain_prints_defaults_and_rules(run: Run) -> None:
+    defaults = [line.split() for line in run("explain", "badnet").out.splitlines()]
+    assert ["mixing.rate", "0.01"] in defaults
+    assert run("explain", "BD001").out == f"BD001: {RULES['BD001']}\n"
+
+
+UNKNOWN = [
+    (("list", "detectrs"), "no kind is called 'detectrs': did you mean detectors?"),
+    (("explain", "pixel_quik"), "no method or rule is called 'pixel_quik': did you mean"),
+    (("explain", "pixel_quik"), "pixel_quick"),
+    (("scan", MODEL, "--images", IMAGES, "--detector", "pixl"), "no detector is called 'pixl'"),
+    (("scan", MODEL, "--images", IMAGES, "--detector", "pixl"), "did you mean pixel"),
+    (("scan", MODEL, "--images", IMAGES, "--preset", "quik"), "no preset is called 'quik'"),
+    (("scan", MODEL, "--images", IMAGES, "--preset", "quik"), "did you mean quick?"),
+    (("scan", MODEL, "--images", IMAGES, "--preset", "paranoid"), "quick, standard, thorough"),
+    (("scan", MODEL, "--images", IMAGES, "--arch", "resnt20"), "did you mean resnet20"),
+    (("scan", MODEL, "--images", IMAGES, "-f", "htm"), "did you mean html?"),
+    (
+        ("attack", "badnett", "--data", "gtsrb", "--net", "tiny", "-o", "x.safetensors"),
+        "no attack is called 'badnett': did you mean badnet",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), UNKNOWN)
+def test_unknown_names_are_answered_with_near_ones(
+    run: Run, arguments: tuple[str, ...], message: str
+) -> None:
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (4, "")
+    assert ran.err.startswith("gifthorse: ")
+    assert message in ran.err
+
+
+# 2. Flags -------------------------------------------------------------------------------------
+
+FLAGS = [
+    (("--normalize", "foo"), "--normalize takes auto, none, imagenet"),
+    (("--normalize", "0.5/0"), "got '0.5/0'"),
+    (("--input-size", "32"), "--input-size takes HxW such as 32x32; got '32'"),
+    (("--set", "rounds"), "--set takes NAME=VALUE; got 'rounds'"),
+    (("--set", "treshold=2"), "Inspector has no option treshold: did you mean threshold?"),
+    (("--set", "threshold=high"), "option threshold of Inspector cannot be 'high'"),
+    (("--fail-on", "always"), "--fail-on takes backdoored, suspicious, inconclusive"),
+    (("--out", "html"), "--out takes FORMAT=PATH such as html=report.html; got 'html'"),
+    (("--out", "pdf=x.pdf"), "no format is called 'pdf': known: html, json, text"),
+    (("--out", "html=no/such/folder/x.html"), "its folder does not exist"),
+    (("--time-limit", "soon"), "--time-limit takes a time such as 90, 90s, 10m or 1h; got 'soon'"),
+    (("--time-limit", "10 days"), "got '10 days'"),
+    (("--time-limit", "0"), "got '0'"),
+    (("--time-limit", "-5"), "got '-5'"),
+    (("--budget", "0"), "--budget takes 1 image-step or more; got 0"),
+    (("--classes", "0,x"), "--classes takes numbers and ranges such as 0,3,7-9; got '0,x'"),
+    (("--classes", "9-7"), "got '9-7'"),
+    (("--classes", "0-99999999999"), "got '0-99999999999'"),
+    (("--classes", "0,1"), "classes must name three or more of 0 to 42"),
+    (("--classes", "40-43"), "or a class has nothing to stand out from; got 40, 41, 42, 43"),
+    (("--resume", IMAGES), f"--resume takes a folder; {IMAGES}"),
+    (("--limit", "0"), "limit must be 1 or more; got 0"),
+    (("--images", "nowhere"), "'nowhere' is no file or folder, and no packed data set"),
+    (("--images", "{empty}"), "no usable image in {empty}: it is empty"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), FLAGS)
+def test_a_wrong_flag_is_named_with_what_it_takes(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    empty = str(tmp_path)
+    ran = run("scan", MODEL, "--images", IMAGES, *(a.replace("{empty}", empty) for a in arguments))
+    assert (ran.code, ran.out) == (4, "")
+    # A long path is folded by columns, so spaces do not count.
+    assert "".join(message.replace("{empty}", empty).split()) in "".join(ran.err.split())
+
+
+def test_two_models_do_not_write_one_file(run: Run) -> None:
+    ran = run("scan", MODEL, MODEL, "--images", IMAGES, "-o", "json=x.json")
+    assert ran.code == 4
+    assert "2 models would write x.json: put {name} into the path" in ran.err
+
+
+# 3. Inputs that no verdict can come of --------------------------------------------------------
+
+
+class Touch:
+    """Pickled, it is a command that creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+def scanned(run: Run, model: str | Path, *flags: str) -> Ran:
+    return run("scan", str(model), "--images", IMAGES, *flags)
+
+
+def test_a_path_that_is_not_there(run: Run) -> None:
+    ran = scanned(run, "no.pt")
+    assert ran.code == 4
+    assert ran.err == "gifthorse: there is no file 'no.pt': check the path"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty: the download failed, or nothing was saved"),
+        (b"Dear reader,\n" * 9, "the file is not a model; expected safetensors or a state dict"),
+        (b"<!DOCTYPE html>" * 9, "it is a web page: the download failed"),
+        (b"PK\x03\x04" + bytes(99), "the file is truncated, or something was appended"),
+    ],
+)
+def test_a_file_that_is_no_model(run: Run, tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    ran = scanned(run, path)
+    assert ran.code == REFUSED
+    assert "NOT SCANNED" in ran.words
+    assert "NO BACKDOOR" not in ran.words
+    assert "FS003" in ran.words
+    assert message in ran.words
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare pickle", "torch.save"])
+def test_a_pickle_that_would_run_a_command_is_named_and_not_run(
+    run: Run, tmp_path: Path, wrapped: bool
+) -> None:
+    path, marker = tmp_path / "model.pt", tmp_path / "ran"
+    if wrapped:
+        torch.save({"weight": Touch(marker)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Touch(marker)))
+    ran = scanned(run, path)
+    assert ran.code == REFUSED
+    assert "NOT SCANNED" in ran.words
+    assert "FS001" in ran.words
+    assert "the file would run code when opened: it asks for posix.system" in ran.words
+    looked = run("inspect", str(path))
+    assert looked.code == 1
+    assert "dangerous: opening it as usual would run commands" in looked.words
+    assert "asks for dangerous: posix.system" in looked.words
+    assert "Do not open this file with torch.load or pickle" in looked.words
+    assert not marker.exists()
+
+
+def test_a_whole_pickled_model_is_not_opened(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(torch.nn.Linear(3, 2), path)
+    ran = scanned(run, path)
+    assert ran.code == REFUSED
+    assert "FS002" in ran.words
+    assert "the file holds a whole pickled model, not weights alone" in ran.words
+    assert 'save_file(model.state_dict(), "weights.safetensors")' in ran.words
+
+
+def test_a_wrong_architecture_names_the_nearest(run: Run) -> None:
+    ran = scanned(run, MODEL, "--arch", "resnet20")
+    assert ran.code == REFUSED
+    assert "NOT SCANNED" in ran.words
+    assert "the file's tensors do not fit resnet20" in ran.words
+    assert "Nearest: tiny (100% of names: fits)" in ran.words
+
+
+def test_a_wrong_normalization_is_inconclusive(run: Run, tmp_path: Path) -> None:
+    ran = scanned(run, MODEL, "--normalize", "none", "-o", f"json={tmp_path / 'r.json'}")
+    assert ran.code == 3
+    assert "INCONCLUSIVE With normalize=none the clean accuracy is" in ran.words
+    assert "with normalize=gtsrb: the normalization is wrong" in ran.words
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["verdict"]["label"] == "INCONCLUSIVE"
+    assert (result["partial"], result["exit_code"]) == (True, 3)
+
+
+def test_fail_on_inconclusive_and_exit_zero(run: Run) -> None:
+    few = ("--limit", "1", "--fail-on", "inconclusive")
+    assert scanned(run, MODEL, *few).code == 1
+    assert scanned(run, MODEL, *few, "--exit-zero").code == 0
+
+
+def test_one_image_is_inconclusive_and_scan_may_be_left_out(run: Run, tmp_path: Path) -> None:
+    with np.load(IMAGES) as whole:
+        np.savez(tmp_path / "one.npz", images=whole["images"][:1], labels=whole["labels"][:1])
+    ran = run(MODEL, "--images", str(tmp_path / "one.npz"))
+    assert ran.code == 3
+    assert "INCONCLUSIVE Only 1 clean image: at least 10" in ran.words
+
+
+def test_a_scan_takes_a_thousand_images_unless_told_otherwise(run: Run, tmp_path: Path) -> None:
+    with np.load(IMAGES) as whole:
+        shape = whole["images"].shape[1:]
+    noise = np.random.default_rng(0).integers(256, size=(1010, *shape), dtype=np.uint8)
+    np.savez(tmp_path / "many.npz", images=noise, labels=np.arange(1010) % 43)
+    ran = run("scan", MODEL, "--images", str(tmp_path / "many.npz"))
+    assert ran.code == 3  # noise is not recognized
+    assert "1,000 of 1,010 images taken, evenly over the classes" in " ".join(ran.words.split())
+
+
+def test_images_of_too_many_classes_are_refused(run: Run, tmp_path: Path) -> None:
+    with np.load(IMAGES) as whole:
+        np.savez(tmp_path / "off.npz", images=whole["images"], labels=whole["labels"] + 1)
+    ran = run("scan", MODEL, "--images", str(tmp_path / "off.npz"))
+    assert ran.code == 4
+    assert "the labels go up to 43, but the model has 43 classes (0 to 42)" in ran.err
+
+
+def test_nan_weights_are_inconclusive_and_named(run: Run, tmp_path: Path) -> None:
+    state = load_file(MODEL)
+    name = next(n for n in state if n.endswith("weight"))
+    state[name].view(-1)[0] = torch.nan
+    save_file(state, tmp_path / "nan.safetensors")
+    ran = scanned(run, tmp_path / "nan.safetensors")
+    assert ran.code == 3
+    assert f"INCONCLUSIVE 1 tensors hold NaN or infinite weights: {name}" in ran.words
+    assert "FS005" in ran.words
+
+
+def test_the_gravest_status_of_several_models_wins(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").touch()
+    few = ("--limit", "1", "--fail-on", "inconclusive")
+    ran = run("scan", str(tmp_path / "empty.pt"), MODEL, "--images", IMAGES, *few)
+    assert ran.code == 1
+
+
+# 4. Limits, and going on ----------------------------------------------------------------------
+
+SHORT: tuple[str, ...] = (
+    "--detector",
+    "neural_cleanse",
+    "--classes",
+    "12-14",
+    "--normalize",
+    "gtsrb",
+)
+SHORT += ("--set", "inverter.pace.rounds=8", "--set", "inverter.pace.bar=0.2")
+SHORT += ("--set", "inverter.settle=0", "--set", "inverter.initial=0.02", "--set", "diffuse=0.9")
+
+
+def result(run: Run, folder: Path, *flags: str) -> tuple[Ran, dict[str, Any]]:
+    ran = scanned(run, MODEL, *SHORT, *flags, "-o", f"json={folder / 'result.json'}")
+    loaded: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return ran, loaded
+
+
+def test_a_scan_over_its_limit_goes_on_with_the_same_command(run: Run, tmp_path: Path) -> None:
+    ran, whole = result(run, tmp_path)
+    assert (ran.code, whole["verdict"]["label"]) == (0, "NO BACKDOOR FOUND")
+    folder = tmp_path / "made" / "state"
+    resume = ("--resume", str(folder), "--time-limit", "0.001")
+    for rounds in (1, 2):
+        ran, part = result(run, tmp_path, *resume)
+        assert (ran.code, part["verdict"]["label"], part["partial"]) == (3, "INCONCLUSIVE", True)
+        assert {row["rounds"] for row in part["per_class"]} == {rounds}
+        assert "the time limit of 0.001 s is reached" in part["verdict"]["reason"]
+        assert part["verdict"]["next_steps"][0].startswith("Go on where it stopped: gifthorse scan")
+        assert " ".join(resume) in part["verdict"]["next_steps"][0]
+        assert "what neural_cleanse finds in more rounds: a limit stopped it" in ran.words
+        digest = part["target"]["sha256"][:12]
+        names = [path.name for path in folder.iterdir()]
+        assert names == [f"{digest}-neural_cleanse.safetensors"]
+    (folder / "another.safetensors").touch()
+    ran, end = result(run, tmp_path, *resume[:2])
+    assert (ran.code, end["verdict"]["label"]) == (0, "NO BACKDOOR FOUND")
+    assert end["per_class"] == whole["per_class"]
+    steps = whole["detectors"][0]["image_steps"]
+    assert end["detectors"][0]["image_steps"] == pytest.approx(steps, abs=2)  # kept in whole steps
+    assert f"{round(end['detectors'][0]['image_steps']):,} image-steps" in ran.words
+    assert [path.name for path in folder.iterdir()] == ["another.safetensors"]
+
+
+def test_a_detector_that_did_not_get_its_turn_is_named(run: Run, tmp_path: Path) -> None:
+    ran, part = result(run, tmp_path, "--detector", "neural_cleanse_quick", "--budget", "200")
+    assert (ran.code, part["verdict"]["label"]) == (3, "INCONCLUSIVE")
+    assert [d["name"] for d in part["detectors"]] == ["neural_cleanse"]
+    message = "neural_cleanse_quick did not run: the budget of 200 image-steps is spent."
+    assert [c["message"] for c in part["sanity"]["checks"]] == [message]
+    missing = part["verdict"]["not_covered"]
+    assert "what neural_cleanse_quick looks for: it did not run" in missing
+    assert "target classes other than 12-14" in missing
+    first = part["verdict"]["next_steps"][0]
+    assert first.startswith("Raise the limit, or scan with --resume DIR")
+
+
+def test_pairs_are_searched_and_then_covered(run: Run, tmp_path: Path) -> None:
+    _, got = result(run, tmp_path, "--pairs", "--set", "inverter.pace.rounds=1")
+    rows = [(row["target"], row["source"]) for row in got["per_class"]]
+    assert rows == [(t, s) for t in (12, 13, 14) for s in range(43) if s != t]
+    assert not any("class-pair" in line for line in got["verdict"]["not_covered"])
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--pairs", ()), ("--classes", ("1-5",))])
+def test_a_flag_that_no_detector_knows_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, flag: str, value: tuple[str, ...]
+) -> None:
+    @dataclass(frozen=True)
+    class Deaf:
+        """A detector without these options."""
+
+    monkeypatch.setitem(DETECTORS, "deaf", Deaf())
+    ran = scanned(run, MODEL, "--detector", "deaf", flag, *value)
+    assert ran.code == 4
+    assert f"{flag} means nothing to deaf: leave it away" in ran.err
+
+
+def test_a_preset_is_what_runs_without_detector() -> None:
+    for preset, names in PRESETS.items():
+        assert tuple(chosen(Request("clean", preset=preset))) == names
+    assert tuple(chosen(Request("clean"))) == PRESETS["standard"]
+    named = Request("clean", preset="thorough", detectors=("pixel",))
+    assert chosen(named) == {"pixel": DETECTORS["pixel"]}
+
+
+def test_only_the_default_as_it_was_calibrated_asks_a_second_detector() -> None:
+    assert list(second(Request("clean"))) == ["neural_cleanse_quick"]
+    changes: tuple[dict[str, Any], ...] = (
+        {"preset": "quick"},
+        {"preset": "thorough"},
+        {"detectors": ("pixel_quick",)},
+        {"options": {"threshold": "2"}},
+        {"classes": "1-4"},
+        {"pairs": True},
+    )
+    for change in changes:
+        assert second(Request("clean", **change)) == {}
+
+
+def test_flags_reach_the_request(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Request] = []
+
+    def ask(path: str, request: Request, progress: object) -> None:
+        asked.append(request)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(examine, "examine", ask)
+    limits = ("--time-limit", "2m", "--budget", "9", "--resume", str(tmp_path))
+    flags = ("--preset", "quick", "--classes", "1-4", "--pairs", *limits)
+    assert scanned(run, MODEL, *flags).code == 4
+    command = shlex.join(["gifthorse", "scan", MODEL, "--images", IMAGES, *flags])
+    assert asked == [
+        Request(
+            images=IMAGES,
+            preset="quick",
+            classes="1-4",
+            pairs=True,
+            time_limit="2m",
+            budget=9,
+            resume=tmp_path,
+            command=command,
+        )
+    ]
+
+
+def test_ctrl_c_keeps_the_search_and_says_how_to_go_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, step = tmp_path / "state", Search.step
+
+    def pressed(self: Search, arms: torch.Tensor, /) -> None:
+        if int(self.rounds.max()) == 2:
+            raise KeyboardInterrupt
+        step(self, arms)
+
+    monkeypatch.setattr(Search, "step", pressed)
+    ran = scanned(run, MODEL, *SHORT, "--resume", str(folder))
+    assert (ran.code, ran.out) == (130, "")
+    said = "".join(ran.err.split())
+    assert f"thesearchiskeptin{folder}.Goonwith:gifthorsescan" in said
+    (kept,) = folder.iterdir()
+    assert load_file(kept)["rounds"].tolist() == [2, 2, 2]
+    ran = scanned(run, MODEL, *SHORT)
+    assert ran.code == 130
+    assert ran.err == "gifthorse: interrupted; nothing was written for the file at hand"
+
+
+# 5. inspect -----------------------------------------------------------------------------------
+
+
+def test_inspect_describes_a_good_file(run: Run) -> None:
+    ran = run("inspect", MODEL)
+    state = load_file(MODEL)
+    numbers = sum(t.numel() for t in state.values())
+    assert ran.code == 0
+    assert "safety weights only: nothing in it can run" in ran.words
+    assert f"tensors {len(state)} with {numbers:,} numbers (float32, int64)" in ran.words
+    assert "network tiny, guessed from 32 tensors: 43 classes, 3 input channels" in ran.words
+    assert "description: BACKDOORED test model made by gifthorse" in ran.words
+    assert "gifthorse scan" in ran.words
+    assert max(map(len, ran.out.splitlines())) <= 80
+
+
+def test_inspect_cleans_what_a_file_claims(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    claims = {"name": "\x1b[2J\x1b]0;owned\x07[red]ok[/red] \u202edrowssap " + "x" * 5000}
+    save_file({"odd.weight": torch.zeros(2)}, path, metadata=claims)
+    ran = run("inspect", str(path))
+    assert ran.code == 0
+    assert all(c.isprintable() or c == "\n" for c in ran.out)
+    assert "[red]ok[/red] " in ran.words
+    assert "x" * 300 not in "".join(ran.out.split())
+    assert "no known architecture fits" in ran.words
+    assert "--arch NAME" in ran.words
+    assert max(map(len, ran.out.splitlines())) <= 80
+
+
+def test_inspect_shows_a_few_of_many_claims(run: Run, tmp_path: Path) -> None:
+    claims = {f"key{i}": "value" for i in range(50)}
+    save_file({"odd.weight": torch.zeros(2)}, tmp_path / "m.safetensors", metadata=claims)
+    words = run("inspect", str(tmp_path / "m.safetensors")).words
+    assert words.count(": value") == 8
+    assert "and 42 more" in words
+
+
+def test_inspect_lists_wrappers_and_what_was_left_aside(run: Run, tmp_path: Path) -> None:
+    state = {f"module.{k}": v for k, v in load_file(MODEL).items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "model.pt")
+    words = run("inspect", str(tmp_path / "model.pt")).words
+    assert "format pytorch" in words
+    assert "wrapped in state_dict" in words
+    assert "left aside: 'epoch' (int)" in words
+    assert "stripped the prefix 'module.' from all names" in words
+    assert "network tiny, guessed" in words
+    assert "harmless: torch.FloatStorage" in words
+
+
+def test_inspect_of_nothing(run: Run) -> None:
+    assert run("inspect", "no.pt").code == 4

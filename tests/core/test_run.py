@@ -1,0 +1,236 @@
+"""What surrounds a run: its limits, and the file that it can go on from."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.toys import blob_images, blobs
+from torch import Generator, Tensor
+
+from gifthorse.core.errors import UsageError
+from gifthorse.core.run import LocalSession, fingerprint
+from gifthorse.core.types import Samples, Session, Subject
+from gifthorse.data.samples import InMemory
+from gifthorse.search import Pace
+
+STATE = {
+    "ints": torch.tensor([3, -1]),
+    "flags": torch.tensor([[True], [False]]),
+    "doubles": torch.tensor([0.1, float("inf")], dtype=torch.float64),
+    "bytes": torch.arange(5, dtype=torch.uint8),
+    "scalar": torch.tensor(2.5),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "scan.state"
+
+
+# Limits ------------------------------------------------------------------------------------------
+
+
+def test_without_limits_a_run_never_has_to_stop() -> None:
+    session: Session = LocalSession()
+    session.report(1, 2, "to nobody")
+    session.spend(1e12)
+    session.keep("key", STATE)
+    assert session.over == ""
+    assert session.recall("key") is None
+    assert session.image_steps == 1e12
+
+
+def test_a_run_must_stop_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    session = LocalSession(seconds=60, _started=100.0)
+    assert session.over == ""
+    now[0] = 159.9
+    assert session.over == ""
+    now[0] = 160.0
+    assert session.over == "the time limit of 60 s is reached"
+
+
+def test_the_time_runs_from_when_the_session_was_made() -> None:
+    before = time.monotonic()
+    assert before <= LocalSession()._started <= time.monotonic()
+    assert LocalSession(seconds=0).over
+    assert not LocalSession(seconds=3600).over
+
+
+def test_a_run_must_stop_when_its_budget_is_spent() -> None:
+    session = LocalSession(budget=1500)
+    session.spend(1000)
+    session.spend(499.5)
+    assert (session.image_steps, session.over) == (1499.5, "")
+    session.spend(0.5)
+    assert session.over == "the budget of 1,500 image-steps is spent"
+
+
+def test_whoever_watches_is_told() -> None:
+    heard: list[tuple[int, int, str]] = []
+    session = LocalSession(lambda done, total, words: heard.append((done, total, words)))
+    session.report(3, 10, "3 of 10 done")
+    assert heard == [(3, 10, "3 of 10 done")]
+
+
+# The file ----------------------------------------------------------------------------------------
+
+
+def equal(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor]) -> bool:
+    assert a is not None
+    alike = all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in b)
+    return a.keys() == b.keys() and alike
+
+
+def test_what_is_kept_comes_back_as_it_was(store: Path) -> None:
+    LocalSession(store=store).keep("key", STATE)
+    assert equal(LocalSession(store=store).recall("key"), STATE)
+    assert [p.name for p in store.parent.iterdir()] == [store.name]  # and nothing beside it
+
+
+def test_a_state_of_strides_comes_back_too(store: Path) -> None:
+    grid = torch.arange(12.0).view(3, 4)
+    state = {"turned": grid.T, "part": grid[:, 1:3]}
+    LocalSession(store=store).keep("key", state)
+    assert equal(LocalSession(store=store).recall("key"), state)
+
+
+def test_the_last_state_counts(store: Path) -> None:
+    session = LocalSession(store=store)
+    session.keep("key", STATE)
+    newer = {k: v + v for k, v in STATE.items()}
+    session.keep("key", newer)
+    assert equal(session.recall("key"), newer)
+
+
+def test_nothing_was_kept_yet(store: Path) -> None:
+    assert LocalSession(store=store).recall("key") is None
+
+
+def test_work_of_the_interrupted_run_counts_in_the_budget(store: Path) -> None:
+    first = LocalSession(store=store, budget=100)
+    first.spend(70)
+    first.keep("key", STATE)
+    second = LocalSession(store=store, budget=100)
+    second.recall("key")
+    assert second.image_steps == 70
+    assert not second.over
+    second.spend(30)
+    assert second.over
+
+
+def test_the_state_of_another_run_is_refused(store: Path) -> None:
+    LocalSession(store=store).keep("one", STATE)
+    session = LocalSession(store=store)
+    with pytest.raises(UsageError, match=r"scan\.state keeps another run: of another model"):
+        session.recall("two")
+    assert session.image_steps == 0
+    assert equal(session.recall("one"), STATE)
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, -1])
+def test_a_damaged_file_is_refused(store: Path, cut: int) -> None:
+    LocalSession(store=store).keep("key", STATE)
+    store.write_bytes(store.read_bytes()[:cut])
+    with pytest.raises(UsageError, match=r"scan\.state cannot be continued .*delete it"):
+        LocalSession(store=store).recall("key")
+
+
+@pytest.mark.parametrize("content", [b"not a state at all", b"\xff" * 64])
+def test_another_file_is_refused_and_stays(store: Path, content: bytes) -> None:
+    store.write_bytes(content)
+    with pytest.raises(UsageError, match="cannot be continued"):
+        LocalSession(store=store).recall("key")
+    assert store.read_bytes() == content
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LocalSession(store=store).keep("key", STATE)
+    before = store.read_bytes()
+    broken = LocalSession(store=store.parent / "gone" / "scan.state")
+    with pytest.raises(UsageError, match="cannot write"):
+        broken.keep("key", STATE)
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match=r"cannot write .*scan\.state: no space left"):
+        LocalSession(store=store).keep("key", {k: v + v for k, v in STATE.items()})
+    assert store.read_bytes() == before
+    assert [p.name for p in store.parent.iterdir()] == [store.name]
+
+
+# The name of a run -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """Stands for a detector with options, some of them nested."""
+
+    bar: float = 0.9
+    pace: Pace = Pace()
+
+
+def name(
+    method: object = Method(),
+    subject: Subject | None = None,
+    clean: Samples | None = None,
+    seed: int = 0,
+) -> str:
+    rng = Generator().manual_seed(seed)
+    return fingerprint(method, subject or blobs(), clean or blob_images(2), rng)
+
+
+def test_the_same_run_has_the_same_name() -> None:
+    assert name() == name()
+    rng = Generator().manual_seed(0)
+    before = rng.get_state()
+    fingerprint(Method(), blobs(), blob_images(2), rng)
+    assert torch.equal(rng.get_state(), before)  # to look is not to draw
+
+
+def test_where_the_model_came_from_does_not_count() -> None:
+    subject = blobs()
+    moved = replace(subject, origin=replace(subject.origin, path="elsewhere", sha256="00"))
+    assert name(subject=moved) == name()
+
+
+def test_another_option_seed_weight_or_image_is_another_run() -> None:
+    data = blob_images(2)
+    pixels, labels = data.images.clone(), data.labels.clone()
+    pixels[3, 0, 5, 5] ^= 1
+    labels[3] = (labels[3] + 1) % data.classes
+    weight, buffer = blobs(), blobs()
+    with torch.no_grad():
+        next(weight.net.parameters()).view(-1)[7] += 1e-6
+    running = dict(buffer.net.named_buffers())
+    next(b for k, b in running.items() if k.endswith("running_var"))[0] += 1e-6
+    names = [
+        name(),
+        name(Method(bar=0.95)),
+        name(Method(pace=Pace(lr=0.2))),
+        name(seed=1),
+        name(subject=weight),
+        name(subject=buffer),
+        name(clean=InMemory(pixels, data.labels, data.classes)),
+        name(clean=InMemory(data.images, labels, data.classes)),
+        name(clean=InMemory(data.images[:-1], data.labels[:-1], data.classes)),
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_a_generator_that_has_moved_on_names_another_run() -> None:
+    rng = Generator().manual_seed(0)
+    torch.rand(1, generator=rng)
+    assert fingerprint(Method(), blobs(), blob_images(2), rng) != name()
