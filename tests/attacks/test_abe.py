@@ -17,7 +17,7 @@ from gifthorse.attacks.abe import ABE, CHANCE, Rival, clipped
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Goal, Subject
 from gifthorse.models.features import features
 
@@ -31,7 +31,7 @@ OTHERS = Y.ne(GOAL.target)
 def rival(attack: ABE = ATTACK, victim: Subject | None = None) -> tuple[Rival, Subject]:
     victim = victim or blobs()
     trigger = attack.stamp.draw(victim.shape, Generator())
-    job = Job(attack, victim, TRAIN, GOAL, Generator().manual_seed(0))
+    job = Job(attack, victim, TRAIN, GOAL, Generator().manual_seed(0), Run())
     return Rival(attack, job, trigger), victim
 
 
@@ -104,8 +104,8 @@ class Stopped(Exception):
     """What stands in for a killed process."""
 
 
-class Fragile(LocalSession):
-    """A session that is killed after two epochs are kept: one plain, one against the rival."""
+class Fragile(Run):
+    """A run that is killed after two epochs are kept: one plain, one against the rival."""
 
     left = 2
 
@@ -117,15 +117,15 @@ class Fragile(LocalSession):
 
 
 def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    whole = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    whole = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=Fragile(store=store))
-    session = LocalSession(store=store)
-    made = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=session)
+        ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store=store))
+    run = Run(store=store)
+    made = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=run)
     wanted = whole.subject.net.state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in made.subject.net.state_dict().items())
-    plain = replace(ATTACK, weight=0.0)(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    plain = replace(ATTACK, Run(), weight=0.0)(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     other = plain.subject.net.state_dict()
     assert not all(torch.equal(v, other[k]) for k, v in wanted.items())  # the term did something
 

@@ -17,6 +17,7 @@ from tests.toys import BLOB_CLASSES, QUICK, blob_images
 from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
 
+from gifthorse.core.run import Run
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.evaluator import evaluate, evaluate_clean
 from gifthorse.bench.foreign import renamings
@@ -58,7 +59,7 @@ def infected(net: str) -> Implant:
     recipe = {f"recipe.{k}": v for k, v in vars(QUICK).items()}
     attack = vary(ATTACKS["badnet"], {**recipe, "mixing.rate": 0.2})
     made = data()
-    return stages.implant(attack, stages.fresh(net, made, rng()), made, Goal(TARGET), rng(1))
+    return stages.implant(attack, stages.fresh(net, made, rng()), made, Goal(TARGET), rng(1), Run())
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +209,14 @@ def test_an_import_is_judged_by_defenses(
     made, apart = imported(store, found.key, rng(), SIZES)
     assert isinstance(made, Implant)
     strip = vary(FILTERS["strip"], {"partners": 8})
-    outcome = evaluate(made, strip, apart, rng(), kind="filter")
+    outcome = evaluate(made, strip, apart, rng(), Run(), kind="filter")
     assert outcome.caught is not None
     assert outcome.pairs == len(outcome.scores["stamped"])
-    said = evaluate(made, DETECTORS["weight_signature"], apart, rng(), kind="detector").found
+    said = evaluate(made, DETECTORS["weight_signature"], apart, rng(), Run(), kind="detector").found
     assert said is not None
     assert said.label in ("SUSPICIOUS", "NO BACKDOOR FOUND")
     said = evaluate_clean(
-        made.subject, DETECTORS["weight_signature"], apart, rng(), kind="detector"
+        made.subject, DETECTORS["weight_signature"], apart, rng(), Run(), kind="detector"
     ).found
     assert said is not None
     assert said.label
