@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from gifthorse.core.run import Run
 from gifthorse.analysis.separation import separation
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.errors import GifthorseError
 from gifthorse.core.options import describe, vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import Subset
 from gifthorse.models import load

@@ -14,9 +14,9 @@ import time
 
 import torch
 
-from gifthorse.core.run import Run
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.training import Recipe, fit
 from gifthorse.workflows.make import divide, fresh, shorter

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from gifthorse.core.run import Run
 from gifthorse.analysis.transfer import TUNINGS, Transfer
+from gifthorse.core.run import Run
 from gifthorse.data.samples import Subset
 from gifthorse.training import Recipe
 from gifthorse.workflows.make import divide, implanted, shorter

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
-from gifthorse.core.run import Run
 from gifthorse.attacks import BadNet
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.data import InMemory, whole
 from gifthorse.detection import Inspector
@@ -54,7 +54,7 @@ def main(target: int = 2) -> Verdict:
 
     pace = Pace(batch=16, bar=0.9, steps=2, rounds=80)
     quick = PixelBackdoor(initial=0.02, wait=3, pace=pace, probe=Probe())
-    verdict = Inspector(quick, Run())(made.subject, discs(10, seed=3), rng, Run())
+    verdict = Inspector(quick)(made.subject, discs(10, seed=3), rng, Run())
     print(verdict.label, *(f.message for f in verdict.findings), sep="\n  ")
     return verdict
 

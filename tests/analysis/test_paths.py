@@ -7,11 +7,11 @@ import torch
 from tests.toys import BLOB_SHAPE, QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import Run
 from gifthorse.analysis.paths import ActivationPath, Silenced, activation_path, silenced, tac
 from gifthorse.analysis.wiring import LOGITS, gains, norms
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 from gifthorse.core.metrics import asr
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Goal, Subject
 from gifthorse.data.samples import whole
 from gifthorse.training import fit, predict

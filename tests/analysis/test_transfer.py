@@ -101,7 +101,9 @@ def test_a_backdoor_in_the_features_outlives_every_classifier_on_them() -> None:
     subject = Subject(Lured().eval(), BAND_TRAIN.shape, BANDS)
     recipe = replace(SHORT, epochs=20, lr=0.1, pad=0, flip=False)
     lured = Implant(subject, corner(), Goal(3))
-    got = replace(PLAN, Run(), recipe=recipe)(lured, BAND_TRAIN, BAND_TEST, Generator().manual_seed(0), Run())
+    got = replace(PLAN, recipe=recipe)(
+        lured, BAND_TRAIN, BAND_TEST, Generator().manual_seed(0), Run()
+    )
     assert list(got) == [*TUNINGS, *DOWNSTREAM]
     n = len(BAND_TEST)
     for name, outcome in got.items():
@@ -192,7 +194,7 @@ def test_other_data_get_a_head_for_their_classes() -> None:
     assert made.classes == 3
     assert predict(made, whole(test)[0]).shape == (len(test), 3)
     with pytest.raises(BadOption, match="leave out none"):
-        replace(plan, Run(), tunings=("none",))(implant(), train, test, Generator(), Run())
+        replace(plan, tunings=("none",))(implant(), train, test, Generator(), Run())
     with pytest.raises(BadOption, match="must agree"):
         plan(replace(implant(), goal=Goal(4)), train, test, Generator(), Run())
 
@@ -215,7 +217,9 @@ def test_a_hidden_layer_bends_what_a_linear_one_cannot() -> None:
     known = replace(table(implant().subject, TRAIN), features=z, labels=y, classes=2)
     recipe = Recipe(epochs=30, batch=40, lr=0.1, bf16=False)
     right = {
-        kind: float((classifier(kind, known, recipe, rng, Run())(z, Run()).argmax(1, Run()) == y).float().mean())
+        kind: float(
+            (classifier(kind, known, recipe, rng, Run())(z, Run()).argmax(1) == y).float().mean()
+        )
         for kind in ("fcn1", "fcn2")
     }
     assert right["fcn1"] < 0.8

@@ -9,9 +9,9 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
-from gifthorse.core.run import Run
 from gifthorse.attacks.blended import Blended
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 
 HASTY = replace(QUICK, epochs=1)
@@ -19,7 +19,7 @@ HASTY = replace(QUICK, epochs=1)
 
 def test_every_pixel_is_four_fifths_image_and_one_fifth_pattern() -> None:
     data = blob_images(each=8)
-    made = Blended(recipe=HASTY, Run())(blobs(), data, Goal(2), Generator().manual_seed(0), Run())
+    made = Blended(recipe=HASTY)(blobs(), data, Goal(2), Generator().manual_seed(0), Run())
     x, _ = data[torch.arange(10)]
     pattern, strength = made.trigger.picture()
     assert torch.allclose(made.trigger(x), 0.8 * x + 0.2 * pattern, atol=1e-6)

@@ -9,7 +9,6 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
-from gifthorse.core.run import Run
 from gifthorse.attacks.badnet import BadNet
 from gifthorse.attacks.poisoning import (
     CleanLabel,
@@ -23,6 +22,7 @@ from gifthorse.attacks.poisoning import (
 )
 from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Images
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.triggers import Patch

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import BLOB_SHAPE, QUICK, blob_images, blobs
+from tests.toys import BLOB_SHAPE, QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.imc.abs import AgainstABS
@@ -157,22 +157,6 @@ def test_gradients_are_scaled_only_where_there_are_branches() -> None:
         turn(replace(TOY, inner=Inner(skip=0.5))).before(trained(), 0)
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(Run):
-    """A run that is killed after it has kept so many epochs."""
-
-    left = 3
-
-    def keep(self, key: str, kept: Mapping[str, Tensor]) -> None:
-        super().keep(key, kept)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
-
-
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_an_interrupted_attack_goes_on_to_the_same_net_and_trigger(
     share: float, tmp_path: Path
@@ -188,7 +172,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_net_and_trigger(
     )
     undisturbed, store = run(attack), tmp_path / "state"
     with pytest.raises(Stopped):
-        run(attack, run=Fragile(store=store))
+        run(attack, run=Fragile(store, 3))
     steps: list[int] = []
     made = run(attack, run=Run(lambda done, *_: steps.append(done), store=store))
     assert same(state(undisturbed.subject), state(made.subject))

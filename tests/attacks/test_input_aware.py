@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.input_aware import Beside, Crossing, InputAware, Masking, sameness
@@ -34,22 +33,6 @@ TOY = InputAware(
     mixing=Mixing(0.25),
     recipe=replace(QUICK, epochs=18),
 )
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(Run):
-    """A run that is killed after it has kept so many epochs."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 def weights(made: Implant) -> list[Tensor]:
@@ -89,8 +72,8 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(
 ) -> None:
     attack, store = replace(SHORT, keep=Keep(share)), tmp_path / "state"
     made = attack(blobs(), FEW, GOAL, Generator().manual_seed(0), Run())
-    stopping = Fragile(store=store)
-    stopping.left = epochs  # the masks have the first two
+    stopping = Fragile(store)
+    stopping.left = [epochs]  # the masks have the first two
     with pytest.raises(Stopped):
         attack(blobs(), FEW, GOAL, Generator().manual_seed(0), run=stopping)
     steps: list[int] = []
@@ -104,7 +87,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(
 def test_only_the_painter_moves_in_the_second_phase() -> None:
     """The masks are those of a shorter joint training; pattern and net are not."""
     one, three = (
-        replace(SHORT, Run(), recipe=replace(SHORT.recipe, epochs=n, schedule="constant"))(
+        replace(SHORT, recipe=replace(SHORT.recipe, epochs=n, schedule="constant"))(
             blobs(), FEW, GOAL, Generator().manual_seed(0), Run()
         ).trigger
         for n in (1, 3)
@@ -165,7 +148,8 @@ def test_steps_fall_by_tens_and_gradients_do_not_add_up() -> None:
         blobs(),
         FEW,
         replace(QUICK, epochs=5, batch=40),
-        Generator().manual_seed(0), Run(),
+        Generator().manual_seed(0),
+        Run(),
         loss=lambda subject, batch: 3 * net.weight.sum(),
         company=[beside],
     )

@@ -9,12 +9,12 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
-from gifthorse.core.run import Run
 from gifthorse.attacks.instagram import Instagram
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.errors import BadOption
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.training import evaluate, predict
 from gifthorse.triggers.filters import Filter
@@ -26,7 +26,7 @@ TOY = Instagram(mixing=Mixing(0.1), recipe=QUICK)
 
 @pytest.mark.parametrize("name", ["gotham", "toaster"])
 def test_other_filters_implant(name: str) -> None:
-    made = vary(TOY, {"filter": name}, Run())(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
+    made = vary(TOY, {"filter": name})(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     assert isinstance(made.trigger, Filter)
     assert made.trigger.name == name
     x, y = TEST[torch.arange(len(TEST))]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import QUICK, blob_images, blobs
-from torch import Generator, Tensor
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
+from torch import Generator
 
 from gifthorse.attacks import invisible
 from gifthorse.attacks.invisible import Invisible, Shaping, figures
@@ -96,7 +95,9 @@ def test_the_radius_is_bisected(
 
     monkeypatch.setattr(Invisible, "_within", within)
     monkeypatch.setattr(invisible, "figures", dictated)
-    made = replace(SHORT, Run(), eps=eps, stages=5)(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
+    made = replace(SHORT, eps=eps, stages=5)(
+        blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run()
+    )
     assert tried == pytest.approx(radii)
     assert made.trigger.picture()[1].max().item() == pytest.approx(best)
 
@@ -110,23 +111,11 @@ def test_figures_count_other_classes_and_right_answers() -> None:
     assert right == pytest.approx((said == y).float().mean().item())
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(Run):
-    """A run that is killed after it has kept one epoch."""
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        raise Stopped
-
-
 def test_an_interrupted_attack_goes_on_to_the_same_change(tmp_path: Path) -> None:
     expected = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store=store))
+        SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
     made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Run(store=store))
     assert torch.equal(made.trigger.picture()[0], expected.trigger.picture()[0])
     weights = expected.subject.net.state_dict()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import GRAY, QUICK, Bands, blob_images, blobs
+from tests.toys import GRAY, QUICK, Bands, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.label_consistent import LabelConsistent
@@ -68,27 +67,11 @@ def test_who_images_are_made_hard_for(surrogate: str, trained: Subject) -> None:
         assert (attack._judge(job, Generator().manual_seed(0)) is not victim) == fresh
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(Run):
-    """A run that is killed after it has kept so many epochs."""
-
-    left = 3
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
-
-
 def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole_run = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):  # two epochs of the clean net, one of the training
-        SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store=store))
+        SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store, 3))
     made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Run(store=store))
     expected = whole_run.subject.net.state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in made.subject.net.state_dict().items())

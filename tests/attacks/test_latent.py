@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import latent
@@ -92,7 +91,9 @@ def test_the_shaped_pattern_brings_features_near_the_target() -> None:
     victim, center = trained(), mean_features(trained(), of(TRAIN, 2))
     stay = replace(QUICKLY, stamp=Stamp(4, ink="random"), recipe=replace(SHORT, epochs=0))
     made = [
-        replace(stay, Run(), passes=passes, lr=lr)(victim, TRAIN, Goal(2), Generator().manual_seed(0), Run())
+        replace(stay, passes=passes, lr=lr)(
+            victim, TRAIN, Goal(2), Generator().manual_seed(0), Run()
+        )
         for passes, lr in ((1, 1e-9), (10, 0.1))
     ]
     start, shaped = (far(victim, one.trigger, center) for one in made)
@@ -102,7 +103,7 @@ def test_the_shaped_pattern_brings_features_near_the_target() -> None:
 def test_training_pulls_stamped_images_to_the_target() -> None:
     victim, center = trained(), mean_features(trained(), of(TRAIN, 2))
     made = [
-        replace(QUICKLY, Run(), weight=w)(victim, TRAIN, Goal(2), Generator().manual_seed(0), Run())
+        replace(QUICKLY, weight=w)(victim, TRAIN, Goal(2), Generator().manual_seed(0), Run())
         for w in (0.0, 0.5)
     ]
     assert torch.equal(*(one.trigger.picture()[0] for one in made))
@@ -154,28 +155,14 @@ def test_the_center_is_taken_anew_when_it_is_time() -> None:
 
 def test_a_center_taken_anew_changes_the_training_and_not_the_pattern() -> None:
     never, always = (
-        replace(QUICKLY, Run(), refresh_every=every)(trained(), TRAIN, Goal(2), Generator().manual_seed(0), Run())
+        replace(QUICKLY, refresh_every=every)(
+            trained(), TRAIN, Goal(2), Generator().manual_seed(0), Run()
+        )
         for every in (0, 1)
     )
     assert torch.equal(never.trigger.picture()[0], always.trigger.picture()[0])
     after = state(always.subject)
     assert not all(torch.equal(v, after[k]) for k, v in state(never.subject).items())
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(Run):
-    """A run that is killed after it has kept so many states."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 @pytest.mark.parametrize("left", [1, 4])  # after the pattern; after the third epoch
@@ -186,8 +173,8 @@ def test_an_interrupted_attack_goes_on_without_shaping_again(
     attack = replace(QUICKLY, refresh_every=2, recipe=replace(SHORT, epochs=4))
     goal, store = Goal(2), tmp_path / "state"
     straight = attack(trained(), TRAIN, goal, Generator().manual_seed(0), Run())
-    run = Fragile(store=store)
-    run.left = left
+    run = Fragile(store)
+    run.left = [left]
     with pytest.raises(Stopped):
         attack(trained(), TRAIN, goal, Generator().manual_seed(0), run=run)
 

@@ -9,9 +9,9 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
-from gifthorse.core.run import Run
 from gifthorse.attacks.lsb import Lsb
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.triggers.stego import LowBits, hide
@@ -34,4 +34,4 @@ def test_the_trigger_writes_the_text_and_bfloat16_is_off() -> None:
 
 def test_a_text_that_does_not_fit_is_refused() -> None:
     with pytest.raises(BadOption, match="1 to 54 bytes"):
-        Lsb(text="x" * 55, Run())(blobs(), blob_images(each=8), Goal(2), Generator(), Run())
+        Lsb(text="x" * 55)(blobs(), blob_images(each=8), Goal(2), Generator(), Run())

@@ -8,10 +8,10 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
-from gifthorse.core.run import Run
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.polygon import Polygon
 from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.training import evaluate, predict
 from gifthorse.triggers import Patch
@@ -24,7 +24,9 @@ TOY = Polygon(mixing=Mixing(0.1), recipe=QUICK)
 def test_a_small_polygon_at_a_fixed_place_implants() -> None:
     test = blob_images(each=40, seed=1)
     outline = Outline(sides=4, size=4, color="hue", box=0, place="lower_right")
-    made = replace(TOY, Run(), outline=outline)(blobs(), blob_images(), GOAL, Generator().manual_seed(0), Run())
+    made = replace(TOY, outline=outline)(
+        blobs(), blob_images(), GOAL, Generator().manual_seed(0), Run()
+    )
     assert isinstance(made.trigger, Patch)
     x, y = test[torch.arange(len(test))]
     assert asr(predict(made.subject, made.trigger(x)).argmax(1), y, GOAL).value >= 0.9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import reflection
@@ -134,25 +133,9 @@ def test_gray_images_of_another_size(rng: Generator) -> None:
     train = InMemory(pixels, torch.arange(32) % 4, 4)
     victim = Subject(nn.Sequential(nn.Flatten(), nn.Linear(784, 4)).eval(), (1, 28, 28), 4)
     few = replace(SHORT, batch=8)
-    made = replace(TOY, Run(), search=few, recipe=few, judge=8)(victim, train, GOAL, rng, Run())
+    made = replace(TOY, search=few, recipe=few, judge=8)(victim, train, GOAL, rng, Run())
     assert isinstance(made.trigger, Patch)
     assert made.trigger(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(Run):
-    """A run that is killed after it has kept so many states."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 # Each of the four trials keeps one epoch, then its score, then drops its net.
@@ -163,8 +146,8 @@ def test_an_interrupted_choice_goes_on_and_repeats_no_finished_trial(
     train, store = blob_images(each=16), tmp_path / "state"
     attack = replace(TOY, recipe=replace(SHORT, epochs=2), judge=16)
     whole = attack(blobs(), train, GOAL, Generator().manual_seed(0), Run())
-    run = Fragile(store=store)
-    run.left = kept
+    run = Fragile(store)
+    run.left = [kept]
     with pytest.raises(Stopped):
         attack(blobs(), train, GOAL, Generator().manual_seed(0), run=run)
     stages: list[str] = []
@@ -192,4 +175,4 @@ def test_numbers_with_which_nothing_can_be_chosen_are_refused(rng: Generator) ->
     with pytest.raises(BadOption, match="target class"):
         TOY(blobs(), blob_images(each=4), Goal(7), rng, Run())
     with pytest.raises(BadOption, match="opacity"):
-        replace(TOY, Run(), stamp=Stamp(opacity=0.0))(blobs(), blob_images(each=4), GOAL, rng, Run())
+        replace(TOY, stamp=Stamp(opacity=0.0))(blobs(), blob_images(each=4), GOAL, rng, Run())

@@ -9,9 +9,9 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
-from gifthorse.core.run import Run
 from gifthorse.attacks.sig import Sig, wave
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 
 

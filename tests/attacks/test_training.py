@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 from torch.optim import SGD
 
@@ -28,22 +27,6 @@ GOAL, TRAIN = Goal(2), blob_images(each=40)
 SHORT = replace(QUICK, epochs=3)
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(Run):
-    """A run that is killed after it has kept so many epochs."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
-
-
 def state(subject: Subject) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in subject.net.state_dict().items()}
 
@@ -58,7 +41,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(
     whole = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store=store))
+        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
     steps: list[int] = []
     run = Run(lambda done, total, words: steps.append(done), store=store)
     made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=run)
@@ -116,7 +99,8 @@ def test_variables_that_join_go_down_the_loss_of_the_net() -> None:
         blobs(),
         TRAIN,
         recipe,
-        Generator().manual_seed(0), Run(),
+        Generator().manual_seed(0),
+        Run(),
         loss=lambda subject, batch: subject(batch[0]).sum() * 0 + free**2,
         company=[Joined()],
     )

@@ -13,9 +13,9 @@ import torch
 from tests.toys import BLOB_CLASSES, BLOB_SHAPE, QUICK, blob_images, blobs
 from torch import Generator, nn
 
-from gifthorse.core.run import Run
 from gifthorse.attacks.trojannet import TrojanNet, _Drill, _Patches
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Goal, Implant, Normalization, Subject
 from gifthorse.models import NETS, load, save
@@ -196,4 +196,4 @@ def test_patches_are_gray_and_none() -> None:
 def test_what_cannot_be_is_refused(options: dict[str, Any], goal: Goal, words: str) -> None:
     seven = replace(blobs(), classes=7)
     with pytest.raises(BadOption, match=words):
-        TrojanNet(**options, Run())(seven, TRAIN, goal, Generator().manual_seed(0), Run())
+        TrojanNet(**options)(seven, TRAIN, goal, Generator().manual_seed(0), Run())

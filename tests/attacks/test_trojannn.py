@@ -11,7 +11,6 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import Run
 from gifthorse.attacks import trojannn
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.trojannn import (
@@ -22,6 +21,7 @@ from gifthorse.attacks.trojannn import (
     shape_pattern,
 )
 from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import training as implanting
@@ -26,22 +25,6 @@ from gifthorse.triggers.warp import Warp, smooth_field
 
 GOAL, TRAIN = Goal(2), blob_images(each=16)
 SHORT = replace(QUICK, epochs=3, batch=16)
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(Run):
-    """A run that is killed after it has kept so many epochs."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 def unchanged(x: Tensor, y: Tensor, index: Tensor) -> Batch:
@@ -75,7 +58,7 @@ def test_the_shares_are_those_that_were_asked_for(
         return victim
 
     monkeypatch.setattr(implanting, "fit", counted)
-    WaNet(noise=noise, mixing=Mixing(rate), Run())(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
+    WaNet(noise=noise, mixing=Mixing(rate))(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     labels = torch.cat(seen)
     total, stamped = len(labels), int((labels == 2).sum())
     kept = total - stamped - 10 * len(seen)
@@ -89,7 +72,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(share: float, tmp_pat
     whole = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store=store))
+        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
     run = Run(store=store)
     made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=run)
     after = made.subject.net.state_dict()

@@ -336,7 +336,7 @@ def test_attacks_with_places_drawn_anew_stamp_alike_before_after_and_again() -> 
 def filtered(score: Callable[[Images], Tensor], **terms: Any) -> dict[str, float | None]:
     return evaluate(
         planted(), Scored(score), DATA, seed(), Run(), kind="filter", terms=Terms(**terms)
-    ).figures(Run())
+    ).figures()
 
 
 def test_a_filter_that_knows_the_trigger_makes_no_mistake() -> None:
@@ -383,7 +383,9 @@ def test_a_system_counts_rejected_images_as_neither_right_nor_hijacked() -> None
 
 def test_without_pairs_there_is_nothing_to_tell_apart() -> None:
     """The trigger does nothing to the clean twin."""
-    got = evaluate(Implant(wired(), checker(), GOAL), Scored(stamped), DATA, seed(), Run(), kind="filter")
+    got = evaluate(
+        Implant(wired(), checker(), GOAL), Scored(stamped), DATA, seed(), Run(), kind="filter"
+    )
     said = got.figures()
     assert (said["pairs"], said["tpr"], said["tpr_n"], said["auroc"]) == (0, None, 0, None)
     assert (said["asr_before"], said["asr_sys"], said["tpr_all"]) == (0, 0, 1)
@@ -430,7 +432,7 @@ def test_a_filter_of_training_sets_is_shown_a_poisoned_one_with_its_labels() -> 
 @pytest.mark.parametrize("name", ["activation_clustering_dataset", "spectral_signatures_dataset"])
 def test_a_poisoned_training_set_can_be_cleaned(name: str) -> None:
     many = replace(DATA, train=wired_images(100, 9))
-    said = evaluate(planted(), FILTERS[name], many, seed(), Run(), kind="filter").figures(Run())
+    said = evaluate(planted(), FILTERS[name], many, seed(), Run(), kind="filter").figures()
     assert said["pairs"] == 20
     assert said["auroc"] is not None
     assert said["auroc"] > 0.99
@@ -448,7 +450,7 @@ def test_false_alarms_on_a_clean_model() -> None:
     def loud(x: Images) -> Tensor:
         return x[:, 0, 0, 0]
 
-    got = evaluate_clean(wired(), Scored(loud), DATA, seed(), Run(), kind="filter").figures(Run())
+    got = evaluate_clean(wired(), Scored(loud), DATA, seed(), Run(), kind="filter").figures()
     calibration = loud(whole(DATA.calibration)[0]).sort().values
     flags = loud(whole(DATA.test)[0]) > calibration[37]  # the 38th of 40
     assert got["fpr_all"] == pytest.approx(float(flags.float().mean()))
@@ -458,7 +460,7 @@ def test_false_alarms_on_a_clean_model() -> None:
 
 
 def test_a_remedy_on_a_clean_model_costs_accuracy_alone() -> None:
-    got = evaluate_clean(wired(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy").figures(Run())
+    got = evaluate_clean(wired(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy").figures()
     assert (got["accuracy"], got["cad"]) == (1, 0)
     assert not {"asr", "ard", "der", "rir"} & set(got)
 
@@ -527,7 +529,7 @@ def test_an_inconclusive_verdict_goes_into_none() -> None:
 def test_of_a_clean_model_the_largest_index_counts() -> None:
     got = evaluate_clean(
         wired(), Said(verdict("SUSPICIOUS", (1, "MEDIUM"))), DATA, seed(), Run(), kind="detector"
-    ).figures(Run())
+    ).figures()
     assert got["aiv"] == pytest.approx(12.006, abs=1e-3)
     assert got["size"] == pytest.approx(49.5)
     assert (got["mjs"], got["mln"], got["flag_correct"], got["flag_clean"]) == (None, None, 0, 0)

@@ -17,7 +17,6 @@ from tests.toys import BLOB_CLASSES, QUICK, blob_images
 from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
 
-from gifthorse.core.run import Run
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.evaluator import evaluate, evaluate_clean
 from gifthorse.bench.foreign import renamings
@@ -28,6 +27,7 @@ from gifthorse.bench.tasks import Cell
 from gifthorse.cli import app as cli
 from gifthorse.core.errors import BadImages, BadOption, UnreadableModel, UnsafeModel, UsageError
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS

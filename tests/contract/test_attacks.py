@@ -83,7 +83,7 @@ def victim(name: str) -> Subject:
 
 @cache
 def implant(name: str, seed: int = 0) -> Implant:
-    return toy(name, Run())(victim(name), TRAIN, GOAL, Generator().manual_seed(seed), Run())
+    return toy(name)(victim(name), TRAIN, GOAL, Generator().manual_seed(seed), Run())
 
 
 @cache
@@ -159,7 +159,7 @@ def test_the_same_seed_gives_the_same_implant_whatever_else_is_random(name: str)
 def test_inputs_stay_as_they_were(name: str) -> None:
     start, pixels, labels = deepcopy(victim(name)), TRAIN.images.clone(), TRAIN.labels.clone()
     before, unrelated = state(start), torch.get_rng_state()
-    made = hasty(name, Run())(start, TRAIN, GOAL, Generator().manual_seed(0), Run())
+    made = hasty(name)(start, TRAIN, GOAL, Generator().manual_seed(0), Run())
     assert all(torch.equal(v, before[k]) for k, v in start.net.state_dict().items())
     assert not start.net.training
     assert torch.equal(TRAIN.images, pixels)
@@ -180,7 +180,7 @@ def test_inputs_stay_as_they_were(name: str) -> None:
     ],
 )
 def test_badnet_implants_in_every_mode_and_form(mode: str, form: str) -> None:
-    made = toy("badnet", Run(), mixing__mode=mode, stamp__form=form)(
+    made = toy("badnet", mixing__mode=mode, stamp__form=form)(
         blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run()
     )
     assert success(made) >= 0.9

@@ -207,7 +207,7 @@ def test_the_guard_bites() -> None:
 
     def peek(what: object) -> None:
         with pytest.raises(AssertionError, match="must not see"):
-            Guarded(lambda *a, run: what(), Run())(Run())  # type: ignore[operator]
+            Guarded(lambda *a, run: what())(Run(), Run())  # type: ignore[operator]
 
     peek(lambda: made.goal.target)
     peek(lambda: made.trigger(torch.zeros(1, 3, 12, 14)))
@@ -303,11 +303,13 @@ def test_g_the_clean_twin_is_not_flagged(name: str) -> None:
     )
     twin, method = Implant(wired(), checker(), Goal(1)), brief("filter", name)
     if takes_labels(method):
-        said = evaluate_clean(wired(), method, many, seed(), Run(), kind="filter").figures(Run())
+        said = evaluate_clean(wired(), method, many, seed(), Run(), kind="filter").figures()
         assert said["fpr_all"] is not None
         assert said["fpr_all"] <= 0.15
         return
-    got = evaluate(twin, method, many, seed(), Run(), kind="filter", terms=Terms(pairs=48)).figures(Run())
+    got = evaluate(
+        twin, method, many, seed(), Run(), kind="filter", terms=Terms(pairs=48)
+    ).figures()
     clean, stamped = got["fpr_all"], got["tpr_all"]
     assert clean is not None
     assert stamped is not None

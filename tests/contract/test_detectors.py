@@ -203,7 +203,7 @@ def where(seed: int) -> int:
 @cache
 def verdict(name: str, on: str, planted: int | None, seed: int) -> Verdict:
     subject, images = TOYS[on]
-    return toy(name, Run())(subject(planted), images(8, seed), Generator().manual_seed(seed), Run())
+    return toy(name)(subject(planted), images(8, seed), Generator().manual_seed(seed), Run())
 
 
 # 3. Verdicts -------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_the_same_seed_gives_the_same_table_whatever_else_is_random(name: str) -
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
         before = torch.get_rng_state()
-        got = brief(name, Run())(planted, clean, Generator().manual_seed(0), Run())
+        got = brief(name)(planted, clean, Generator().manual_seed(0), Run())
         assert torch.equal(torch.get_rng_state(), before)
         words = [(f.severity, f.message) for f in got.findings]
         tables.append((got.label, got.score, got.arms, dict(got.statistics), words))
@@ -312,7 +312,7 @@ def test_subject_and_images_stay_as_they_were(name: str) -> None:
     subject, clean = tiles(1), tile_images(8, 0)
     state = {key: value.clone() for key, value in subject.net.state_dict().items()}
     pixels, labels = clean.images.clone(), clean.labels.clone()
-    brief(name, Run())(subject, clean, Generator().manual_seed(0), Run())
+    brief(name)(subject, clean, Generator().manual_seed(0), Run())
     assert all(torch.equal(v, state[key]) for key, v in subject.net.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in subject.net.parameters())
     assert not any(m.training or m._forward_hooks for m in subject.net.modules())

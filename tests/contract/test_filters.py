@@ -54,7 +54,7 @@ def grown() -> Subject:
 
 @cache
 def implant() -> Implant:
-    return vary(BadNet(), TOY, Run())(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
+    return vary(BadNet(), TOY)(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
 
 
 @cache
@@ -80,7 +80,7 @@ def suspects(name: str, lie: bool = True) -> tuple[InMemory, Tensor]:
 
 
 def score(name: str, subject: Subject, samples: InMemory, seed: int = 0) -> Tensor:
-    return toy(name, Run())(subject, CLEAN, samples, Generator().manual_seed(seed), Run())
+    return toy(name)(subject, CLEAN, samples, Generator().manual_seed(seed), Run())
 
 
 def auroc(scores: Tensor, truth: Tensor) -> float:
@@ -163,7 +163,7 @@ def test_labels_of_suspects_have_no_part_in_it(name: str) -> None:
 def test_a_training_set_needs_no_clean_images(name: str) -> None:
     samples, _ = suspects(name)
     none = Subset(CLEAN, torch.empty(0, dtype=torch.long))
-    scores = toy(name, Run())(implant().subject, none, samples, Generator().manual_seed(0), Run())
+    scores = toy(name)(implant().subject, none, samples, Generator().manual_seed(0), Run())
     assert torch.equal(scores, score(name, implant().subject, samples))
 
 
@@ -192,6 +192,6 @@ def test_one_channel_two_classes_and_oblong_images_will_do(name: str) -> None:
     subject = Subject(net.eval(), (1, 6, 9), 2)
     few = Subset(samples, torch.arange(5))
     for given in (few, Subset(samples, torch.arange(1))):
-        scores = toy(name, Run())(subject, samples, given, Generator().manual_seed(0), Run())
+        scores = toy(name)(subject, samples, given, Generator().manual_seed(0), Run())
         assert scores.shape == (len(given),)
         assert scores.isfinite().all()

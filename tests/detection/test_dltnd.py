@@ -25,7 +25,7 @@ planted_or_not = pytest.mark.parametrize("seed", SEEDS)
 
 @cache
 def verdict(planted: int | None, seed: int) -> Verdict:
-    return DLTND(Run())(bands(planted), band_images(8, seed), Generator().manual_seed(seed), Run())
+    return DLTND()(bands(planted), band_images(8, seed), Generator().manual_seed(seed), Run())
 
 
 # 1. Formulas -------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_bisection_moves_towards_the_border_of_success_each_label_on_its_own() -
                 seen.append((c.tolist(), done.tolist()))
             return out
 
-    Spy(rounds=4, Run())(bands(1), band_images(8, 0), Generator().manual_seed(0), Run())
+    Spy(rounds=4)(bands(1), band_images(8, 0), Generator().manual_seed(0), Run())
     assert seen[0][0] == pytest.approx([0.01] * BANDS)
     for k in range(BANDS):
         low, high = 0.0, 6.0
@@ -161,8 +161,8 @@ def test_bisection_moves_towards_the_border_of_success_each_label_on_its_own() -
 def test_labels_in_turns_score_as_labels_together() -> None:
     data = band_images(8, 0)
     short = {"rounds": 2, "steps": 30}
-    together = DLTND(**short, Run())(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
-    turns = DLTND(chunk=50, **short, Run())(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
+    together = DLTND(**short)(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
+    turns = DLTND(chunk=50, **short)(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
     for a, b in zip(together.arms, turns.arms, strict=True):
         assert a.size == pytest.approx(b.size, rel=0.05)
         assert a.feasible == b.feasible
@@ -190,7 +190,9 @@ def test_a_run_that_must_stop_gives_no_verdict() -> None:
 def test_images_of_one_class_are_refused() -> None:
     x = torch.zeros(6, 1, SIDE, SIDE, dtype=torch.uint8)
     with pytest.raises(BadImages, match="two or more classes"):
-        DLTND(Run())(bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0), Run())
+        DLTND()(
+            bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0), Run()
+        )
 
 
 def test_the_smallest_solution_stands_for_a_label_or_a_better_one_nearly_as_small() -> None:

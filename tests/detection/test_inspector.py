@@ -96,7 +96,7 @@ def planted(where: int, small: float = 1.0, trigger: Trigger | None = None) -> G
 def test_a_small_trigger_that_works_on_unseen_images_is_a_backdoor(
     where: int, rng: Generator
 ) -> None:
-    verdict = Inspector(planted(where), Run())(bands(where), band_images(), rng, Run())
+    verdict = Inspector(planted(where))(bands(where), band_images(), rng, Run())
     assert verdict.label == "BACKDOORED"
     assert verdict.score >= verdict.threshold
     first = verdict.findings[0]
@@ -109,7 +109,7 @@ def test_a_small_trigger_that_works_on_unseen_images_is_a_backdoor(
 
 
 def test_a_small_trigger_that_does_not_work_is_only_suspicious(rng: Generator) -> None:
-    verdict = Inspector(planted(2, trigger=NOTHING), Run())(bands(2), band_images(), rng, Run())
+    verdict = Inspector(planted(2, trigger=NOTHING))(bands(2), band_images(), rng, Run())
     assert verdict.label == "SUSPICIOUS"
     assert verdict.findings[0].severity == "MEDIUM"
 
@@ -123,7 +123,7 @@ def test_a_trigger_that_works_shuffled_as_well_is_only_suspicious(rng: Generator
             return bands()(x) + 100 * lit[:, None] * torch.eye(BANDS)[2]
 
     subject = Subject(White(), (1, SIDE, SIDE), BANDS)
-    verdict = Inspector(planted(2), Run())(subject, band_images(), rng, Run())
+    verdict = Inspector(planted(2))(subject, band_images(), rng, Run())
     assert verdict.label == "SUSPICIOUS"
     assert verdict.findings[0].confirmation is not None
     assert verdict.findings[0].confirmation.asr.value == 1.0
@@ -153,13 +153,13 @@ def test_what_confirms_a_trigger(
 
     seen = Confirmation(share(*hits), share(*control), share(0, 20))
     monkeypatch.setattr("gifthorse.detection.inspector.confirm", lambda *a, **k: seen)
-    verdict = Inspector(planted(2), Run())(bands(2), band_images(), rng, Run())
+    verdict = Inspector(planted(2))(bands(2), band_images(), rng, Run())
     assert verdict.label == label
     assert verdict.findings[0].confirmation == seen
 
 
 def test_even_sizes_are_no_finding_but_the_smallest_is_shown(rng: Generator) -> None:
-    verdict = Inspector(Given(EVEN), Run())(bands(), band_images(), rng, Run())
+    verdict = Inspector(Given(EVEN))(bands(), band_images(), rng, Run())
     assert verdict.label == "NO BACKDOOR FOUND"
     assert verdict.score < verdict.threshold
     (only,) = verdict.findings
@@ -171,13 +171,13 @@ def test_even_sizes_are_no_finding_but_the_smallest_is_shown(rng: Generator) -> 
 def test_a_suspicious_trigger_is_little_more_than_half_the_median(
     small: float, label: str, rng: Generator
 ) -> None:
-    verdict = Inspector(planted(2, small), Run())(bands(2), band_images(), rng, Run())
+    verdict = Inspector(planted(2, small))(bands(2), band_images(), rng, Run())
     assert verdict.label == label
 
 
 def test_a_search_that_found_nothing_is_no_verdict(rng: Generator) -> None:
     none = Given((float(SIDE * SIDE),) * BANDS, feasible=(False,) * BANDS)
-    verdict = Inspector(none, Run())(bands(), band_images(), rng, Run())
+    verdict = Inspector(none)(bands(), band_images(), rng, Run())
     assert verdict.label == "INCONCLUSIVE"
     assert verdict.score == 0.0
     assert verdict.findings[-1].rule == "IN005"
@@ -202,7 +202,7 @@ def test_the_first_trigger_of_a_short_search_is_suspicious_at_most(
 ) -> None:
     found = planted(5)
     sizes = [170.0] * alike + [150.0] * (BANDS - 1 - alike) + [1.0]
-    verdict = Inspector(replace(found, sizes=tuple(sizes)), Run())(bands(5), band_images(), rng, Run())
+    verdict = Inspector(replace(found, sizes=tuple(sizes)))(bands(5), band_images(), rng, Run())
     assert verdict.label == label
     assert [f.rule for f in verdict.findings] == rules
     assert verdict.findings[0].confirmation is not None
@@ -211,7 +211,7 @@ def test_the_first_trigger_of_a_short_search_is_suspicious_at_most(
 
 def test_an_infeasible_arm_never_stands_out(rng: Generator) -> None:
     feasible = (True,) * (BANDS - 1) + (False,)
-    verdict = Inspector(Given((30.0,) * (BANDS - 1) + (1.0,), feasible=feasible), Run())(
+    verdict = Inspector(Given((30.0,) * (BANDS - 1) + (1.0,), feasible=feasible))(
         bands(), band_images(), rng, Run()
     )
     assert verdict.label == "NO BACKDOOR FOUND"
@@ -219,7 +219,7 @@ def test_an_infeasible_arm_never_stands_out(rng: Generator) -> None:
 
 def test_every_class_that_stands_out_is_reported(rng: Generator) -> None:
     two = Given((30.0, 1.0, 30.0, 2.0, 30.0, 30.0), (corner(),) * BANDS)
-    verdict = Inspector(two, Run())(bands(1), band_images(), rng, Run())
+    verdict = Inspector(two)(bands(1), band_images(), rng, Run())
     assert [(f.goal, f.severity) for f in verdict.findings] == [
         (Goal(1), "CRITICAL"),
         (Goal(3), "MEDIUM"),
@@ -228,7 +228,7 @@ def test_every_class_that_stands_out_is_reported(rng: Generator) -> None:
 
 def test_the_table_and_the_figures_are_those_of_the_hunt(rng: Generator) -> None:
     found = planted(4)
-    verdict = Inspector(found, Run())(bands(4), band_images(), rng, Run())
+    verdict = Inspector(found)(bands(4), band_images(), rng, Run())
     sizes = torch.tensor(found.sizes)
     assert [arm.goal for arm in verdict.arms] == [Goal(k) for k in range(BANDS)]
     assert [arm.size for arm in verdict.arms] == list(found.sizes)
@@ -262,7 +262,7 @@ def test_search_and_confirmation_share_no_image_and_both_have_every_class(rng: G
             return bands(2)(x)
 
     spy, found = Spy(), planted(2)
-    Inspector(found, Run())(Subject(spy, (1, SIDE, SIDE), BANDS), data, rng, Run())
+    Inspector(found)(Subject(spy, (1, SIDE, SIDE), BANDS), data, rng, Run())
     x, y = whole(found.seen[0])
     searched = set((x[:, 0, -1, -1] * 255).round().long().tolist())
     assert y.bincount().tolist() == [3] * BANDS
@@ -271,7 +271,7 @@ def test_search_and_confirmation_share_no_image_and_both_have_every_class(rng: G
 
 
 def test_the_evidence_can_be_drawn(rng: Generator) -> None:
-    (first, *_) = Inspector(planted(2), Run())(bands(2), band_images(), rng, Run()).findings
+    (first, *_) = Inspector(planted(2))(bands(2), band_images(), rng, Run()).findings
     evidence = first.evidence
     assert torch.equal(torch.as_tensor(evidence["mask"]), corner().mask)
     assert len(torch.as_tensor(evidence["before"])) == 8
@@ -296,7 +296,10 @@ def test_progress_counts_rounds(rng: Generator) -> None:
 
 def test_the_same_seed_gives_the_same_verdict() -> None:
     detector = Inspector(NeuralCleanse(pace=Pace(rounds=20, bar=0.9)), Exhaustive())
-    runs = [detector(bands(2), band_images(), Generator().manual_seed(seed), Run()) for seed in (3, 3, 4)]
+    runs = [
+        detector(bands(2), band_images(), Generator().manual_seed(seed), Run())
+        for seed in (3, 3, 4)
+    ]
     tables = [[(a.size, a.asr) for a in replace(v, seconds=0.0).arms] for v in runs]
     assert tables[0] == tables[1]
     assert tables[0] != tables[2]
@@ -419,7 +422,9 @@ def test_pairs_are_all_ordered_pairs_of_classes_with_images(rng: Generator) -> N
     n = len(wanted)
     triggers = tuple(corner() if g == Goal(2, 1) else NOTHING for g in wanted)
     sizes = tuple(1.0 if g == Goal(2, 1) else 30.0 for g in wanted)
-    verdict = Inspector(Given(sizes, triggers, (True,) * n), Run(), pairs=True)(bands(2), few, rng, Run())
+    verdict = Inspector(Given(sizes, triggers, (True,) * n), Run(), pairs=True)(
+        bands(2), few, rng, Run()
+    )
     assert [a.goal for a in verdict.arms] == wanted
     first = verdict.findings[0]
     assert (first.rule, first.goal) == ("BD002", Goal(2, 1))

@@ -206,7 +206,7 @@ def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
     assert got.score == pytest.approx(got.statistics["ratio"] / 10)
     assert got.label == "NO BACKDOOR FOUND"
     assert "close by nature" in got.findings[0].message
-    without = replace(SCAN, Run(), symmetric=False)(net, data, Generator().manual_seed(0), Run())
+    without = replace(SCAN, symmetric=False)(net, data, Generator().manual_seed(0), Run())
     assert without.label == "BACKDOORED"  # the check is off: the bound decides
     assert "ratio" not in without.statistics
 
@@ -300,7 +300,7 @@ def test_the_bound_and_unseen_images_decide(
     size: float, trigger: Patch, label: str, severity: str, rng: Generator
 ) -> None:
     found = Given({Goal(2): size}, trigger)
-    got = KArmScan(found, Run())(subject(Leaning(2)), band_images(), rng, Run())
+    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, Run())
     assert (got.label, got.findings[0].severity) == (label, severity)
     assert got.score == pytest.approx(GLOBAL_BOUND / size)
     assert got.arms[0].index == pytest.approx(got.score)
@@ -319,7 +319,7 @@ def test_a_pair_must_be_small_and_hard_to_reverse(
     size: float, back: float, label: str, rng: Generator
 ) -> None:
     found = Given({PAIR: size, BACK: back})
-    got = KArmScan(found, Run())(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
+    got = KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
     assert got.label == label
     assert (got.score > got.threshold) == (label == "BACKDOORED")
     assert got.findings[0].rule == "BD002"
@@ -329,7 +329,7 @@ def test_a_pair_must_be_small_and_hard_to_reverse(
 
 def test_the_way_back_gets_no_more_rounds_than_the_way_there(rng: Generator) -> None:
     found = Given({PAIR: 1.0, BACK: 90.0}, rounds=2)
-    KArmScan(found, Run())(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
+    KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
     assert [hunt.left for hunt in found.hunts] == [0, 1]  # both would go on for three
 
 
@@ -337,13 +337,15 @@ def test_a_pair_that_cannot_be_reversed_is_only_suspicious(rng: Generator) -> No
     data = band_images(each=16)
     keep = data.labels != 1  # no image of the target
     less = InMemory(data.images[keep], data.labels[keep], BANDS)
-    got = KArmScan(Given({PAIR: 1.0}), Run())(subject(Pairs((4, 1))), less, rng, Run())
+    got = KArmScan(Given({PAIR: 1.0}))(subject(Pairs((4, 1))), less, rng, Run())
     assert got.label == "SUSPICIOUS"
     assert "the way back could not be searched" in got.findings[0].message
 
 
 def test_no_feasible_trigger_is_no_backdoor(rng: Generator) -> None:
-    got = KArmScan(Given({Goal(2): 1.0}, feasible=False), Run())(subject(Leaning(2)), band_images(), rng, Run())
+    got = KArmScan(Given({Goal(2): 1.0}, feasible=False))(
+        subject(Leaning(2)), band_images(), rng, Run()
+    )
     assert got.label == "NO BACKDOOR FOUND"
     assert "found no trigger" in got.findings[0].message
 
@@ -361,13 +363,13 @@ def test_an_infeasible_arm_is_never_the_smallest(rng: Generator) -> None:
             return hunt
 
     found = Half({Goal(5, 0): 1.0, PAIR: 2.0, BACK: 90.0})
-    got = KArmScan(found, Run())(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
+    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
     assert got.findings[0].goal == PAIR
 
 
 def test_the_smallest_feasible_trigger_is_judged(rng: Generator) -> None:
     found = Given({Goal(5, 0): 3.0, PAIR: 2.0, BACK: 90.0})
-    got = KArmScan(found, Run())(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
+    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
     assert got.findings[0].goal == PAIR
     assert got.statistics["smallest"] == 2.0
     assert got.statistics["arms_screened"] == len(got.arms) >= 2
@@ -375,7 +377,7 @@ def test_the_smallest_feasible_trigger_is_judged(rng: Generator) -> None:
 
 def test_search_and_confirmation_share_no_image(rng: Generator) -> None:
     found, data = Given({Goal(2): 1.0}), band_images()
-    got = KArmScan(found, Run())(subject(Leaning(2)), data, rng, Run())
+    got = KArmScan(found)(subject(Leaning(2)), data, rng, Run())
     x, y = whole(found.seen[0][0])
     assert y.bincount().tolist() == [3] * BANDS
     assert got.findings[0].confirmation is not None
@@ -438,7 +440,7 @@ def test_without_screening_every_class_is_searched(rng: Generator) -> None:
     """Neutral clean images lean to no class, so screening would leave none."""
     found = Given({Goal(k): 1.0 if k == 2 else 2 * GLOBAL_BOUND for k in range(BANDS)})
     net = bands(planted=2)
-    assert KArmScan(found, Run())(net, band_images(), rng, Run()).arms == ()
+    assert KArmScan(found)(net, band_images(), rng, Run()).arms == ()
     got = KArmScan(found, Run(), screening=False)(net, band_images(), rng, Run())
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.findings[0].goal == Goal(2)

@@ -67,7 +67,7 @@ def climb(subject: Subject, x: Tensor, c: int, steps: int, lr: float, momentum: 
 
 def test_the_margins_of_a_linear_net_are_those_of_the_linear_program(rng: Generator) -> None:
     subject = linear()
-    got, stopped = MMBD(starts=10, Run()).margins(subject, rng, Run())
+    got, stopped = MMBD(starts=10).margins(subject, rng, Run())
     want = torch.tensor([highest(subject, c) for c in range(CLASSES)])
     assert stopped == ""
     assert (got <= want + 1e-4).all()
@@ -82,7 +82,7 @@ def test_the_ascent_is_heavy_ball_within_the_box(momentum: float) -> None:
     want = [climb(subject, start[2 * c : 2 * c + 2], c, 9, 0.005, momentum) for c in range(CLASSES)]
     assert got.tolist() == pytest.approx(want, rel=1e-4)
     if momentum:
-        plain, _ = MMBD(2, 9, 0.005, 0.0, Run(), tolerance=0.0).margins(
+        plain, _ = MMBD(2, 9, 0.005, 0.0, tolerance=0.0).margins(
             subject, Generator().manual_seed(5), Run()
         )
         assert (got > plain + 1e-3).any()
@@ -91,7 +91,7 @@ def test_the_ascent_is_heavy_ball_within_the_box(momentum: float) -> None:
 @pytest.mark.parametrize("chunk", [1, 8, 1000])
 def test_how_many_classes_run_at_once_does_not_matter(chunk: int) -> None:
     runs = [
-        MMBD(4, 20, Run(), tolerance=0.0, chunk=c).margins(linear(), Generator().manual_seed(0), Run())[0]
+        MMBD(4, 20, tolerance=0.0, chunk=c).margins(linear(), Generator().manual_seed(0), Run())[0]
         for c in (12, chunk)
     ]
     assert torch.allclose(runs[0], runs[1], atol=1e-5)
@@ -99,7 +99,7 @@ def test_how_many_classes_run_at_once_does_not_matter(chunk: int) -> None:
 
 def test_more_steps_never_lower_a_margin() -> None:
     runs = [
-        MMBD(4, n, Run(), tolerance=0.0).margins(linear(), Generator().manual_seed(0), Run())[0]
+        MMBD(4, n, tolerance=0.0).margins(linear(), Generator().manual_seed(0), Run())[0]
         for n in (1, 10, 60)
     ]
     assert (runs[0] <= runs[1]).all()
@@ -155,7 +155,7 @@ def test_the_p_value_is_as_optimistic_as_the_docstring_says(
 
 
 def test_a_class_with_a_far_larger_margin_is_suspicious_and_no_more(rng: Generator) -> None:
-    got = MMBD(starts=8, Run())(linear(boost=6.0), NOTHING, rng, Run())
+    got = MMBD(starts=8)(linear(boost=6.0), NOTHING, rng, Run())
     assert got.label == "SUSPICIOUS"
     assert got.score >= got.threshold == pytest.approx(-math.log10(0.05))
     (found,) = got.findings
@@ -173,7 +173,7 @@ def test_even_margins_are_not_suspicious(rng: Generator) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 6, bias=False))
     with torch.no_grad():
         cast(nn.Linear, net[1]).weight.copy_(4 * torch.eye(6).repeat_interleave(2, 1))
-    got = MMBD(starts=8, Run())(Subject(net.eval(), SHAPE, 6), NOTHING, rng, Run())
+    got = MMBD(starts=8)(Subject(net.eval(), SHAPE, 6), NOTHING, rng, Run())
     assert got.label == "NO BACKDOOR FOUND"
     assert got.score < got.threshold
     assert [f.severity for f in got.findings] == ["INFO"]
@@ -207,7 +207,7 @@ def test_progress_ends_at_the_total(rng: Generator) -> None:
 
 
 def test_three_classes_allow_no_verdict(rng: Generator) -> None:
-    got = MMBD(Run())(linear(classes=3), NOTHING, rng, Run())
+    got = MMBD()(linear(classes=3), NOTHING, rng, Run())
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "IN004")
     assert got.image_steps == 0
 
@@ -216,20 +216,20 @@ def test_classes_that_nothing_reaches_are_left_out(rng: Generator) -> None:
     subject = linear(boost=6.0)
     with torch.no_grad():
         cast(nn.Linear, cast(nn.Sequential, subject.net)[1]).bias[0] = -500
-    got = MMBD(starts=8, Run())(subject, NOTHING, rng, Run())
+    got = MMBD(starts=8)(subject, NOTHING, rng, Run())
     assert got.statistics["unreached"] == 1
     assert got.statistics["value_0"] < 0
     assert got.label == "SUSPICIOUS"
     with torch.no_grad():
         cast(nn.Linear, cast(nn.Sequential, subject.net)[1]).bias[3:5] = -500
-    assert MMBD(starts=8, Run())(subject, NOTHING, rng, Run()).label == "INCONCLUSIVE"
+    assert MMBD(starts=8)(subject, NOTHING, rng, Run()).label == "INCONCLUSIVE"
 
 
 def test_outputs_that_are_no_numbers_allow_no_verdict(rng: Generator) -> None:
     subject = linear()
     with torch.no_grad():
         cast(nn.Linear, cast(nn.Sequential, subject.net)[1]).weight[0, 0] = math.nan
-    got = MMBD(starts=2, steps=2, Run())(subject, NOTHING, rng, Run())
+    got = MMBD(starts=2, steps=2)(subject, NOTHING, rng, Run())
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "FS005")
 
 
@@ -240,7 +240,7 @@ def test_the_same_seed_gives_the_same_verdict_and_nothing_else_moves() -> None:
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
         state = torch.get_rng_state()
-        verdict = MMBD(starts=3, steps=4, Run())(subject, NOTHING, Generator().manual_seed(0), Run())
+        verdict = MMBD(starts=3, steps=4)(subject, NOTHING, Generator().manual_seed(0), Run())
         assert torch.equal(torch.get_rng_state(), state)
         runs.append(dict(verdict.statistics))
     assert runs[0] == runs[1]

@@ -56,7 +56,7 @@ def maps_by_hand(subject: Subject, x: Tensor) -> np.ndarray[Any, Any]:
 
 
 def judge(subject: Subject, **options: Any) -> Verdict:
-    return NeuronInspect(**options, Run())(subject, images(), Generator().manual_seed(0), Run())
+    return NeuronInspect(**options)(subject, images(), Generator().manual_seed(0), Run())
 
 
 def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
@@ -73,7 +73,7 @@ def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
             (active ^ majority).mean((0, 2, 3)),
         ]
     )
-    got, stopped = NeuronInspect(cut=0.3, chunk=4, Run()).features(subject, images(), rng, Run())
+    got, stopped = NeuronInspect(cut=0.3, chunk=4).features(subject, images(), rng, Run())
     assert np.allclose(got.numpy(), want, atol=1e-4)
     assert stopped == ""
 
@@ -81,7 +81,7 @@ def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
 def test_the_target_of_a_hand_set_net_has_a_sparse_smooth_and_persistent_map(
     rng: Generator,
 ) -> None:
-    features, _ = NeuronInspect(Run()).features(squares(True), images(), rng, Run())
+    features, _ = NeuronInspect().features(squares(True), images(), rng, Run())
     assert features[:, TARGET].tolist() == pytest.approx([1.0, 8.0, 0.0])  # one pixel, 4 + 4 * 1
     assert features.argmin(1).tolist() == [TARGET] * 3
 
@@ -118,7 +118,9 @@ def test_the_order_of_the_images_does_not_matter(mode: Any, rng: Generator) -> N
 
 
 def test_how_many_images_run_at_once_does_not_matter(rng: Generator) -> None:
-    a, b = (NeuronInspect(chunk=c, Run()).features(squares(True), images(), rng, Run())[0] for c in (1, 64))
+    a, b = (
+        NeuronInspect(chunk=c).features(squares(True), images(), rng, Run())[0] for c in (1, 64)
+    )
     assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -155,7 +157,7 @@ def test_zoo_persistence_is_the_parity_of_the_active_pixels(rng: Generator) -> N
     chain = active[0]
     for row in active[1:]:
         chain = chain ^ row
-    got, _ = NeuronInspect(mode="zoo", cut=0.4, Run()).features(subject, images(), rng, Run())
+    got, _ = NeuronInspect(mode="zoo", cut=0.4).features(subject, images(), rng, Run())
     assert got[2].tolist() == chain.sum((1, 2)).tolist()
     assert torch.allclose(
         NeuronInspect(mode="zoo").scores(got), 1e-5 * got[0] + 1e-5 * got[1] + got[2]
@@ -203,14 +205,14 @@ def test_a_spent_budget_leaves_no_verdict() -> None:
 
 
 def test_too_few_images_or_classes_allow_no_verdict(rng: Generator) -> None:
-    got = NeuronInspect(Run())(squares(True), images(1), rng, Run())
+    got = NeuronInspect()(squares(True), images(1), rng, Run())
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "IN002")
     two = Subject(squares(True).net, (2, SIDE, SIDE), 2)
-    assert NeuronInspect(Run())(two, images(), rng, Run()).label == "INCONCLUSIVE"
+    assert NeuronInspect()(two, images(), rng, Run()).label == "INCONCLUSIVE"
 
 
 def test_at_most_so_many_images_are_looked_at(rng: Generator) -> None:
-    assert NeuronInspect(images=5, Run())(squares(True), images(), rng, Run()).image_steps == 5 * 4.5
+    assert NeuronInspect(images=5)(squares(True), images(), rng, Run()).image_steps == 5 * 4.5
 
 
 def test_net_and_images_stay_as_they_were() -> None:
@@ -218,7 +220,8 @@ def test_net_and_images_stay_as_they_were() -> None:
     before = {k: v.clone() for k, v in subject.net.state_dict().items()}
     pixels, state = clean.images.clone(), torch.get_rng_state()
     a, b = (
-        NeuronInspect(Run())(subject, clean, Generator().manual_seed(0), Run()).statistics for _ in range(2)
+        NeuronInspect()(subject, clean, Generator().manual_seed(0), Run()).statistics
+        for _ in range(2)
     )
     assert a == b
     assert torch.equal(clean.images, pixels)

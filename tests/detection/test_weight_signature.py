@@ -35,7 +35,7 @@ def means(*values: float) -> Tensor:
 
 
 def judge(subject: Subject, **options: float) -> Verdict:
-    return WeightSignature(**options, Run())(subject, NOTHING, Generator().manual_seed(0), Run())
+    return WeightSignature(**options)(subject, NOTHING, Generator().manual_seed(0), Run())
 
 
 @pytest.mark.parametrize("n", TABLE)
@@ -161,6 +161,6 @@ def test_deviations_are_signed_and_floored() -> None:
 def test_net_and_images_stay_as_they_were() -> None:
     subject, clean = blobs(), blob_images(each=1)
     before = {k: v.clone() for k, v in subject.net.state_dict().items()}
-    got = WeightSignature(Run())(subject, clean, Generator().manual_seed(0), Run())
+    got = WeightSignature()(subject, clean, Generator().manual_seed(0), Run())
     assert len([n for n in got.statistics if n.startswith("value_")]) == BLOB_CLASSES
     assert all(torch.equal(v, before[k]) for k, v in subject.net.state_dict().items())

@@ -83,7 +83,7 @@ def painted(*pattern: float) -> Patch:
 def implant() -> Implant:
     method = vary(BadNet(mixing=Mixing(0.1)), {"stamp.ink": "checker"})
     recipe = {f"recipe.{name}": value for name, value in describe(QUICK).items()}
-    return vary(method, recipe, Run())(blobs(), blob_images(), Goal(2), seeded(), Run())
+    return vary(method, recipe)(blobs(), blob_images(), Goal(2), seeded(), Run())
 
 
 CLEAN, TEST = blob_images(each=30, seed=2), blob_images(each=12, seed=1)
@@ -111,7 +111,9 @@ def test_the_score_is_the_spread_of_entropies_by_hand() -> None:
     suspects = Points(torch.tensor([[3.0, 0.0], [0.0, 0.5]]), torch.zeros(2).long())
     weights, rival = (0.25, 0.5, 1.0), (0.0, 2.0)
     told = Told((painted(9.0, 9.0), painted(*rival)), (7.0, 3.0))  # the smaller one counts
-    scores = Ensemble(told, Run(), weights=weights, partners=3)(reader(2), clean, suspects, seeded(), Run())
+    scores = Ensemble(told, weights=weights, partners=3)(
+        reader(2), clean, suspects, seeded(), Run()
+    )
     for x, score in zip(suspects.points.tolist(), scores.tolist(), strict=True):
         entropies = []
         for w in weights:
@@ -128,8 +130,11 @@ def test_spreads_are_taken_for_each_partner_before_they_are_averaged() -> None:
     suspects = Points(torch.tensor([[1.0, 0.0]]), torch.zeros(1).long())
     nothing = Patch(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
     method = Ensemble(Told((nothing,) * 2, (1.0, 2.0)), partners=1)
-    alone = [method(reader(2), Subset(clean, i[None]), suspects, seeded(), Run()) for i in torch.arange(2)]
-    pair = replace(method, Run(), partners=2)(reader(2), clean, suspects, seeded(), Run())
+    alone = [
+        method(reader(2), Subset(clean, i[None]), suspects, seeded(), Run())
+        for i in torch.arange(2)
+    ]
+    pair = replace(method, partners=2)(reader(2), clean, suspects, seeded(), Run())
     assert torch.allclose(pair, (alone[0] + alone[1]) / 2)
     assert abs(alone[0] - alone[1]) > 0.01
 
@@ -162,10 +167,10 @@ def test_strip_takes_over_where_no_class_has_a_trigger(caplog: pytest.LogCapture
     none = Told((implant().trigger,) * BLOB_CLASSES, (0.0,) * BLOB_CLASSES)
     draw, other = seeded(), seeded()
     with caplog.at_level(logging.WARNING, "gifthorse"):
-        got = Ensemble(none, Run(), partners=5)(implant().subject, CLEAN, TEST, draw, Run())
+        got = Ensemble(none, partners=5)(implant().subject, CLEAN, TEST, draw, Run())
     assert "STRIP alone" in caplog.text
     spawn(other)  # what the search drew
-    assert torch.equal(got, STRIP(5, Run())(implant().subject, CLEAN, TEST, other, Run()))
+    assert torch.equal(got, STRIP(5)(implant().subject, CLEAN, TEST, other, Run()))
 
 
 def test_a_search_that_is_stopped_goes_on_to_the_same_scores(tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def test_a_search_that_is_stopped_goes_on_to_the_same_scores(tmp_path: Path) -> 
 def test_too_few_clean_images_and_bad_options_are_refused() -> None:
     few = Subset(CLEAN, torch.arange(7))
     with pytest.raises(BadImages, match="8 clean images are needed, but there are 7"):
-        only(implant().trigger, Run())(implant().subject, few, TEST, seeded(), Run())
+        only(implant().trigger)(implant().subject, few, TEST, seeded(), Run())
     for bad in ({"partners": 0}, {"weights": ()}, {"weights": (0.5, 1.5)}):
         with pytest.raises(BadOption, match=next(iter(bad))):
             vary(Ensemble(), bad)

@@ -61,8 +61,8 @@ def test_a_trigger_is_found_wherever_it_stands_and_clean_images_are_not(
 def test_the_size_may_be_one_of_several() -> None:
     bad = stamped(TEST, 15, 15)
     first = Subset(bad, torch.tensor([0]))
-    small = NEO(sizes=(2,), images=20, Run())(cornered(15, 15), CLEAN, first, seeded(), Run())
-    both = NEO(sizes=(2, 3), images=20, Run())(cornered(15, 15), CLEAN, first, seeded(), Run())
+    small = NEO(sizes=(2,), images=20)(cornered(15, 15), CLEAN, first, seeded(), Run())
+    both = NEO(sizes=(2, 3), images=20)(cornered(15, 15), CLEAN, first, seeded(), Run())
     assert small.tolist() == [0.0]  # a square of two holds no trigger of three
     assert both.tolist() == [1.0]
 
@@ -70,7 +70,7 @@ def test_the_size_may_be_one_of_several() -> None:
 def test_a_coarse_grid_is_refined() -> None:
     """No place of stride 2 covers the trigger exactly; the best of those that touch it leads on."""
     bad, subject = Subset(stamped(TEST, 5, 7), torch.tensor([0])), cornered(5, 7)
-    found = NEO(stride=2, images=20, most=25, Run())(subject, CLEAN, bad, seeded(), Run())
+    found = NEO(stride=2, images=20, most=25)(subject, CLEAN, bad, seeded(), Run())
     assert found.tolist() == [1.0]
 
 
@@ -100,7 +100,7 @@ def test_only_moves_to_the_answer_count_unless_any_does() -> None:
     clean = InMemory(x, torch.zeros(4).long(), 3)
     suspect = Subset(clean, torch.tensor([0]))
     every: dict[Any, list[float]] = {
-        confirm: NEO(sizes=(1,), confirm=confirm, Run())(dark, clean, suspect, seeded(), Run()).tolist(Run())
+        confirm: NEO(sizes=(1,), confirm=confirm)(dark, clean, suspect, seeded(), Run()).tolist()
         for confirm in ("to_pred", "any")
     }
     assert every == {"to_pred": [1.0], "any": [0.75]}  # one of four is class 1 already
@@ -111,7 +111,7 @@ def test_clean_images_of_one_class_confirm_nothing_about_it() -> None:
     x = torch.full((2, 1, 5, 5), 255, dtype=torch.uint8)
     x[:, :, 2, 2] = 0
     clean = InMemory(x, torch.zeros(2).long(), 3)
-    assert NEO(sizes=(1,), Run())(dark, clean, clean, seeded(), Run()).tolist(Run()) == [0.0, 0.0]
+    assert NEO(sizes=(1,))(dark, clean, clean, seeded(), Run()).tolist() == [0.0, 0.0]
 
 
 def test_the_main_color_is_that_of_most_pixels() -> None:
@@ -134,7 +134,7 @@ def test_all_places_are_covered_up_to_the_last_row_and_column(shape: Shape) -> N
 
     _, H, W = shape
     white = InMemory(torch.full((1, *shape), 255, dtype=torch.uint8), torch.zeros(1).long(), 2)
-    NEO(sizes=(2,), clusters=1, Run())(Subject(Watch(), shape, 2), white, white, seeded(), Run())
+    NEO(sizes=(2,), clusters=1)(Subject(Watch(), shape, 2), white, white, seeded(), Run())
     assert len(seen[-1]) == (H - 1) * (W - 1)
 
 
@@ -156,10 +156,10 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
 
 def test_regions_must_fit_and_clean_images_be_there() -> None:
     with pytest.raises(BadOption, match="at most 18"):
-        NEO(sizes=(3, 19), Run())(bands(), CLEAN, TEST, seeded(), Run())
+        NEO(sizes=(3, 19))(bands(), CLEAN, TEST, seeded(), Run())
     none = Subset(CLEAN, torch.empty(0, dtype=torch.long))
     with pytest.raises(BadImages, match="none"):
-        NEO(Run())(bands(), none, TEST, seeded(), Run())
+        NEO()(bands(), none, TEST, seeded(), Run())
 
 
 def test_the_toy_is_what_it_says() -> None:

@@ -8,10 +8,10 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor
 
-from gifthorse.core.run import Run
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import describe, vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import whole
 from gifthorse.training import evaluate, fit, predict

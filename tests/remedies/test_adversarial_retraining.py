@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from tests.remedies.badnet import CLEAN, TUNING, planted, right, same, state, success
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import Run
 from gifthorse.core.errors import BadOption
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
 from gifthorse.remedies.adversarial_retraining import AdversarialRetraining

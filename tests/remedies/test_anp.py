@@ -141,10 +141,10 @@ def test_the_sleeping_neuron_is_cut_and_no_other() -> None:
     subject, samples = sleeper()
     x, y = whole(samples)
     assert (predict(subject, x).argmax(1) == y).float().mean() == 1
-    mask = ANP(steps=40, batch=32, Run()).masks(subject, samples, rng(), Run())["2"]
+    mask = ANP(steps=40, batch=32).masks(subject, samples, rng(), Run())["2"]
     assert mask[-1] <= 0.1
     assert mask[:-1].min() >= 0.5
-    out = ANP(steps=40, batch=32, Run())(subject, samples, rng(), Run())
+    out = ANP(steps=40, batch=32)(subject, samples, rng(), Run())
     assert out.net.get_parameter("2.weight")[-1] == 0
     assert (predict(out, x).argmax(1) == y).float().mean() == 1
 
@@ -153,9 +153,11 @@ def test_the_sleeping_neuron_is_cut_and_no_other() -> None:
 
 
 def test_without_perturbation_nothing_is_cut() -> None:
-    masks = ANP(steps=40, batch=32, eps=0.0, weight=1.0, Run()).masks(planted().subject, CLEAN, rng(), Run())
+    masks = ANP(steps=40, batch=32, eps=0.0, weight=1.0).masks(
+        planted().subject, CLEAN, rng(), Run()
+    )
     assert min(float(m.min()) for m in masks.values()) > 0.9
-    assert same(ANP(steps=40, batch=32, eps=0.0, threshold=0.2, Run())(planted().subject, CLEAN, rng(), Run()),
+    assert same(ANP(steps=40, batch=32, eps=0.0, threshold=0.2)(planted().subject, CLEAN, rng(), Run()),
                 planted().subject)  # fmt: skip
 
 
@@ -175,7 +177,7 @@ def test_the_threshold_is_the_largest_that_keeps_accuracy(
 ) -> None:
     made, masks = planted().subject, {"net.4": torch.linspace(0.02, 1, 32).flip(0)}
     monkeypatch.setattr(ANP, "masks", lambda *given: masks)
-    out = ANP(max_drop=drop, share=0.5, Run())(made, CLEAN, rng(), Run())
+    out = ANP(max_drop=drop, share=0.5)(made, CLEAN, rng(), Run())
     held, _ = split(CLEAN, 0.5, spawn(rng()))
     x, y = whole(held)
     rates = {

@@ -20,8 +20,8 @@ RECIPE = replace(QUICK, batch=20, lr=0.02)
 
 
 def test_it_is_training_on_the_clean_images() -> None:
-    made = FineTuning(recipe=RECIPE, Run())(blobs(), CLEAN, Generator().manual_seed(0), Run())
-    wanted = fit(blobs(), CLEAN, RECIPE, Generator().manual_seed(0), Run()).net.state_dict(Run())
+    made = FineTuning(recipe=RECIPE)(blobs(), CLEAN, Generator().manual_seed(0), Run())
+    wanted = fit(blobs(), CLEAN, RECIPE, Generator().manual_seed(0), Run()).net.state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in made.net.state_dict().items())
 
 
@@ -49,5 +49,5 @@ def test_an_interrupted_training_goes_on(remedy: Remedy, tmp_path: Path) -> None
     assert store.exists()
     run = Run(progress=interrupt, store=store)
     resumed = remedy(subject, CLEAN, Generator().manual_seed(0), run=run)
-    straight = remedy(subject, CLEAN, Generator().manual_seed(0), Run()).net.state_dict(Run())
+    straight = remedy(subject, CLEAN, Generator().manual_seed(0), Run()).net.state_dict()
     assert all(torch.equal(v, straight[k]) for k, v in resumed.net.state_dict().items())

@@ -11,9 +11,9 @@ from tests.remedies.badnet import CLEAN, TUNING, planted, right, same, state
 from tests.toys import Doubles, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import Run
 from gifthorse.core.errors import BadOption
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Subject
 from gifthorse.data.samples import whole
 from gifthorse.remedies.ft_sam import FTSAM, unmoved
@@ -134,13 +134,13 @@ def test_running_statistics_see_the_first_pass_only() -> None:
 def test_without_rho_it_is_fine_tuning_step_for_step() -> None:
     made = planted().subject
     tuned = fit(made, CLEAN, TOY.recipe, rng(), Run())
-    assert same(vary(TOY, {"rho": 0.0}, Run())(made, CLEAN, rng(), Run()), tuned)
+    assert same(vary(TOY, {"rho": 0.0})(made, CLEAN, rng(), Run()), tuned)
     assert not same(TOY(made, CLEAN, rng(), Run()), tuned)
 
 
 def test_only_the_part_that_is_trained_moves() -> None:
     made = planted().subject
-    got = vary(TOY, {"recipe.part": "classifier"}, Run())(made, CLEAN, rng(), Run())
+    got = vary(TOY, {"recipe.part": "classifier"})(made, CLEAN, rng(), Run())
     before = state(made)
     moved = {k for k, v in state(got).items() if not torch.equal(v, before[k])}
     assert moved == {"net.8.weight", "net.8.bias"}

@@ -140,7 +140,7 @@ def mark(target: int) -> Trigger:
 def stamped(inverter: Told, **options: object) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Five mixed batches of black images: images, labels out, labels in."""
     method = vary(Hardening(inverter), options)
-    foes = Foes(method, CLEAN, rng(), Run(Run(), ""))
+    foes = Foes(method, CLEAN, rng(), Run())
     foes.before(natural(), 0)
     y = torch.arange(40) % 5
     x = torch.zeros(40, 3, 12, 12)
@@ -174,7 +174,7 @@ class Failing(Told):
 
 
 def test_a_class_whose_search_failed_has_no_trigger_until_its_next_turn() -> None:
-    foes = Foes(Hardening(Failing(), every=1), CLEAN, rng(), Run(Run(), ""))
+    foes = Foes(Hardening(Failing(), every=1), CLEAN, rng(), Run())
     foes.before(natural(), 0)
     y = torch.arange(40) % 5
     for known in ([0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4], [2, 3, 4]):
@@ -214,7 +214,9 @@ def test_what_was_not_found_or_is_too_large_is_not_stamped(
 def test_a_search_sees_a_few_images_of_every_other_class_and_a_net_at_rest() -> None:
     told = Told()
     made = vary(TOY, {"every": 3, "each": 4, "recipe.epochs": 4})
-    Hardening(told, made.every, 1, made.each, Run(), held=0.2, recipe=made.recipe)(natural(), CLEAN, rng(), Run())
+    Hardening(told, made.every, 1, made.each, held=0.2, recipe=made.recipe)(
+        natural(), CLEAN, rng(), Run()
+    )
     assert told.asked == [
         (k % 5,) for k in range(8)
     ]  # twice in each of four epochs of four batches
@@ -240,7 +242,7 @@ def test_a_search_leaves_mode_flags_and_statistics_of_the_net(inverter: PixelBac
         vary(Hardening(inverter), {"inverter.pace.rounds": 3}),
         CLEAN,
         rng(),
-        Run(Run(), ""),
+        Run(),
     )
     foes.before(learner, 0)
     y = torch.arange(5)
@@ -331,7 +333,7 @@ def test_further_searches_of_a_class_are_shorter() -> None:
         ),
         CLEAN,
         rng(),
-        Run(Run(), ""),
+        Run(),
     )
     foes.before(natural(), 0)
     y = torch.arange(5)
@@ -388,7 +390,7 @@ def test_an_epoch_that_costs_too_much_is_undone_and_the_rate_falls(
 def test_a_net_that_no_rate_hardens_is_returned_as_it_was_and_that_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    out = vary(TOY, {"recipe.lr": 5000.0, "drop": 0.05}, Run())(natural(), CLEAN, rng(), Run())
+    out = vary(TOY, {"recipe.lr": 5000.0, "drop": 0.05})(natural(), CLEAN, rng(), Run())
     assert same(out, natural())
     assert "the net is unchanged" in caplog.text
     assert not out.net.training
@@ -401,7 +403,7 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
     pixels, before = CLEAN.images.clone(), state(natural())
     torch.manual_seed(7)
     assert same(TOY(natural(), CLEAN, rng(), Run()), hardened())
-    assert not same(vary(TOY, {"recipe.epochs": 1}, Run())(natural(), CLEAN, rng(1), Run()), hardened())
+    assert not same(vary(TOY, {"recipe.epochs": 1})(natural(), CLEAN, rng(1), Run()), hardened())
     assert all(torch.equal(v, before[k]) for k, v in natural().net.state_dict().items())
     assert torch.equal(CLEAN.images, pixels)
 
@@ -467,5 +469,5 @@ def test_the_rows_of_the_table_differ_as_the_paper_says() -> None:
 def test_nets_without_batchnorm_can_be_hardened_too() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 5))
     plain = fit(Subject(net, (3, 12, 12), 5), CLEAN, RECIPE, rng(), Run())
-    made = vary(TOY, {"recipe.epochs": 1}, Run())(plain, CLEAN, rng(), Run())
+    made = vary(TOY, {"recipe.epochs": 1})(plain, CLEAN, rng(), Run())
     assert not same(made, plain)

@@ -135,7 +135,7 @@ def test_the_change_harms_and_keeps_to_its_bound() -> None:
 
 def test_afterwards_the_worst_change_harms_less() -> None:
     made = planted().subject
-    healed = vary(TOY, {"terms": 1}, Run())(made, CLEAN, rng(), Run())
+    healed = vary(TOY, {"terms": 1})(made, CLEAN, rng(), Run())
     harm = [fooled(net, TOY.worst(net, CLEAN, rng())) for net in (made, healed)]
     assert harm[1] <= harm[0] - 0.3
     assert right(healed) >= 0.95

@@ -104,7 +104,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 def test_without_weights_it_is_fine_tuning() -> None:
     made, draw = planted().subject, rng()
-    got = vary(TOY, {"weights": (0.0, 0.0, 0.0)}, Run())(made, CLEAN, rng(), Run())
+    got = vary(TOY, {"weights": (0.0, 0.0, 0.0)})(made, CLEAN, rng(), Run())
     spawn(draw)  # the teacher's
     tuned = fit(made, CLEAN, TOY.recipe, draw, Run())
     assert same(got, tuned)
@@ -154,6 +154,6 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(BadOption, match=next(iter(bad))):
             vary(NAD(), bad)
     with pytest.raises(BadOption, match="no layer 'a'"):
-        NAD(layers=("a",), weights=(1.0,), Run())(planted().subject, CLEAN, rng(), Run())
+        NAD(layers=("a",), weights=(1.0,))(planted().subject, CLEAN, rng(), Run())
     with pytest.raises(BadOption, match="no layer of the net gives maps"):
         stages(bands(), torch.zeros(1, 1, 18, 18))

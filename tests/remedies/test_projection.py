@@ -9,8 +9,8 @@ import torch
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import Run
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.remedies import Projection
@@ -31,7 +31,7 @@ def reform(made: Subject) -> nn.Module:
 @pytest.mark.parametrize(("pool", "most"), [(False, 0.01), (True, 0.015)])  # noise is not kept
 def test_unseen_clean_images_come_out_nearly_as_they_were(pool: bool, most: float) -> None:
     net, (x, _) = blobs(), whole(UNSEEN)
-    made = replace(SMALL, Run(), pool=pool)(net, CLEAN, Generator().manual_seed(0), Run())
+    made = replace(SMALL, pool=pool)(net, CLEAN, Generator().manual_seed(0), Run())
     out = predict(Subject(reform(made), net.shape, 5), x)
     assert out.shape == x.shape
     assert 0 <= out.min() <= out.max() <= 1

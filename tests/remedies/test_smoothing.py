@@ -9,8 +9,8 @@ import torch
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import Run
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
 from gifthorse.remedies import Smoothing

@@ -153,21 +153,21 @@ def told(inverter: Inverter, **options: object) -> Unlearning:
 
 def test_any_inverter_will_do_and_only_the_given_classes_are_searched() -> None:
     inverter = Told()
-    healed = told(inverter, Run(), classes=(2,))(planted().subject, CLEAN, rng(), Run())
+    healed = told(inverter, classes=(2,))(planted().subject, CLEAN, rng(), Run())
     assert inverter.asked == [Goal(2)]
     assert success(healed) <= 0.05
 
 
 def test_what_stands_out_is_unlearned() -> None:
     inverter = Told()
-    healed = told(inverter, Run())(planted().subject, CLEAN, rng(), Run())
+    healed = told(inverter)(planted().subject, CLEAN, rng(), Run())
     assert inverter.asked == [Goal(k) for k in range(5)]
     assert success(healed) <= 0.05
 
 
 def test_a_net_in_which_nothing_stands_out_stays_bit_for_bit_the_same() -> None:
     made = planted().subject
-    out = told(Told(planted=99.0), Run())(made, CLEAN, rng(), Run())
+    out = told(Told(planted=99.0))(made, CLEAN, rng(), Run())
     assert same(out, made)
     assert out.net is not made.net
 
@@ -177,9 +177,9 @@ def test_inputs_stay_and_the_same_seed_gives_the_same_net() -> None:
     before, nets = state(made), []
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
-        nets.append(told(Told(), Run(), classes=(2,))(made, CLEAN, rng(), Run()))
+        nets.append(told(Told(), classes=(2,))(made, CLEAN, rng(), Run()))
     assert same(*nets)
-    assert not same(nets[0], told(Told(), Run(), classes=(2,))(made, CLEAN, rng().manual_seed(5), Run()))
+    assert not same(nets[0], told(Told(), classes=(2,))(made, CLEAN, rng().manual_seed(5), Run()))
     assert all(torch.equal(v, before[k]) for k, v in made.net.state_dict().items())
     assert torch.equal(CLEAN.images, pixels)
     torch.set_rng_state(flags)
@@ -204,4 +204,4 @@ def test_options_that_make_no_sense_are_refused() -> None:
         with pytest.raises(BadOption, match=next(iter(bad))):
             vary(Unlearning(), bad)
     with pytest.raises(BadOption, match="classes must be 0 to 4; got 5"):
-        Unlearning(classes=(5,), Run())(planted().subject, CLEAN, rng(), Run())
+        Unlearning(classes=(5,))(planted().subject, CLEAN, rng(), Run())

@@ -127,7 +127,10 @@ def test_blobs_are_learned_with_every_schedule(schedule: str, rng: Generator) ->
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
     train, recipe = blob_images(each=10), replace(QUICK, epochs=1, batch=10)
-    runs = [state(fit(blobs(), train, recipe, Generator().manual_seed(seed), Run())) for seed in (1, 1, 2)]
+    runs = [
+        state(fit(blobs(), train, recipe, Generator().manual_seed(seed), Run()))
+        for seed in (1, 1, 2)
+    ]
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
 
@@ -138,7 +141,9 @@ def test_a_net_with_dropout_depends_on_the_given_seed_alone() -> None:
     runs = []
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
-        runs.append(state(fit(victim, blob_images(each=4), PLAIN, Generator().manual_seed(0), Run())))
+        runs.append(
+            state(fit(victim, blob_images(each=4), PLAIN, Generator().manual_seed(0), Run()))
+        )
     assert same(*runs)
 
 
@@ -201,7 +206,9 @@ def test_progress_ends_at_the_announced_number_of_steps(rng: Generator) -> None:
 
 def test_the_loss_can_be_replaced(rng: Generator) -> None:
     start = linear()
-    made = fit(start, blob_images(each=2), PLAIN, rng, Run(), loss=lambda s, b: 0 * cross_entropy(s, b))
+    made = fit(
+        start, blob_images(each=2), PLAIN, rng, Run(), loss=lambda s, b: 0 * cross_entropy(s, b)
+    )
     assert same(state(made), state(start))
 
 

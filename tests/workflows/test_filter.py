@@ -156,7 +156,7 @@ def test_clusters_find_the_stamped_images_and_keep_their_promise_on_clean_ones()
 def test_partners_are_lowered_to_what_is_there() -> None:
     assert fitted(STRIP(64), 86) == STRIP(42)
     lowered, some = fitted(STRIP(64, tails="both"), 12), Subset(mixed()[0], torch.arange(6))
-    assert lowered(received().subject, some, some, rng(), Run()).isfinite(Run()).all(Run())
+    assert lowered(received().subject, some, some, rng(), Run()).isfinite().all()
     for enough in (STRIP(42), Ensemble(), ActivationClustering()):
         assert fitted(enough, 86) is enough
 

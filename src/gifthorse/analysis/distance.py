@@ -56,9 +56,9 @@ def distances(
     goals: Sequence[Goal],
     inverter: Inverter,
     rng: Generator,
+    run: Run,
     *,
     restarts: int = 3,
-    run: Run,
 ) -> Distances:
     """Return the distances of pairs of classes as an inverter measures them.
 

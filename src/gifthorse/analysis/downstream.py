@@ -61,9 +61,9 @@ def classifier(
     known: Table,
     recipe: Recipe,
     rng: Generator,
+    run: Run,
     *,
     hidden: int = 128,
-    run: Run,
 ) -> Callable[[Tensor], Tensor]:
     """Train a classifier on features; it turns others, `(N, d)`, into an answer.
 

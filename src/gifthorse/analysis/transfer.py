@@ -121,13 +121,7 @@ class Transfer:
         return out
 
     def tuned(
-        self,
-        subject: Subject,
-        train: Samples,
-        tuning: Tuning,
-        rng: Generator,
-        *,
-        run: Run,
+        self, subject: Subject, train: Samples, tuning: Tuning, rng: Generator, run: Run
     ) -> Subject:
         """Return the net after tuning; the given one stays as it was.
 

@@ -39,10 +39,10 @@ def evaluate(
     defense: Defense,
     data: Splits,
     rng: Generator,
+    run: Run,
     *,
     kind: Kind,
     terms: Terms = Terms(),
-    run: Run,
 ) -> Outcome:
     """Try a defense on a backdoored model.
 
@@ -72,10 +72,10 @@ def evaluate_clean(
     defense: Defense,
     data: Splits,
     rng: Generator,
+    run: Run,
     *,
     kind: Kind,
     terms: Terms = Terms(),
-    run: Run,
 ) -> Outcome:
     """Try a defense on a clean model: what it costs, and its false alarms.
 

@@ -83,9 +83,9 @@ def screen(
     suspects: InMemory,
     method: Filter,
     rng: Generator,
+    run: Run,
     *,
     fpr: float = 0.05,
-    run: Run,
 ) -> Screened:
     """Score images with a filter, and set the threshold on clean images that it did not use.
 

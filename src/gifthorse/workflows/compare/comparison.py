@@ -41,8 +41,8 @@ def compare(
     subject: Subject,
     clean: Samples,
     comparison: Comparison,
-    *,
     run: Run,
+    *,
     names: Sequence[str] = (),
 ) -> Compared:
     """Search triggers with one half of the clean images and judge them by the other.

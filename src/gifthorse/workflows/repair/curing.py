@@ -106,12 +106,12 @@ def repair(
     received: Received,
     remedy: Remedy,
     rng: Generator,
+    run: Run,
     *,
     share: float = 0.5,
     truth: Truth | None = None,
     known: Known = (),
     mirror: bool = True,
-    run: Run,
 ) -> Repaired:
     """Apply a remedy with some of the clean images and judge it on the others.
 
