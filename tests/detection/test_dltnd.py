@@ -180,7 +180,7 @@ def test_a_verdict_is_complete() -> None:
 
 def test_a_run_that_must_stop_gives_no_verdict() -> None:
     run = Run(budget=1000)
-    got = DLTND()(bands(1), band_images(), Generator().manual_seed(0), run=run)
+    got = DLTND()(bands(1), band_images(), Generator().manual_seed(0), run)
     assert got.label == "INCONCLUSIVE"
     assert [f.rule for f in got.findings] == ["IN003"]
     assert "1,000 image-steps" in got.findings[0].message
