@@ -21,10 +21,11 @@ from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
+from gifthorse.bench.printing import text
 from gifthorse.bench.query import query
 from gifthorse.bench.relation import frame
 from gifthorse.bench.store import Store
-from gifthorse.bench.tables import tables, text
+from gifthorse.bench.tables import tables
 from setting import machine
 
 GROUPS = (

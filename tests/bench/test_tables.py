@@ -15,16 +15,13 @@ from sklearn.metrics import roc_auc_score
 from tests.bench.records import bench, framed, method, record, spread
 
 from gifthorse.bench.figures import Estimate
+from gifthorse.bench.printing import as_json, comma_separated, markdown, text
 from gifthorse.bench.tables import (
     LAYOUTS,
     ResultTable,
     TableEntry,
     TableRow,
-    as_json,
-    comma_separated,
-    markdown,
     references,
-    text,
 )
 from gifthorse.bench.tables import tables as tables_of
 from gifthorse.core.metrics import mean_rate

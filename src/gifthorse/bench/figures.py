@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.resources import files
 from typing import Literal, NamedTuple, TypeAlias
 
 from gifthorse.core.tensors import wilson
@@ -16,7 +18,7 @@ STEPS = 8  # colors of a scale, without the first
 VERDICT = "verdict"  # shown like a figure, though it is a word
 
 
-class _Kind(NamedTuple):
+class MetricKind(NamedTuple):
     """What a figure cannot leave, how tables show it, and whether pages say it in percent."""
 
     low: float
@@ -25,48 +27,19 @@ class _Kind(NamedTuple):
     percent: bool = False
 
 
-_ANY = _Kind(-math.inf, math.inf)
-_PERCENT, _CHANGE = _Kind(0.0, 1.0, "%", True), _Kind(-1.0, 1.0, "%", True)
-# As the papers print them: in tables a decimal number.
-_SHARE, _SHIFT = _Kind(0.0, 1.0, "", True), _Kind(-1.0, 1.0, "", True)
-_COUNT, _UNIT = _Kind(0.0, 1.0, "count", True), _Kind(0.0, 1.0)
-_AMOUNT = _Kind(0.0, math.inf)
-
-# Kind, title, and which direction is good for the defender; in the order of lists.
-KNOWN: dict[str, tuple[_Kind, str, str]] = {
-    "asr": (_PERCENT, "Attack success", "low"),
-    "ard": (_CHANGE, "Attack success removed", "high"),
-    "accuracy": (_PERCENT, "Clean accuracy", "high"),
-    "cad": (_CHANGE, "Clean accuracy lost", "low"),
-    VERDICT: (_SHARE, "Verdict", ""),
-    "tpr": (_SHARE, "Stamped images caught", "high"),
-    "fpr": (_SHARE, "Clean images flagged", "low"),
-    "auroc": (_UNIT, "Area under ROC", "high"),
-    "f1": (_UNIT, "F1 of stamped images", "high"),
-    "score": (_ANY, "Score of the model", ""),
-    "aiv": (_AMOUNT, "Anomaly index", ""),
-    "recovered_asr": (_SHARE, "Success of the recovered trigger", "high"),
-    "mjs": (_UNIT, "Overlap with the true mask", "high"),
-    "mln": (_AMOUNT, "L1 norm of the recovered mask", ""),
-    "ra": (_PERCENT, "Stamped images classified right", "high"),
-    "der": (_UNIT, "Defense effectiveness rating", "high"),
-    "rir": (_UNIT, "Robustness improvement rating", "high"),
-    "precision": (_SHARE, "Stamped share of the flagged", "high"),
-    "auprc": (_UNIT, "Area under precision and recall", "high"),
-    "asr_all": (_SHARE, "Attack success, target class counted", "low"),
-    "tmc": (_SHARE, "Confidence in the target", "low"),
-    "ccc": (_SHARE, "Confidence in the true class", "high"),
-    "acc_sys": (_SHARE, "Accuracy with rejections", "high"),
-    "asr_sys": (_SHARE, "Attack success with rejections", "low"),
+KINDS = {  # a share and a shift are decimal numbers in tables, as the papers print them
+    "percent": MetricKind(0.0, 1.0, "%", True),
+    "change": MetricKind(-1.0, 1.0, "%", True),
+    "share": MetricKind(0.0, 1.0, "", True),
+    "shift": MetricKind(-1.0, 1.0, "", True),
+    "count": MetricKind(0.0, 1.0, "count", True),
+    "unit": MetricKind(0.0, 1.0),
+    "amount": MetricKind(0.0, math.inf),
+    "any": MetricKind(-math.inf, math.inf),
 }
-_OTHERS: dict[str, _Kind] = {  # known, but without a title or a place in the order
-    **dict.fromkeys(("recall", "decided", "tpr_roc", "tpr_zoo", "fpr_all"), _SHARE),
-    **dict.fromkeys(("tmc_change", "ccc_change"), _SHIFT),
-    **dict.fromkeys(("suspected", "confirmed", "flag_clean", "flag_correct"), _COUNT),
-    **dict.fromkeys(("flag_correct_set", "flag_wrong"), _COUNT),
-    **dict.fromkeys(("auc", "nsr", "map_original", "map_target"), _UNIT),
-    "seconds": _AMOUNT,
-}
+KNOWN: dict[str, dict[str, str]] = tomllib.loads(
+    files(__package__).joinpath("figures.toml").read_text("utf-8")
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +58,7 @@ class Metric:
     name: str
     title: str
     better: str = ""
-    kind: _Kind = _ANY
+    kind: MetricKind = KINDS["any"]
     least: float = 0.0
     most: float = 1.0
 
@@ -100,6 +73,10 @@ class Metric:
         if self.kind.percent:
             return words.interval(Rate(0.0, of.low, of.high, 0))
         return f"[{words.figure(of.low)}, {words.figure(of.high)}]"
+
+    def interval(self, of: Estimate) -> str:
+        """Return a value in words with its interval, if it has one."""
+        return f"{self.said(of.value or 0.0)} {self.range(of)}".strip()
 
     def color(self, value: float) -> str:
         """Return the step on the scale: p0 to p8, below zero m1 to m8."""
@@ -118,16 +95,18 @@ def metric(name: str, least: float = 0.0, most: float = 1.0, *, shares: bool = F
         shares: Whether all values are at most 1 and counted over trials.
     """
     base = name.removesuffix("_before")
-    kind, title, better = KNOWN.get(base, (_OTHERS.get(base), base.replace("_", " "), ""))
-    if kind is None:
-        kind = _ANY if not shares else _SHARE if least >= 0 else _SHIFT
+    known = KNOWN.get(base, {})
+    inferred = "any" if not shares else "share" if least >= 0 else "shift"
+    kind, title = KINDS[known.get("kind", inferred)], known.get("title", base.replace("_", " "))
     end = max(abs(least), abs(most))
     if -1 <= kind.low < 0 or least < 0:  # a change: the scale is as wide as what is shown
         end = max(end, 0.1)
     elif kind.percent or end <= 1:
         end = 1.0
-    full = title if base == name else f"{title} before"
-    return Metric(name, full, better * (base == name), kind, -end if least < 0 else 0.0, end)
+    bottom = -end if least < 0 else 0.0
+    if base != name:
+        return Metric(name, f"{title} before", "", kind, bottom, end)
+    return Metric(name, title, known.get("better", ""), kind, bottom, end)
 
 
 @dataclass(frozen=True)
@@ -166,16 +145,13 @@ def over_seeds(of: Metric, known: Estimate, hits: int) -> Estimate:
         known: The mean with its sample standard deviation.
         hits: How many of the values are above a half, for counts.
     """
-    low, high = known.low, known.high
+    std, low, high = known.std, known.low, known.high
     if known.n and of.kind.unit == "count":
-        low, high = wilson(hits, known.n)
-        return Estimate(of.name, known.value, None, low, high, known.n, "count", known.trials)
-    if known.value is not None and known.std is not None:
-        half = _student(known.n - 1) * known.std / math.sqrt(known.n)
-        low = max(of.kind.low, known.value - half)
-        high = min(of.kind.high, known.value + half)
-    unit = of.kind.unit
-    return Estimate(of.name, known.value, known.std, low, high, known.n, unit, known.trials)
+        std, (low, high) = None, wilson(hits, known.n)
+    elif known.value is not None and std is not None:
+        half = _student(known.n - 1) * std / math.sqrt(known.n)
+        low, high = max(of.kind.low, known.value - half), min(of.kind.high, known.value + half)
+    return replace(known, std=std, low=low, high=high, unit=of.kind.unit)
 
 
 @lru_cache

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from gifthorse.bench.figures import KNOWN, STEPS, VERDICT, Estimate, Metric, metric
+from gifthorse.bench.figures import KNOWN, STEPS, VERDICT, metric
+from gifthorse.bench.maps import (
+    GROUPS,
+    HEIGHT,
+    WIDTH,
+    HeatMap,
+    ScatterPlot,
+    heat_map,
+    scatter,
+)
 from gifthorse.bench.results import (
     BARE,
     CLEAN,
     CellResult,
     MethodId,
-    SeedGroup,
     SeedRun,
     Setup,
     cells,
@@ -44,9 +49,6 @@ if TYPE_CHECKING:
 CAUSES = 40  # reasons of failures that the first page lists
 WRITERS = 16  # threads
 COLUMNS = 5  # figures in the table, without the chosen one
-WIDTH, HEIGHT = 540.0, 260.0  # of a chart in SVG units, without its axes
-NONE = "\N{EN DASH}"
-GROUPS = {"none": "no defense", "detector": "detectors", "filter": "filters", "remedy": "remedies"}
 TONES = {"ok": "plain", "timeout": "medium", "collapsed": "medium", "unsupported": "inconclusive"}
 MAIN: Mapping[str, tuple[str, ...]] = {  # columns of the table, as far as they exist
     "": (VERDICT, "asr", "accuracy", "tpr", "fpr"),
@@ -58,61 +60,6 @@ MAIN: Mapping[str, tuple[str, ...]] = {  # columns of the table, as far as they 
 UNDRAWN = re.compile(
     r"n_\w+|\w+_before|collapsed|reloaded|pairs|aiv_degenerate|seconds(_\d+)?|verdict"
 )
-ALARMS = ("BACKDOORED", "SUSPICIOUS")
-LABELS = {"BACKDOORED": "backdoored", "SUSPICIOUS": "suspicious", "NO BACKDOOR FOUND": "nothing"}
-
-# Seconds at the axis of a chart.
-ROUND = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800]
-ROUND += [3600, 7200, 18_000, 36_000, 86_400, 172_800, 432_000]
-
-
-class HeatSquare(NamedTuple):
-    """One square: whose page it opens, its color, what is printed, and a sentence about it."""
-
-    key: str
-    tone: str
-    value: str
-    note: str
-    said: str
-    center: float | None = None
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """Defenses against attacks on one net and data, by one figure.
-
-    Attributes:
-        figure: What is shown.
-        columns: Attacks, the clean twin first.
-        rows: Family, defense and its squares; None where no cell was judged.
-    """
-
-    figure: Metric
-    columns: tuple[MethodId, ...]
-    rows: tuple[tuple[str, MethodId, tuple[HeatSquare | None, ...]], ...]
-
-
-class ScatterMark(NamedTuple):
-    """A defense in a chart: its mark, its name, and what the legend says of it."""
-
-    x: float
-    y: float
-    name: str
-    said: str
-
-
-@dataclass(frozen=True)
-class ScatterPlot:
-    """Time against a figure: marks from left to right, single attacks as SVG path, both axes.
-
-    A tick of an axis is where it is and what is written at it; `bare` is the undefended model's.
-    """
-
-    marks: tuple[ScatterMark, ...]
-    cloud: str
-    across: tuple[tuple[float, str], ...]
-    up: tuple[tuple[float, str], ...]
-    bare: tuple[float, str] | None
 
 
 def write_leaderboard(
@@ -178,8 +125,7 @@ class _Site:
         drawn = [m for name, m in self.metrics.items() if not UNDRAWN.fullmatch(name)]
         if any(cell.run.label for cell in self.cells):
             drawn.append(metric(VERDICT))
-        order = {name: i for i, name in enumerate(KNOWN)}
-        self.drawn = sorted(drawn, key=lambda m: (order.get(m.name, 99), m.name))
+        self.drawn = sorted(drawn, key=lambda m: _rank(m.name))
 
     # The first page ---------------------------------------------------------------------------
 
@@ -244,8 +190,8 @@ class _Site:
     def _panel(self, setup: Setup) -> list[tuple[HeatMap, ScatterPlot | None]]:
         """Return the heat maps of one net on one data set, with their charts."""
         same = {(d, a): g for (at, d, a), g in self.groups.items() if at == setup}
-        maps = (_heat_map(same, figure, self.names) for figure in self.drawn)
-        return [(found, _scatter(found, same, self.names)) for found in maps if found]
+        maps = (heat_map(same, figure, self.names) for figure in self.drawn)
+        return [(found, scatter(found, same, self.names)) for found in maps if found]
 
     def _table(self) -> dict[str, Any]:
         """Return the table for the script, numbers already put into words."""
@@ -271,7 +217,7 @@ class _Site:
             if figure.name == VERDICT and cell.run.label:
                 values[i] = cell.run.label, cell.run.label
             elif (known := cell.figures.get(figure.name)) and known.value is not None:
-                values[i] = known.value, _with_range(figure, known)
+                values[i] = known.value, figure.interval(known)
         run, (data, net, _) = cell.run, cell.setup
         spent = "" if run.seconds is None else words.span(run.seconds)
         names = self.names[cell.attack], self.names[cell.defense]
@@ -282,11 +228,7 @@ class _Site:
 
     def cell(self, cell: CellResult) -> str:
         """Return the page of a cell."""
-        order = {name: i for i, name in enumerate(KNOWN)}
-        figures = sorted(
-            cell.figures.values(),
-            key=lambda f: (order.get(f.name.removesuffix("_before"), len(order)), f.name),
-        )
+        figures = sorted(cell.figures.values(), key=lambda f: _rank(f.name))
         own = self.groups[cell.setup, cell.defense, cell.attack]
         return _page(
             "cell.html.j2",
@@ -317,12 +259,14 @@ class _Site:
         for name in MAIN.get(cell.defense.family, MAIN[""]):
             if (known := cell.figures.get(name)) and known.value is not None:
                 figure = self.metrics[name]
-                parts.append(f"{figure.title} {_with_range(figure, known)}")
+                parts.append(f"{figure.title} {figure.interval(known)}")
         return " · ".join(parts[:3])
 
 
-def _with_range(figure: Metric, known: Estimate) -> str:
-    return f"{figure.said(known.value or 0.0)} {figure.range(known)}".strip()
+def _rank(name: str) -> tuple[int, str]:
+    """Return what puts well-known figures first, each followed by what it was before."""
+    base = name.removesuffix("_before")
+    return list(KNOWN).index(base) if base in KNOWN else len(KNOWN), name
 
 
 def _time(name: str, value: float | str) -> tuple[str, str]:
@@ -331,152 +275,6 @@ def _time(name: str, value: float | str) -> tuple[str, str]:
     if name.startswith("peak"):
         return name, words.volume(int(value))
     return name, words.span(value) if "seconds" in name else words.figure(value)
-
-
-# Heat maps ------------------------------------------------------------------------------------
-
-_Groups = Mapping[tuple[MethodId, MethodId], SeedGroup]  # by defense and attack
-
-
-def _heat_map(same: _Groups, figure: Metric, names: Mapping[MethodId, str]) -> HeatMap | None:
-    """Return the heat map of a figure, None if no cell that is ok has it.
-
-    A defense of which no cell is ok is shown beside those of its family, since it failed.
-    """
-    having = {pair for pair, group in same.items() if _has(group, figure.name)}
-    showing = {defense for defense, _ in having}
-    families = {defense.family for defense in showing}
-    alive = {defense for (defense, _), group in same.items() if group.good}
-    rows = [
-        d
-        for d in dict.fromkeys(d for d, _ in same)
-        if d in showing or (d not in alive and d.family in families)
-    ]
-    order = list(GROUPS)
-    rows.sort(key=lambda d: order.index(d.family) if d.family in order else len(order))
-    kept = {a for _, a in having} | {a for (d, a), g in same.items() if d in rows and not g.good}
-    columns = [a for a in dict.fromkeys(a for _, a in same) if a in kept]
-    columns.sort(key=lambda a: a != CLEAN)
-    lines = (
-        (d.family, d, tuple(_square(same.get((d, a)), figure, names) for a in columns))
-        for d in rows
-    )
-    return HeatMap(figure, tuple(columns), tuple(lines)) if having else None
-
-
-def _has(group: SeedGroup, name: str) -> bool:
-    if name == VERDICT:
-        return any(run.label for run in group.good)
-    return name in group.figures and group.figures[name].n > 0
-
-
-def _square(
-    group: SeedGroup | None, figure: Metric, names: Mapping[MethodId, str]
-) -> HeatSquare | None:
-    if group is None:
-        return None
-    good, every, key = group.good, len(group.runs), group.runs[0].key
-    head = f"{names[group.defense]}, {names[group.attack]}: "
-    failed = Counter(run.status for run in group.runs if not run.ok)
-    lost = ", ".join(f"{status} {count} of {every}" for status, count in failed.items())
-    if not good:
-        error = next((run.error for run in group.runs if run.error), "")
-        word = failed.most_common(1)[0][0]
-        return HeatSquare(key, "failed", word, "", text(f"{head}{lost}. {error}", 300))
-    part, rest = (f"{len(good)} of {every} ok", f"; {lost}") if lost else ("", "")
-    if figure.name == VERDICT:
-        return _verdict(good, key, head, rest)
-    known = group.figures.get(figure.name)
-    if known is None or known.value is None:
-        return HeatSquare(key, "void", NONE, part, f"{head}undefined here{rest}")
-    trials = f", {known.trials:,.0f} trials" if known.trials else ""
-    said = f"{figure.title.lower()} {_with_range(figure, known)}"
-    said = f"{head}{said} over {words.plural(known.n, 'seed')}{trials}{rest}"
-    tone, value = figure.color(known.value), figure.said(known.value)
-    return HeatSquare(key, tone, value, part, said, known.value)
-
-
-def _verdict(good: Sequence[SeedRun], key: str, head: str, rest: str) -> HeatSquare:
-    """Return the most frequent verdict, and of how many seeds it is."""
-    labels = Counter(run.label for run in good)
-    label, count = labels.most_common(1)[0]
-    said = ", ".join(f"{word or 'no verdict'} {n} of {len(good)}" for word, n in labels.items())
-    tone = label.lower().replace(" ", "-") if label in LABELS else "inconclusive"
-    word = LABELS.get(label, label.lower()) or NONE
-    note = f"{count} of {len(good)}" if len(good) > 1 else ""
-    share = fmean(run.label in ALARMS for run in good)
-    return HeatSquare(key, f"word {tone}", word, note, f"{head}{said}{rest}", share)
-
-
-# Charts ---------------------------------------------------------------------------------------
-
-
-def _scatter(drawn: HeatMap, same: _Groups, names: Mapping[MethodId, str]) -> ScatterPlot | None:
-    """Return the chart of a heat map: mean seconds and mean figure of each defense over attacks.
-
-    Clean twins count only where there is nothing else. None if no defense has both.
-    """
-    figure = drawn.figure
-    clouds = {d: c for _, d, squares in drawn.rows if (c := _cloud(drawn, same, d, squares))}
-    bare = fmean(v for _, v in clouds[BARE]) if BARE in clouds else None
-    values = [v for cloud in clouds.values() for _, v in cloud]
-    clouds.pop(BARE, None)
-    if not clouds:
-        return None
-    spent = [math.log10(s) for cloud in clouds.values() for s, _ in cloud]
-    pad = max(0.08, (0.7 - (max(spent) - min(spent))) / 2)  # a factor of 5 has a round number
-    low, high = min(spent) - pad, max(spent) + pad
-    up = _levels(figure, values)
-
-    def x(seconds: float) -> float:
-        return (math.log10(seconds) - low) / (high - low) * WIDTH
-
-    def y(value: float) -> float:
-        return (up[-1] - value) / (up[-1] - up[0]) * HEIGHT
-
-    marks = []
-    for defense, cloud in clouds.items():
-        seconds, value = (fmean(part) for part in zip(*cloud, strict=True))
-        said = f"{words.span(seconds)}, {figure.said(value)}"
-        marks.append(ScatterMark(x(seconds), y(value), names[defense], said))
-    within = [t for t in ROUND if low <= math.log10(t) <= high]
-    return ScatterPlot(
-        tuple(sorted(marks)),
-        "".join(f"M{x(s):.1f} {y(v):.1f}h0" for cloud in clouds.values() for s, v in cloud),
-        tuple((x(t), _short(t)) for t in within[:: 1 + len(within) // 8]),
-        tuple((y(v), figure.said(v)) for v in up),
-        None if bare is None else (y(bare), figure.said(bare)),
-    )
-
-
-def _cloud(
-    drawn: HeatMap, same: _Groups, defense: MethodId, squares: Iterable[HeatSquare | None]
-) -> list[tuple[float, float]]:
-    """Return the seconds and the figure of a defense, one pair an attack."""
-    out = []
-    for attack, square in zip(drawn.columns, squares, strict=True):
-        good = same[defense, attack].good if square else ()
-        known = [run.seconds for run in good if run.seconds]
-        if square and square.center is not None and known:
-            out.append((attack, fmean(known), square.center))
-    return [(s, v) for attack, s, v in out if attack != CLEAN] or [(s, v) for _, s, v in out]
-
-
-def _levels(figure: Metric, values: Sequence[float]) -> list[float]:
-    """Return round values for the other axis, about five of them, around all that is drawn."""
-    if (figure.least, figure.most) == (0.0, 1.0):
-        return [i / 4 for i in range(5)]
-    low, high = min(0.0, *values), max(0.0, *values)
-    rough = (high - low or 1.0) / 5
-    ten = 10.0 ** math.floor(math.log10(rough))
-    step = next(ten * n for n in (1, 2, 5, 10) if ten * n >= rough)
-    return [step * i for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
-
-
-def _short(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:g} s"
-    return f"{seconds / 60:g} min" if seconds < 3600 else f"{seconds / 3600:g} h"
 
 
 # Templates ------------------------------------------------------------------------------------

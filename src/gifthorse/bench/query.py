@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gifthorse.bench.printing import drawn, ruled
 from gifthorse.bench.relation import frame
 from gifthorse.bench.store import Store
-from gifthorse.bench.tables import drawn, ruled
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
 

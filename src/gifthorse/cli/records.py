@@ -54,7 +54,7 @@ def report(
     width: Annotated[int, typer.Option(help="Columns of text.")] = 80,
 ) -> None:
     """Print what is recorded as tables: defenses by attacks, means over seeds, failures."""
-    from gifthorse.bench import tables
+    from gifthorse.bench import printing, tables
     from gifthorse.bench.relation import frame
     from gifthorse.bench.results import recorded
 
@@ -63,12 +63,12 @@ def report(
         found = tables.tables(con, reference=papers)
     if not found:
         raise UsageError(f"there is nothing to report in {place.root} yet")
-    spread: tables.Spread = "interval" if interval else "std"
+    spread: printing.Spread = "interval" if interval else "std"
     writers = {
-        "text": lambda: tables.text(found, width, spread),
-        "markdown": lambda: tables.markdown(found, spread),
-        "csv": lambda: tables.comma_separated(found),
-        "json": lambda: tables.as_json(found),
+        "text": lambda: printing.text(found, width, spread),
+        "markdown": lambda: printing.markdown(found, spread),
+        "csv": lambda: printing.comma_separated(found),
+        "json": lambda: printing.as_json(found),
     }
     if form not in writers:
         raise UnknownMethod.among("format", form, writers)
