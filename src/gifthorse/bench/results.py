@@ -40,16 +40,23 @@ window crossed as (partition by data, net, setting, attacker, defender),
 qualify row_number() over newer = 1;
 
 create temp table if not exists measured as
-select position, crossing, seed, state, name, number(found[name]) as value,
-    number(found[name || '_low']) as low, number(found[name || '_high']) as high,
-    number(found[name || '_n']) as trials
-from (
-    select position, crossing, newest.seed, state,
-        json_transform(figures, '"MAP(VARCHAR, JSON)"') as found, unnest(map_keys(found)) as name
-    from newest join records on records.rowid = position)
-where name <> 'seconds' and not (regexp_matches(name, '._(low|high|n)$')
-    and list_contains(map_keys(found), regexp_replace(name, '_(low|high|n)$', '')))
-union all select position, crossing, seed, state, 'seconds', seconds, null, null, null from newest
+with said as (
+    select position, figure.key as name, number(figure.value) as value
+    from (select rowid as position,
+        unnest(map_entries(json_transform(figures, '"MAP(VARCHAR, JSON)"'))) as figure
+        from records)
+), beside as (
+    select f.position, f.name, f.value, low.value as low, high.value as high, n.value as trials
+    from said f
+    left join said low on low.position = f.position and low.name = f.name || '_low'
+    left join said high on high.position = f.position and high.name = f.name || '_high'
+    left join said n on n.position = f.position and n.name = f.name || '_n'
+    anti join said whose on whose.position = f.position
+        and whose.name = regexp_replace(f.name, '_(low|high|n)$', '') and whose.name <> f.name
+    where f.name <> 'seconds'
+    union all select position, 'seconds', seconds, null, null, null from newest
+)
+select beside.*, crossing, seed, state from beside join newest using (position)
 """
 _MEANS = """
 select crossing, name, avg(value), stddev_samp(value), any_value(low), any_value(high),
@@ -118,7 +125,7 @@ class SeedGroup:
     """A defense against an attack in one setup, over its seeds.
 
     Attributes:
-        place: Data, net and setting.
+        setup: Data, net and setting.
         attack: The attack, or `CLEAN`.
         defense: The defense, or `BARE`.
         runs: One a seed, by seed.

@@ -7,6 +7,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -145,17 +146,18 @@ class _Crossing:
         known = {pair[which] for pair in self.cells} - {CLEAN, BARE}
         return sorted(known, key=lambda method: (self.names[method], method))
 
-    @property
+    @cached_property
     def seeds(self) -> int:
         """How many seeds there are."""
         return len({run.seed for group in self.cells.values() for run in group.runs})
 
-    def registered(self, method: MethodId) -> str | None:
-        """Return the registry's name of a method, if nothing else here goes by it."""
-        if method == BARE:
-            return ""
-        often = sum(m.name == method.name for pair in (0, 1) for m in self.methods(pair))
-        return method.name if self.names.get(method) == method.name or often == 1 else None
+    @cached_property
+    def registered(self) -> Mapping[MethodId, str]:
+        """The registry's names of those methods that nothing else here goes by."""
+        every = [*self.methods(0), *self.methods(1)]
+        often = Counter(method.name for method in every)
+        alone = [m for m in every if self.names[m] == m.name or often[m.name] == 1]
+        return {BARE: "", **{method: method.name for method in alone}}
 
 
 def tables(con: DuckDBPyConnection, *, reference: bool = False) -> list[ResultTable]:
@@ -263,6 +265,7 @@ def _area(of: _Crossing, attack: MethodId, defense: MethodId) -> TableEntry | No
 # 2. The papers' figures -----------------------------------------------------------------------
 
 
+@cache
 def references() -> list[dict[str, Any]]:
     """Return the papers' tables: what they show, on which data and net, and their rows."""
     known: list[dict[str, Any]] = _data("reference.toml")["table"]
@@ -281,10 +284,12 @@ def _referred(
     for defense, row in own:
         rows.append(row)
         for paper in papers:
-            at = [_column(paper, of.names.get(a, ""), of.registered(a)) for a in columns]
+            at = [_column(paper, of.names.get(a, ""), of.registered.get(a)) for a in columns]
             for line in paper["row"]:
+                if line["defense"] != of.registered.get(defense):
+                    continue
                 given = tuple(_given(line, paper["models"], place) for place in at)
-                if line["defense"] == of.registered(defense) and any(given):
+                if any(given):
                     rows.append(TableRow(row.label, given, paper["source"]))
                     notes.append(f"{paper['source']}: {paper['net']}, {paper['about']}")
     return replace(table, rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
