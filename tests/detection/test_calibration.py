@@ -135,7 +135,7 @@ def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(
     assert stopped.not_covered[-1].endswith("finds in more rounds: a limit stopped it")
 
 
-CLEAN_ROW, BAD_ROW = Fixed("NO BACKDOOR FOUND"), Fixed("BACKDOORED", (FOUND,))
+CLEAN_ROW, BAD_ROW = Fixed("NO BACKDOOR FOUND", score=0.5), Fixed("BACKDOORED", (FOUND,))
 
 
 @pytest.mark.parametrize(("first", "label"), [(CLEAN_ROW, "INCONCLUSIVE"), (BAD_ROW, "BACKDOORED")])
