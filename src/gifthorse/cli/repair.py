@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from torch import Generator
 
-from gifthorse.cli.support import REPAIR_REPORTS, bar, err, pairs
+from gifthorse.cli.support import bar, err, pairs
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadOption, UnknownMethod
 from gifthorse.core.run import LocalSession
 from gifthorse.core.types import Inverter, Origin, Remedy
+from gifthorse.report.repairs import REPAIR_WRITERS, RepairRecord
 
 if TYPE_CHECKING:
     from gifthorse.workflows.repair import Repaired, Scanned
@@ -97,7 +98,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     order = repairing.Order(method, remedy, seed, command, found)
     said = repairing.record(order, received, done, far)
     written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
-    typer.echo(REPAIR_REPORTS["text"](said), nl=False)
+    typer.echo(REPAIR_WRITERS["text"](said), nl=False)
     for path in written:
         typer.echo(f"  {'wrote':11}  {path}")
 
@@ -112,13 +113,11 @@ def _informed(remedy: Remedy, found: Scanned, origin: Origin, method: str) -> Re
     return found.inform(remedy)
 
 
-def _draw(
-    wanted: Sequence[tuple[str, Path]], done: Repaired, said: Mapping[str, Any]
-) -> list[Path]:
+def _draw(wanted: Sequence[tuple[str, Path]], done: Repaired, said: RepairRecord) -> list[Path]:
     """Write the further reports, each whole or not at all; return their files."""
     for kind, path in wanted:
         with atomic(path) as file:
-            file.write(REPAIR_REPORTS[kind](said, [t.exhibit for t in done.trials]).encode())
+            file.write(REPAIR_WRITERS[kind](said, done.exhibits).encode())
     return [path for _, path in wanted]
 
 
@@ -134,8 +133,8 @@ def _reports(texts: Sequence[str]) -> list[tuple[str, Path]]:
         kind, equals, path = text.partition("=")
         if not equals or not path:
             raise BadOption(f"--report takes FORMAT=PATH such as html=repair.html; got {text!r}")
-        if kind not in REPAIR_REPORTS:
-            raise UnknownMethod.among("format", kind, REPAIR_REPORTS)
+        if kind not in REPAIR_WRITERS:
+            raise UnknownMethod.among("format", kind, REPAIR_WRITERS)
         if not Path(path).resolve().parent.is_dir():
             raise BadOption(f"cannot write {path}: its folder does not exist")
         wanted.append((kind, Path(path)))

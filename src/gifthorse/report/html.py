@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 from torch import Tensor
 
-from gifthorse.core.types import Finding, Report, Verdict
+from gifthorse.core.types import Report, Verdict
 from gifthorse.report import words
 from gifthorse.report.facts import (
     Comparison,
@@ -26,7 +26,7 @@ from gifthorse.report.facts import (
     leads,
     scalars,
 )
-from gifthorse.report.json import write as write_json
+from gifthorse.report.json import write as written
 from gifthorse.report.pictures import (
     HEIGHT,
     WIDTH,
@@ -37,6 +37,7 @@ from gifthorse.report.pictures import (
     heat,
     png,
     size_chart,
+    trigger_pictures,
     whisker,
 )
 
@@ -100,7 +101,7 @@ def write(report: Report) -> str:
         tried=_tried(report),
         coverage=_coverage(report),
         claims=list(report.origin.metadata.items())[:CLAIMS],
-        raw=Markup(escape(write_json(report))),  # noqa: S704 - escaped, line breaks kept
+        raw=Markup(escape(written(report))),  # noqa: S704 - escaped, line breaks kept
         w=words,
         plot={"width": WIDTH, "height": HEIGHT},
     )
@@ -148,24 +149,11 @@ def _view(report: Report, lead: Lead) -> View:
         goal=words.goal_label(report, finding.goal) if finding.goal else "",
         spot=footprint(finding.evidence),
         comparison=compared(lead.verdict, finding.goal),
-        pictures=_pictures(finding),
+        pictures=trigger_pictures(finding.evidence),
         strip=_strip(report, finding.evidence),
         looks=_about_looks(scalars(finding.evidence)),
         rows=confirmation_rows(finding.confirmation) if finding.confirmation else (),
     )
-
-
-def _pictures(finding: Finding) -> tuple[tuple[str, str], ...]:
-    """Return the captions and pictures of pattern, mask and both together."""
-    pattern, mask = array(finding.evidence, "pattern"), array(finding.evidence, "mask")
-    drawn = []
-    if pattern is not None:
-        drawn.append(("Pattern", png(pattern)))
-    if mask is not None:
-        drawn.append(("Mask", png(mask)))
-    if pattern is not None and mask is not None:
-        drawn.append(("Pattern under the mask", png(pattern, mask)))
-    return tuple(drawn)
 
 
 def _strip(report: Report, evidence: Mapping[str, Tensor | float]) -> tuple[Stamped, ...]:

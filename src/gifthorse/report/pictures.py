@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gifthorse.core.types import Arm, Confirmation, Rate, Report, Verdict
-from gifthorse.report.facts import compared, cut
+from gifthorse.report.facts import array, compared, cut
 from gifthorse.report.words import class_label, class_name, figure, interval, percent
 
 # 1. Pictures ----------------------------------------------------------------------------------
@@ -39,6 +39,16 @@ def png(picture: Tensor, alpha: Tensor | None = None, colors: int = 0) -> str:
     image = image.quantize(colors) if colors else image
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def trigger_pictures(evidence: Mapping[str, Tensor | float]) -> tuple[tuple[str, str], ...]:
+    """Return captions and data URIs of pattern, mask and both together, as far as known."""
+    pattern, mask = array(evidence, "pattern"), array(evidence, "mask")
+    drawn = [("Pattern", png(pattern))] if pattern is not None else []
+    drawn += [("Mask", png(mask))] if mask is not None else []
+    if pattern is not None and mask is not None and pattern.shape[1:] == mask.shape[1:]:
+        drawn.append(("Pattern under the mask", png(pattern, mask)))
+    return tuple(drawn)
 
 
 def heat(before: Tensor, after: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from gifthorse.analysis.projection import GROUPS
 from gifthorse.report.figures import plots
-from gifthorse.report.figures.trigger import write_json
+from gifthorse.report.json import write_json
 from gifthorse.workflows.analyze import Case
 
 Draw: TypeAlias = Callable[[Path], None]

@@ -5,19 +5,15 @@ Every figure is 8 inches wide at 200 dots an inch, so that it can be read at 800
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gifthorse.analysis.landscape import local_minima
-from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import ShapeMismatch
 from gifthorse.report.figures.drawing import (
     COLORS,
@@ -36,17 +32,6 @@ from gifthorse.report.figures.drawing import (
     plain_log,
     strengths,
 )
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write what a figure was drawn from: tensors as lists, rates as tables, NaN as null.
-
-    Raises:
-        UsageError: If the file cannot be written.
-    """
-    text = json.dumps(_plain(data), indent=1, allow_nan=False) + "\n"
-    with atomic(path) as file:
-        file.write(text.encode())
 
 
 def heat_maps(
@@ -271,18 +256,3 @@ def _word(column: str) -> str:
 
 def _two_lines(column: str) -> str:
     return column.replace(" deg", "\N{DEGREE SIGN}").replace(" ", "\n", 1)
-
-
-def _plain(value: object) -> Any:
-    """Return what JSON can hold."""
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value

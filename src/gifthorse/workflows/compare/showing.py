@@ -18,6 +18,7 @@ from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
 from gifthorse.core.types import Goal, Rate
 from gifthorse.report.figures import trigger as figures
+from gifthorse.report.json import write_json
 from gifthorse.workflows.compare.comparison import Compared, tag
 from gifthorse.workflows.compare.judging import Row
 
@@ -107,7 +108,7 @@ def write(compared: Compared, folder: Path) -> list[Path]:
     """
     make(folder)
     written = [folder / "compared.json", folder / "triggers.safetensors"]
-    figures.write_json(written[0], compared.record)
+    write_json(written[0], compared.record)
     with atomic(written[1]) as file:
         file.write(save(compared.triggers))
     if compared.triggers:
