@@ -14,8 +14,8 @@ from tests.report.examples import nothing_found
 from tests.toys import band_images, bands
 from torch import Generator
 
-from gifthorse.core.run import LocalSession
-from gifthorse.core.types import Finding, Label, Report, Samples, Session, Subject, Verdict
+from gifthorse.core.run import Run
+from gifthorse.core.types import Finding, Label, Report, Samples, Subject, Verdict
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.detection.calibration import fit, shipped
 from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, scan
@@ -98,14 +98,7 @@ class Fixed:
     classes: tuple[int, ...] = ()
     score: float = 9.0
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         return Verdict("Fixed", self.score, 3.0, self.label, self.findings)
 
 
@@ -114,7 +107,7 @@ def report_on(
 ) -> Report:
     """A scan by detectors under the names of calibrated ones.
 
-    The session is over from `over`; those from `first` are asked in doubt only.
+    The run is over from `over`; those from `first` are asked in doubt only.
     """
     detectors = dict(zip(sorted(shipped()), made, strict=False))
     for name, detector in detectors.items():
@@ -122,10 +115,10 @@ def report_on(
     intake = nothing_found().intake
     assert intake is not None
     received = Received(bands(), band_images(), intake, ())
-    limits = {n: LocalSession(seconds=0 if i >= over else None) for i, n in enumerate(detectors)}
+    limits = {n: Run(seconds=0 if i >= over else None) for i, n in enumerate(detectors)}
     run, rng, rows = nothing_found().run, Generator().manual_seed(0), list(detectors.items())
     now, later = dict(rows[:first]), dict(rows[first:])
-    return scan(received, now, rng, run, second=later, session=limits.__getitem__)
+    return scan(received, now, rng, run, second=later, run=limits.__getitem__)
 
 
 def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gifthorse.detection.confirmation import confirm, exhibit
 from tests.toys import BANDS, SIDE, band_images, bands, corner
 from torch import Generator, Tensor
 
 from gifthorse.core.metrics import asr
 from gifthorse.core.types import Goal, Images, Trigger
 from gifthorse.data.samples import Subset, whole
-from gifthorse.detection.confirmation import confirm, exhibit
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
 

@@ -24,7 +24,7 @@ from gifthorse.core.types import (
     Label,
     Origin,
     Report,
-    Run,
+    RunRecord,
     Severity,
 )
 from gifthorse.report.facts import (
@@ -122,7 +122,7 @@ class FindingEntry:
 
 @dataclass(frozen=True)
 class DetectorEntry:
-    """What a detector says; its fields are those of a `Verdict`, without the findings."""
+    """What a detector says; its fields are those of a `Verdict`; `arms` say what was searched."""
 
     method: str
     label: Label
@@ -155,7 +155,7 @@ class ScanResult:
 
     schema_version: Literal["2"]
     tool: Mapping[Literal["name", "version"], str]
-    run: Run
+    run: RunRecord
     target: Origin
     data: Intake | None
     checks: tuple[CheckEntry, ...]
