@@ -13,7 +13,7 @@ from gifthorse.analysis.attribution import MISSING
 from gifthorse.cli.support import pairs
 from gifthorse.core.errors import ShapeMismatch
 from gifthorse.core.types import Rate, Subject
-from gifthorse.workflows.analyze import Case, Dossier
+from gifthorse.workflows.analyze import Case, Dossier, write_case
 from gifthorse.workflows.repair import Truth, open_known
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
@@ -48,7 +48,6 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.models import load
     from gifthorse.workflows import scan as examine
     from gifthorse.workflows.compare.showing import make
-    from gifthorse.workflows.filing import write_case
     from gifthorse.workflows.prepare import Received, parse
 
     dossier = vary(Dossier(), pairs(options))

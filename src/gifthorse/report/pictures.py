@@ -32,13 +32,22 @@ def png(picture: Tensor, alpha: Tensor | None = None, colors: int = 0) -> str:
     color = picture if len(picture) == 3 else picture.mean(0, keepdim=True)
     if alpha is not None:
         color = torch.cat([color.expand(3, -1, -1) * (alpha > 0), alpha])
-    pixels = (color.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
-    grid = pixels.permute(1, 2, 0).squeeze(-1).contiguous().cpu().numpy()
     buffer = io.BytesIO()
-    image = Image.fromarray(grid)
+    image = Image.fromarray(dots(color).squeeze(-1).numpy())
     image = image.quantize(colors) if colors else image
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def colored(picture: Tensor) -> Tensor:
+    """Return a picture as color, `(3, H, W)`: other than three channels as their mean in gray."""
+    return picture if len(picture) == 3 else picture.mean(0, keepdim=True).expand(3, -1, -1)
+
+
+def dots(picture: Tensor) -> Tensor:
+    """Return a picture `(C, H, W)` in [0, 1] in 8 bits, `(H, W, C)` on the CPU; NaN is black."""
+    pixels = (picture.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(1, 2, 0).contiguous().cpu()
 
 
 def trigger_pictures(evidence: Mapping[str, Tensor | float]) -> tuple[tuple[str, str], ...]:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gifthorse.analysis.landscape import minima
 from gifthorse.core.atomic import atomic
+from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Rate
-from gifthorse.search.parametrizations.masks import STEP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,6 +16,7 @@ from gifthorse.analysis.separation import Separation
 from gifthorse.core.errors import ShapeMismatch
 from gifthorse.core.types import Images
 from gifthorse.report.figures.drawing import COLORS, MARKERS, WIDTH, marked, page
+from gifthorse.report.pictures import colored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,8 +64,7 @@ def attribution_rows(
 
 
 def _picture(axis: Axes, image: Tensor) -> None:
-    color = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
-    axis.imshow(color.clamp(0, 1).permute(1, 2, 0).cpu().numpy())
+    axis.imshow(colored(image).clamp(0, 1).permute(1, 2, 0).cpu().numpy())
 
 
 def scatter(path: Path, view: FeatureView, *, title: str) -> None:
