@@ -19,7 +19,7 @@ from torch import Tensor
 from gifthorse.core.errors import ShapeMismatch, UsageError
 from gifthorse.core.metrics import rate
 from gifthorse.core.types import Rate
-from gifthorse.report.figures import trigger as figures
+from gifthorse.report.figures import comparison as figures
 from gifthorse.report.figures.drawing import COLORS, MISSING, Share, median_track
 from gifthorse.report.json import write_json
 

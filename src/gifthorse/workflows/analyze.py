@@ -31,15 +31,14 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Labels, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
 from gifthorse.models.features import features
-from gifthorse.report.figures import plots
+from gifthorse.report.figures import trigger as figures
+from gifthorse.report.figures.drawing import axis_name
 from gifthorse.report.json import write_json
-from gifthorse.report.words import printable
 from gifthorse.training import predict, still
 
 Draw: TypeAlias = Callable[[Path], None]
 
 LEAST = 4  # pairs below which nothing can be said
-CLASS_NAME = 24  # characters of the target's name in titles
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,8 +255,7 @@ def write_case(case: Case, folder: Path, names: Sequence[str] = ()) -> list[Path
         UsageError: If a file cannot be written.
     """
     t = case.goal.target
-    known = printable(names[t], CLASS_NAME).strip() if t < len(names) else ""
-    name = known.replace("$", r"\$") or f"class {t}"  # no mathematics
+    name = (axis_name(names[t]) if t < len(names) else "") or f"class {t}"
     written = []
     for stem, (data, draw) in {**_inside(case, name), **_looks(case, name)}.items():
         said = {"goal": case.goal, "pairs": case.pairs, "asr": case.asr, stem: data}
@@ -273,18 +271,20 @@ def _inside(case: Case, name: str) -> dict[str, tuple[object, Draw | None]]:
     """Return what is said of features, neurons and channels, and how it is drawn."""
     view, path = {**asdict(case.view), "group_names": GROUPS}, case.path
     return {
-        "features": (view, partial(plots.scatter, view=case.view, title="Penultimate features")),
+        "features": (view, partial(figures.scatter, view=case.view, title="Penultimate features")),
         "separation": (
             case.curves,
             partial(
-                plots.separation_lines,
+                figures.separation_lines,
                 curves=case.curves,
                 title="Neurons that clean and that stamped images light up most",
             ),
         ),
         "path": (
             {"graph": path, "tac": case.changes, "silenced": case.silenced},
-            partial(plots.path_graph, found=path, title=f"Channels that lead to {name}", name=name),
+            partial(
+                figures.path_graph, found=path, title=f"Channels that lead to {name}", name=name
+            ),
         ),
         "similarity": (case.likeness, None),
     }
@@ -299,7 +299,7 @@ def _looks(case: Case, name: str) -> dict[str, tuple[object, Draw | None]]:
         "attribution": (
             {"shift": seen.shift, "layer": seen.before.layer},
             partial(
-                plots.attribution_rows,
+                figures.attribution_rows,
                 images=case.shown,
                 maps=(seen.before.values[:n], seen.after.values[:n]),
                 title=f"What speaks for {name} (Grad-CAM)",
@@ -308,5 +308,5 @@ def _looks(case: Case, name: str) -> dict[str, tuple[object, Draw | None]]:
     }
     if seen.table:
         title = "How far the trigger moves attribution maps"
-        out["table19"] = (seen.table, partial(plots.distance_bars, cells=seen.table, title=title))
+        out["table19"] = (seen.table, partial(figures.distance_bars, cells=seen.table, title=title))
     return out

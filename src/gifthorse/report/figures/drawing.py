@@ -16,6 +16,7 @@ from gifthorse.analysis.landscape import minima
 from gifthorse.core.atomic import atomic
 from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Rate
+from gifthorse.report.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,6 +201,38 @@ def percent(share: Share) -> tuple[float, float, float]:
     if isinstance(share, Rate):
         return 100 * share.value, 100 * share.low, 100 * share.high
     return (100 * share,) * 3
+
+
+def bars(axis: Axes, columns: Sequence[str], rows: Mapping[str, Sequence[Share]]) -> None:
+    """Draw a group of bars a column in percent, one a row, with 95 % intervals as whiskers."""
+    wide = 0.8 / len(rows)
+    for i, (name, shares) in enumerate(rows.items()):
+        at = [c - 0.4 + wide * (i + 0.5) for c in range(len(columns))]
+        middle, low, high = torch.tensor([percent(share) for share in shares]).T
+        axis.bar(at, middle.tolist(), wide * 0.92, color=COLORS[i % len(COLORS)], label=name)
+        spread = torch.stack([middle - low, high - middle]).clamp(min=0).tolist()
+        axis.errorbar(at, middle.tolist(), spread, fmt="none", ecolor="#444444", elinewidth=0.7)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.grid(visible=False, axis="x")
+
+
+def panels(figure: Figure, count: int, across: int) -> list[Axes]:
+    """Return `count` axes in rows of `across` that share what they span."""
+    down = -(-count // across)
+    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten().tolist()
+    for spare in axes[count:]:
+        spare.remove()
+    return list(axes[:count])
+
+
+def axis_name(name: str) -> str:
+    r"""Return a class name as matplotlib can draw it: short, printable, no mathematics.
+
+    Example:
+        >>> axis_name("a\tsign of $5")
+        'a sign of \\$5'
+    """
+    return printable(name, 24).strip().replace("$", r"\$")
 
 
 def median_track(tracks: Sequence[Tensor], runs: int) -> tuple[Tensor, Tensor]:
