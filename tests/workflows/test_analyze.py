@@ -27,9 +27,9 @@ from gifthorse.report.pictures import gaze
 from gifthorse.triggers import Additive, Stamp
 from gifthorse.triggers.packing import packed, unpacked
 from gifthorse.triggers.storage import pack
-from gifthorse.workflows import analyze as dossier
+from gifthorse.workflows import analyze as analyzing
 from gifthorse.workflows import scan as examine
-from gifthorse.workflows.analyze import Dossier
+from gifthorse.workflows.analyze import TriggerAnalysis
 from gifthorse.workflows.prepare import Received
 from gifthorse.workflows.repair import Truth, open_known, open_scan, open_truth
 
@@ -91,10 +91,10 @@ def test_the_gift_beside_its_twin(tmp_path: Path) -> None:
 def test_without_captum_the_rest_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, received: Received
 ) -> None:
-    monkeypatch.setattr(dossier, "available", lambda: False)
+    monkeypatch.setattr(analyzing, "available", lambda: False)
     few = InMemory(received.samples.images[:40], received.samples.labels[:40], 43)
     known = open_truth(TRUTH)
-    plan = Dossier(permutations=5, draws=1, method="pca")
+    plan = TriggerAnalysis(permutations=5, draws=1, method="pca")
     case = plan(received.subject, few, known.trigger, known.goal, Generator().manual_seed(0))
     assert case.attention is None
     lines = dict(cli_analyze.summary(case))
@@ -153,15 +153,15 @@ def test_bad_triggers_are_named(tmp_path: Path, received: Received) -> None:
 
 def test_bad_calls_are_named(received: Received) -> None:
     with pytest.raises(BadOption, match="q must be at least 1"):
-        Dossier(q=0)
+        TriggerAnalysis(q=0)
     known = open_truth(TRUTH)
     few = InMemory(received.samples.images[:3], received.samples.labels[:3], 43)
     rng = Generator().manual_seed(0)
     with pytest.raises(BadImages, match="at least 4 needed"):
-        Dossier()(received.subject, few, known.trigger, known.goal, rng)
+        TriggerAnalysis()(received.subject, few, known.trigger, known.goal, rng)
     other = Subject(received.subject.net, (3, 32, 32), 10)
     with pytest.raises(ShapeMismatch, match="to 10: they must agree"):
-        Dossier()(received.subject, few, known.trigger, known.goal, rng, against=other)
+        TriggerAnalysis()(received.subject, few, known.trigger, known.goal, rng, against=other)
 
 
 def net() -> Subject:

@@ -13,7 +13,7 @@ from gifthorse.analysis.attribution import MISSING
 from gifthorse.cli.support import pairs
 from gifthorse.core.errors import ShapeMismatch
 from gifthorse.core.types import Rate, Subject
-from gifthorse.workflows.analyze import Case, Dossier, write_case
+from gifthorse.workflows.analyze import AnalysisResult, TriggerAnalysis, write_case
 from gifthorse.workflows.repair import Truth, open_known
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
@@ -50,7 +50,7 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows.compare.showing import make
     from gifthorse.workflows.prepare import Received, parse
 
-    dossier = vary(Dossier(), pairs(options))
+    analysis = vary(TriggerAnalysis(), pairs(options))
     request = examine.Request(images, arch, normalize)
 
     def taken(path: str) -> Received:
@@ -62,7 +62,7 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     other = taken(against).subject if against is not None else None
     make(out)
     rng = Generator().manual_seed(seed)
-    case = dossier(
+    case = analysis(
         received.subject, received.samples, known.trigger, known.goal, rng, against=other
     )
     written = write_case(case, out, received.intake.class_names)
@@ -89,7 +89,7 @@ def fit(known: Truth, subject: Subject, path: Path) -> None:
         ) from error
 
 
-def summary(case: Case) -> list[tuple[str, str]]:
+def summary(case: AnalysisResult) -> list[tuple[str, str]]:
     """Return the figures that matter most: a word and a line of at most 68 characters each."""
     lines = [("success", f"{_spoken(case.asr)} of {case.pairs} stamped images")]
     if case.attention is None:

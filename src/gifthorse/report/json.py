@@ -28,9 +28,9 @@ from gifthorse.core.types import (
     Severity,
 )
 from gifthorse.report.facts import (
-    Comparison,
     Footprint,
     Lead,
+    SizeComparison,
     arm_of,
     array,
     compared,
@@ -114,7 +114,7 @@ class FindingEntry:
     message: str
     goal: Goal | None
     arm: Arm | None
-    comparison: Comparison | None
+    comparison: SizeComparison | None
     confirmation: Confirmation | None
     trigger: TriggerEntry | None
     evidence: Mapping[str, float]

@@ -101,7 +101,7 @@ WIDTH, HEIGHT = 580.0, 210.0  # of the plot in SVG units, without its axes
 
 
 @dataclass(frozen=True)
-class Bar:
+class ChartBar:
     """One class of the chart: a box in SVG units and the words of its tooltip."""
 
     x: float
@@ -118,7 +118,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A horizontal line: its place in SVG units and its words."""
 
     y: float
@@ -129,10 +129,10 @@ class Line:
 class SizeChart:
     """Bars by class number, lines at the median and at the cut, ticks of the vertical axis."""
 
-    bars: tuple[Bar, ...]
-    ticks: tuple[Line, ...]
-    median: Line | None
-    cut: Line | None
+    bars: tuple[ChartBar, ...]
+    ticks: tuple[ChartLine, ...]
+    median: ChartLine | None
+    cut: ChartLine | None
     named: bool
 
 
@@ -149,7 +149,9 @@ def size_chart(report: Report, verdict: Verdict) -> SizeChart | None:
     at = cut(verdict)
     step = _round_step(max(drawn) / 4)
     top = step * math.ceil(max([*drawn, at or 0.0]) * 1.02 / step)
-    ticks = (Line(_level(v * step, top), figure(v * step)) for v in range(round(top / step) + 1))
+    ticks = (
+        ChartLine(_level(v * step, top), figure(v * step)) for v in range(round(top / step) + 1)
+    )
     middle = _median(verdict, arms)
     return SizeChart(
         bars=_bars(report, verdict, arms, top),
@@ -177,7 +179,9 @@ def _median(verdict: Verdict, arms: Sequence[Arm]) -> float | None:
     return comparison.median if comparison else None
 
 
-def _bars(report: Report, verdict: Verdict, arms: Sequence[Arm], top: float) -> tuple[Bar, ...]:
+def _bars(
+    report: Report, verdict: Verdict, arms: Sequence[Arm], top: float
+) -> tuple[ChartBar, ...]:
     flagged = {f.goal for f in verdict.findings if f.severity in ("CRITICAL", "HIGH", "MEDIUM")}
     ticked = _ticked(
         [a.goal.target for a in arms], {a.goal.target for a in arms if a.goal in flagged}
@@ -185,7 +189,7 @@ def _bars(report: Report, verdict: Verdict, arms: Sequence[Arm], top: float) -> 
     pitch = WIDTH / len(arms)
     width = min(pitch * 0.72, 44.0)
     return tuple(
-        Bar(
+        ChartBar(
             x=(place + 0.5) * pitch - width / 2,
             y=_level(arm.size if arm.feasible else top, top),
             width=width,
@@ -216,10 +220,10 @@ def _tooltip(report: Report, arm: Arm) -> str:
     return f"{target}{source}: {found}, index {figure(arm.index)}, works on {percent(arm.asr)}"
 
 
-def _line(value: float | None, top: float, word: str) -> Line | None:
+def _line(value: float | None, top: float, word: str) -> ChartLine | None:
     if value is None or value > top:
         return None
-    return Line(_level(value, top), f"{word} {figure(value)}")
+    return ChartLine(_level(value, top), f"{word} {figure(value)}")
 
 
 def _level(value: float, top: float) -> float:

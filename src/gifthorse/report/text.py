@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gifthorse.core.types import Confirmation, Intake, Report, Tried, Verdict
-from gifthorse.report.facts import Comparison, Lead, compared, footprint, leads
+from gifthorse.report.facts import Lead, SizeComparison, compared, footprint, leads
 from gifthorse.report.status import FailOn, exit_code
 from gifthorse.report.words import (
     CLAIM_LIMIT,
@@ -248,7 +248,7 @@ def _works(c: Confirmation) -> str:
     return f"{unseen}; {controls}; no trigger: {percent(c.drift.value)}"
 
 
-def _beside(c: Comparison) -> str:
+def _beside(c: SizeComparison) -> str:
     sizes = f"size {figure(c.size)} pixels; median of the other {c.others}: {figure(c.median)}"
     return f"{sizes} (depth {figure(c.index)}, size ratio {figure(c.ratio)})"
 

@@ -77,7 +77,7 @@ class Likeness:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class AnalysisResult:
     """What came of an analysis.
 
     Attributes:
@@ -108,7 +108,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Dossier:
+class TriggerAnalysis:
     """Look at a known trigger inside a net, and perhaps at the same inside a clean one.
 
     Attributes:
@@ -145,7 +145,7 @@ class Dossier:
         rng: Generator,
         *,
         against: Subject | None = None,
-    ) -> Case:
+    ) -> AnalysisResult:
         """Return all figures; nothing that was given is changed.
 
         Args:
@@ -170,7 +170,7 @@ class Dossier:
         )
         nets = {"model": subject} | ({"against": against} if against is not None else {})
         path = activation_path(subject, x, stamped, goal.target, q=self.q)
-        return Case(
+        return AnalysisResult(
             goal=goal,
             pairs=len(x),
             asr=asr(predict(subject, stamped).argmax(1), y, goal),
@@ -243,7 +243,7 @@ def _cka(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:
 # As files: pictures, and beside each what it was drawn from -----------------------------------
 
 
-def write_case(case: Case, folder: Path, names: Sequence[str] = ()) -> list[Path]:
+def write_case(case: AnalysisResult, folder: Path, names: Sequence[str] = ()) -> list[Path]:
     """Write pictures, and what they were drawn from beside them; return their paths.
 
     Args:
@@ -267,7 +267,7 @@ def write_case(case: Case, folder: Path, names: Sequence[str] = ()) -> list[Path
     return written
 
 
-def _inside(case: Case, name: str) -> dict[str, tuple[object, Draw | None]]:
+def _inside(case: AnalysisResult, name: str) -> dict[str, tuple[object, Draw | None]]:
     """Return what is said of features, neurons and channels, and how it is drawn."""
     view, path = {**asdict(case.view), "group_names": GROUPS}, case.path
     return {
@@ -290,7 +290,7 @@ def _inside(case: Case, name: str) -> dict[str, tuple[object, Draw | None]]:
     }
 
 
-def _looks(case: Case, name: str) -> dict[str, tuple[object, Draw | None]]:
+def _looks(case: AnalysisResult, name: str) -> dict[str, tuple[object, Draw | None]]:
     """Return what is said of attribution maps, and how it is drawn; nothing without captum."""
     seen, n = case.attention, len(case.shown[0])
     if seen is None:

@@ -73,7 +73,7 @@ def page(path: Path, title: str, height: float) -> Iterator[Figure]:
 
 
 @dataclass(frozen=True, eq=False)
-class Scale:
+class ColorScale:
     """How the numbers of a matrix turn into colors and text.
 
     Attributes:
@@ -107,21 +107,23 @@ class Scale:
             plain_log(bar.long_axis)
 
 
-def colored(kind: Kind, grids: Sequence[Tensor]) -> Scale:
+def colored(kind: Kind, grids: Sequence[Tensor]) -> ColorScale:
     """Return one scale for several matrices: success in percent, or sizes in pixels."""
     from matplotlib.colors import LogNorm, Normalize
 
     if kind == "asr":
-        return Scale(
+        return ColorScale(
             Normalize(0, 100), "viridis", "{:.1f} %", "{:.0f}".format, "attack success (%)"
         )
     known = torch.cat([_known(g) for g in grids])
     low, high = (float(known.min()), float(known.max())) if len(known) else (1.0, 2.0)
     norm = LogNorm(max(low, 0.5), max(high, 2 * max(low, 0.5)))
-    return Scale(norm, "viridis", "{:.1f} px", "{:.0f}".format, "trigger size (pixels)", log=True)
+    return ColorScale(
+        norm, "viridis", "{:.1f} px", "{:.0f}".format, "trigger size (pixels)", log=True
+    )
 
 
-def compared(kind: Kind, first: Tensor, second: Tensor) -> tuple[Tensor, Scale]:
+def compared(kind: Kind, first: Tensor, second: Tensor) -> tuple[Tensor, ColorScale]:
     """Return how two matrices compare and its scale: points gained, or times larger."""
     from matplotlib.colors import LogNorm, Normalize
 
@@ -129,15 +131,17 @@ def compared(kind: Kind, first: Tensor, second: Tensor) -> tuple[Tensor, Scale]:
         gain = second - first
         reach = max(1.0, float(_known(gain).abs().max())) if len(_known(gain)) else 1.0
         norm = Normalize(-reach, reach)
-        return gain, Scale(norm, "PuOr", "{:+.1f} points", "{:+.0f}".format, "difference (points)")
+        return gain, ColorScale(
+            norm, "PuOr", "{:+.1f} points", "{:+.0f}".format, "difference (points)"
+        )
     ratio = first / second
     known = _known(ratio.log2()).abs()
     reach = 2 ** max(0.5, float(known.max()) if len(known) else 1.0)
     norm = LogNorm(1 / reach, reach)
-    return ratio, Scale(norm, "PuOr", "{:.1f} times", _short, "times larger", log=True)
+    return ratio, ColorScale(norm, "PuOr", "{:.1f} times", _short, "times larger", log=True)
 
 
-def matrix(axis: Axes, grid: Tensor, names: Sequence[str], scale: Scale) -> None:
+def matrix(axis: Axes, grid: Tensor, names: Sequence[str], scale: ColorScale) -> None:
     """Draw one matrix `(K, K)`, with its numbers where there is room to read them."""
     from matplotlib import colormaps
     from numpy.ma import masked_invalid

@@ -47,20 +47,20 @@ def open_truth(path: Path) -> Truth:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FoundTrigger:
     severity: Severity
     goal: Goal | None
     trigger: TriggerEntry | None
 
 
 @dataclass(frozen=True)
-class _Result:
+class _ScanRead:
     """What is read of the JSON result of a scan."""
 
     schema_version: Literal["2"]
     target: Origin
     verdict: FileVerdict
-    findings: tuple[_Found, ...]
+    findings: tuple[_FoundTrigger, ...]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def open_scan(path: Path) -> Scanned:
         data = json.loads(path.read_bytes())
         if isinstance(data, dict) and data.get("schema_version") == "1":
             raise UsageError(f"{path} was written by an older gifthorse: scan the model again")
-        result = TypeAdapter(_Result).validate_python(data)
+        result = TypeAdapter(_ScanRead).validate_python(data)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "other fields, or no JSON"
         raise UsageError(
@@ -156,7 +156,7 @@ def open_scan(path: Path) -> Scanned:
     return Scanned(path, target.path, target.sha256, label, tuple(classes), *packed)
 
 
-def _packed(findings: Iterable[_Found]) -> tuple[str, ...]:
+def _packed(findings: Iterable[_FoundTrigger]) -> tuple[str, ...]:
     return tuple(f.trigger.packed for f in findings if f.trigger and f.trigger.packed)
 
 
