@@ -23,7 +23,7 @@ from gifthorse.core.tensors import wilson
 from gifthorse.core.types import Confirmation, Goal, Rate
 from gifthorse.report import WRITERS
 from gifthorse.report.json import encoded
-from gifthorse.report.repairs import REPAIR_WRITERS as REPAIRS
+from gifthorse.report.repairs import WRITERS as REPAIRS
 from gifthorse.report.repairs import RepairRecord
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"

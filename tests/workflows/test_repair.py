@@ -35,20 +35,19 @@ from gifthorse.core.types import (
     Verdict,
 )
 from gifthorse.data.samples import whole
-from gifthorse.detection.verdict import evidence as shown_evidence
+from gifthorse.detection.verdict import evidence as shown
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.models import load
 from gifthorse.remedies import REMEDIES, FineTuning, Unlearning
-from gifthorse.report import WRITERS
+from gifthorse.report import WRITERS, repairs
 from gifthorse.report.json import plain
-from gifthorse.report.repairs import REPAIR_WRITERS
 from gifthorse.search import Pace
 from gifthorse.training import Recipe
 from gifthorse.triggers import Stamp
 from gifthorse.triggers.packing import unpacked
 from gifthorse.triggers.storage import pack
 from gifthorse.workflows import repair as repairing
-from gifthorse.workflows import scan as examine
+from gifthorse.workflows.opening import Inputs, take_in
 from gifthorse.workflows.prepare import Received
 from gifthorse.workflows.repair import Order, Repaired, open_scan, open_truth, repair, spread
 
@@ -74,7 +73,7 @@ def run(*words: object) -> str:
 
 @cache
 def received() -> Received:
-    return examine.take_in(load(str(MODEL)), examine.Request(str(IMAGES)), None, None)
+    return take_in(load(str(MODEL)), Inputs(str(IMAGES)))
 
 
 @dataclass
@@ -135,13 +134,13 @@ def test_bad_calls_are_named(tmp_path: Path) -> None:
 
 
 def test_a_model_that_fails_the_checks_is_not_repaired(tmp_path: Path) -> None:
-    request = examine.Request(str(IMAGES))
+    inputs = Inputs(str(IMAGES))
     opened = load(str(MODEL))
     with torch.no_grad():
         for p in opened.net.parameters():
             p.zero_()
     with pytest.raises(Incomplete, match="nothing was repaired"):
-        repair(examine.take_in(opened, request, None, None), Watching(), Generator(), Run())
+        repair(take_in(opened, inputs), Watching(), Generator(), Run())
 
 
 def test_a_truth_must_say_its_class(tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def result(
     given = received()
     trigger, goal = unpacked(RECOVERED)
     if evidence is None:
-        evidence = shown_evidence(given.subject, trigger, goal, given.samples, Run())
+        evidence = shown(given.subject, trigger, goal, given.samples, Run())
     found = Finding("BD001", severity, 10.5, "A trigger.", goal, evidence=evidence)
     verdict = Verdict("pixel_quick", 10.5, 3.0, label, (found,))
     report = Report(
@@ -330,7 +329,7 @@ class Replacing:
     """A remedy that knows the trigger of the bands, and puts a clean net in their place."""
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
-        return self.recovering(subject, clean, rng, run=run)[0]
+        return self.recovering(subject, clean, rng, run)[0]
 
     def recovering(
         self, subject: Subject, clean: Samples, rng: Generator, run: Run
@@ -369,7 +368,7 @@ def test_classes_lie_further_from_the_target_without_its_backdoor() -> None:
     assert told["mean"] == {"before": before.mean, "after": after.mean}
     assert told["pairs"][0]["source"] == 0
     assert told["increase"] > 1
-    assert "the mean of 5 pairs of classes" in " ".join(REPAIR_WRITERS["text"](record).split())
+    assert "the mean of 5 pairs of classes" in " ".join(repairs.WRITERS["text"](record).split())
 
 
 def test_distances_need_a_target() -> None:

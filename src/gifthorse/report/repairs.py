@@ -329,4 +329,4 @@ def _strip(repair: RepairRecord, shown: Exhibit) -> tuple[JudgedImage, ...]:
     )
 
 
-REPAIR_WRITERS: dict[str, RepairWriter] = {"text": text, "html": html}
+WRITERS: dict[str, RepairWriter] = {"text": text, "html": html}

@@ -134,7 +134,7 @@ def fresh(net: str, data: Divided, rng: Generator) -> Subject:
 
 def train_clean(net: str, data: Divided, recipe: Recipe, rng: Generator, run: Run) -> Subject:
     """Train a net on clean data from scratch; the run keeps what an interruption would lose."""
-    start = fresh(net, data, rng)
+    start = fresh(net, data, rng).to(run.device)
     return fit(start, data.train, recipe, rng, run.keyed(recipe, start, data.train, rng, most=64))
 
 
@@ -178,7 +178,7 @@ def implant(
     run: Run,
 ) -> Implant:
     """Train a copy of a net, untrained or benign, under an attack."""
-    return attack(victim, data.train, goal, rng, run=run)
+    return attack(victim, data.train, goal, rng, run)
 
 
 def judge(
