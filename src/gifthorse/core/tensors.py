@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Generator, Tensor
 
+STEP = 1 / 255  # the smallest change that an 8-bit image can show
 EPSILON = 1e-7  # as in the reference code of Neural Cleanse and PixelBackdoor
 
 
