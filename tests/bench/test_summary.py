@@ -26,7 +26,7 @@ from gifthorse.bench.sheets import (
 )
 from gifthorse.bench.summary import LAYOUTS, references, tables
 from gifthorse.core.metrics import mean_rate
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 
 
 def sheet(records: Sequence[dict[str, Any]], name: str, *, reference: bool = False) -> Sheet:
