@@ -61,7 +61,7 @@ def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:
     detector = vary(DETECTORS[name], {k: v for k, v in options.items() if k in known})
     run, started = Run(seconds=a.seconds), time.monotonic()
     rng = torch.Generator().manual_seed(a.seed)
-    verdict = detector(received.subject, received.samples, rng, run=run)
+    verdict = detector(received.subject, received.samples, rng, run)
     lead = verdict.findings[0] if verdict.findings else None
     target = lead.goal.target if lead and lead.goal else None
     sizes = {arm.goal.target: arm.size for arm in verdict.arms if arm.goal.source is None}

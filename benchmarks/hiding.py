@@ -62,7 +62,7 @@ def main() -> None:
         if name not in result["rows"]:
             received = take_in(load(str(path)), Request(images=a.images), None, None)
             rng = torch.Generator().manual_seed(0)
-            verdict = DETECTORS[a.detector](received.subject, received.samples, rng, run=Run())
+            verdict = DETECTORS[a.detector](received.subject, received.samples, rng, Run())
             lead = verdict.findings[0].goal if verdict.findings else None
             result["rows"][name] = {
                 "label": verdict.label,

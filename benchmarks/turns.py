@@ -72,7 +72,7 @@ def judge(number: int, bag: Path, known: dict[str, Any]) -> dict[str, Any]:
             continue
         run = Run()
         rng = torch.Generator().manual_seed(FIRST + number)
-        verdict = detector(subject, clean, rng, run=run)
+        verdict = detector(subject, clean, rng, run)
         lead = verdict.findings[0].goal if verdict.findings else None
         out[name] = {
             "label": verdict.label,

@@ -217,9 +217,7 @@ def test_a_hidden_layer_bends_what_a_linear_one_cannot() -> None:
     known = replace(table(implant().subject, TRAIN), features=z, labels=y, classes=2)
     recipe = Recipe(epochs=30, batch=40, lr=0.1, bf16=False)
     right = {
-        kind: float(
-            (classifier(kind, known, recipe, rng, Run())(z, Run()).argmax(1) == y).float().mean()
-        )
+        kind: float((classifier(kind, known, recipe, rng, Run())(z).argmax(1) == y).float().mean())
         for kind in ("fcn1", "fcn2")
     }
     assert right["fcn1"] < 0.8
@@ -260,7 +258,7 @@ def test_an_interrupted_transfer_goes_on_to_the_same_outcome(tmp_path: Path) -> 
             raise Stop
 
     def run(run: Run | None) -> dict[str, Outcome]:
-        return plan(implant(), TRAIN, TEST, Generator().manual_seed(0), run=run)
+        return plan(implant(), TRAIN, TEST, Generator().manual_seed(0), run or Run())
 
     with pytest.raises(Stop):
         run(Run(fragile, store=tmp_path / "state"))

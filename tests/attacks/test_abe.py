@@ -105,7 +105,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> No
     with pytest.raises(Stopped):
         ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store, 2))
     run = Run(store=store)
-    made = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=run)
+    made = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     wanted = whole.subject.net.state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in made.subject.net.state_dict().items())
     plain = replace(ATTACK, weight=0.0)(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())

@@ -192,7 +192,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> No
     with pytest.raises(Stopped):
         attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store, 2))
     run = Run(store=store)
-    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=run)
+    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     wanted = whole_run.subject.net.state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in made.subject.net.state_dict().items())
 

@@ -78,7 +78,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(
         attack(blobs(), FEW, GOAL, Generator().manual_seed(0), run=stopping)
     steps: list[int] = []
     run = Run(lambda done, total, words: steps.append(total), store=store)
-    again = attack(blobs(), FEW, GOAL, Generator().manual_seed(0), run=run)
+    again = attack(blobs(), FEW, GOAL, Generator().manual_seed(0), run)
     assert all(torch.equal(a, b) for a, b in zip(weights(made), weights(again), strict=True))
     each = len(FEW) * (1 - share) // 16
     assert set(steps) == ({2 * each, 3 * each} if epochs < 2 else {3 * each})

@@ -116,7 +116,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_change(tmp_path: Path) -> Non
     store = tmp_path / "state"
     with pytest.raises(Stopped):
         SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
-    made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Run(store=store))
+    made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run(store=store))
     assert torch.equal(made.trigger.picture()[0], expected.trigger.picture()[0])
     weights = expected.subject.net.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in made.subject.net.state_dict().items())

@@ -72,7 +72,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> No
     store = tmp_path / "state"
     with pytest.raises(Stopped):  # two epochs of the clean net, one of the training
         SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store, 3))
-    made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Run(store=store))
+    made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run(store=store))
     expected = whole_run.subject.net.state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in made.subject.net.state_dict().items())
     assert made.poisoned is not None

@@ -176,7 +176,7 @@ def test_an_interrupted_attack_goes_on_without_shaping_again(
     run = Fragile(store)
     run.left = [left]
     with pytest.raises(Stopped):
-        attack(trained(), TRAIN, goal, Generator().manual_seed(0), run=run)
+        attack(trained(), TRAIN, goal, Generator().manual_seed(0), run)
 
     def never(*args: Any, **more: Any) -> None:
         raise AssertionError
@@ -199,7 +199,7 @@ def test_shaping_is_reported() -> None:
     told: list[tuple[int, int, str]] = []
     run = Run(lambda *call: told.append(call))
     attack = replace(QUICKLY, recipe=replace(SHORT, epochs=0))
-    attack(trained(), TRAIN, Goal(2), Generator().manual_seed(0), run=run)
+    attack(trained(), TRAIN, Goal(2), Generator().manual_seed(0), run)
     assert told == [(done, 3, "shaping the trigger") for done in (1, 2, 3)]
 
 

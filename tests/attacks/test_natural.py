@@ -61,7 +61,7 @@ class Watched:
 def test_the_search_sees_images_of_the_source_or_of_all_but_the_target() -> None:
     watched = Watched()
     for goal in (Goal(3, source=1), Goal(3)):
-        Natural(watched, Run(), images=20)(
+        Natural(watched, images=20)(
             weighted(), band_images(10), goal, Generator().manual_seed(0), Run()
         )
     assert watched.seen[0] == [1] * 10
@@ -72,7 +72,7 @@ def test_the_search_sees_images_of_the_source_or_of_all_but_the_target() -> None
 def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
     def run(run: Run | None) -> torch.Tensor:
         goal, rng = Goal(3), Generator().manual_seed(0)
-        made = Natural(INVERTER)(weighted(), band_images(), goal, rng, run=run)
+        made = Natural(INVERTER)(weighted(), band_images(), goal, rng, run or Run())
         return torch.cat(made.trigger.picture())
 
     expected, store = run(None), tmp_path / "state"

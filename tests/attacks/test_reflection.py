@@ -149,7 +149,7 @@ def test_an_interrupted_choice_goes_on_and_repeats_no_finished_trial(
     run = Fragile(store)
     run.left = [kept]
     with pytest.raises(Stopped):
-        attack(blobs(), train, GOAL, Generator().manual_seed(0), run=run)
+        attack(blobs(), train, GOAL, Generator().manual_seed(0), run)
     stages: list[str] = []
     infect = reflection._Trial.infect
 

@@ -44,7 +44,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(
         attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
     steps: list[int] = []
     run = Run(lambda done, total, words: steps.append(done), store=store)
-    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=run)
+    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     assert all(torch.equal(v, state(whole.subject)[k]) for k, v in state(made.subject).items())
     assert min(steps) > len(TRAIN) * (1 - share) // SHORT.batch  # the first epoch is not repeated
 
@@ -168,22 +168,26 @@ def test_features_are_what_goes_into_the_last_layer() -> None:
     assert not last(subject)._forward_pre_hooks
 
 
+def keyed(run: Run) -> Run:
+    return run.keyed("method", blobs(), blob_images(2), Generator().manual_seed(0))
+
+
 def test_steps_before_an_interruption_count_once(tmp_path: Path) -> None:
     first = Run(store=tmp_path / "state")
-    first.spend(100)
-    Run(first, "run").keep([1])
+    first.charge(100)
+    keyed(first).save([1])
     again = Run(store=tmp_path / "state")
     for _ in range(3):
-        assert Run(again, "run").recall() == [1]
+        assert keyed(again).load() == [1]
     assert again.image_steps == 100
 
 
 def test_a_ledger_keeps_stages_apart_and_together(tmp_path: Path) -> None:
     store = tmp_path / "state"
-    run = Run(Run(store=store), "run")
+    run = keyed(Run(store=store))
     run.save({"epoch": 1, "parts": [torch.arange(3)]})
-    run.checkpoint("second").keep([1.5, "words"])
-    again = Run(Run(store=store), "run")
-    assert again.stage("second").recall() == [1.5, "words"]
-    assert torch.equal(again.recall()["parts"][0], torch.arange(3))
-    assert again.stage("third").recall() is None
+    run.checkpoint("second").save([1.5, "words"])
+    again = keyed(Run(store=store))
+    assert again.checkpoint("second").load() == [1.5, "words"]
+    assert torch.equal(again.load()["parts"][0], torch.arange(3))
+    assert again.checkpoint("third").load() is None

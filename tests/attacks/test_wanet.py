@@ -74,7 +74,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(share: float, tmp_pat
     with pytest.raises(Stopped):
         attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
     run = Run(store=store)
-    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=run)
+    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     after = made.subject.net.state_dict()
     assert all(torch.equal(v, after[k]) for k, v in whole.subject.net.state_dict().items())
     assert isinstance(made.trigger, Warp)

@@ -209,5 +209,5 @@ def test_badnet_all_to_all_moves_every_class_to_the_next() -> None:
 def test_progress_is_reported() -> None:
     calls: list[tuple[int, int, str]] = []
     run = Run(progress=lambda *a: calls.append(a))
-    toy("badnet")(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=run)
+    toy("badnet")(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     assert calls[-1][0] == calls[-1][1] == 6 * (len(TRAIN) // 32)

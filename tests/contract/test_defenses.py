@@ -169,11 +169,11 @@ class Guarded:
         self.method = method
         self.given: list[tuple[object, ...]] = []
 
-    def __call__(self, *given: Any, run: Run) -> Any:
-        self.given.append(given)
+    def __call__(self, *given: Any) -> Any:
+        self.given.append(given[:-1])  # without the run
         RUNNING.append(self)
         try:
-            return self.method(*given, run=run)
+            return self.method(*given)
         finally:
             RUNNING.pop()
 
@@ -207,7 +207,7 @@ def test_the_guard_bites() -> None:
 
     def peek(what: object) -> None:
         with pytest.raises(AssertionError, match="must not see"):
-            Guarded(lambda *a, run: what())(Run(), Run())  # type: ignore[operator]
+            Guarded(lambda *a: what())(Run())  # type: ignore[operator]
 
     peek(lambda: made.goal.target)
     peek(lambda: made.trigger(torch.zeros(1, 3, 12, 14)))
@@ -332,7 +332,7 @@ def test_h_options_go_through_json(kind: Kind, name: str) -> None:
 @filters
 def test_i_a_filter_without_time_gives_no_scores(name: str) -> None:
     with pytest.raises(Incomplete, match="time limit"):
-        brief("filter", name)(wired(1), DATA.fit, DATA.calibration, seed(), run=Run(seconds=0))
+        brief("filter", name)(wired(1), DATA.fit, DATA.calibration, seed(), Run(seconds=0))
 
 
 @remedies
@@ -341,11 +341,11 @@ def test_i_a_remedy_without_time_gives_all_or_nothing(name: str) -> None:
     method: Remedy = brief("remedy", name)
     run = Run(seconds=0)
     if name in AT_ONCE:
-        made = method(wired(1), DATA.fit, seed(), run=run)
+        made = method(wired(1), DATA.fit, seed(), run)
         assert digest(made.net) == digest(method(wired(1), DATA.fit, seed(), Run()).net)
         return
     with pytest.raises(Incomplete, match="time limit"):
-        method(wired(1), DATA.fit, seed(), run=run)
+        method(wired(1), DATA.fit, seed(), run)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_i_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(
         with pytest.raises(Incomplete, match="budget"):
             method(wired(1), DATA.fit, seed(), run=first)
         assert first.image_steps < whole_run.image_steps
-        made = method(wired(1), DATA.fit, seed(), run=Run(store=store))
+        made = method(wired(1), DATA.fit, seed(), Run(store=store))
         assert digest(made.net) == expected
 
 

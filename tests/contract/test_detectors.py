@@ -334,7 +334,7 @@ def test_a_stopped_detector_never_says_that_nothing_was_found(name: str, limit: 
         budget = 7 + int(whole.image_steps / 2)
         run, why = Run(budget=budget), f"the budget of {budget:,} image-steps is spent"
     run.charge(7)  # by somebody else, before
-    got = toy(name)(subject(None), images(8, 1), Generator().manual_seed(1), run=run)
+    got = toy(name)(subject(None), images(8, 1), Generator().manual_seed(1), run)
     assert got.image_steps == pytest.approx(run.image_steps - 7)
     assert got.image_steps <= whole.image_steps
     if got.label == "NO BACKDOOR FOUND":  # it was done before it could be stopped
@@ -354,7 +354,7 @@ def test_a_stopped_detector_never_says_that_nothing_was_found(name: str, limit: 
 def test_a_planted_toy_is_never_cleared_for_want_of_time(name: str) -> None:
     subject, images = TOYS[home(name)]
     rng, run = Generator().manual_seed(1), Run(seconds=0)
-    got = toy(name)(subject(where(1)), images(8, 1), rng, run=run)
+    got = toy(name)(subject(where(1)), images(8, 1), rng, run)
     if got.label != "INCONCLUSIVE":  # it was done, or has a trigger that works already
         done = got.image_steps == verdict(name, home(name), where(1), 1).image_steps
         assert got.label == "BACKDOORED" or (done and got.label == "SUSPICIOUS")
@@ -366,7 +366,7 @@ def test_progress_is_reported_and_work_counted(name: str) -> None:
     calls: list[tuple[int, int, str]] = []
     subject, images = TOYS[home(name)]
     run = Run(progress=lambda *call: calls.append(call))
-    got = brief(name)(subject(where(1)), images(8, 1), Generator().manual_seed(1), run=run)
+    got = brief(name)(subject(where(1)), images(8, 1), Generator().manual_seed(1), run)
     assert calls
     assert all(0 <= done <= total and words for done, total, words in calls)
     assert run.image_steps == pytest.approx(got.image_steps)

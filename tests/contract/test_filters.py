@@ -173,12 +173,12 @@ def test_a_session_is_told_charged_and_obeyed(name: str) -> None:
     calls: list[tuple[int, int, str]] = []
     run = Run(progress=lambda *a: calls.append(a))
     method, subject = toy(name), implant().subject
-    method(subject, CLEAN, samples, Generator().manual_seed(0), run=run)
+    method(subject, CLEAN, samples, Generator().manual_seed(0), run)
     assert run.image_steps >= len(samples) / 2
     assert all(0 < done <= total for done, total, _ in calls)
     assert (len(samples), len(samples)) in {(done, total) for done, total, _ in calls}
     with pytest.raises(Incomplete, match="budget"):
-        method(subject, CLEAN, samples, Generator().manual_seed(0), run=Run(budget=0))
+        method(subject, CLEAN, samples, Generator().manual_seed(0), Run(budget=0))
 
 
 @names

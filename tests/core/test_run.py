@@ -38,31 +38,24 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_without_limits_a_run_never_has_to_stop() -> None:
-    run: Run = Run()
+    run = Run()
     run.report(1, 2, "to nobody")
     run.charge(1e12)
-    run.keep("key", STATE)
+    run.save(STATE)
     assert run.stop_reason == ""
-    assert run.recall("key") is None
+    assert run.load() is None
     assert run.image_steps == 1e12
 
 
 def test_a_run_must_stop_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    run = Run(seconds=60, _started=100.0)
+    run = Run(seconds=60)
     assert run.stop_reason == ""
     now[0] = 159.9
     assert run.stop_reason == ""
     now[0] = 160.0
     assert run.stop_reason == "the time limit of 60 s is reached"
-
-
-def test_the_time_runs_from_when_the_session_was_made() -> None:
-    before = time.monotonic()
-    assert before <= Run()._started <= time.monotonic()
-    assert Run(seconds=0).over
-    assert not Run(seconds=3600).over
 
 
 def test_a_run_must_stop_when_its_budget_is_spent() -> None:
@@ -81,7 +74,50 @@ def test_whoever_watches_is_told() -> None:
     assert heard == [(3, 10, "3 of 10 done")]
 
 
+def test_views_of_a_run_count_together() -> None:
+    run = Run(budget=10)
+    keyed(run).checkpoint("search").charge(6)
+    run.unkept.charge(4)
+    assert run.image_steps == 10
+    assert keyed(run).stop_reason == run.stop_reason != ""
+
+
+def test_a_part_charges_the_whole_and_stops_with_it() -> None:
+    whole = Run(budget=10)
+    first, second = whole.part(), whole.part()
+    assert whole.parts == [first, second]
+    first.charge(7)
+    assert (first.image_steps, second.image_steps, whole.image_steps) == (7, 0, 7)
+    second.charge(3)
+    assert first.stop_reason == second.stop_reason == whole.stop_reason
+    assert first.was_stopped
+    assert not whole.part().was_stopped
+
+
+def test_a_part_is_not_stopped_before_the_whole_did_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Run(seconds=0)
+    part = whole.part()
+    assert whole.stop_reason
+    assert part.stop_reason == ""  # else a run with a short limit would never get on
+    part.charge(1)
+    assert part.stop_reason
+    monkeypatch.setattr(whole, "seconds", None)
+    assert part.stop_reason  # once told to stop, a part has stopped
+
+
 # The file ----------------------------------------------------------------------------------------
+
+
+def keyed(run: Run, method: object = "one") -> Run:
+    return run.keyed(method, blobs(), blob_images(2), Generator().manual_seed(0))
+
+
+def kept(store: Path) -> Run:
+    run = keyed(Run(store=store))
+    run.save(STATE)
+    return run
 
 
 def equal(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor]) -> bool:
@@ -91,82 +127,86 @@ def equal(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor]) -> bool:
 
 
 def test_what_is_kept_comes_back_as_it_was(store: Path) -> None:
-    Run(store=store).keep("key", STATE)
-    assert equal(Run(store=store).recall("key"), STATE)
+    kept(store)
+    assert equal(keyed(Run(store=store)).load(), STATE)
     assert [p.name for p in store.parent.iterdir()] == [store.name]  # and nothing beside it
 
 
 def test_a_state_of_strides_comes_back_too(store: Path) -> None:
     grid = torch.arange(12.0).view(3, 4)
     state = {"turned": grid.T, "part": grid[:, 1:3]}
-    Run(store=store).keep("key", state)
-    assert equal(Run(store=store).recall("key"), state)
+    keyed(Run(store=store)).save(state)
+    assert equal(keyed(Run(store=store)).load(), state)
 
 
 def test_the_last_state_counts(store: Path) -> None:
-    run = Run(store=store)
-    run.keep("key", STATE)
+    run = kept(store)
     newer = {k: v + v for k, v in STATE.items()}
-    run.keep("key", newer)
-    assert equal(run.recall("key"), newer)
+    run.save(newer)
+    assert equal(keyed(run).load(), newer)
 
 
 def test_nothing_was_kept_yet(store: Path) -> None:
-    assert Run(store=store).recall("key") is None
+    assert keyed(Run(store=store)).load() is None
+
+
+def test_a_view_that_keeps_nothing_leaves_the_file(store: Path) -> None:
+    run = kept(store)
+    run.unkept.save({})
+    assert run.unkept.load() is None
+    assert equal(keyed(run).load(), STATE)
 
 
 def test_work_of_the_interrupted_run_counts_in_the_budget(store: Path) -> None:
-    first = Run(store=store, budget=100)
-    first.spend(70)
-    first.keep("key", STATE)
-    second = Run(store=store, budget=100)
-    second.recall("key")
+    first = keyed(Run(store=store, budget=100))
+    first.charge(70)
+    first.save(STATE)
+    second = keyed(Run(store=store, budget=100))
     assert second.image_steps == 70
-    assert not second.over
-    second.spend(30)
-    assert second.over
+    assert not second.stop_reason
+    second.charge(30)
+    assert second.stop_reason
 
 
 def test_the_state_of_another_run_is_refused(store: Path) -> None:
-    Run(store=store).keep("one", STATE)
+    kept(store)
     run = Run(store=store)
     with pytest.raises(UsageError, match=r"scan\.state keeps another run: of another model"):
-        run.recall("two")
+        keyed(run, "two")
     assert run.image_steps == 0
-    assert equal(run.recall("one"), STATE)
+    assert equal(keyed(run).load(), STATE)
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -1])
 def test_a_damaged_file_is_refused(store: Path, cut: int) -> None:
-    Run(store=store).keep("key", STATE)
+    kept(store)
     store.write_bytes(store.read_bytes()[:cut])
     with pytest.raises(UsageError, match=r"scan\.state cannot be continued .*delete it"):
-        Run(store=store).recall("key")
+        keyed(Run(store=store))
 
 
 @pytest.mark.parametrize("content", [b"not a state at all", b"\xff" * 64])
 def test_another_file_is_refused_and_stays(store: Path, content: bytes) -> None:
     store.write_bytes(content)
     with pytest.raises(UsageError, match="cannot be continued"):
-        Run(store=store).recall("key")
+        keyed(Run(store=store))
     assert store.read_bytes() == content
 
 
 def test_a_state_that_cannot_be_written_leaves_the_old_one(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Run(store=store).keep("key", STATE)
+    run = kept(store)
     before = store.read_bytes()
-    broken = Run(store=store.parent / "gone" / "scan.state")
     with pytest.raises(UsageError, match="cannot write"):
-        broken.keep("key", STATE)
+        keyed(Run(store=store.parent / "gone" / "scan.state")).save(STATE)
 
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match=r"cannot write .*scan\.state: no space left"):
-        Run(store=store).keep("key", {k: v + v for k, v in STATE.items()})
+        run.save({k: v + v for k, v in STATE.items()})
     assert store.read_bytes() == before
     assert [p.name for p in store.parent.iterdir()] == [store.name]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gifthorse.detection.proof import Proof, Scores, paced, penultimate
 from tests.toys import BANDS, SIDE, band_images, bands, blob_images, blobs
 from torch import Generator, nn
 
@@ -19,6 +18,9 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Candidate, Goal, Samples, Subject, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection.gangsweep import GangSweep, Painter
+from gifthorse.detection.scored import paced, penultimate
+from gifthorse.detection.scored import verdict as judged
+from gifthorse.detection.verdict import Proof, Scores
 from gifthorse.models.folding import frozen
 from gifthorse.triggers import Additive
 
@@ -136,8 +138,8 @@ def test_a_verdict_is_complete() -> None:
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.settings == {k: str(v) for k, v in describe(TOY).items()}
     # 100 steps of 8 images for 6 classes; 20 search images forward, 20 unseen ones twice; and a
-    # confirmation on 24 images.
-    assert got.image_steps == 6 * (100 * 8 + 20 / 2 + 20) + 5 * 24
+    # confirmation on 24 images, and 8 of them shown before and after.
+    assert got.image_steps == 6 * (100 * 8 + 20 / 2 + 20) + 5 * 24 + 8
     assert got.seconds > 0
 
 
@@ -177,7 +179,7 @@ def test_the_same_seed_gives_the_same_table_whatever_else_is_random() -> None:
 
 def test_a_run_that_must_stop_gives_no_verdict() -> None:
     run = Run(budget=1000)
-    got = TOY(bands(1), band_images(), Generator().manual_seed(0), run=run)
+    got = TOY(bands(1), band_images(), Generator().manual_seed(0), run)
     assert got.label == "INCONCLUSIVE"
     assert [f.rule for f in got.findings] == ["IN003"]
     assert "1,000 image-steps" in got.findings[0].message
@@ -207,6 +209,7 @@ class Given:
     working: tuple[int, ...]
     missing: int = 0
     threshold: float = 2.0
+    proof: Proof = Proof()
     size: float = 1.0
 
     def score(
@@ -243,7 +246,7 @@ def test_a_class_is_backdoored_only_if_it_stands_out_and_its_trigger_works(
 ) -> None:
     scorer = Given(tuple(scores), tuple(working), missing)
     rng = Generator().manual_seed(0)
-    got = Proof().verdict(scorer, bands(1), band_images(), rng, Run())
+    got = judged(scorer, bands(1), band_images(), rng, Run())
     assert got.label == label
     assert [f.severity for f in got.findings] == severities
 
@@ -252,7 +255,7 @@ def test_a_class_is_backdoored_only_if_it_stands_out_and_its_trigger_works(
 def test_what_covers_most_of_the_image_proves_nothing(size: float, label: str) -> None:
     scorer = Given((0.0, 5.0, 0.0, 0.0, 0.0, 0.0), (1,), size=size)  # of 18x18 pixels
     rng = Generator().manual_seed(0)
-    got = Proof().verdict(scorer, bands(1), band_images(), rng, Run())
+    got = judged(scorer, bands(1), band_images(), rng, Run())
     assert got.label == label
     assert got.findings[0].goal == Goal(1)
 

@@ -152,7 +152,7 @@ def test_what_confirms_a_trigger(
         return rate(torch.arange(trials) < count)
 
     seen = Confirmation(share(*hits), share(*control), share(0, 20))
-    monkeypatch.setattr("gifthorse.detection.inspector.confirm", lambda *a, **k: seen)
+    monkeypatch.setattr("gifthorse.detection.verdict.confirm", lambda *a, **k: seen)
     verdict = Inspector(planted(2))(bands(2), band_images(), rng, Run())
     assert verdict.label == label
     assert verdict.findings[0].confirmation == seen
@@ -185,7 +185,7 @@ def test_a_search_that_found_nothing_is_no_verdict(rng: Generator) -> None:
 
 def test_a_search_that_was_cut_short_is_no_verdict(rng: Generator) -> None:
     sizes = (90.0, 91.0, 92.0, 93.0, 94.0, 30.0)  # a quarter of 18x18 is 81
-    verdict = Inspector(Given(sizes), Run(), threshold=1e9)(bands(), band_images(), rng, Run())
+    verdict = Inspector(Given(sizes), threshold=1e9)(bands(), band_images(), rng, Run())
     assert verdict.label == "INCONCLUSIVE"
     assert "5 of 6 classes" in verdict.findings[-1].message
 
@@ -326,23 +326,23 @@ def table(verdict: Verdict) -> list[tuple[Goal, float, float, float, int]]:
 
 
 def searched(run: Run | None = None, detector: Inspector = SEARCH) -> Verdict:
-    return detector(bands(2), band_images(), Generator().manual_seed(5), run=run)
+    return detector(bands(2), band_images(), Generator().manual_seed(5), run or Run())
 
 
 def test_a_stopped_search_is_no_verdict_and_says_why(rng: Generator) -> None:
     slow = replace(planted(2, trigger=NOTHING), left=9)  # class 2 is small, and nothing confirms it
     run = Run(budget=200)
-    verdict = Inspector(slow)(bands(2), band_images(), rng, run=run)
+    verdict = Inspector(slow)(bands(2), band_images(), rng, run)
     assert verdict.label == "INCONCLUSIVE"
     last = verdict.findings[-1]
     assert (last.rule, last.severity) == ("IN003", "HIGH")
     assert "the budget of 200 image-steps is spent, after 7 rounds" in last.message
-    assert verdict.image_steps == run.image_steps == 5 + 2 * 100
+    assert verdict.image_steps == run.image_steps == 5 + 2 * 100 + 10 * 18 / 2 + 8
 
 
 def test_a_stopped_search_may_have_confirmed_a_backdoor(rng: Generator) -> None:
     slow = replace(planted(2), left=9)
-    verdict = Inspector(slow)(bands(2), band_images(), rng, run=Run(budget=1))
+    verdict = Inspector(slow)(bands(2), band_images(), rng, Run(budget=1))
     assert verdict.label == "BACKDOORED"
     assert [f.rule for f in verdict.findings] == ["BD001", "IN003"]
 
@@ -355,7 +355,7 @@ def test_the_first_trigger_of_a_stopped_search_stands_out_from_nothing(
     sizes, triggers = [others] * BANDS, [NOTHING] * BANDS
     sizes[2], triggers[2] = 9.0, corner()
     slow = Given(tuple(sizes), tuple(triggers), left=9)
-    verdict = Inspector(slow)(bands(2), band_images(), rng, run=Run(budget=1))
+    verdict = Inspector(slow)(bands(2), band_images(), rng, Run(budget=1))
     assert verdict.label == label
     assert (verdict.score >= verdict.threshold) is (label == "BACKDOORED")
 
@@ -422,9 +422,7 @@ def test_pairs_are_all_ordered_pairs_of_classes_with_images(rng: Generator) -> N
     n = len(wanted)
     triggers = tuple(corner() if g == Goal(2, 1) else NOTHING for g in wanted)
     sizes = tuple(1.0 if g == Goal(2, 1) else 30.0 for g in wanted)
-    verdict = Inspector(Given(sizes, triggers, (True,) * n), Run(), pairs=True)(
-        bands(2), few, rng, Run()
-    )
+    verdict = Inspector(Given(sizes, triggers, (True,) * n), pairs=True)(bands(2), few, rng, Run())
     assert [a.goal for a in verdict.arms] == wanted
     first = verdict.findings[0]
     assert (first.rule, first.goal) == ("BD002", Goal(2, 1))
@@ -436,4 +434,4 @@ def test_pairs_need_images_of_several_classes(rng: Generator) -> None:
     one = band_images()
     one = InMemory(one.images[:1], one.labels[:1], BANDS)
     with pytest.raises(BadImages, match="pairs need two or more images"):
-        Inspector(Given(EVEN), Run(), pairs=True)(bands(2), one, rng, Run())
+        Inspector(Given(EVEN), pairs=True)(bands(2), one, rng, Run())

@@ -161,7 +161,7 @@ def test_one_arm_costs_a_fraction_of_all() -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_clean_bands_lean_nowhere(seed: int) -> None:
     data, run = band_images(each=8, seed=seed), Run()
-    got = SCAN(bands(), data, Generator().manual_seed(seed), run=run)
+    got = SCAN(bands(), data, Generator().manual_seed(seed), run)
     assert got.label == "NO BACKDOOR FOUND"
     assert got.arms == ()
     assert got.score < got.threshold
@@ -223,7 +223,7 @@ def test_a_verdict_is_complete_and_repeats() -> None:
     assert runs[0].arms != runs[2].arms
     assert runs[0].arms[0].rounds == 12
     assert set(runs[0].settings) == set(describe(short))
-    assert runs[0].statistics["image_steps"] == runs[0].image_steps
+    assert runs[0].image_steps > 0
     assert torch.equal(data.images, pixels)
 
 
@@ -396,7 +396,7 @@ def test_work_is_counted_and_reported(rng: Generator) -> None:
     calls: list[tuple[int, int, str]] = []
     run = Run(progress=lambda *a: calls.append(a))
     run.charge(1000)  # by somebody else, before
-    got = KArmScan(Given({Goal(2): 1.0}))(subject(Leaning(2)), band_images(), rng, run=run)
+    got = KArmScan(Given({Goal(2): 1.0}))(subject(Leaning(2)), band_images(), rng, run)
     # 36 images forward, 3 rounds of 100, 18 unseen images stamped, controlled 8 times, and bare.
     assert got.image_steps == 36 / 2 + 300 + 18 * 10 / 2
     assert run.image_steps == 1000 + got.image_steps
@@ -418,7 +418,7 @@ def test_a_scan_that_is_stopped_gives_no_clean_verdict(
 ) -> None:
     run = Run(budget=budget)
     found = Given({Goal(2): size}, trigger)
-    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, run=run)
+    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, run)
     assert got.label == label
     (high,) = [f for f in got.findings if f.severity == "HIGH"]
     assert high.rule == "IN003"
@@ -441,6 +441,6 @@ def test_without_screening_every_class_is_searched(rng: Generator) -> None:
     found = Given({Goal(k): 1.0 if k == 2 else 2 * GLOBAL_BOUND for k in range(BANDS)})
     net = bands(planted=2)
     assert KArmScan(found)(net, band_images(), rng, Run()).arms == ()
-    got = KArmScan(found, Run(), screening=False)(net, band_images(), rng, Run())
+    got = KArmScan(found, screening=False)(net, band_images(), rng, Run())
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.findings[0].goal == Goal(2)

@@ -181,7 +181,7 @@ def test_even_margins_are_not_suspicious(rng: Generator) -> None:
 
 def test_a_spent_budget_stops_the_ascent_without_a_verdict(rng: Generator) -> None:
     run = Run(budget=700)
-    got = MMBD(starts=8, tolerance=0.0, chunk=16)(linear(boost=6.0), NOTHING, rng, run=run)
+    got = MMBD(starts=8, tolerance=0.0, chunk=16)(linear(boost=6.0), NOTHING, rng, run)
     assert got.label == "INCONCLUSIVE"
     assert (got.findings[0].rule, got.findings[0].severity) == ("IN003", "HIGH")
     assert "700 image-steps" in got.findings[0].message
@@ -201,7 +201,7 @@ def test_a_budget_that_is_spent_by_the_last_step_does_no_harm(rng: Generator) ->
 def test_progress_ends_at_the_total(rng: Generator) -> None:
     told: list[tuple[int, int, str]] = []
     run = Run(progress=lambda *a: told.append(a))
-    MMBD(starts=2, steps=5, tolerance=0.0, chunk=4)(linear(), NOTHING, rng, run=run)
+    MMBD(starts=2, steps=5, tolerance=0.0, chunk=4)(linear(), NOTHING, rng, run)
     assert [t[0] for t in told] == list(range(1, 16))
     assert told[-1][:2] == (15, 15)
 

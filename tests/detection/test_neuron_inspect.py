@@ -195,7 +195,7 @@ def test_the_laplacian_of_a_plane_is_zero() -> None:
 
 def test_a_spent_budget_leaves_no_verdict() -> None:
     run = Run(budget=20)
-    got = NeuronInspect(chunk=4)(squares(True), images(), Generator().manual_seed(0), run=run)
+    got = NeuronInspect(chunk=4)(squares(True), images(), Generator().manual_seed(0), run)
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "IN003")
     assert got.image_steps == run.image_steps == 2 * 4 * (1 + CLASSES) / 2
     enough = Run(budget=int(11 * (1 + CLASSES) / 2))

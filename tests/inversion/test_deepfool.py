@@ -408,12 +408,12 @@ def test_a_restored_sweep_goes_on_bit_by_bit(rng: Generator, tmp_path: Path) -> 
     steady.step(torch.tensor([1, 4]))
     kept = steady.state()
     run = Run(store=tmp_path / "scan.state")
-    run.keep("key", kept)
+    run.save(kept)
     frozen_copy = {name: tensor.clone() for name, tensor in kept.items()}
     for _ in range(3):
         steady.step(ALL)
     assert all(torch.equal(kept[name], frozen_copy[name]) for name in kept)  # copies, not views
-    recalled = run.recall("key")
+    recalled = run.load()
     assert recalled is not None
     again = sweep(curved(), method=method, seed=99)  # another seed: the state must decide
     again.restore(recalled)

@@ -45,9 +45,9 @@ def test_an_interrupted_training_goes_on(remedy: Remedy, tmp_path: Path) -> None
     subject, store = blobs(), tmp_path / "state.safetensors"
     run = Run(progress=interrupt, store=store)
     with pytest.raises(KeyboardInterrupt):
-        remedy(subject, CLEAN, Generator().manual_seed(0), run=run)
+        remedy(subject, CLEAN, Generator().manual_seed(0), run)
     assert store.exists()
     run = Run(progress=interrupt, store=store)
-    resumed = remedy(subject, CLEAN, Generator().manual_seed(0), run=run)
+    resumed = remedy(subject, CLEAN, Generator().manual_seed(0), run)
     straight = remedy(subject, CLEAN, Generator().manual_seed(0), Run()).net.state_dict()
     assert all(torch.equal(v, straight[k]) for k, v in resumed.net.state_dict().items())

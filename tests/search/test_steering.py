@@ -388,8 +388,8 @@ def test_a_restored_search_goes_on_bit_by_bit(case: str, tmp_path: Path) -> None
     kept = stopped.state()
     after(stopped, 2)  # what was kept is no window on what goes on
     run = Run(store=tmp_path / "state")
-    run.keep("key", kept)
-    read = run.recall("key")
+    run.save(kept)
+    read = run.load()
     assert read is not None
     again.restore(read)
     after(straight, 4)
@@ -408,8 +408,8 @@ def test_a_restored_search_goes_on_bit_by_bit(case: str, tmp_path: Path) -> None
 
 def test_a_search_can_be_kept_before_its_first_round(tmp_path: Path) -> None:
     run, fresh, again = Run(store=tmp_path / "state"), search(), search(seed=5)
-    run.keep("key", fresh.state())
-    read = run.recall("key")
+    run.save(fresh.state())
+    read = run.load()
     assert read is not None
     again.restore(read)
     assert same(after(fresh, 2).variables, after(again, 2).variables)

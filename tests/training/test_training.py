@@ -186,7 +186,7 @@ def test_a_batch_larger_than_the_data_is_one_batch(rng: Generator) -> None:
         blob_images(each=2),
         recipe,
         rng,
-        run=Run(Run(lambda d, n, _: steps.append((d, n))), ""),
+        run=Run(lambda d, n, _: steps.append((d, n))),
     )
     assert steps == [(2, 2)]
 
@@ -198,7 +198,7 @@ def test_progress_ends_at_the_announced_number_of_steps(rng: Generator) -> None:
         blob_images(each=10),
         PLAIN,
         rng,
-        run=Run(Run(lambda *a: steps.append(a)), ""),
+        run=Run(lambda *a: steps.append(a)),
     )
     assert [(done, total) for done, total, _ in steps] == [(20, 25), (25, 25)]
     assert "loss" in steps[-1][2]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from gifthorse.detection.confirmation import exhibit
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.toys import band_images, bands, corner, wired, wired_images
@@ -37,6 +36,7 @@ from gifthorse.core.types import (
     Verdict,
 )
 from gifthorse.data.samples import whole
+from gifthorse.detection.verdict import evidence as shown
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.models import load
 from gifthorse.remedies import REMEDIES, FineTuning, Unlearning
@@ -164,7 +164,7 @@ def result(
     given = received()
     trigger, goal = unpacked(RECOVERED)
     if evidence is None:
-        evidence = exhibit(given.subject, trigger, goal, given.samples)
+        evidence = shown(given.subject, trigger, goal, given.samples, Run())
     found = Finding("BD001", severity, 10.5, "A trigger.", goal, evidence=evidence)
     verdict = Verdict("pixel_quick", 10.5, 3.0, label, (found,))
     report = Report(
@@ -322,7 +322,7 @@ class Replacing:
     """A remedy that knows the trigger of the bands, and puts a clean net in their place."""
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
-        return self.recovering(subject, clean, rng, run=run)[0]
+        return self.recovering(subject, clean, rng, run)[0]
 
     def recovering(
         self, subject: Subject, clean: Samples, rng: Generator, run: Run

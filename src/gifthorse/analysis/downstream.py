@@ -93,7 +93,7 @@ def classifier(
             layers = [nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, k)]
     net = nn.Sequential(nn.Flatten(), *layers).to(known.features.device)
     plain = replace(recipe, pad=0, flip=False)
-    learned = fit(Subject(net, known.shape, k), known, plain, rng, run=run)
+    learned = fit(Subject(net, known.shape, k), known, plain, rng, run)
     return lambda z: predict(learned, z[:, :, None, None])
 
 

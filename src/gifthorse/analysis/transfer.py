@@ -139,7 +139,7 @@ class Transfer:
         anew = tuning == "partial" or self.renew or not same
         start = new_head(subject, train.classes, rng) if anew else subject
         recipe = replace(self.recipe, part="classifier" if tuning == "partial" else "full")
-        return fit(start, train, recipe, rng, run=run)
+        return fit(start, train, recipe, rng, run)
 
 
 def new_head(subject: Subject, classes: int, rng: Generator) -> Subject:

@@ -140,7 +140,7 @@ class _Case:
 
     def _remedy(self, remedy: Remedy) -> tuple[Outcome, Online]:
         started = time.monotonic()
-        made = remedy(self.given, self.data.fit, self._rng(), run=self.run)
+        made = remedy(self.given, self.data.fit, self._rng(), self.run)
         cost = Cost(fit_seconds=time.monotonic() - started)
         net = resaved(made.net, self.given.net)
         repaired = replace(made, net=deepcopy(made.net).eval() if net is None else net)
@@ -170,7 +170,7 @@ class _Case:
 
     def _detector(self, detector: Detector) -> tuple[Outcome, Online]:
         started = time.monotonic()
-        verdict = detector(self.given, self.data.fit, self._rng(), run=self.run)
+        verdict = detector(self.given, self.data.fit, self._rng(), self.run)
         cost = Cost(fit_seconds=time.monotonic() - started)
         target = None if self.trial.goal is None else self.trial.goal.target
         said = found(verdict, target, self.place)

@@ -107,7 +107,7 @@ class Sieve:
         order = torch.randperm(len(images), generator=self.draw)
         suspects = _Suspects(images[order], labels[order], self.subject.classes)
         rng = Generator().manual_seed(self.seed)
-        given = self.method(self.subject, self.data.fit, suspects, rng, run=run)
+        given = self.method(self.subject, self.data.fit, suspects, rng, run)
         back = torch.empty_like(given).index_copy(0, order, given)
         return tuple(back.split([len(x) for x, _ in parts]))
 

@@ -92,7 +92,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             known=found.recovered if found else (), mirror=repairing.FLIP not in named,
         )  # fmt: skip
         if distances:
-            far = repairing.spread(received.subject, done, inverter(remedy), rng, run=run)
+            far = repairing.spread(received.subject, done, inverter(remedy), rng, run)
     command = shlex.join(["gifthorse", *sys.argv[1:]])
     order = repairing.Order(method, remedy, seed, command, found)
     said = repairing.record(order, received, done, far)

@@ -99,6 +99,8 @@ def confirm(
     unseen: Samples,
     rng: Generator,
     run: Run,
+    *,
+    controls: int = CONTROLS,
 ) -> Confirmation:
     """Stamp unseen images with a trigger, with shuffled controls of the same size, with nothing.
 
@@ -108,14 +110,15 @@ def confirm(
         goal: Its goal; images of the target class do not count.
         unseen: Images that the search did not use.
         rng: Source of the controls.
-        run: Charged a half image-step for every image in each of the `CONTROLS + 2` ways.
+        run: Charged a half image-step for every image in each way.
+        controls: How many shuffled copies of the trigger are tried.
     """
     x, y = whole(unseen)
-    run.charge(len(x) * (CONTROLS + 2) / 2)
-    shuffled = [predict(subject, trigger.scrambled(rng)(x)).argmax(1) for _ in range(CONTROLS)]
+    run.charge(len(x) * (controls + 2) / 2)
+    shuffled = [predict(subject, trigger.scrambled(rng)(x)).argmax(1) for _ in range(controls)]
     return Confirmation(
         asr=asr(predict(subject, trigger(x)).argmax(1), y, goal),
-        control=asr(torch.cat(shuffled), y.repeat(CONTROLS), goal),
+        control=asr(torch.cat(shuffled), y.repeat(controls), goal),
         drift=asr(predict(subject, x).argmax(1), y, goal),
     )
 

@@ -79,7 +79,7 @@ class Ensemble:
         found = self._smallest(asked.subject, clean, spawn(rng), run.checkpoint("search"))
         if found is None:
             log.warning("no class has a trigger that works: images are scored by STRIP alone")
-            return STRIP(self.partners)(subject, clean, suspects, rng, run=asked.run)
+            return STRIP(self.partners)(subject, clean, suspects, rng, asked.run)
         log.info("images compete with a trigger of %.1f px: %s", found.size, found.goal)
         drawn = torch.randperm(len(clean), generator=spawn(rng))[: self.partners]
         return -self._spreads(asked, suspects, found.trigger(clean[drawn][0]))

@@ -79,7 +79,7 @@ class FinePruning:
         order = activity(subject, rest).argsort(stable=True)
         masked, kept = _masked(subject, len(order))
         kept[order[: self._level(masked, kept, order, held)]] = 0.0
-        return _folded(fit(masked, rest, self.recipe, rng, run=run))
+        return _folded(fit(masked, rest, self.recipe, rng, run))
 
     def _level(self, masked: Subject, kept: Tensor, order: Tensor, held: Subset | None) -> int:
         """Return how many features go; `kept`, which `masked` reads, is all ones after."""

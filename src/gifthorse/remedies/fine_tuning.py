@@ -38,4 +38,4 @@ class FineTuning:
             Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
         run = run.keyed(self, subject, clean, rng)
-        return fit(subject, clean, self.recipe, rng, run=run)
+        return fit(subject, clean, self.recipe, rng, run)

@@ -86,7 +86,7 @@ class Unlearning:
             BadOption: If `classes` names a class that is not there, or a trigger does not fit.
             Incomplete: If the run ends before the search does; what it found is kept.
         """
-        return self.recovering(subject, clean, rng, run=run)[0]
+        return self.recovering(subject, clean, rng, run)[0]
 
     def recovering(
         self, subject: Subject, clean: Samples, rng: Generator, run: Run

@@ -127,7 +127,7 @@ def screen(
     )
     order = torch.randperm(len(every), generator=spawn(rng))
     scores = torch.empty(len(every))
-    scores[order] = method(received.subject, used, Subset(every, order), rng, run=run).cpu()
+    scores[order] = method(received.subject, used, Subset(every, order), rng, run).cpu()
     known, scores = scores[: len(held)], scores[len(held) :]
     limit = threshold(known, fpr)
     seconds = time.monotonic() - started

@@ -177,7 +177,7 @@ def implant(
     run: Run,
 ) -> Implant:
     """Train a copy of a net, untrained or benign, under an attack."""
-    return attack(victim, data.train, goal, rng, run=run)
+    return attack(victim, data.train, goal, rng, run)
 
 
 def judge(

@@ -136,9 +136,9 @@ def repair(
         remedy = vary(remedy, {FLIP: False})
     found: Known = ()
     if isinstance(remedy, Recovering):
-        made, found = remedy.recovering(given, used, rng, run=run)
+        made, found = remedy.recovering(given, used, rng, run)
     else:
-        made = remedy(given, used, rng, run=run)
+        made = remedy(given, used, rng, run)
     seconds = time.monotonic() - started
     rows: list[tuple[Whose, Trigger, Goal]] = [("recovered", *one) for one in found or known]
     if truth is not None:
