@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gifthorse.cli.support import PlanFile, PlanStore, err, say
+from gifthorse.cli.options import PlanFile, PlanStore
+from gifthorse.cli.terminal import err, say
 from gifthorse.core.errors import Incomplete, UnknownMethod, UsageError
 
 if TYPE_CHECKING:

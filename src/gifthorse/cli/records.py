@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gifthorse.cli.support import PlanFile, PlanStore
+from gifthorse.cli.options import PlanFile, PlanStore
 from gifthorse.core.errors import UnknownMethod, UsageError
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
