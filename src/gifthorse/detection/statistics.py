@@ -35,7 +35,7 @@ def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:
     """
     _check(sizes)
     middle = median(sizes)
-    return ((middle - sizes) / mad(sizes, max(1e-12, floor * middle.item()))).clamp(min=0)
+    return ((middle - sizes) / mad(sizes, max(1e-12, (floor * middle).item()))).clamp(min=0)
 
 
 def depth(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
