@@ -19,7 +19,7 @@ from tests.report.examples import backdoored
 from tests.report.test_hostile import ACTING, HOSTILE
 from tests.report.test_html import Page
 
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 from gifthorse.core.types import Confirmation, Goal, Rate
 from gifthorse.report import WRITERS
 from gifthorse.report.json import encoded

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import median
 from gifthorse.core.types import Arm, Finding, Goal, Label, Report, Severity, Verdict
 
 _LABELS: tuple[Label, ...] = ("BACKDOORED", "SUSPICIOUS", "NO BACKDOOR FOUND", "INCONCLUSIVE")
