@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import label_map
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import LocalSession, fingerprint
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Hunt, Implant, Inverter, Samples, Session, Subject
@@ -19,7 +21,7 @@ from gifthorse.data.samples import Subset, batches
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 
 
-@dataclass(frozen=True)
+@method
 class Natural:
     """Search the smallest trigger of a net that nobody poisoned.
 
@@ -40,11 +42,7 @@ class Natural:
     """
 
     inverter: Inverter
-    images: int = 100
-
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise BadOption(f"images must be 1 or more; got {self.images}")
+    images: Annotated[int, AtLeast(1)] = 100
 
     def __call__(
         self,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.fields import method
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.polygon import Outline
 
 
-@dataclass(frozen=True)
+@method
 class Polygon:
     """Poison part of the training set with a polygon, which may wander a little.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.errors import UnknownMethod
-from gifthorse.core.options import describe, meaning
+from gifthorse.core.options import allowed, describe, meaning
 from gifthorse.data import READERS
 from gifthorse.data.packed import PACKED
 from gifthorse.detection import DETECTORS, PRESETS, SECOND
@@ -78,7 +78,8 @@ def _method(name: str, kind: str, method: Any) -> str:
         parts += ["", f"Inverter: {type(inner).__name__}", "", inspect.getdoc(inner) or ""]
     parts += ["", "Options (--set NAME=VALUE):"]
     for key, value in describe(method).items():
-        parts.append(f"  {key:28} {value}")
+        limit = allowed(method, key)
+        parts.append(f"  {key:28} {value}" + (f"  ({limit})" if limit else ""))
         if "." in key:  # what the text above does not explain
             parts += wrap(
                 meaning(method, key), 80, initial_indent=" " * 6, subsequent_indent=" " * 6

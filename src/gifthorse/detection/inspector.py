@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.fields import OpenShare, Share, method
 from gifthorse.core.options import describe
 from gifthorse.core.run import LocalSession, fingerprint
 from gifthorse.core.tensors import median, spawn
@@ -37,7 +38,7 @@ from gifthorse.search import Exhaustive, Turns
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 
 
-@dataclass(frozen=True)
+@method
 class Inspector:
     """One inverter over all classes, an outlier test on trigger sizes, and a confirmation.
 
@@ -67,10 +68,10 @@ class Inspector:
     inverter: Inverter
     turns: Turns = Exhaustive()
     threshold: float = 3.0
-    share: float = 0.5
-    success: float = 0.6
-    margin: float = 0.3
-    diffuse: float = 0.25
+    share: Annotated[float, OpenShare] = 0.5
+    success: Annotated[float, Share] = 0.6
+    margin: Annotated[float, Share] = 0.3
+    diffuse: Annotated[float, Share] = 0.25
     every: bool = True
     pairs: bool = False
     classes: tuple[int, ...] = ()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
 from gifthorse.core.options import describe
 from gifthorse.core.run import LocalSession
 from gifthorse.core.tensors import spawn
@@ -39,7 +40,7 @@ from gifthorse.training import predict
 CONFIRMING = 5  # image-steps of a confirmation: with the trigger, 8 shuffled ones, and without
 
 
-@dataclass(frozen=True)
+@method
 class KArmScan:
     """Search only the goals that clean images lean to, and judge the smallest trigger by its size.
 
@@ -80,17 +81,17 @@ class KArmScan:
     inverter: Inverter
     turns: KArm = KArm()
     screening: bool = True
-    share: float = 0.5
-    top: float = 0.25
-    everywhere: float = 0.95
-    within: float = 0.9
-    victims: int = 3
-    global_bound: float = 1720.0
-    pair_bound: float = 1000.0
+    share: Annotated[float, OpenShare] = 0.5
+    top: Annotated[float, Share] = 0.25
+    everywhere: Annotated[float, Share] = 0.95
+    within: Annotated[float, Share] = 0.9
+    victims: Annotated[int, AtLeast(1)] = 3
+    global_bound: Annotated[float, NotNegative] = 1720.0
+    pair_bound: Annotated[float, NotNegative] = 1000.0
     symmetric: bool = True
-    ratio: float = 10.0
-    success: float = 0.6
-    margin: float = 0.3
+    ratio: Annotated[float, NotNegative] = 10.0
+    success: Annotated[float, Share] = 0.6
+    margin: Annotated[float, Share] = 0.3
 
     def __call__(
         self,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from itertools import chain, repeat
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import SGD
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Positive, Share, method
 from gifthorse.core.run import LocalSession
 from gifthorse.core.tensors import median, spawn
 from gifthorse.core.types import (
@@ -31,7 +32,7 @@ from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend
 
 
-@dataclass(frozen=True)
+@method
 class MMBD:
     """Test whether the largest margin that any image gives a class is an outlier.
 
@@ -65,15 +66,15 @@ class MMBD:
     no start reaches (margin 0 or below) are left out.
     """
 
-    starts: int = 30
-    steps: int = 300
-    lr: float = 1e-2
-    momentum: float = 0.2
-    tolerance: float = 1e-5
-    significance: float = 0.05
-    floor: float = 0.05
-    least: int = 4
-    chunk: int = 300
+    starts: Annotated[int, AtLeast(1)] = 30
+    steps: Annotated[int, AtLeast(1)] = 300
+    lr: Annotated[float, Positive] = 1e-2
+    momentum: Annotated[float, Share] = 0.2
+    tolerance: Annotated[float, NotNegative] = 1e-5
+    significance: Annotated[float, OpenShare] = 0.05
+    floor: Annotated[float, NotNegative] = 0.05
+    least: Annotated[int, AtLeast(1)] = 4
+    chunk: Annotated[int, AtLeast(1)] = 300
 
     def __call__(
         self,

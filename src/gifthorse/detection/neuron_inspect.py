@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import LocalSession
 from gifthorse.core.tensors import median, spawn
 from gifthorse.core.types import Finding, Goal, Images, Samples, Session, Subject, Verdict
@@ -17,7 +17,7 @@ from gifthorse.detection.weight_signature import by_class, conclude, deviations,
 from gifthorse.models.folding import frozen
 
 
-@dataclass(frozen=True)
+@method
 class NeuronInspect:
     """Compare what the classes' logits look at in clean images.
 
@@ -50,15 +50,15 @@ class NeuronInspect:
     """
 
     mode: Literal["normalized", "zoo"] = "normalized"
-    images: int = 500
+    images: Annotated[int, AtLeast(1)] = 500
     cut: float | None = None
-    sparse: float = 1e-5
-    smooth: float = 1e-5
-    persist: float = 1.0
+    sparse: Annotated[float, NotNegative] = 1e-5
+    smooth: Annotated[float, NotNegative] = 1e-5
+    persist: Annotated[float, NotNegative] = 1.0
     threshold: float = 2.0
-    floor: float = 0.05
-    least: float = 1.0
-    chunk: int = 64
+    floor: Annotated[float, NotNegative] = 0.05
+    least: Annotated[float, NotNegative] = 1.0
+    chunk: Annotated[int, AtLeast(1)] = 64
 
     def __call__(
         self,

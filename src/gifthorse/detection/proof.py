@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import Incomplete
+from gifthorse.core.fields import OpenShare, Share, method
 from gifthorse.core.options import describe
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
@@ -57,7 +58,7 @@ class Scorer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@method
 class Proof:
     """What it takes to call a suspected class backdoored: a trigger that works on unseen images.
 
@@ -69,9 +70,9 @@ class Proof:
         margin: Least difference between that and the shuffled control.
     """
 
-    share: float = 0.5
-    success: float = 0.6
-    margin: float = 0.3
+    share: Annotated[float, OpenShare] = 0.5
+    success: Annotated[float, Share] = 0.6
+    margin: Annotated[float, Share] = 0.3
 
     def verdict(
         self, scorer: Scorer, subject: Subject, clean: Samples, rng: Generator, session: Session

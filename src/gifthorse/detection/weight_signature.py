@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.options import describe
 from gifthorse.core.run import LocalSession
 from gifthorse.core.tensors import median
@@ -26,7 +26,7 @@ LABELS: Mapping[Severity, Label] = {
 }
 
 
-@dataclass(frozen=True)
+@method
 class WeightSignature:
     """Test whether the mean weight of one class in the last layer is an outlier upwards.
 
@@ -45,8 +45,8 @@ class WeightSignature:
     from a table. No trigger is recovered, so a class that stands out is only suspicious.
     """
 
-    significance: float = 0.05
-    floor: float = 0.05
+    significance: Annotated[float, OpenShare] = 0.05
+    floor: Annotated[float, NotNegative] = 0.05
 
     def __call__(
         self,
