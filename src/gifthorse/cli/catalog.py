@@ -78,12 +78,11 @@ def _method(name: str, kind: str, method: Any) -> str:
         parts += ["", f"Inverter: {type(inner).__name__}", "", inspect.getdoc(inner) or ""]
     parts += ["", "Options (--set NAME=VALUE):"]
     for key, value in describe(method).items():
+        parts.append(f"  {key:28} {value}")
         limit = allowed(method, key)
-        parts.append(f"  {key:28} {value}" + (f"  ({limit})" if limit else ""))
-        if "." in key:  # what the text above does not explain
-            parts += wrap(
-                meaning(method, key), 80, initial_indent=" " * 6, subsequent_indent=" " * 6
-            )
+        about = f"[{limit}] " if limit else ""
+        about += meaning(method, key) if "." in key else ""  # else the text above explains it
+        parts += wrap(about, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(parts)
 
 

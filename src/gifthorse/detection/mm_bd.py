@@ -11,8 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import SGD
 
-from gifthorse.core.errors import BadOption
-from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Positive, Share, method
+from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
 from gifthorse.core.run import LocalSession
 from gifthorse.core.tensors import median, spawn
 from gifthorse.core.types import (
@@ -68,7 +67,7 @@ class MMBD:
 
     starts: Annotated[int, AtLeast(1)] = 30
     steps: Annotated[int, AtLeast(1)] = 300
-    lr: Annotated[float, Positive] = 1e-2
+    lr: Annotated[float, NotNegative] = 1e-2
     momentum: Annotated[float, Share] = 0.2
     tolerance: Annotated[float, NotNegative] = 1e-5
     significance: Annotated[float, OpenShare] = 0.05
@@ -146,7 +145,7 @@ class MMBD:
             stopped = "" if last and done + 1 == total else session.over
             if last or stopped:
                 return climb.best, stopped
-        raise BadOption(f"steps must be 1 or more; got {self.steps}")
+        raise AssertionError("there is a last step")
 
     def _judge(self, margins: Tensor, stopped: str) -> tuple[float, Finding, dict[str, float]]:
         if stopped:

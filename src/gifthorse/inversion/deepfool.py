@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gifthorse.core.errors import BadImages
-from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
+from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Hunt, Images, Labels, Samples, Standing, Subject
 from gifthorse.data.samples import whole
@@ -54,7 +54,7 @@ class DeepFoolUAP:
     overshoot: Annotated[float, NotNegative] = 0.02
     iterations: Annotated[int, AtLeast(1)] = 20
     max_pass: Annotated[int, AtLeast(1)] = 5
-    bound: Annotated[float, Positive] | None = None
+    bound: Annotated[float, NotNegative] | None = None
     chunk: Annotated[int, AtLeast(1)] = 512
 
     def __call__(

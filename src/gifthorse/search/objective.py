@@ -65,7 +65,7 @@ class Pace:
     lr: Annotated[float, NotNegative] = 0.1
     betas: tuple[float, float] = (0.5, 0.9)
     schedule: Literal["constant", "cosine"] = "constant"
-    bar: Annotated[float, Share] = 0.99
+    bar: Annotated[float, NotNegative] = 0.99
     steps: Annotated[int, NotNegative] = 0
     floor: Annotated[int, NotNegative] = 0
     rounds: Annotated[int, NotNegative] = 1000
