@@ -13,8 +13,9 @@ from torch import Generator, Tensor, nn
 from gifthorse.attacks.poisoning import LabelMap, Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
-from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Session, Subject, Trigger
+from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject, Trigger
 from gifthorse.data.samples import batches
 from gifthorse.models.features import features
 from gifthorse.training import Company, Recipe, settled, tune
@@ -63,17 +64,11 @@ class ABE:
     keep: Keep = Keep()
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
         trigger = self.stamp.draw(victim.shape, spawn(rng))
-        job = Job(self, victim, train, goal, rng, session)
+        job = Job(self, victim, train, goal, rng, run)
         rival = Rival(self, job, trigger)
         return job.infect(trigger, self.mixing, extra=rival.evasion, company=[rival])
 

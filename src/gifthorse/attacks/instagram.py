@@ -8,7 +8,8 @@ from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
 from gifthorse.core.fields import method
-from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Goal, Implant, Samples, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.filters import FilterName, filter_trigger
 
@@ -40,13 +41,7 @@ class Instagram:
     keep: Keep = Keep()
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
@@ -59,4 +54,4 @@ class Instagram:
                 f"filters change colors, so images need 3 channels; these have {channels}"
             )
         trigger = filter_trigger(self.filter, height, width)
-        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
+        return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)

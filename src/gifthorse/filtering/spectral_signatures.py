@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.fields import OpenShare, Positive, method
-from gifthorse.core.types import Labels, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Labels, Samples, Subject
 from gifthorse.filtering.scoring import Asked
 
 log = logging.getLogger("gifthorse")
@@ -46,13 +47,7 @@ class SpectralSignatures:
     multiplier: Annotated[float, Positive] = 1.5
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         """Return a score `(N,)` for each suspect, higher is worse.
 
@@ -60,9 +55,9 @@ class SpectralSignatures:
 
         Raises:
             BadImages: If there are no suspects, or in `online` mode no clean images.
-            Incomplete: If the session is over before all images are scored.
+            Incomplete: If the run is over before all images are scored.
         """
-        asked = Asked(subject, session)
+        asked = Asked(subject, run)
         own = asked.inside(suspects)
         scores = own.features.new_zeros(len(own.labels))
         if self.mode == "dataset":

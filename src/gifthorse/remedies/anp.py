@@ -16,9 +16,9 @@ from torch.optim import SGD
 
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Images, Logits, Samples, Session, Subject
+from gifthorse.core.types import Batch, Images, Logits, Samples, Subject
 from gifthorse.data.samples import batches, split, whole
 from gifthorse.training import Player, Signed, Together, descend, evaluate, still
 
@@ -64,24 +64,17 @@ class ANP:
     max_drop: Annotated[float, Share] = 0.03
     share: Annotated[float, OpenShare] = 0.2
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned net.
 
         Raises:
             BadOption: If the net has no BatchNorm.
-            Incomplete: If the session ends before the masks are learned.
+            Incomplete: If the run ends before the masks are learned.
         """
         if self.threshold is not None:
-            return pruned(subject, self.masks(subject, clean, rng, session), self.threshold)
+            return pruned(subject, self.masks(subject, clean, rng, run), self.threshold)
         held, rest = split(clean, self.share, spawn(rng))
-        masks, y = self.masks(subject, rest, rng, session), whole(held)[1]
+        masks, y = self.masks(subject, rest, rng, run), whole(held)[1]
 
         def right(judged: Subject) -> float:
             return float((evaluate(judged, held) == y).float().mean())
@@ -97,10 +90,10 @@ class ANP:
         )
 
     def masks(
-        self, subject: Subject, clean: Samples, rng: Generator, session: Session | None = None
+        self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> dict[str, Tensor]:
         """Return what is kept of each channel, in [0, 1]: `(C,)` by name of its BatchNorm."""
-        session, size = session or LocalSession(), min(self.batch, len(clean))
+        run, size = run, min(self.batch, len(clean))
         copy = replace(subject, net=deepcopy(subject.net))  # its running statistics will move
         neurons, draw = Neurons(copy), spawn(rng)
 
@@ -127,11 +120,13 @@ class ANP:
             neurons.rouse()
             stream = _stream(clean, size, self.steps, spawn(rng))
             for done, (*_, loss) in enumerate(descend(players, stream), 1):
-                session.spend(size * (self.ascents + 2))
+                run.charge(size * (self.ascents + 2))
                 if done % 20 == 0 or done == self.steps:
-                    session.report(done, self.steps, f"masks, loss {loss.item():.3f}")
-                if session.over and done < self.steps:
-                    raise Incomplete(f"nothing was pruned: {session.over}; give it a higher limit")
+                    run.report(done, self.steps, f"masks, loss {loss.item():.3f}")
+                if run.stop_reason and done < self.steps:
+                    raise Incomplete(
+                        f"nothing was pruned: {run.stop_reason}; give it a higher limit"
+                    )
         return {name: m.detach() for name, m in zip(neurons.names, neurons.kept, strict=True)}
 
 

@@ -12,7 +12,8 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.fields import NotNegative, method
-from gifthorse.core.types import Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Samples, Subject
 from gifthorse.training import settled
 
 Pair: TypeAlias = tuple[nn.Conv2d, nn.BatchNorm2d]
@@ -44,14 +45,7 @@ class CLP:
 
     u: Annotated[float, NotNegative] = 3.0
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned net.
 
         Raises:

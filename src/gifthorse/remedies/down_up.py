@@ -12,7 +12,8 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.fields import OpenShare, method
-from gifthorse.core.types import Images, Logits, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Images, Logits, Samples, Subject
 
 Kernel: TypeAlias = Literal["bilinear", "bicubic", "area"]
 
@@ -39,14 +40,7 @@ class DownUp:
     ratio: Annotated[float, OpenShare] = 0.95
     kernel: Kernel = "bilinear"
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the classifier behind both steps.
 
         Raises:
