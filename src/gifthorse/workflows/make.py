@@ -133,7 +133,7 @@ def fresh(net: str, data: Divided, rng: Generator) -> Subject:
 
 def train_clean(net: str, data: Divided, recipe: Recipe, rng: Generator, run: Run) -> Subject:
     """Train a net on clean data from scratch; the run keeps what an interruption would lose."""
-    start = fresh(net, data, rng)
+    start = fresh(net, data, rng).to(run.device)
     return fit(start, data.train, recipe, rng, run.keyed(recipe, start, data.train, rng, most=64))
 
 
