@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import mad, median, robust_z
 from gifthorse.core.tensors import spawn
@@ -18,7 +18,7 @@ from gifthorse.detection.weight_signature import by_class
 from gifthorse.models.folding import frozen
 
 
-@dataclass(frozen=True)
+@method
 class NeuronInspect:
     """Compare what the classes' logits look at in clean images.
 
@@ -51,15 +51,15 @@ class NeuronInspect:
     """
 
     mode: Literal["normalized", "zoo"] = "normalized"
-    images: int = 500
+    images: Annotated[int, AtLeast(1)] = 500
     cut: float | None = None
-    sparse: float = 1e-5
-    smooth: float = 1e-5
-    persist: float = 1.0
+    sparse: Annotated[float, NotNegative] = 1e-5
+    smooth: Annotated[float, NotNegative] = 1e-5
+    persist: Annotated[float, NotNegative] = 1.0
     threshold: float = 2.0
-    floor: float = 0.05
-    least: float = 1.0
-    chunk: int = 64
+    floor: Annotated[float, NotNegative] = 0.05
+    least: Annotated[float, NotNegative] = 1.0
+    chunk: Annotated[int, AtLeast(1)] = 64
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on all classes."""
