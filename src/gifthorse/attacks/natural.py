@@ -14,7 +14,7 @@ from gifthorse.core.errors import BadOption
 from gifthorse.core.run import LocalSession, fingerprint
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Hunt, Implant, Inverter, Samples, Session, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, labels_of
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 
@@ -70,7 +70,7 @@ class Natural:
 
     def _index(self, victim: Subject, train: Samples, goal: Goal, rng: Generator) -> Tensor:
         label_map(goal, "all_to_one", victim.classes)  # refuses goals that make no sense
-        y = torch.cat([labels for _, labels in batches(train, 1024)]).cpu()
+        y = labels_of(train)
         index = goal.meant(y).nonzero().flatten()
         if not len(index):
             raise BadOption(f"no training image is of the classes that {goal} starts from")

@@ -24,7 +24,7 @@ from gifthorse.core.errors import BadOption
 from gifthorse.core.run import Ledger, fingerprint
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject, Trigger
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, near
 from gifthorse.training import (
     BatchLoss,
     Company,
@@ -150,7 +150,7 @@ class Job:
     Attributes:
         plan: The attack; all its options name the run.
         victim: Where training starts from.
-        train: Clean training data.
+        train: Clean training data; its batches come to where the victim is.
         goal: Target and source.
         rng: Source of all randomness.
         session: Who watches, and where an interrupted training is kept.
@@ -162,6 +162,9 @@ class Job:
     goal: Goal
     rng: Generator
     session: Session | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", near(self.train, self.victim))
 
     @property
     def labels(self) -> LabelMap:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
 
 EPSILON = 1e-7  # as in the reference code of Neural Cleanse and PixelBackdoor
 
@@ -85,10 +87,18 @@ def log_depth(sizes: Tensor, floor: float = 0.2) -> Tensor:
     return robust_depth(sizes.clamp(min=0.1).log(), floor)
 
 
-def spawn(rng: Generator, *, device: torch.device | str = "cpu") -> Generator:
+def spawn(rng: Generator) -> Generator:
     """Return a new generator seeded by a draw from `rng`, so that streams stay independent."""
     seed = int(torch.randint(2**62, (1,), generator=rng).item())
-    return torch.Generator(device=device).manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def called(net: nn.Module, x: Tensor) -> Tensor:
+    """Return what a net says of a batch, which may be on another device than its weights."""
+    if all(p.device == x.device for p in net.parameters()):
+        return cast(Tensor, net(x))
+    weights = {name: t.to(x.device) for name, t in net.state_dict(keep_vars=True).items()}
+    return cast(Tensor, functional_call(net, weights, (x,)))
 
 
 @contextmanager
@@ -97,11 +107,15 @@ def seeded(rng: Generator, device: torch.device | str = "cpu") -> Iterator[None]
 
     For what cannot be handed a generator: dropout, initialization, kornia.
     """
-    seed = int(torch.randint(2**62, (1,), generator=rng).item())
-    cuda = [device] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        yield
+    seed, kind = int(torch.randint(2**62, (1,), generator=rng).item()), torch.device(device).type
+    with torch.random.fork_rng(devices=[device] if kind == "cuda" else []):
+        apple = torch.mps.get_rng_state() if kind == "mps" else None
+        try:
+            torch.manual_seed(seed)
+            yield
+        finally:
+            if apple is not None:
+                torch.mps.set_rng_state(apple)
 
 
 def wilson(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

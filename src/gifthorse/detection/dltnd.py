@@ -28,7 +28,7 @@ from gifthorse.core.types import (
     Subject,
     Verdict,
 )
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.detection.proof import Proof, Scores, paced, penultimate
 from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend
@@ -77,7 +77,7 @@ class Veil:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return torch.lerp(x, self.pattern, self.mask)
+        return torch.lerp(x, self.pattern.to(x.device), self.mask.to(x.device))
 
     def scrambled(self, rng: Generator, /) -> Veil:
         """Return the same opacities and colors at shuffled pixels."""
@@ -182,7 +182,7 @@ class DLTND:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, session: Session
     ) -> Scores:
         """Return the quantile of cosines of each label whose mask is small enough, or 0."""
-        net, (x, y) = frozen(subject.net), few(*whole(search), self.each)
+        net, (x, y) = frozen(subject.net), few(*whole(near(search, subject)), self.each)
         if len(y.unique()) < 2:
             raise BadImages("DLTND needs images of two or more classes: add other classes")
         parts = []
@@ -192,7 +192,7 @@ class DLTND:
             leave = _Contest(net, x, label, torch.where(label == k, -1.0, 1.0))
             reach = _Contest(net, x, k, torch.full_like(k, -1.0, dtype=torch.float32))
             rows = list(self._rounds(leave, reach, session))
-            parts.append(tuple(torch.stack(column) for column in zip(*rows, strict=True)))
+            parts.append(tuple(torch.stack(column).cpu() for column in zip(*rows, strict=True)))
         return self._scores(subject, *(torch.cat(p, 1) for p in zip(*parts, strict=True)))
 
     def _rounds(

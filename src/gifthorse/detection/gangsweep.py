@@ -23,7 +23,7 @@ from gifthorse.core.types import (
     Subject,
     Verdict,
 )
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.detection.proof import Proof, Scores, paced, penultimate
 from gifthorse.detection.statistics import depth
 from gifthorse.models.folding import frozen
@@ -104,7 +104,8 @@ class GangSweep:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, session: Session
     ) -> Scores:
         """Return how far the statistic of each class lies below the median."""
-        net, (x, y), (held, held_y) = frozen(subject.net), whole(search), whole(unseen)
+        net = frozen(subject.net)
+        (x, y), (held, held_y) = (whole(near(part, subject)) for part in (search, unseen))
         quiet = Subject(net, subject.shape, subject.classes)
         best, ratios, alike = [], [], []
         for k in range(subject.classes):
@@ -113,7 +114,7 @@ class GangSweep:
             if min(len(mine), len(theirs)) < 2:
                 raise BadImages(f"needs four or more images outside class {k}: add other classes")
             masks = self._paint(net, mine, k, spawn(rng), session)
-            trigger = Additive(masks.mean(0))
+            trigger = Additive(masks.mean(0).cpu())
             asr = (predict(quiet, trigger(mine)).argmax(1) == k).float().mean().item()
             size = trigger.delta.abs().amax(0).sum().item()
             best.append(Candidate(Goal(k), trigger, size, asr, self.epochs, asr >= self.bar))

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from gifthorse.core.run import LocalSession
 from gifthorse.core.tensors import median, spawn
 from gifthorse.core.types import Finding, Goal, Images, Samples, Session, Subject, Verdict
+from gifthorse.data.samples import near
 from gifthorse.detection.weight_signature import by_class, conclude, deviations, doubt
 from gifthorse.models.folding import frozen
 
@@ -98,11 +99,12 @@ class NeuronInspect:
             cut short; the features are then of the images seen so far.
         """
         session, net = session or LocalSession(), frozen(subject.net)
+        images = near(clean, subject)
         order = torch.randperm(len(clean), generator=spawn(rng))[: self.images]
         sums, edges, active = [], [], torch.zeros(())
         seen, stopped = 0, ""
         for index in order.split(self.chunk):
-            maps = saliency(net, clean[index][0])  # (b, K, H, W)
+            maps = saliency(net, images[index][0])  # (b, K, H, W)
             sums.append(maps.sum((2, 3)))
             edges.append(laplacian(maps).abs().sum((2, 3)))
             active = active.to(maps.device) + self._active(maps).sum(0)

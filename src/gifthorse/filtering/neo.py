@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Labels, Samples, Session, Subject
+from gifthorse.data.samples import near
 from gifthorse.filtering.scoring import Asked
 
 
@@ -82,6 +83,7 @@ class NEO:
         if not len(clean):
             raise BadImages("regions are pasted on clean images; got none")
         asked, draw = Asked(subject, session), spawn(rng)
+        clean, suspects = near(clean, subject), near(suspects, subject)
         seed = int(torch.randint(2**31 - 1, (1,), generator=draw))
         jury = clean[torch.randperm(len(clean), generator=draw)[: self.images]][0]
         votes = asked.logits(jury).argmax(1)

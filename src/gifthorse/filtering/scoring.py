@@ -24,7 +24,7 @@ from gifthorse.core.types import (
     Session,
     Subject,
 )
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.models.features import with_features
 
 CHUNK = 512  # images in one run through the net
@@ -84,7 +84,7 @@ class Asked:
         if not len(samples):
             raise BadImages("there is no image: a filter needs clean images and suspects")
         labels, predicted, inner = [], [], []
-        for x, y in batches(samples, CHUNK):
+        for x, y in batches(near(samples, self.subject), CHUNK):
             self._charge(len(x))
             with torch.inference_mode():
                 logits, found = with_features(self.subject, x)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.tensors import median, spawn
 from gifthorse.core.types import Images, Logits, Samples, Session, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, near
 from gifthorse.filtering.scoring import CHUNK, Asked
 
 
@@ -69,6 +69,7 @@ class STRIP:
                 f"{need} clean images are needed, but there are {len(clean)}: lower partners"
             )
         asked, order = Asked(subject, session), torch.randperm(len(clean), generator=spawn(rng))
+        clean, suspects = near(clean, subject), near(suspects, subject)
         pool = clean[order[: self.partners]][0]
         found = self._entropies(asked, suspects, pool)
         if self.tails == "low":

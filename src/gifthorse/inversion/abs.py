@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.inversion.stimulation import Suspect, few, stimulate
 from gifthorse.models.folding import frozen
 from gifthorse.search import Adaptive, MaskPattern, Pace, Problem, Search
@@ -100,7 +100,7 @@ class Suspicion:
         self._stimulated = 0.0
         self._rounds = torch.zeros(len(goals), dtype=torch.int64)
         net = frozen(subject.net, fold=False)
-        x, y = few(*whole(clean), method.each)
+        x, y = few(*whole(near(clean, subject)), method.each)
         for layer in method.named(net):
             found, work = stimulate(
                 net,

@@ -17,7 +17,7 @@ from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.run import LocalSession
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Samples, Session, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.training import Player, descend, settled, still
 
 
@@ -82,7 +82,7 @@ class IBAU:
         Raises:
             Incomplete: If the session ends before the last round.
         """
-        session, draw = session or LocalSession(), spawn(rng)
+        session, draw, clean = session or LocalSession(), spawn(rng), near(clean, subject)
         learner = replace(subject, net=deepcopy(subject.net).eval().requires_grad_(True))
         weights = tuple(learner.net.parameters())
         adam = Adam(weights, self.lr)

@@ -73,7 +73,7 @@ class Projection:
         ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
         with seeded(rng):
             net = Autoencoder(subject.shape[0], self.width, self.noise, self.pool)
-        start = replace(subject, net=net.to(next(subject.net.parameters()).device))
+        start = replace(subject, net=net.to(subject.device))
         reform = fit(start, clean, self.recipe, rng, loss=missing, ledger=ledger).net
         reform.requires_grad_(False)
         return replace(subject, net=Reformed(reform, deepcopy(subject.net)).eval())

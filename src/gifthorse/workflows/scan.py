@@ -20,6 +20,7 @@ from torch import Tensor
 from gifthorse import __version__
 from gifthorse.analysis.attribution import explained
 from gifthorse.core.atomic import atomic
+from gifthorse.core.device import choose
 from gifthorse.core.errors import (
     BadOption,
     GifthorseError,
@@ -77,6 +78,7 @@ class Request:
         budget: Image-steps after which they must stop; None for never.
         resume: Folder that keeps the state of unfinished detectors; None keeps nothing.
         seed: Seed of all randomness.
+        device: Where the net runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         command: The command line, for the report.
     """
 
@@ -94,6 +96,7 @@ class Request:
     budget: int | None = None
     resume: Path | None = None
     seed: int = 0
+    device: str = "auto"
     command: str = ""
 
 
@@ -131,13 +134,13 @@ def examine(path: str, request: Request, progress: Progress | None = None) -> Re
     started, clock = datetime.now(UTC), time.monotonic()
     detectors = chosen(request)
     named, size = parse(request.normalize), parse_size(request.input_size)
-    limits(request)  # said before anything is opened
+    limits(request), choose(request.device)  # said before anything is opened
 
     def run() -> Run:
         return Run(
             command=request.command,
             seed=request.seed,
-            device="cpu",
+            device=str(choose(request.device)),
             seconds=time.monotonic() - clock,
             started=started.isoformat(timespec="seconds"),
             versions={
@@ -244,7 +247,7 @@ def take_in(
         limit=request.limit,
     )
     received = receive(
-        opened.net,
+        opened.net.to(choose(request.device)),
         opened.classes,
         gallery,
         origin=opened.origin,
