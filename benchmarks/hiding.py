@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.metrics import rate
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Images, Implant, Samples
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering.strip import entropy
-from gifthorse.models import load
 from gifthorse.training import predict
 from gifthorse.workflows.make import divide, implanted
-from gifthorse.workflows.scan import Request, take_in
+from gifthorse.workflows.opening import Inputs, opened
 from setting import keep, kept, machine
 
 MATES, SUSPECTS, FALSE_ALARMS = 8, 1000, 0.05
@@ -60,11 +59,9 @@ def main() -> None:
     for path in a.implants:
         name = path.stem.rpartition("-")[0] or path.stem
         if name not in result["rows"]:
-            received = take_in(load(str(path)), Request(images=a.images), None, None)
+            received = opened(str(path), Inputs(a.images))
             rng = torch.Generator().manual_seed(0)
-            verdict = DETECTORS[a.detector](
-                received.subject, received.samples, rng, session=LocalSession()
-            )
+            verdict = DETECTORS[a.detector](received.subject, received.samples, rng, Run())
             lead = verdict.findings[0].goal if verdict.findings else None
             result["rows"][name] = {
                 "label": verdict.label,

@@ -42,8 +42,8 @@ from gifthorse.bench.evaluator import evaluate as judge_bench
 from gifthorse.bench.outcome import Kind
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import Ledger, LocalSession
-from gifthorse.core.types import Goal, Implant, Run, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Goal, Implant, RunRecord, Subject
 from gifthorse.data import Gallery
 from gifthorse.data.samples import Subset, labels_of, near, whole
 from gifthorse.detection import DETECTORS
@@ -54,11 +54,12 @@ from gifthorse.report import WRITERS
 from gifthorse.training import evaluate, fit, predict
 from gifthorse.workflows.analyze import Dossier
 from gifthorse.workflows.compare import Comparison, compare
-from gifthorse.workflows.detect import scan
+from gifthorse.workflows.detect import detect
 from gifthorse.workflows.filter import screen
+from gifthorse.workflows.opening import Inputs
 from gifthorse.workflows.prepare import Received, receive
 from gifthorse.workflows.repair import repair, spread
-from gifthorse.workflows.scan import Request, examine, illustrated
+from gifthorse.workflows.scan import Request, illustrated, scan
 
 TERMS = Terms(pairs=12)
 real = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -137,7 +138,7 @@ def attack(name: str, place: Callable[[Subject], Subject]) -> Any:
     short = {key: value for key, value in SHORT.items() if key in known}
     method = vary(attacks.toy(name), short)
     victim = attacks.victim(name)
-    return method(place(victim), blob_images(each=20), Goal(2), seed())
+    return method(place(victim), blob_images(each=20), Goal(2), seed(), Run())
 
 
 SHORT: dict[str, object] = {
@@ -173,7 +174,7 @@ def test_an_inverter(name: str, card: str) -> None:
 def test_a_detector(name: str, card: str) -> None:
     method, found = defenses.brief("detector", name), []
     for place in (moved, lambda subject: subject):
-        verdict = method(place(wired(2)), wired_images(6), seed())
+        verdict = method(place(wired(2)), wired_images(6), seed(), Run())
         here(verdict)
         found.append(verdict)
     there, alone = found
@@ -187,7 +188,7 @@ def test_a_detector(name: str, card: str) -> None:
 def test_a_filter(name: str, card: str) -> None:
     method, scores = defenses.brief("filter", name), []
     for place in (moved, lambda subject: subject):
-        got = method(place(wired(2)), wired_images(5, 1), wired_images(5, 2), seed())
+        got = method(place(wired(2)), wired_images(5, 1), wired_images(5, 2), seed(), Run())
         here(got)
         scores.append(got)
     assert torch.allclose(scores[0], scores[1], rtol=1e-2, atol=1e-3)
@@ -197,7 +198,7 @@ def test_a_filter(name: str, card: str) -> None:
 def test_a_remedy(name: str, card: str) -> None:
     method, x, logits = defenses.brief("remedy", name), whole(wired_images(2, 3))[0], []
     for place in (moved, lambda subject: subject):
-        made = method(place(wired(2)), wired_images(8), seed())
+        made = method(place(wired(2)), wired_images(8), seed(), Run())
         logits.append(predict(made, x))
         assert made.device.type == ("cuda" if place is moved else "cpu")
     assert logits[0].device.type == "cpu"
@@ -236,8 +237,8 @@ def test_a_training_goes_on_where_it_stopped(card: str, tmp_path: Path) -> None:
     start = Subject(nn.Sequential(net, nn.Linear(400, BLOB_CLASSES)), BLOB_SHAPE, BLOB_CLASSES)
 
     def trained(budget: int | None) -> Subject:
-        session = LocalSession(budget=budget, store=tmp_path / f"state{budget is None}")
-        return fit(moved(start), data, recipe, seed(), ledger=Ledger(session, "key"))
+        run = Run(budget=budget, store=tmp_path / f"state{budget is None}")
+        return fit(moved(start), data, recipe, seed(), run.keyed(recipe, start, data, seed()))
 
     straight = trained(None)
     with pytest.raises(Incomplete):
@@ -268,7 +269,7 @@ def test_a_cell_of_the_bench(kind: Kind, card: str) -> None:
     method, outcomes = defenses.brief(kind, name), []
     for place in (moved, lambda subject: subject):
         made = Implant(place(wired(2)), checker(), Goal(2))
-        outcome = judge_bench(made, method, defenses.DATA, seed(), kind=kind, terms=TERMS)
+        outcome = judge_bench(made, method, defenses.DATA, seed(), Run(), kind=kind, terms=TERMS)
         here(outcome)
         outcomes.append(outcome)
     assert outcomes[0].before == outcomes[1].before
@@ -286,18 +287,19 @@ def on_card(net: nn.Module) -> nn.Module:
 
 
 def test_a_scan(card: str, tmp_path: Path) -> None:
-    ran = Run("test", 0, "cuda:0", 0.0, "", {})
+    ran = RunRecord("test", 0, "cuda:0", 0.0, "", {})
     detectors = {
         n: defenses.brief("detector", n) for n in ("neural_cleanse_quick", "weight_signature")
     }
     got = received(on_card)
     assert got.subject.device.type == "cuda"
-    report = illustrated(scan(got, detectors, seed(), ran), got.subject)
+    report = illustrated(detect(got, detectors, seed(), Run()), got.subject)
+    report = replace(report, run=ran)
     here(report)
     for ending, write in WRITERS.items():
         assert write(report), ending
     if card == "standin":
-        alone = scan(received(lambda net: net), detectors, seed(), ran)
+        alone = detect(received(lambda net: net), detectors, seed(), Run())
         assert [v.score for v in alone.verdicts] == pytest.approx(
             [v.score for v in report.verdicts], rel=1e-3
         )
@@ -306,10 +308,9 @@ def test_a_scan(card: str, tmp_path: Path) -> None:
 
 def test_the_scan_of_a_file_says_where_it_ran(card: str) -> None:
     gift = Path(__file__).parents[1] / "examples" / "gift"
-    request = Request(
-        str(gift / "clean.npz"), limit=43, detectors=("weight_signature",), device="cuda"
-    )
-    report = examine(str(gift / "gift.safetensors"), request)
+    inputs = Inputs(str(gift / "clean.npz"), limit=43, device="cuda")
+    report = scan(str(gift / "gift.safetensors"), inputs, Request(detectors=("weight_signature",)))
+    assert report.run is not None
     assert report.run.device == "cuda:0"
     here(report)
 
@@ -320,23 +321,24 @@ def test_a_repair(card: str) -> None:
         got,
         defenses.brief("remedy", "fine_tuning"),
         seed(),
+        Run(),
         known=[(checker(), Goal(2))],
         mirror=False,
     )
     assert done.subject.device.type == "cuda"
     here(done)
     inverter = vary(INVERTERS["pixel"], {"pace.rounds": 2})
-    here(spread(got.subject, done, inverter, seed()))
+    here(spread(got.subject, done, inverter, seed(), Run()))
 
 
 def test_images_are_screened(card: str) -> None:
     method = vary(FILTERS["strip"], {"partners": 8})
-    here(screen(received(on_card), wired_images(5, 7), method, seed()))
+    here(screen(received(on_card), wired_images(5, 7), method, seed(), Run()))
 
 
 def test_triggers_are_compared(card: str) -> None:
     plan = Comparison((Goal(2),), methods=("pixel", "neural_cleanse"), rounds=3, points=3)
-    done = compare(moved(wired(2)), wired_images(8), plan)
+    done = compare(moved(wired(2)), wired_images(8), plan, Run())
     here(done)
 
 
@@ -363,6 +365,6 @@ def test_what_layers_give_and_what_becomes_of_features(card: str) -> None:
         plan = Transfer(
             tunings=("partial",), downstream=(kind,), recipe=replace(QUICK, epochs=1, batch=8)
         )
-        assert plan(made, clean, wired_images(4, 1), seed()).keys() == {"partial", kind}
+        assert plan(made, clean, wired_images(4, 1), seed(), Run()).keys() == {"partial", kind}
     rates = analysis.robustness(subject, checker(), Goal(2), clean)
     assert rates == analysis.robustness(wired(2), checker(), Goal(2), clean)

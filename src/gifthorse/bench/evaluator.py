@@ -19,18 +19,9 @@ from gifthorse.bench.splits import Sizes, Splits, splits
 from gifthorse.bench.trials import Terms, Trial, asked, changed, measured, tested
 from gifthorse.core.errors import BadOption, GifthorseError
 from gifthorse.core.metrics import accuracy, collapsed
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import (
-    Detector,
-    Filter,
-    Images,
-    Implant,
-    Remedy,
-    Session,
-    Subject,
-    Trigger,
-)
+from gifthorse.core.types import Detector, Filter, Images, Implant, Remedy, Subject, Trigger
 from gifthorse.filtering.scoring import takes_labels
 from gifthorse.training import predict
 
@@ -48,10 +39,10 @@ def evaluate(
     defense: Defense,
     data: Splits,
     rng: Generator,
+    run: Run,
     *,
     kind: Kind,
     terms: Terms = Terms(),
-    session: Session | None = None,
 ) -> Outcome:
     """Try a defense on a backdoored model.
 
@@ -67,13 +58,13 @@ def evaluate(
         rng: Source of all randomness.
         kind: What the defense is.
         terms: How it is judged.
-        session: Who watches, and when it must stop.
+        run: Who watches, and when it must stop.
 
     Raises:
         GifthorseError: If the defense changed the weights it was given.
-        Incomplete: If the session was over before the defense was done; a detector then says so.
+        Incomplete: If the run was over before the defense was done; a detector then says so.
     """
-    return _Case(made.subject, made, data, terms, session, rng).judge(defense, kind)
+    return _Case(made.subject, made, data, terms, run, rng).judge(defense, kind)
 
 
 def evaluate_clean(
@@ -81,16 +72,16 @@ def evaluate_clean(
     defense: Defense,
     data: Splits,
     rng: Generator,
+    run: Run,
     *,
     kind: Kind,
     terms: Terms = Terms(),
-    session: Session | None = None,
 ) -> Outcome:
     """Try a defense on a clean model: what it costs, and its false alarms.
 
     Arguments and errors are those of `evaluate`.
     """
-    return _Case(subject, None, data, terms, session, rng).judge(defense, kind)
+    return _Case(subject, None, data, terms, run, rng).judge(defense, kind)
 
 
 # 2. The three kinds of defense ----------------------------------------------------------------
@@ -105,12 +96,12 @@ class _Case:
         made: Implant | None,
         data: Splits,
         terms: Terms,
-        session: Session | None,
+        run: Run,
         rng: Generator,
     ) -> None:
         self.given = Subject(deepcopy(subject.net).eval(), subject.shape, subject.classes)
         self.digest = digest(self.given.net)
-        self.data, self.terms, self.session = data, terms, session or LocalSession()
+        self.data, self.terms, self.run = data, terms, run
         self.seed, self.draw = spawn(rng).initial_seed(), spawn(rng)
         self.made, self.trial = made, tested(data.test, made)
         self.before = asked(self.given, self.trial)
@@ -118,7 +109,7 @@ class _Case:
 
     def judge(self, defense: Defense, kind: Kind) -> Outcome:
         """Return the outcome of a defense, with its cost."""
-        spent = self.session.image_steps
+        spent = self.run.image_steps
         if kind == "remedy":
             outcome, online = self._remedy(cast("Remedy", defense))
         elif kind == "filter":
@@ -132,7 +123,7 @@ class _Case:
                 "the defense changed the weights of the net that it was given, so nothing that is "
                 "said of it holds: it must work on a copy"
             )
-        spent = self.session.image_steps - spent
+        spent = self.run.image_steps - spent
         cost = replace(outcome.cost, image_steps=spent, peak_bytes=peak_bytes())
         if self.terms.timed and online is not None:
             x = self.trial.x
@@ -149,7 +140,7 @@ class _Case:
 
     def _remedy(self, remedy: Remedy) -> tuple[Outcome, Online]:
         started = time.monotonic()
-        made = remedy(self.given, self.data.fit, self._rng(), session=self.session)
+        made = remedy(self.given, self.data.fit, self._rng(), self.run)
         cost = Cost(fit_seconds=time.monotonic() - started)
         net = resaved(made.net, self.given.net)
         repaired = replace(made, net=deepcopy(made.net).eval() if net is None else net)
@@ -172,14 +163,14 @@ class _Case:
         return outcome, lambda x: predict(repaired, x)
 
     def _filter(self, method: Filter) -> tuple[Outcome, Online]:
-        sieve = Sieve(method, self.given, self.data, self.terms, self.session, self.seed, self.draw)
+        sieve = Sieve(method, self.given, self.data, self.terms, self.run, self.seed, self.draw)
         if takes_labels(method):
             return sieve.purged(self.made), None
         return sieve.sifted(self.trial, self.before), sieve.asked
 
     def _detector(self, detector: Detector) -> tuple[Outcome, Online]:
         started = time.monotonic()
-        verdict = detector(self.given, self.data.fit, self._rng(), session=self.session)
+        verdict = detector(self.given, self.data.fit, self._rng(), self.run)
         cost = Cost(fit_seconds=time.monotonic() - started)
         target = None if self.trial.goal is None else self.trial.goal.target
         said = found(verdict, target, self.place)

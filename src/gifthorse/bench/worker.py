@@ -25,7 +25,7 @@ from gifthorse.bench.outcome import Outcome
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import IMPORTED, SCHEMA, Cell, Task, draws, spoken
 from gifthorse.core.errors import GifthorseError, Incomplete, UsageError
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Rate, Subject
 from gifthorse.models.load import load
 from gifthorse.workflows import make as stages
@@ -178,7 +178,7 @@ def _trained(task: Task) -> Built:
     if cell.setting.benign:
         subject = stages.benign(load(cell.setting.benign, cell.net), data)
     else:
-        subject = stages.train_clean(cell.net, data, recipe, draws(cell, "train"))
+        subject = stages.train_clean(cell.net, data, recipe, draws(cell, "train"), Run())
     figures = stages.judge(subject, data.test)
     seconds = time.monotonic() - started
     return stages.Made("clean", recipe, cell.net, data, cell.seed, figures, seconds), subject
@@ -192,7 +192,7 @@ def _implanted(task: Task, store: Store) -> Built:
     if cell.setting.start == "scratch":
         start = stages.fresh(cell.net, data, draws(cell, f"start {name}"))
     goal, rng = Goal(cell.setting.target), draws(cell, f"implant {name}")
-    made = stages.implant(method, start, data, goal, rng)
+    made = stages.implant(method, start, data, goal, rng, Run())
     figures = stages.judge(made.subject, data.test, made, benign)
     seconds = time.monotonic() - started
     known = stages.Made(name, method, cell.net, data, cell.seed, figures, seconds, made)
@@ -241,13 +241,11 @@ def _answered(
     assert kind != "attack"
     assert isinstance(data, Splits)
     rng = draws(cell, f"judge {cell.defense.name}")
-    session = LocalSession(seconds=setting.time_limit)
+    run = Run(seconds=setting.time_limit)
     if made is None:
-        found = evaluate_clean(
-            subject, method, data, rng, kind=kind, terms=setting.terms, session=session
-        )
+        found = evaluate_clean(subject, method, data, rng, kind=kind, terms=setting.terms, run=run)
     else:
-        found = evaluate(made, method, data, rng, kind=kind, terms=setting.terms, session=session)
+        found = evaluate(made, method, data, rng, kind=kind, terms=setting.terms, run=run)
     return _said(found, weights)
 
 

@@ -25,7 +25,7 @@ from gifthorse.core.metrics import (
     target_confidence,
 )
 from gifthorse.core.options import describe
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded
 from gifthorse.core.types import (
     Attack,
@@ -37,13 +37,12 @@ from gifthorse.core.types import (
     Origin,
     Rate,
     Samples,
-    Session,
     Subject,
     Trigger,
 )
 from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.packed import load_packed
-from gifthorse.data.samples import InMemory, Subset, batches
+from gifthorse.data.samples import InMemory, batches
 from gifthorse.data.trojai import framed, make_signs
 from gifthorse.models.load import Opened, load, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
@@ -132,15 +131,10 @@ def fresh(net: str, data: Divided, rng: Generator) -> Subject:
     return Subject(model, shape, classes, Origin(arch=net))
 
 
-def train_clean(
-    net: str, data: Divided, recipe: Recipe, rng: Generator, session: Session | None = None
-) -> Subject:
-    """Train a net on clean data from scratch; the session keeps what an interruption would lose."""
-    start, ledger = fresh(net, data, rng), None
-    if session is not None:
-        few = Subset(data.train, torch.arange(64))
-        ledger = Ledger(session, fingerprint(recipe, start, few, rng))
-    return fit(start, data.train, recipe, rng, ledger=ledger)
+def train_clean(net: str, data: Divided, recipe: Recipe, rng: Generator, run: Run) -> Subject:
+    """Train a net on clean data from scratch; the run keeps what an interruption would lose."""
+    start = fresh(net, data, rng).to(run.device)
+    return fit(start, data.train, recipe, rng, run.keyed(recipe, start, data.train, rng, most=64))
 
 
 def benign(opened: Opened, data: Divided) -> Subject:
@@ -180,10 +174,10 @@ def implant(
     data: Divided,
     goal: Goal,
     rng: Generator,
-    session: Session | None = None,
+    run: Run,
 ) -> Implant:
     """Train a copy of a net, untrained or benign, under an attack."""
-    return attack(victim, data.train, goal, rng, session=session)
+    return attack(victim, data.train, goal, rng, run)
 
 
 def judge(
