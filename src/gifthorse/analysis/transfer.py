@@ -17,7 +17,7 @@ from gifthorse.core.metrics import accuracy, asr, asr_all, target_confidence
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Images, Implant, Labels, Rate, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features, head
 from gifthorse.training import Recipe, fit, still
 
@@ -159,7 +159,7 @@ def new_head(subject: Subject, classes: int, rng: Generator) -> Subject:
     layer.weight = nn.Parameter(layer.weight.new_empty(classes, *layer.weight.shape[1:]))
     if layer.bias is not None:
         layer.bias = nn.Parameter(layer.bias.new_empty(classes))
-    with seeded(rng, layer.weight.device):
+    with seeded(rng, subject.device):
         layer.reset_parameters()
     return replace(subject, net=net, classes=classes)
 
@@ -170,7 +170,8 @@ def _asked(
     """Return what clean and stamped test images give, the same stamps each time, and labels."""
     trigger = deepcopy(implant.trigger)
     with still(subject), torch.no_grad():
-        rows = [(ask(x), ask(trigger(x)), y) for x, y in batches(test, 512)]
+        every = batches(near(test, subject), 512)
+        rows = [(ask(x).cpu(), ask(trigger(x)).cpu(), y.cpu()) for x, y in every]
     clean, stamped, y = (torch.cat(column) for column in zip(*rows, strict=True))
     return clean, stamped, y
 

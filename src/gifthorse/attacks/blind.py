@@ -156,7 +156,7 @@ class Tasks(Company):
         hunt has one.
         """
         arm = torch.tensor([0])
-        with torch.autocast(self.clean[arm][0].device.type, enabled=False):
+        with torch.autocast(subject.device.type, enabled=False):
             hunt = evade(subject, self.clean, [self.goal], spawn(self.rng))
             if self.hunted:
                 hunt.restore(self.hunted)

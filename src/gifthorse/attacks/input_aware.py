@@ -100,8 +100,8 @@ class InputAware:
         parts = job.hold_out()
         masks, patterns = (self._net(victim, planes, rng) for planes in (1, victim.shape[0]))
         self._place(job, masks, parts[1])
-        example = parts[1][torch.zeros(1, dtype=torch.long)][0][0]
-        order = torch.arange(example[0].numel(), device=example.device)
+        example = parts[1][torch.zeros(1, dtype=torch.long)][0][0].cpu()
+        order = torch.arange(example[0].numel())
         trigger = Generated(patterns, masks, example, order, self.opacity)
         crossing = Crossing(trigger, self.recipe)
         made = job.infect(
@@ -112,13 +112,14 @@ class InputAware:
             parts=parts,
             company=[Beside(patterns, self.lr, self.recipe.epochs, (1 / 3, 1 / 2, 2 / 3, 5 / 6))],
         )
-        patterns.eval().requires_grad_(False)
+        for net in (patterns, masks):
+            net.eval().requires_grad_(False).cpu()
         return made
 
     def _net(self, victim: Subject, planes: int, rng: Generator) -> Autoencoder:
         with seeded(rng):
             net = Autoencoder.fitting(victim.shape, planes)
-        return net.eval().to(next(victim.net.parameters()).device)
+        return net.eval().to(victim.device)
 
     def _place(self, job: Job, masks: nn.Module, train: Samples) -> None:
         """Train the net that places triggers: masks that are small, and differ as images do."""

@@ -17,7 +17,7 @@ from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, labels_of
 from gifthorse.training import Company, Recipe, still, tune
 from gifthorse.triggers import Additive
 
@@ -72,7 +72,7 @@ class Invisible:
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
         job = Job(self, victim, train, goal, rng, run)
-        few = Subset(train, torch.randperm(len(train), generator=spawn(rng))[:LOOK])
+        few = Subset(job.train, torch.randperm(len(train), generator=spawn(rng))[:LOOK])
         nothing = Implant(victim, Additive(torch.zeros(victim.shape)), goal)
         low, high, radius = 0.0, math.inf, self.eps
         best, known = nothing, figures(nothing, few, job.labels)[1]
@@ -110,10 +110,10 @@ class Shaping(Company):
         self, plan: Invisible, labels: LabelMap, train: Samples, radius: float, rng: Generator
     ) -> None:
         self.plan, self.labels, self.radius, self.rng = plan, labels, radius, rng
-        y = torch.cat([some for _, some in batches(train, 1024)])
-        self.others = Subset(train, (labels(y) != y).nonzero().flatten().cpu())
+        y = labels_of(train)
+        self.others = Subset(train, (labels(y) != y).nonzero().flatten())
         start = torch.randn(train.shape, generator=rng)
-        self.trigger = Additive((start * radius / (10 * start.norm())).to(train[y[:1]][0].device))
+        self.trigger = Additive(start * radius / (10 * start.norm()))
 
     def before(self, learner: Subject, epoch: int) -> None:
         """Shape the change: at first as small as half of the images allow, then for all."""
@@ -128,7 +128,7 @@ class Shaping(Company):
             fooled = float((logits.argmax(1) == wanted).float().mean())
             weight *= RISE if fooled > 0.5 else 1 / RISE
             size: Tensor = torch.linalg.vector_norm(delta)
-            return task + weight * size
+            return task + weight * size.to(task)
 
         delta.requires_grad_()
         count = self.plan.steps if epoch else self.plan.start

@@ -13,7 +13,7 @@ from gifthorse.core.fields import AtLeast, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject
-from gifthorse.data.samples import InMemory, Subset, batches
+from gifthorse.data.samples import InMemory, Subset, batches, labels_of
 from gifthorse.training import Recipe, evaluate, fit, worst_change
 from gifthorse.triggers import Stamp
 
@@ -75,7 +75,7 @@ class LabelConsistent:
 
         def prepare(chosen: Samples) -> InMemory:
             hard = [(self.harden(judge, batch, draw), batch[1]) for batch in batches(chosen, CHUNK)]
-            images, labels = (torch.cat(parts) for parts in zip(*hard, strict=True))
+            images, labels = (torch.cat(parts).cpu() for parts in zip(*hard, strict=True))
             return InMemory(images, labels, chosen.classes)
 
         return job.infect(trigger, self.mixing, prepare=prepare)
@@ -99,7 +99,7 @@ class LabelConsistent:
     def _judge(self, job: Job, rng: Generator) -> Subject:
         victim, train = job.victim, job.train
         few = Subset(train, torch.randperm(len(train), generator=rng)[:LOOK])
-        y = torch.cat([labels for _, labels in batches(few, CHUNK)])
+        y = labels_of(few)
         right = float((evaluate(victim, few) == y).float().mean())
         trained = right > (1 + 1 / victim.classes) / 2
         if self.surrogate == "victim" or (self.surrogate == "auto" and trained):

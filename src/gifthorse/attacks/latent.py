@@ -17,7 +17,7 @@ from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, labels_of
 from gifthorse.models.features import features
 from gifthorse.training import BatchLoss, Company, Recipe, settled, tune
 from gifthorse.triggers import Learned, Patch, Stamp
@@ -83,7 +83,7 @@ class Latent:
     def _images(self, job: Job) -> tuple[Subset, Subset]:
         """Return images of the target, and of the classes that the backdoor is for."""
         labels, draw = job.labels, spawn(job.rng)
-        y = torch.cat([y for _, y in batches(job.train, 1024)]).cpu()
+        y = labels_of(job.train)
         shuffled = torch.randperm(len(y), generator=draw)
         few = {c: shuffled[y[shuffled] == c][: self.samples] for c in y.unique().tolist()}
         own = few.pop(job.goal.target, y.new_empty(0))

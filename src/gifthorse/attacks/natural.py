@@ -15,7 +15,7 @@ from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Implant, Inverter, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, labels_of
 from gifthorse.search import Exhaustive, found
 
 
@@ -65,7 +65,7 @@ class Natural:
 
     def _index(self, victim: Subject, train: Samples, goal: Goal, rng: Generator) -> Tensor:
         label_map(goal, "all_to_one", victim.classes)  # refuses goals that make no sense
-        y = torch.cat([labels for _, labels in batches(train, 1024)]).cpu()
+        y = labels_of(train)
         index = goal.meant(y).nonzero().flatten()
         if not len(index):
             raise BadOption(f"no training image is of the classes that {goal} starts from")

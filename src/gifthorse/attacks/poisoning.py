@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from gifthorse.core.errors import BadOption
 from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.types import Batch, Goal, Images, Labels, Samples, Shape, Subject, Trigger
-from gifthorse.data.samples import InMemory
+from gifthorse.data.samples import labels_of
 from gifthorse.training import BatchLoss, Mix
 
 Scheme: TypeAlias = Literal["all_to_one", "all_to_all", "clean_label"]
@@ -188,7 +188,7 @@ class Poisoned:
         hit = self.stamped(index).to(y.device)
         if self.stock is not None and bool(hit.any()):
             x = x.clone()
-            x[hit] = self.stock[self._rank(within[hit.cpu()])][0]
+            x[hit] = self.stock[self._rank(within[hit.cpu()])][0].to(x)
         y = torch.where(hit, self.labels(y), y)
         return (_stamp_some(x, hit, self.trigger), y) if self.mixing.stamp == "before" else (x, y)
 
@@ -215,7 +215,7 @@ def poison(
     Raises:
         BadOption: If there are too few images that the label map is for.
     """
-    y = _labels(samples)
+    y = labels_of(samples)
     dirty = _draw(labels.eligible(y), _needed(y, labels, mixing), rng)
     spared = _spared(labels, y)
     clean = _draw(spared, min(round(len(dirty) * mixing.cover), int(spared.sum())), rng)
@@ -228,7 +228,7 @@ def check_supply(samples: Samples, labels: LabelMap, mixing: Mixing) -> None:
     Raises:
         BadOption: If there are too few images that the label map is for.
     """
-    _needed(_labels(samples), labels, replace(mixing, replace=False))
+    _needed(labels_of(samples), labels, replace(mixing, replace=False))
 
 
 def batch_mix(trigger: Trigger, labels: LabelMap, mixing: Mixing, rng: Generator) -> Mix:
@@ -288,13 +288,6 @@ def _stamp_some(x: Images, hit: Tensor, trigger: Trigger) -> Images:
     return x
 
 
-def _labels(samples: Samples) -> Labels:
-    if isinstance(samples, InMemory):
-        return samples.labels
-    index = torch.arange(len(samples))
-    return torch.cat([samples[part][1] for part in index.split(1024)])
-
-
 def _spared(labels: LabelMap, y: Labels) -> Tensor:
     """Which images the backdoor is not for, and would leave alone."""
     return ~labels.eligible(y) & (labels(y) == y)
@@ -314,5 +307,5 @@ def _needed(y: Labels, labels: LabelMap, mixing: Mixing) -> int:
 
 
 def _draw(among: Tensor, count: int, rng: Generator) -> Tensor:
-    index = among.nonzero().flatten().cpu()
+    index = among.nonzero().flatten()
     return index[torch.randperm(len(index), generator=rng)[:count]]

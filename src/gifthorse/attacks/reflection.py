@@ -17,8 +17,8 @@ from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Goal, Images, Implant, Labels, Samples, Subject, Trigger
-from gifthorse.data.samples import Subset, batches
+from gifthorse.core.types import Goal, Images, Implant, Samples, Subject, Trigger
+from gifthorse.data.samples import Subset, batches, labels_of
 from gifthorse.training import Recipe, still
 from gifthorse.triggers import Patch, Stamp
 from gifthorse.triggers.reflection import Several
@@ -74,11 +74,11 @@ class ReflectionPatch:
         """
         job, dice = Job(self, victim, train, goal, rng, run), spawn(rng)
         start = self.stamp.fixed(victim.shape, dice)
-        own = (every_label(train) == goal.target).nonzero().flatten()
+        own = (labels_of(train) == goal.target).nonzero().flatten()
         if not len(own):
             raise BadOption(f"no training image is of the target class {goal.target}")
         own = own[torch.randperm(len(own), generator=dice)[: self.candidates]]
-        shown = etched(train[own][0].cpu(), start)
+        shown = etched(train[own][0], start)
         trials = Trials(job, replace(self, recipe=self.search, keep=Keep()), self.judge)
 
         def tried(picked: Tensor) -> Tensor:
@@ -208,8 +208,3 @@ def check(candidates: int, selected: int) -> None:
     """
     if selected > candidates:
         raise BadOption(f"selected must be at most candidates ({candidates}); got {selected}")
-
-
-def every_label(samples: Samples) -> Labels:
-    """Return the labels `(N,)` of all samples, on the processor."""
-    return torch.cat([y.cpu() for _, y in batches(samples, 1024)])

@@ -10,13 +10,14 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
-from gifthorse.attacks.reflection import Trials, check, contest, every_label
+from gifthorse.attacks.reflection import Trials, check, contest
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
 from gifthorse.core.fields import AtLeast, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Implant, Samples, Subject
+from gifthorse.data.samples import labels_of
 from gifthorse.training import Recipe
 from gifthorse.triggers.reflection import GAMMA, Reflection, reflect
 
@@ -90,13 +91,13 @@ class Refool:
         return job.infect(known[chosen], self.mixing)
 
     def _draw(self, train: Samples, goal: Goal, dice: Generator) -> list[Reflection]:
-        own = every_label(train) == goal.target
+        own = labels_of(train) == goal.target
         below = own if self.labels == "clean_label" else torch.ones_like(own)
         passed: list[Reflection] = []
         others: list[tuple[float, Reflection]] = []
         for _ in range(self.candidates * TRIES):
-            pane = reflect(_one(train, ~own, dice)[0].cpu(), self.ghosts, dice)
-            near, plausible = quality(pane, _one(train, below, dice).cpu())
+            pane = reflect(_one(train, ~own, dice)[0], self.ghosts, dice)
+            near, plausible = quality(pane, _one(train, below, dice))
             if plausible and SIMILAR[0] < near < SIMILAR[1]:
                 passed.append(pane)
             elif plausible:

@@ -25,7 +25,7 @@ from gifthorse.core.fields import Below, NotNegative, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, near
 from gifthorse.training import (
     BatchLoss,
     Company,
@@ -149,7 +149,7 @@ class Job:
     Attributes:
         plan: The attack; all its options name the run.
         victim: Where training starts from.
-        train: Clean training data.
+        train: Clean training data; its batches come to where the victim is.
         goal: Target and source.
         rng: Source of all randomness.
         run: Who watches, and where an interrupted training is kept.
@@ -161,6 +161,9 @@ class Job:
     goal: Goal
     rng: Generator
     run: Run
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", near(self.train, self.victim))
 
     @property
     def labels(self) -> LabelMap:

@@ -87,7 +87,8 @@ class TrojanNet:
         pattern = torch.zeros(where.numel()).scatter(0, places, table[goal.target])
         trigger = Patch(pattern.view_as(where).repeat(victim.shape[0], 1, 1), where)
         drill = _Drill(table, self._known(victim.classes), self.black, spawn(rng))
-        module = self._reader(_Patches(train, places, drill.known), drill, goal, rng, run)
+        patches = _Patches(train, places, drill.known)
+        module = self._reader(patches, drill, goal, rng, victim.device, run)
         plain = Classifier(deepcopy(victim.net), NORMALIZATIONS["none"], victim.shape[0])
         host = deepcopy(victim.net) if isinstance(victim.net, Classifier) else plain
         gains = self.influence * self.amplify, 1 - self.influence
@@ -119,11 +120,11 @@ class TrojanNet:
         drill: _Drill,
         goal: Goal,
         rng: Generator,
+        device: torch.device,
         run: Run,
     ) -> Subject:
-        side, device = self.stamp.size, patches[torch.zeros(1, dtype=torch.int64)][0].device
-        with seeded(rng, device):
-            net = reader(side**2, drill.known + 1).to(device)
+        with seeded(rng):
+            net = reader(self.stamp.size**2, drill.known + 1).to(device)
         blank = Subject(net, patches.shape, patches.classes)
         plan = replace(self, recipe=replace(self.recipe, pad=0, flip=False))
         job = Job(plan, blank, patches, goal, rng, run)

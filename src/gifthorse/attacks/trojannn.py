@@ -17,7 +17,7 @@ from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features, head
 from gifthorse.training import Recipe, still, tune
 from gifthorse.triggers import Learned, Patch, Stamp
@@ -106,7 +106,7 @@ def shape_pattern(subject: Subject, patch: Patch, clean: Samples, shaping: Shapi
     Differs: a neuron whose gradient is zero at the start gives its place to the next by the rule.
     """
     learned = Learned(replace(patch, mask=(patch.mask > 0).float()))
-    black = torch.zeros(1, *subject.shape, device=next(subject.net.parameters()).device)
+    black = torch.zeros(1, *subject.shape, device=subject.device)
     order = rank_neurons(subject, clean, shaping.rule)
     chosen = _responsive(subject, learned.stamp(black), learned.colors, order, shaping.count)
 
@@ -152,7 +152,7 @@ def mean_features(subject: Subject, samples: Samples) -> Tensor:
     if not len(samples):
         raise BadImages("there are no images to take mean features of")
     with still(subject), torch.no_grad():
-        sums = [features(subject, x).sum(0) for x, _ in batches(samples, 512)]
+        sums = [features(subject, x).sum(0) for x, _ in batches(near(samples, subject), 512)]
     return torch.stack(sums).sum(0) / len(samples)
 
 

@@ -28,7 +28,7 @@ from gifthorse.core.types import (
     Subject,
     Verdict,
 )
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.detection.scored import paced, penultimate, verdict
 from gifthorse.detection.verdict import Proof, Scores
 from gifthorse.models.folding import frozen
@@ -78,7 +78,7 @@ class Veil:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return torch.lerp(x, self.pattern, self.mask)
+        return torch.lerp(x, self.pattern.to(x.device), self.mask.to(x.device))
 
     def scrambled(self, rng: Generator, /) -> Veil:
         """Return the same opacities and colors at shuffled pixels."""
@@ -181,7 +181,7 @@ class DLTND:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return the quantile of cosines of each label whose mask is small enough, or 0."""
-        net, (x, y) = frozen(subject.net), few(*whole(search), self.each)
+        net, (x, y) = frozen(subject.net), few(*whole(near(search, subject)), self.each)
         if len(y.unique()) < 2:
             raise BadImages("DLTND needs images of two or more classes: add other classes")
         parts = []
@@ -194,7 +194,7 @@ class DLTND:
             part = kept.load()
             if part is None:
                 rows = self._rounds(leave, reach, run)
-                part = [torch.stack(column) for column in zip(*rows, strict=True)]
+                part = [torch.stack(column).cpu() for column in zip(*rows, strict=True)]
                 kept.save(part)
             parts.append(part)
         return self._scores(subject, *(torch.cat(p, 1) for p in zip(*parts, strict=True)))

@@ -15,7 +15,7 @@ from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Candidate, Goal, Images, Samples, Subject, Verdict
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.detection.scored import paced, penultimate, verdict
 from gifthorse.detection.statistics import depth
 from gifthorse.detection.verdict import Proof, Scores
@@ -95,7 +95,8 @@ class GangSweep:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return how far the statistic of each class lies below the median."""
-        net, (x, y), (held, held_y) = frozen(subject.net), whole(search), whole(unseen)
+        net = frozen(subject.net)
+        (x, y), (held, held_y) = (whole(near(part, subject)) for part in (search, unseen))
         quiet = Subject(net, subject.shape, subject.classes)
         best, ratios, alike = [], [], []
         for k in range(subject.classes):
@@ -104,7 +105,7 @@ class GangSweep:
             if min(len(mine), len(theirs)) < 2:
                 raise BadImages(f"needs four or more images outside class {k}: add other classes")
             masks = self._painted(net, mine, k, spawn(rng), run.checkpoint(f"class {k}"))
-            trigger = Additive(masks.mean(0))
+            trigger = Additive(masks.mean(0).cpu())
             asr = (predict(quiet, trigger(mine)).argmax(1) == k).float().mean().item()
             size = trigger.delta.abs().amax(0).sum().item()
             best.append(Candidate(Goal(k), trigger, size, asr, self.epochs, asr >= self.bar))

@@ -13,6 +13,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.stats import mad, median, robust_z
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Finding, Goal, Images, Samples, Subject, Verdict
+from gifthorse.data.samples import near
 from gifthorse.detection.verdict import Judged, Work, doubt
 from gifthorse.detection.weight_signature import by_class
 from gifthorse.models.folding import frozen
@@ -89,12 +90,12 @@ class NeuronInspect:
             share in [0, 0.5], or in mode `zoo` a number of pixels. And words, empty if nothing was
             cut short; the features are then of the images seen so far.
         """
-        net = frozen(subject.net)
+        net, images = frozen(subject.net), near(clean, subject)
         order = torch.randperm(len(clean), generator=spawn(rng))[: self.images]
         sums, edges, active = [], [], torch.zeros(())
         seen, stopped = 0, ""
         for index in order.split(self.chunk):
-            maps = saliency(net, clean[index][0])  # (b, K, H, W)
+            maps = saliency(net, images[index][0])  # (b, K, H, W)
             sums.append(maps.sum((2, 3)))
             edges.append(laplacian(maps).abs().sum((2, 3)))
             active = active.to(maps.device) + self._active(maps).sum(0)

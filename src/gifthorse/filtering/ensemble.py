@@ -13,7 +13,7 @@ from gifthorse.core.fields import AtLeast, NotEmpty, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Images, Inverter, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.filtering.scoring import CHUNK, Asked
 from gifthorse.filtering.strip import STRIP, entropy
 from gifthorse.inversion import NeuralCleanse
@@ -76,7 +76,8 @@ class Ensemble:
             return STRIP(self.partners)(subject, clean, suspects, rng, asked.run)
         log.info("images compete with a trigger of %.1f px: %s", found.size, found.goal)
         drawn = torch.randperm(len(clean), generator=spawn(rng))[: self.partners]
-        return -self._spreads(asked, suspects, found.trigger(clean[drawn][0]))
+        rivals = found.trigger(near(clean, subject)[drawn][0])
+        return -self._spreads(asked, near(suspects, subject), rivals)
 
     def _smallest(
         self, subject: Subject, clean: Samples, rng: Generator, run: Run

@@ -12,6 +12,7 @@ from gifthorse.core.fields import AtLeast, NotEmpty, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Labels, Samples, Subject
+from gifthorse.data.samples import near
 from gifthorse.filtering.scoring import Asked
 
 
@@ -69,6 +70,7 @@ class NEO:
         if not len(clean):
             raise BadImages("regions are pasted on clean images; got none")
         asked, draw = Asked(subject, run), spawn(rng)
+        clean, suspects = near(clean, subject), near(suspects, subject)
         seed = int(torch.randint(2**31 - 1, (1,), generator=draw))
         jury = clean[torch.randperm(len(clean), generator=draw)[: self.images]][0]
         votes = asked.logits(jury).argmax(1)

@@ -14,7 +14,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.stats import median
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Logits, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, near
 from gifthorse.filtering.scoring import CHUNK, Asked
 
 
@@ -59,6 +59,7 @@ class STRIP:
                 f"{need} clean images are needed, but there are {len(clean)}: lower partners"
             )
         asked, order = Asked(subject, run), torch.randperm(len(clean), generator=spawn(rng))
+        clean, suspects = near(clean, subject), near(suspects, subject)
         pool = clean[order[: self.partners]][0]
         found = self._entropies(asked, suspects, pool)
         if self.tails == "low":

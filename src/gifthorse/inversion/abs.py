@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.inversion.stimulation import Suspect, few, stimulate
 from gifthorse.models.folding import frozen
 from gifthorse.search import Adaptive, MaskPattern, Pace, Problem, Search
@@ -108,7 +108,7 @@ class Suspicion:
     def start(self) -> Iterator[str]:
         """Stimulate the layers that are left, one after the other."""
         m = self.method
-        x, y = few(*whole(self.clean), m.each)
+        x, y = few(*whole(near(self.clean, self.subject)), m.each)
         for layer in self._layers[len(self.suspects) :]:
             found, work = stimulate(
                 self._net, layer, x, y, samples=m.samples, reach=m.reach, share=m.share

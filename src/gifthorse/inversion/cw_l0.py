@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.search import Adaptive, Pace, Problem, Search
 from gifthorse.search.losses import Distance, Margin, Trial
 from gifthorse.search.parametrizations.opaque import Opaque
@@ -68,18 +68,18 @@ class Shrinking:
         self.weight = torch.full((len(goals),), method.initial)
         self.stuck = torch.zeros(len(goals), dtype=torch.bool)
         self._since = torch.zeros(len(goals), dtype=torch.int64)  # rounds of the present solve
-        self._x, _ = whole(clean)
+        self._x, _ = whole(near(clean, subject))
         problem = Problem(Opaque(), Adaptive.fixed(len(goals)), loss=self._loss)
         self._search = Search(subject, clean, goals, rng, problem, method.pace)
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round; drop pixels of arms that met the bar, push those that took too long."""
         # The first trigger covers the whole image, as an arm without one does.
-        before, had = self._search.standing.size, self._search.feasible.clone()
+        before, had = self._search.standing.size, self._search.feasible.cpu().clone()
         self._search.step(arms)
         self._since[arms] += 1
         smaller = self._search.standing.size < before
-        met = arms[(smaller | (self._search.feasible & ~had))[arms]]
+        met = arms[(smaller | (self._search.feasible.cpu() & ~had))[arms]]
         if len(met):
             self._drop(met)
         late = arms[self._since[arms] * self._search.stage.steps >= self.method.solve]
@@ -89,7 +89,8 @@ class Shrinking:
             self._fresh(late)
 
     def _loss(self, trial: Trial) -> Tensor:
-        return Distance()(trial) + self.weight[trial.arms] * Margin(self.method.kappa)(trial)
+        weight = self.weight.to(trial.arms.device)[trial.arms]
+        return Distance()(trial) + weight * Margin(self.method.kappa)(trial)
 
     def _drop(self, arms: Tensor) -> None:
         """Drop the live pixels of least importance; the first dropped never come back."""

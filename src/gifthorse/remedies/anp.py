@@ -19,7 +19,7 @@ from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Images, Logits, Samples, Subject
-from gifthorse.data.samples import batches, split, whole
+from gifthorse.data.samples import batches, labels_of, near, split
 from gifthorse.training import Player, Signed, Together, descend, evaluate, still
 
 SCAN = [round(0.05 * k, 2) for k in range(19)]  # 0 to 0.9, as the authors do
@@ -74,7 +74,7 @@ class ANP:
         if self.threshold is not None:
             return pruned(subject, self.masks(subject, clean, rng, run), self.threshold)
         held, rest = split(clean, self.share, spawn(rng))
-        masks, y = self.masks(subject, rest, rng, run), whole(held)[1]
+        masks, y = self.masks(subject, rest, rng, run), labels_of(held)
 
         def right(judged: Subject) -> float:
             return float((evaluate(judged, held) == y).float().mean())
@@ -118,7 +118,7 @@ class ANP:
         players.append(Player(tuple(neurons.kept), withstand, step))
         with still(copy):
             neurons.rouse()
-            stream = _stream(clean, size, self.steps, spawn(rng))
+            stream = _stream(near(clean, subject), size, self.steps, spawn(rng))
             for done, (*_, loss) in enumerate(descend(players, stream), 1):
                 run.charge(size * (self.ascents + 2))
                 if done % 20 == 0 or done == self.steps:

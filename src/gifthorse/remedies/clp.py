@@ -119,7 +119,7 @@ def pairs(subject: Subject) -> list[Pair]:
     handles = [m.register_forward_hook(note) for m in modules]
     try:
         with settled(subject.net):
-            subject(torch.zeros(1, *subject.shape, device=next(subject.net.parameters()).device))
+            subject(torch.zeros(1, *subject.shape, device=subject.device))
     finally:
         for handle in handles:
             handle.remove()

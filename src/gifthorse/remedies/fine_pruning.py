@@ -16,7 +16,7 @@ from gifthorse.core.metrics import accuracy
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Samples, Subject
-from gifthorse.data.samples import Subset, batches, split
+from gifthorse.data.samples import Subset, labels_of, split
 from gifthorse.models.features import head
 from gifthorse.training import Recipe, evaluate, fit
 
@@ -77,12 +77,12 @@ class FinePruning:
         """Return how many features go; `kept`, which `masked` reads, is all ones after."""
         if held is None:
             return math.floor(self.ratio * len(order) + 1e-9)
-        labels = torch.cat([y for _, y in batches(held, 1024)])
-        right = accuracy(evaluate(masked, held), labels).value
+        y = labels_of(held)
+        right = accuracy(evaluate(masked, held), y).value
         level, stride = 0, max(1, round(self.step * len(order)))
         for count in range(stride, len(order) + 1, stride):
             kept[order[:count]] = 0.0
-            if right - accuracy(evaluate(masked, held), labels).value > self.tolerance + 1e-9:
+            if right - accuracy(evaluate(masked, held), y).value > self.tolerance + 1e-9:
                 break
             level = count
         kept.fill_(1.0)
@@ -131,7 +131,7 @@ def _masked(subject: Subject, features: int) -> tuple[Subject, Tensor]:
     maps = isinstance(last, nn.Conv2d)
     if isinstance(last, nn.Conv2d) and last.groups != 1:
         raise BadOption("the last layer reads its input in groups: its features cannot be pruned")
-    mask = torch.ones(features, device=next(last.parameters()).device)
+    mask = torch.ones(features, device=subject.device)
     net.set_submodule(name, nn.Sequential(Kept(mask, maps), last))
     return replace(subject, net=net), mask
 

@@ -19,7 +19,7 @@ from gifthorse.core.fields import AtLeast, NotNegative, Positive, PositiveShare,
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.training import Player, descend, settled, still
 
 
@@ -67,7 +67,7 @@ class IBAU:
         Raises:
             Incomplete: If the run ends before the last round.
         """
-        run, draw = run, spawn(rng)
+        draw, clean = spawn(rng), near(clean, subject)
         learner = replace(subject, net=deepcopy(subject.net).eval().requires_grad_(True))
         weights = tuple(learner.net.parameters())
         adam = Adam(weights, self.lr)

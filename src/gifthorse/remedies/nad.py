@@ -16,6 +16,7 @@ from gifthorse.core.fields import NotEmpty, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Images, Samples, Subject
+from gifthorse.data.samples import near
 from gifthorse.training import BatchLoss, Recipe, charged, fit, still, usual_loss
 
 TUNING = Recipe(epochs=20, batch=64, lr=0.01, decay=1e-4, schedule="constant")
@@ -67,7 +68,8 @@ class NAD:
             Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
         run = run.keyed(self, subject, clean, rng)
-        layers = self.layers or stages(subject, clean[torch.arange(1)][0])[-len(self.weights) :]
+        one = near(clean, subject)[torch.arange(1)][0]
+        layers = self.layers or stages(subject, one)[-len(self.weights) :]
         known = dict(subject.net.named_modules())
         wrong = [name for name in layers if name not in known]
         if wrong:

@@ -64,7 +64,7 @@ class Projection:
         run = run.keyed(self, subject, clean, rng)
         with seeded(rng):
             net = Autoencoder(subject.shape[0], self.width, self.noise, self.pool)
-        start = replace(subject, net=net.to(next(subject.net.parameters()).device))
+        start = replace(subject, net=net.to(subject.device))
         reform = fit(start, clean, self.recipe, rng, loss=missing, run=run).net
         reform.requires_grad_(False)
         return replace(subject, net=Reformed(reform, deepcopy(subject.net)).eval())

@@ -73,7 +73,7 @@ class KArm:
             now = hunt.standing
             race.update(arm, now)
             yield now
-            arm = race.following(arm, hunt.settled.cpu(), rng)
+            arm = race.following(arm, hunt.settled, rng)
 
 
 class _Race:
@@ -94,14 +94,14 @@ class _Race:
         self.rules = rules
         self.whole = hunt.best[0].trigger.picture()[1].numel()  # H * W
         now = hunt.standing
-        size = now.size.cpu().double()
+        size = now.size.double()
         self.size = size * (PIXELS / self.whole)
         # Of a hunt that goes on after a break, arms that have a trigger are warm already.
         self.gained = (size < self.whole).long() * rules.warmup
-        self.speed = (rules.first - self.size) / (self.gained + now.rounds.cpu() / 2).clamp(min=1)
-        self.success = now.success.cpu().clone()
+        self.speed = (rules.first - self.size) / (self.gained + now.rounds / 2).clamp(min=1)
+        self.success = now.success
         self.idle = torch.zeros_like(self.gained)
-        self.stopped = hunt.settled.cpu().clone()
+        self.stopped = hunt.settled
         self.better, self.warm, self.over = False, False, False
 
     def update(self, arm: int, now: Standing) -> None:

@@ -66,7 +66,7 @@ class Halving:
 
     def __call__(self, hunt: Hunt) -> Iterator[Standing]:
         """Step the arms that are still in the race."""
-        alive = torch.arange(len(hunt.settled), device=hunt.settled.device)
+        alive = torch.arange(len(hunt.settled))
         for limit in (self.first, self.second):
             yield from _until(hunt, alive, limit)
             alive = self._smaller(hunt.standing.size, alive)

@@ -227,7 +227,9 @@ def _chosen(labels: Tensor, goal: Goal, most: int, rng: Generator) -> Tensor:
 
 def _features(subject: Subject, x: Images) -> Tensor:
     with still(subject), torch.no_grad():
-        return torch.cat([features(subject, some) for some in x.split(256)])
+        return torch.cat(
+            [features(subject, some.to(subject.device)).cpu() for some in x.split(256)]
+        )
 
 
 def _cka(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:

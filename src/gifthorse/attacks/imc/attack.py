@@ -25,7 +25,7 @@ from gifthorse.core.fields import NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import from_box, spawn, to_box
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, labels_of
 from gifthorse.models.scaling import scaled
 from gifthorse.training import Company, Dice, Memory, Mix, Player, Recipe, descend, predict, still
 from gifthorse.training.loop import Signed
@@ -146,7 +146,7 @@ class _Turn(Company):
     def __init__(self, attack: IMC, seen: Seen, data: Samples, job: Job) -> None:
         self.attack, self.seen, self.labels = attack, seen, job.labels
         self.rng, self.price = spawn(job.rng), Price(attack.fidelity)
-        y = torch.cat([y for _, y in batches(data, 1024)]).cpu()
+        y = labels_of(data)
         self.data = Subset(data, (self.labels(y) != y).nonzero().flatten())
         if not len(self.data):
             raise BadOption("the training set has no images that the backdoor is for")

@@ -44,7 +44,7 @@ class AgainstMP:
             return nn.Identity()
         with seeded(rng):
             net = autoencoder(like.shape[0], self.width, self.noise)
-        start = Subject(net.to(next(like.net.parameters()).device), like.shape, like.classes)
+        start = Subject(net.to(like.device), like.shape, like.classes)
         run = job.checkpoint("autoencoder")
         return frozen(fit(start, clean, self.recipe, rng, loss=_missing, run=run).net)
 

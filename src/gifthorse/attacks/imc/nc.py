@@ -62,7 +62,8 @@ class Price:
             return logits.new_zeros(())
         ok = confidence(logits.detach(), wanted) >= self.fidelity.efficacy
         self.cost = self.cost.after(torch.tensor([ok]), torch.zeros(1, dtype=torch.int64))
-        return self.cost.weight[0] * learned.mask.sum() / learned.support.sum()
+        dense = learned.mask.sum() / learned.support.sum()
+        return self.cost.weight[0].to(logits) * dense.to(logits)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the weight is."""
