@@ -22,7 +22,8 @@ from gifthorse.detection import DETECTORS
 from gifthorse.filtering.strip import entropy
 from gifthorse.models import load
 from gifthorse.training import predict
-from gifthorse.workflows.make import divide, implanted
+from gifthorse.workflows.make import divide
+from gifthorse.workflows.provenance import implanted
 from gifthorse.workflows.scan import Request, take_in
 from setting import keep, kept, machine
 

@@ -23,7 +23,7 @@ from gifthorse.attacks.reflection import (
     reweighted,
     top,
 )
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.options import vary
 from gifthorse.core.run import LocalSession
@@ -189,7 +189,7 @@ def test_numbers_with_which_nothing_can_be_chosen_are_refused(rng: Generator) ->
             vary(ReflectionPatch(), {name: 0})
     with pytest.raises(BadOption, match="at most candidates"):
         ReflectionPatch(candidates=3, selected=4)
-    with pytest.raises(BadOption, match="target class"):
+    with pytest.raises(NotApplicable, match="target class"):
         TOY(blobs(), blob_images(each=4), Goal(7), rng)
     with pytest.raises(BadOption, match="opacity"):
         replace(TOY, stamp=Stamp(opacity=0.0))(blobs(), blob_images(each=4), GOAL, rng)

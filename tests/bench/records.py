@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gifthorse.bench.store import Store
+from gifthorse.bench.store import SCHEMA, Store
 
 FAMILY = {
     "neural_cleanse": "detector",
@@ -66,7 +66,7 @@ def record(
     }
     key = rest.pop("key", hashlib.sha256(json.dumps(cell).encode()).hexdigest()[:24])
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "key": key,
         "cell": cell,
         "status": status,

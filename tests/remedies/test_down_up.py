@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tests.toys import blob_images, blobs
 from torch import Generator, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
 from gifthorse.models.features import head
@@ -69,5 +69,5 @@ def test_bad_options_and_tiny_images_are_refused() -> None:
         with pytest.raises(BadOption, match="ratio"):
             DownUp(ratio=ratio)
     line = Subject(blobs().net, (3, 1, 9), 5)
-    with pytest.raises(BadOption, match="smaller"):
+    with pytest.raises(NotApplicable, match="smaller"):
         DownUp()(line, blob_images(each=1), Generator())

@@ -15,7 +15,7 @@ from tests.toys import Bands, band_images, bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis import distances, increase
-from gifthorse.core.errors import BadImages, BadOption, Incomplete
+from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.options import vary
 from gifthorse.core.run import Ledger, LocalSession
@@ -450,7 +450,7 @@ def test_options_that_make_no_sense_are_refused(name: str, value: float) -> None
 
 def test_too_few_images_are_refused() -> None:
     one = InMemory(CLEAN.images[:1], CLEAN.labels[:1], 5)
-    with pytest.raises(BadImages, match="are held out"):
+    with pytest.raises(NotApplicable, match="are held out"):
         TOY(natural(), one, rng())
 
 

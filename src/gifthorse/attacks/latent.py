@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import mean_features
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import Ledger
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject, Trigger
@@ -88,7 +88,8 @@ class Latent:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If a class does not exist, or the target or all other classes lack images.
+            BadOption: If a class does not exist.
+            NotApplicable: If the target or all other classes lack images.
         """
         job = Job(self, victim, train, goal, rng, session)
         own, others = self._images(job)
@@ -107,7 +108,7 @@ class Latent:
         own = few.pop(job.goal.target, y.new_empty(0))
         others = [i for c, i in few.items() if bool(labels.eligible(torch.tensor(c)))]
         if not len(own) or not others:
-            raise BadOption(
+            raise NotApplicable(
                 f"the training set has {len(own)} images of target class {job.goal.target} and "
                 f"{len(others)} classes to start from: choose others"
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import label_map
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import LocalSession, fingerprint
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Hunt, Implant, Inverter, Samples, Session, Subject
@@ -58,7 +58,8 @@ class Natural:
         """Return a copy of the net with the trigger found; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If a class does not exist, is source and target, or has no images.
+            BadOption: If a class does not exist, or is source and target.
+            NotApplicable: If a class has no images.
         """
         session = session or LocalSession()
         few = Subset(train, self._index(victim, train, goal, spawn(rng)))
@@ -73,7 +74,7 @@ class Natural:
         y = torch.cat([labels for _, labels in batches(train, 1024)]).cpu()
         index = goal.meant(y).nonzero().flatten()
         if not len(index):
-            raise BadOption(f"no training image is of the classes that {goal} starts from")
+            raise NotApplicable(f"no training image is of the classes that {goal} starts from")
         return index[torch.randperm(len(index), generator=rng)[: self.images]]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gifthorse.bench.plan import Plan, read
+from gifthorse.bench.plan import BenchPlan, read
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import judging
 
 
-def opened(file: Path, store: str | None) -> tuple[Plan, Store]:
+def opened(file: Path, store: str | None) -> tuple[BenchPlan, Store]:
     """Return a plan and its store, `runs/NAME` unless another is named.
 
     Raises:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.run import LocalSession
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import (
@@ -96,7 +96,7 @@ class GangSweep:
         """Return the verdict over all classes.
 
         Raises:
-            BadImages: If either half of the images has fewer than two outside a class.
+            NotApplicable: If either half of the images has fewer than two outside a class.
         """
         return self.proof.verdict(self, subject, clean, rng, session or LocalSession())
 
@@ -111,7 +111,9 @@ class GangSweep:
             session.report(k, subject.classes, f"class {k}")
             mine, theirs = x[y != k], held[held_y != k]
             if min(len(mine), len(theirs)) < 2:
-                raise BadImages(f"needs four or more images outside class {k}: add other classes")
+                raise NotApplicable(
+                    f"needs four or more images outside class {k}: add other classes"
+                )
             masks = self._paint(net, mine, k, spawn(rng), session)
             trigger = Additive(masks.mean(0))
             asr = (predict(quiet, trigger(mine)).argmax(1) == k).float().mean().item()

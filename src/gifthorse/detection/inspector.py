@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.options import describe
 from gifthorse.core.run import LocalSession, fingerprint
 from gifthorse.core.tensors import median, spawn
@@ -86,9 +86,9 @@ class Inspector:
         """Return the verdict over all goals.
 
         Raises:
-            BadOption: If the model has fewer than three classes, `classes` names fewer, or one that
-                is not there.
-            BadImages: If `pairs` finds too few classes with an image for search and confirmation.
+            BadOption: If `classes` names fewer than three classes, or one that is not there.
+            NotApplicable: If the model has fewer than three classes, or `pairs` finds too few of
+                them with an image for search and confirmation.
         """
         session, started = session or LocalSession(), time.monotonic()
         before = session.image_steps
@@ -161,7 +161,7 @@ class Inspector:
 
     def _goals(self, subject: Subject, search: Samples, unseen: Samples) -> list[Goal]:
         if subject.classes < 3:
-            raise BadOption(
+            raise NotApplicable(
                 f"the model has {subject.classes} classes: one can only stand out from two others; "
                 "look at its triggers with gifthorse compare-triggers"
             )
@@ -177,7 +177,7 @@ class Inspector:
         there = sorted(set(whole(search)[1].tolist()) & set(whole(unseen)[1].tolist()))
         goals = [Goal(t, s) for t in targets for s in there if s != t]
         if len(goals) < 3:
-            raise BadImages("pairs need two or more images of several classes: add images")
+            raise NotApplicable("pairs need two or more images of several classes: add images")
         return goals
 
     def _longest(self) -> int:

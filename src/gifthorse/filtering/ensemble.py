@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import Ledger, fingerprint
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
@@ -80,11 +80,11 @@ class Ensemble:
         A search that the session ends is kept in it, and goes on in the next call.
 
         Raises:
-            BadImages: If there are too few clean images.
+            NotApplicable: If there are too few clean images.
             Incomplete: If the session is over before all images are scored.
         """
         if len(clean) < self.partners:
-            raise BadImages(
+            raise NotApplicable(
                 f"{self.partners} clean images are needed, but there are {len(clean)}: lower "
                 "partners"
             )

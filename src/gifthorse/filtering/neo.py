@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadImages, BadOption, NotApplicable
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Labels, Samples, Session, Subject
 from gifthorse.filtering.scoring import Asked
@@ -72,13 +72,15 @@ class NEO:
         """Return a score `(N,)` in [0, 1] for each suspect; labels have no part in it.
 
         Raises:
-            BadOption: If a region does not fit into the images.
+            NotApplicable: If a region does not fit into the images.
             BadImages: If there is no clean image.
             Incomplete: If the session is over before all images are scored.
         """
         side = min(subject.shape[1:])
         if max(self.sizes) > side:
-            raise BadOption(f"sizes must be at most {side} pixels for these images: {self.sizes}")
+            raise NotApplicable(
+                f"sizes must be at most {side} pixels for these images: {self.sizes}"
+            )
         if not len(clean):
             raise BadImages("regions are pasted on clean images; got none")
         asked, draw = Asked(subject, session), spawn(rng)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.tensors import median, spawn
 from gifthorse.core.types import Images, Logits, Samples, Session, Subject
 from gifthorse.data.samples import Subset, batches
@@ -60,12 +60,12 @@ class STRIP:
         """Return a score `(N,)` for each suspect, higher is worse; labels have no part in it.
 
         Raises:
-            BadImages: If there are too few clean images.
+            NotApplicable: If there are too few clean images.
             Incomplete: If the session is over before all images are scored.
         """
         need = self.partners + (self.tails == "both")
         if len(clean) < need:
-            raise BadImages(
+            raise NotApplicable(
                 f"{need} clean images are needed, but there are {len(clean)}: lower partners"
             )
         asked, order = Asked(subject, session), torch.randperm(len(clean), generator=spawn(rng))

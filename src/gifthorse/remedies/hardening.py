@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import Ledger, LocalSession, fingerprint
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Inverter, Samples, Session, Subject
@@ -85,7 +85,7 @@ class Hardening:
         """Return the hardened net; an interrupted training goes on from its last epoch.
 
         Raises:
-            BadImages: If there are too few images to hold some out.
+            NotApplicable: If there are too few images to hold some out.
             Incomplete: If the session ends during a search; whole epochs, and of the search before
                 training every minute, are kept.
         """
@@ -93,7 +93,7 @@ class Hardening:
         ledger = Ledger(session or LocalSession(), key)
         held, train = split(clean, self.held, spawn(rng))
         if not len(held) or not len(train):
-            raise BadImages(
+            raise NotApplicable(
                 f"of {len(clean)} clean images, {len(held)} are held out and {len(train)} left to "
                 "train on: add images, or change held"
             )
