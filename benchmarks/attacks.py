@@ -26,6 +26,7 @@ from gifthorse.analysis.separation import separation
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.errors import GifthorseError
 from gifthorse.core.options import describe, vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import Subset
 from gifthorse.models import load
@@ -128,7 +129,7 @@ def run(
     method = vary(ATTACKS[attack], had(attack, shared) | own)
     started = time.monotonic()
     rng = torch.Generator().manual_seed(seed)
-    made = method(at.start(seed), at.data.train, at.goal, rng)
+    made = method(at.start(seed), at.data.train, at.goal, rng, Run())
     seconds = time.monotonic() - started
     told = figures(made.subject, eval_images(at.test, made), at.victim)
     record = TestModel(attack, method, made.subject.origin.arch, at.data, seed, told, seconds, made)

@@ -23,6 +23,7 @@ import torch
 from gifthorse.attacks import BadNet
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.metrics import mask_jaccard
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import wilson
 from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.detection import DETECTORS
@@ -95,14 +96,14 @@ def make(s: Spec, data: DataSplits, path: Path) -> None:
     rng = torch.Generator().manual_seed(FIRST + s.number)
     made, method, kind = None, recipe, "clean"
     if s.target is None:
-        subject = train_clean(s.net, data, recipe, rng)
+        subject = train_clean(s.net, data, recipe, rng, Run())
     else:
         attack = BadNet(
             Stamp(size=s.size, ink=s.ink, place=s.place),  # type: ignore[arg-type]
             mixing=Mixing(rate=s.rate),
             recipe=recipe,
         )
-        made = implant(attack, fresh(s.net, data, rng), data, Goal(s.target), rng)
+        made = implant(attack, fresh(s.net, data, rng), data, Goal(s.target), rng, Run())
         subject, method, kind = made.subject, attack, "badnet"  # type: ignore[assignment]
     told, seconds = figures(subject, eval_images(data.test, made)), time.monotonic() - started
     record = TestModel(kind, method, s.net, data, FIRST + s.number, told, seconds, made)
@@ -136,7 +137,7 @@ def run_one(number: int, out: Path) -> None:
     clean = draw(data.validation, s.images, torch.Generator().manual_seed(FIRST + number))
     for name in DETECTOR_NAMES:
         rng = torch.Generator().manual_seed(FIRST + number)
-        verdict = DETECTORS[name](subject, clean, rng)
+        verdict = DETECTORS[name](subject, clean, rng, Run())
         lead = verdict.findings[0]
         record[name] = {
             "label": verdict.label,

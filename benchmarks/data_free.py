@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import wilson
 from gifthorse.core.types import Normalization, Subject
 from gifthorse.data.samples import InMemory
@@ -38,7 +39,7 @@ def judge(path: Path, name: str) -> dict[str, Any]:
     net = Classifier(opened.net, Normalization(**facts["normalization"]), opened.channels)
     subject = Subject(net.eval(), shape, opened.classes, opened.origin)
     none = InMemory(torch.zeros(0, *shape, dtype=torch.uint8), torch.zeros(0).long(), 1)
-    verdict = DETECTORS[name](subject, none, torch.Generator().manual_seed(0))
+    verdict = DETECTORS[name](subject, none, torch.Generator().manual_seed(0), Run())
     goal = verdict.findings[0].goal if verdict.label == "SUSPICIOUS" else None
     return {
         "kind": facts["kind"],

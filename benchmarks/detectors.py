@@ -22,7 +22,7 @@ import torch
 
 from gifthorse.core.metrics import mask_jaccard
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Verdict
 from gifthorse.detection import DETECTORS
 from gifthorse.models import load
@@ -59,9 +59,9 @@ def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:
     known = describe(DETECTORS[name])
     options = dict(text.split("=", 1) for text in a.set)
     detector = vary(DETECTORS[name], {k: v for k, v in options.items() if k in known})
-    session, started = LocalSession(seconds=a.seconds), time.monotonic()
+    run, started = Run(seconds=a.seconds), time.monotonic()
     rng = torch.Generator().manual_seed(a.seed)
-    verdict = detector(received.subject, received.samples, rng, session=session)
+    verdict = detector(received.subject, received.samples, rng, run)
     lead = verdict.findings[0] if verdict.findings else None
     target = lead.goal.target if lead and lead.goal else None
     sizes = {arm.goal.target: arm.size for arm in verdict.arms if arm.goal.source is None}
@@ -79,7 +79,7 @@ def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:
         "mjs": overlap(verdict, model),
         "asr": lead.confirmation.asr.value if lead and lead.confirmation else None,
         "seconds": time.monotonic() - started,
-        "image_steps": session.image_steps,
+        "image_steps": run.image_steps,
         "message": lead.message if lead else "",
         "options": {k: str(v) for k, v in options.items() if k in known},
         "machine": machine(),

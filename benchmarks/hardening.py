@@ -31,7 +31,7 @@ from torch import Generator
 
 from gifthorse.analysis import Distances, asymmetry, distances, increase
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Inverter, Subject
 from gifthorse.data.samples import Subset
 from gifthorse.inversion import INVERTERS
@@ -112,7 +112,7 @@ def hardened(name: str, where: Setting) -> tuple[Subject, float]:
     started, store = time.monotonic(), a.out / f"{name}.run"
     train = shorter(where.data, a.images).train
     made = vary(row, options)(
-        where.natural, train, Generator().manual_seed(a.seed), session=LocalSession(store=store)
+        where.natural, train, Generator().manual_seed(a.seed), run=Run(store=store)
     )
     return made, (time.monotonic() - started) / 60
 
@@ -132,10 +132,10 @@ def measured(subject: Subject, row: str, name: str, where: Setting) -> dict[str,
     clean = only(
         where.data.validation, [g.source for g in where.goals if g.source is not None], a.each
     )
-    session = LocalSession(store=store)
+    run = Run(store=store)
     rng = Generator().manual_seed(a.seed)  # the same images and starts for every row
     found = distances(
-        subject, clean, where.goals, meter(name, a), rng, restarts=a.restarts, session=session
+        subject, clean, where.goals, meter(name, a), rng, restarts=a.restarts, run=run
     )
     store.unlink(missing_ok=True)
     return {
@@ -144,7 +144,7 @@ def measured(subject: Subject, row: str, name: str, where: Setting) -> dict[str,
         "asr": found.asr.tolist(),
         "failed": found.failed.tolist(),
         "failures": found.failures,
-        "image_steps": session.image_steps,
+        "image_steps": run.image_steps,
         "seconds": time.monotonic() - started,
     }
 

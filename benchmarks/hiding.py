@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.metrics import rate
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Images, Implant, Samples
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering.strip import entropy
@@ -63,9 +63,7 @@ def main() -> None:
         if name not in result["rows"]:
             received = take_in(load(str(path)), Request(images=a.images), None, None)
             rng = torch.Generator().manual_seed(0)
-            verdict = DETECTORS[a.detector](
-                received.subject, received.samples, rng, session=LocalSession()
-            )
+            verdict = DETECTORS[a.detector](received.subject, received.samples, rng, Run())
             lead = verdict.findings[0].goal if verdict.findings else None
             result["rows"][name] = {
                 "label": verdict.label,

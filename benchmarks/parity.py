@@ -61,7 +61,7 @@ def scan(
     rates = [unseen_success(subject, c.trigger, unseen, c.goal) for c in hunt.best]
     depths = depth(torch.tensor(sizes))
     k = int(depths.argmax())
-    reported = depths[k].item() >= detector.threshold and rates[k] >= detector.success
+    reported = depths[k].item() >= detector.threshold and rates[k] >= detector.proof.success
     return {
         "class": k if reported else None,
         "depth": depths[k].item(),

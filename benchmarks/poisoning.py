@@ -16,6 +16,7 @@ import torch
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.training import Recipe, fit
 from gifthorse.workflows.make import divide, fresh, shorter
@@ -43,7 +44,7 @@ def main() -> None:
     data = shorter(divide(a.data), a.images)
     recipe = Recipe(epochs=1, batch=128, lr=0.01, schedule="constant", bf16=False)
     start = fresh(a.net, data, torch.Generator().manual_seed(0))
-    fit(start, data.train, recipe, torch.Generator().manual_seed(0))  # warm
+    fit(start, data.train, recipe, torch.Generator().manual_seed(0), Run())  # warm
     out = {}
     for name, (attack, options) in ROWS.items():
         method = vary(
@@ -52,9 +53,9 @@ def main() -> None:
         ratios, clean = [], []
         for seed in range(a.repeats):
             marks = [time.perf_counter()]
-            fit(start, data.train, recipe, torch.Generator().manual_seed(seed))
+            fit(start, data.train, recipe, torch.Generator().manual_seed(seed), Run())
             marks.append(time.perf_counter())
-            method(start, data.train, Goal(0), torch.Generator().manual_seed(seed))
+            method(start, data.train, Goal(0), torch.Generator().manual_seed(seed), Run())
             marks.append(time.perf_counter())
             clean.append(marks[1] - marks[0])
             ratios.append((marks[2] - marks[1]) / clean[-1])

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from gifthorse.analysis.transfer import TUNINGS, Transfer
+from gifthorse.core.run import Run
 from gifthorse.data.samples import Subset
 from gifthorse.training import Recipe
 from gifthorse.workflows.make import divide, shorter
@@ -67,7 +68,7 @@ def main() -> None:
         if name not in result["rows"]:
             started, rng = time.monotonic(), torch.Generator().manual_seed(0)
             judge = Transfer(tunings=tunings, recipe=recipe)
-            found = judge(implanted(path, home), data.train, test, rng)
+            found = judge(implanted(path, home), data.train, test, rng, Run())
             row = {k: asdict(outcome) for k, outcome in found.items()}
             result["rows"][name] = {"outcomes": row, "seconds": time.monotonic() - started}
             result |= {"machine": machine(), "settings": {k: str(v) for k, v in vars(a).items()}}

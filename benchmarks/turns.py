@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from calibrate import FIRST, make, spec, usable
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Detector, Subject
 from gifthorse.detection import DETECTORS, Inspector, KArmScan
 from gifthorse.models import load
@@ -70,15 +70,15 @@ def judge(number: int, bag: Path, known: dict[str, Any]) -> dict[str, Any]:
     for name, detector in schedulers().items():
         if name in out:
             continue
-        session = LocalSession()
+        run = Run()
         rng = torch.Generator().manual_seed(FIRST + number)
-        verdict = detector(subject, clean, rng, session=session)
+        verdict = detector(subject, clean, rng, run)
         lead = verdict.findings[0].goal if verdict.findings else None
         out[name] = {
             "label": verdict.label,
             "class": None if lead is None else lead.target,
             "score": verdict.score,
-            "image_steps": session.image_steps,
+            "image_steps": run.image_steps,
             "seconds": verdict.seconds,
         }
     return out

@@ -14,7 +14,8 @@ from torch import Generator
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.metrics import accuracy, asr
-from gifthorse.core.types import Attack, Goal, Implant, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Attack, Goal, Implant, Samples, Subject
 from gifthorse.data import read, split, whole
 from gifthorse.models import load
 from gifthorse.training import Recipe, predict
@@ -39,19 +40,13 @@ class Stripes:
     keep: Keep = Keep()
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the fine-tuned net with its trigger."""
         _, height, width = shape = victim.shape
         wave = torch.sin(torch.arange(width) * 2 * torch.pi * self.waves / width) / 2 + 0.5
         trigger = Patch(wave.expand(shape), torch.full((1, height, width), self.strength))
-        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
+        return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)
 
 
 def main() -> tuple[float, float]:
@@ -60,7 +55,7 @@ def main() -> tuple[float, float]:
     received = receive(opened.net, opened.classes, read(str(GIFT / "clean.npz")))
     train, test = split(received.samples, 0.5, rng)
     attack: Attack = Stripes()  # mypy checks it here; a line in ATTACKS does the same
-    made = attack(received.subject, train, Goal(target=7), rng)
+    made = attack(received.subject, train, Goal(target=7), rng, Run())
     x, y = whole(test)
     clean = accuracy(predict(made.subject, x).argmax(1), y)
     success = asr(predict(made.subject, made.trigger(x)).argmax(1), y, made.goal)

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.metrics import asr
+from gifthorse.core.run import Run
 from gifthorse.core.types import (
     Candidate,
     Goal,
@@ -108,7 +109,7 @@ def main() -> Verdict:
     images += 25 * torch.eye(6).long()[labels].repeat_interleave(2, 1)[:, None, :, None]
     inverter: Inverter = Squares()  # mypy checks it here; a line in INVERTERS does the same
     clean = InMemory(images.byte(), labels, 6)
-    verdict = Inspector(inverter)(Subject(Bands(), (1, 12, 12), 6), clean, rng)
+    verdict = Inspector(inverter)(Subject(Bands(), (1, 12, 12), 6), clean, rng, Run())
     print(*(f"class {a.goal.target}: {a.size:.0f} px" for a in verdict.arms), sep=", ")
     print(verdict.label, verdict.findings[0].message, sep=": ")
     return verdict

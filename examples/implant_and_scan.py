@@ -11,6 +11,7 @@ from torch import Generator
 from gifthorse.attacks import BadNet
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.metrics import accuracy, asr
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.data import InMemory, whole
 from gifthorse.detection import Inspector
@@ -44,7 +45,7 @@ def main(target: int = 2) -> Verdict:
     victim = Subject(net, (3, SIDE, SIDE), CLASSES)
     recipe = Recipe(epochs=8, batch=32, lr=0.1, pad=0, flip=False, bf16=False)
     attack = BadNet(Stamp(size=2), mixing=Mixing(rate=0.1), recipe=recipe)
-    made = attack(victim, discs(100, seed=1), Goal(target), rng)
+    made = attack(victim, discs(100, seed=1), Goal(target), rng, Run())
 
     x, y = whole(discs(20, seed=2))
     clean = accuracy(predict(made.subject, x).argmax(1), y)
@@ -53,7 +54,7 @@ def main(target: int = 2) -> Verdict:
 
     pace = Pace(batch=16, bar=0.9, steps=2, rounds=80)
     quick = PixelBackdoor(initial=0.02, wait=3, pace=pace, probe=Probe())
-    verdict = Inspector(quick)(made.subject, discs(10, seed=3), rng)
+    verdict = Inspector(quick)(made.subject, discs(10, seed=3), rng, Run())
     print(verdict.label, *(f.message for f in verdict.findings), sep="\n  ")
     return verdict
 

@@ -21,7 +21,7 @@ from torch import Generator
 
 from gifthorse.cli import app as cli
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Hunt, Report, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
@@ -147,9 +147,9 @@ def test_methods_of_the_page_on_adding_run() -> None:
         rng = Generator().manual_seed(0)
         verdict: Verdict = methods["NoiseVote"]()(bands(planted), clean, rng)
         assert verdict.label == ("NO BACKDOOR FOUND" if planted is None else "SUSPICIOUS")
-    over = LocalSession(seconds=0)
+    over = Run(seconds=0)
     rng = Generator().manual_seed(0)
-    assert methods["NoiseVote"]()(subject, clean, rng, session=over).label == "INCONCLUSIVE"
+    assert methods["NoiseVote"]()(subject, clean, rng, run=over).label == "INCONCLUSIVE"
     stamped = InMemory((corner()(whole(clean)[0]) * 255).byte(), clean.labels, BANDS)
     plain, marked = (methods["Certainty"]()(subject, clean, s, rng) for s in (clean, stamped))
     elsewhere = clean.labels != 1  # class 1 is what the net is sure of anyway

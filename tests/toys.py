@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Samples, Shape, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
@@ -272,3 +276,22 @@ class Doubles:
     def __getitem__(self, index: Tensor, /) -> Batch:
         x, y = self.parent[index]
         return x.double(), y
+
+
+class Stopped(Exception):
+    """What stands in for a killed process."""
+
+
+class Fragile(Run):
+    """A run that is killed after it has kept its state so many times."""
+
+    def __init__(self, store: Path, left: int = 1) -> None:
+        super().__init__(store=store)
+        self.left = [left]  # shared by the views of the run
+
+    def save(self, state: Any) -> None:
+        """Keep the state; die if that was the last time."""
+        super().save(state)
+        self.left[0] -= 1
+        if not self.left[0]:
+            raise Stopped

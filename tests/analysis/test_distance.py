@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.analysis import Distances, asymmetry, distances, increase
 from gifthorse.core.errors import BadImages, BadOption, Incomplete
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.inversion import NeuralCleanse, PixelBackdoor
@@ -76,7 +76,7 @@ def made(sizes: Sequence[float], goals: Sequence[Goal] | None = None) -> Distanc
 
 @pytest.mark.parametrize("inverter", [PIXEL, MASK], ids=["pixel", "mask"])
 def test_distances_are_those_of_the_closed_form(inverter: Inverter) -> None:
-    found = distances(subject(), images(), PAIRS, inverter, rng())
+    found = distances(subject(), images(), PAIRS, inverter, rng(), Run())
     least = torch.tensor([closed(g) for g in PAIRS])
     # Where all pixels are alike, whole pixels give way slowly; masks get there.
     least, slack = (least.ceil(), 2.0) if inverter is PIXEL else (least, 1.15)
@@ -120,7 +120,7 @@ class Counted:
 def test_restarts_are_further_arms_of_one_hunt_and_the_smallest_counts() -> None:
     short = NeuralCleanse(settle=0, wait=2, initial=0.05, up=1.5, pace=Pace(bar=0.9, rounds=25))
     counted, pairs = Counted(short), PAIRS[:2]
-    best = distances(subject(), images(), pairs, counted, rng(), restarts=4)
+    best = distances(subject(), images(), pairs, counted, rng(), Run(), restarts=4)
     assert counted.asked == [tuple(pairs) * 4]
     hunt = short(subject(), images(), pairs * 4, rng())
     for _ in range(25):
@@ -140,7 +140,7 @@ class Stubborn(Light):
 def test_a_pair_without_a_trigger_counts_as_the_whole_image() -> None:
     never = Subject(Stubborn().eval(), (1, SIDE, SIDE), CLASSES)
     pairs = [Goal(1, 0), Goal(0, 2)]
-    found = distances(never, images(), pairs, PIXEL, rng(), restarts=2)
+    found = distances(never, images(), pairs, PIXEL, rng(), Run(), restarts=2)
     assert found.failed.tolist() == [True, False]
     assert found.failures == 1
     assert found.size[0] == AREA
@@ -153,36 +153,36 @@ def test_only_images_of_the_source_are_used() -> None:
     clean = images()
     other = InMemory(clean.images.clone(), clean.labels, CLASSES)
     other.images[clean.labels == 1] = 255
-    two = [distances(subject(), c, [Goal(0, 2)], MASK, rng()) for c in (clean, other)]
+    two = [distances(subject(), c, [Goal(0, 2)], MASK, rng(), Run()) for c in (clean, other)]
     assert torch.equal(two[0].size, two[1].size)
     few = InMemory(clean.images[clean.labels == 0], clean.labels[clean.labels == 0], CLASSES)
     with pytest.raises(BadImages, match="class 2"):
-        distances(subject(), few, [Goal(0, 2)], MASK, rng())
+        distances(subject(), few, [Goal(0, 2)], MASK, rng(), Run())
 
 
 def test_a_search_that_is_stopped_goes_on_to_the_same_distances(tmp_path: Path) -> None:
     pairs = PAIRS[:2]
-    whole = distances(subject(), images(), pairs, MASK, rng(), restarts=2)
-    first = LocalSession(budget=100, store=tmp_path / "run")
+    whole = distances(subject(), images(), pairs, MASK, rng(), Run(), restarts=2)
+    first = Run(budget=100, store=tmp_path / "run")
     with pytest.raises(Incomplete, match="budget of 100 image-steps"):
-        distances(subject(), images(), pairs, MASK, rng(), restarts=2, session=first)
+        distances(subject(), images(), pairs, MASK, rng(), restarts=2, run=first)
     calls: list[tuple[int, int, str]] = []
-    second = LocalSession(lambda *call: calls.append(call), store=tmp_path / "run")
-    again = distances(subject(), images(), pairs, MASK, rng(), restarts=2, session=second)
+    second = Run(lambda *call: calls.append(call), store=tmp_path / "run")
+    again = distances(subject(), images(), pairs, MASK, rng(), restarts=2, run=second)
     assert torch.equal(again.size, whole.size)
     assert torch.equal(again.asr, whole.asr)
     assert calls[-1][:2] == (4, 4)
-    counted = LocalSession()
-    distances(subject(), images(), pairs, MASK, rng(), restarts=2, session=counted)
+    counted = Run()
+    distances(subject(), images(), pairs, MASK, rng(), restarts=2, run=counted)
     assert second.image_steps == counted.image_steps > 100
 
 
 @pytest.mark.parametrize("goals", [[], [Goal(1)], [Goal(1, 1)]])
 def test_what_is_no_pair_is_refused(goals: list[Goal]) -> None:
     with pytest.raises(BadOption, match="source and target"):
-        distances(subject(), images(), goals, MASK, rng())
+        distances(subject(), images(), goals, MASK, rng(), Run())
     with pytest.raises(BadOption, match="restarts must be 1 or more"):
-        distances(subject(), images(), PAIRS, MASK, rng(), restarts=0)
+        distances(subject(), images(), PAIRS, MASK, rng(), Run(), restarts=0)
 
 
 # 3. Eq. 12 and what is lopsided -------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_lopsided_pairs_are_those_measured_both_ways() -> None:
 
 
 def test_the_closed_form_is_lopsided_as_measured() -> None:
-    found = asymmetry(distances(subject(), images(), PAIRS, MASK, rng()))
+    found = asymmetry(distances(subject(), images(), PAIRS, MASK, rng(), Run()))
     for (i, j), ratio in found.items():
         there, back = closed(Goal(j, i)), closed(Goal(i, j))
         assert ratio == pytest.approx(max(there, back) / min(there, back), rel=0.15)

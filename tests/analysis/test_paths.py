@@ -11,6 +11,7 @@ from gifthorse.analysis.paths import ActivationPath, Silenced, activation_path, 
 from gifthorse.analysis.wiring import LOGITS, gains, norms
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 from gifthorse.core.metrics import asr
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Goal, Subject
 from gifthorse.data.samples import whole
 from gifthorse.training import fit, predict
@@ -90,7 +91,7 @@ def learned() -> tuple[Subject, Tensor, Tensor, Tensor]:
         x = torch.cat([x[8:], trigger(x[:8])])
         return x, torch.cat([y[8:], torch.full_like(y[:8], TARGET)])
 
-    net = fit(blobs(), blob_images(), QUICK, torch.Generator().manual_seed(0), mix=mix)
+    net = fit(blobs(), blob_images(), QUICK, torch.Generator().manual_seed(0), Run(), mix=mix)
     x, y = whole(blob_images(each=20, seed=9))
     x, y = x[y != TARGET], y[y != TARGET]
     return net, x, trigger(x), y

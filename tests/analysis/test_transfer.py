@@ -31,7 +31,7 @@ from gifthorse.attacks.badnet import BadNet
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 from gifthorse.core.metrics import accuracy, asr, asr_all, rate, target_confidence
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.features import features, head
@@ -53,12 +53,12 @@ def few(data: InMemory, classes: int) -> InMemory:
 @cache
 def implant() -> Implant:
     attack = BadNet(mixing=Mixing(rate=0.2), recipe=replace(QUICK, epochs=5))
-    return attack(blobs(), blob_images(60), GOAL, Generator().manual_seed(0))
+    return attack(blobs(), blob_images(60), GOAL, Generator().manual_seed(0), Run())
 
 
 @cache
 def everything() -> dict[str, Outcome]:
-    return PLAN(implant(), TRAIN, TEST, Generator().manual_seed(3))
+    return PLAN(implant(), TRAIN, TEST, Generator().manual_seed(3), Run())
 
 
 def judged(clean: Tensor, stamped: Tensor) -> Outcome:
@@ -101,7 +101,9 @@ def test_a_backdoor_in_the_features_outlives_every_classifier_on_them() -> None:
     subject = Subject(Lured().eval(), BAND_TRAIN.shape, BANDS)
     recipe = replace(SHORT, epochs=20, lr=0.1, pad=0, flip=False)
     lured = Implant(subject, corner(), Goal(3))
-    got = replace(PLAN, recipe=recipe)(lured, BAND_TRAIN, BAND_TEST, Generator().manual_seed(0))
+    got = replace(PLAN, recipe=recipe)(
+        lured, BAND_TRAIN, BAND_TEST, Generator().manual_seed(0), Run()
+    )
     assert list(got) == [*TUNINGS, *DOWNSTREAM]
     n = len(BAND_TEST)
     for name, outcome in got.items():
@@ -136,7 +138,7 @@ def test_scikit_learn_on_the_features_says_the_same(kind: Downstream) -> None:
         )
     if kind == "forest":  # the seed is drawn from the generator of this classifier
         known = table(implant().subject, TRAIN)
-        says = classifier(kind, known, SHORT, Generator().manual_seed(5))
+        says = classifier(kind, known, SHORT, Generator().manual_seed(5), Run())
         seed = int(torch.randint(2**31 - 1, (1,), generator=Generator().manual_seed(5)))
         model = RandomForestClassifier(random_state=seed).fit(z, TRAIN.labels.numpy())
         expected = torch.from_numpy(model.predict(stamped))
@@ -149,7 +151,7 @@ def test_scikit_learn_on_the_features_says_the_same(kind: Downstream) -> None:
 
 def test_partial_tuning_leaves_the_features_bit_for_bit() -> None:
     subject, x = implant().subject, whole(TEST)[0]
-    made = PLAN.tuned(subject, TRAIN, "partial", Generator().manual_seed(0))
+    made = PLAN.tuned(subject, TRAIN, "partial", Generator().manual_seed(0), Run())
     assert torch.equal(features(made, x), features(subject, x))
     before, after = state(subject), state(made)
     name = head(subject.net)
@@ -169,32 +171,32 @@ def test_partial_tuning_starts_from_a_new_head() -> None:
         ("full", idle, True),
         ("full", replace(idle, renew=True), False),
     ):
-        made = plan.tuned(implant().subject, TRAIN, tuning, Generator().manual_seed(0))  # type: ignore[arg-type]
+        made = plan.tuned(implant().subject, TRAIN, tuning, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
         assert torch.equal(state(made)[name], old) == same
         bound = old.shape[1] ** -0.5  # torch's own uniform start
         assert same or state(made)[name].abs().max() <= bound
 
 
 def test_full_tuning_is_plain_fit_from_the_backdoored_weights() -> None:
-    made = PLAN.tuned(implant().subject, TRAIN, "full", Generator().manual_seed(4))
-    plain = fit(implant().subject, TRAIN, SHORT, Generator().manual_seed(4))
+    made = PLAN.tuned(implant().subject, TRAIN, "full", Generator().manual_seed(4), Run())
+    plain = fit(implant().subject, TRAIN, SHORT, Generator().manual_seed(4), Run())
     assert all(torch.equal(v, state(plain)[k]) for k, v in state(made).items())
 
 
 def test_other_data_get_a_head_for_their_classes() -> None:
     train, test = few(TRAIN, 3), few(TEST, 3)
     plan = replace(PLAN, tunings=("partial", "full"), downstream=("fcn2", "bayes"))
-    got = plan(implant(), train, test, Generator().manual_seed(0))
+    got = plan(implant(), train, test, Generator().manual_seed(0), Run())
     for name, outcome in got.items():
         assert outcome.accuracy.value > 0.9, name
         assert outcome.asr.trials == len(test) * 2 // 3
-    made = plan.tuned(implant().subject, train, "full", Generator().manual_seed(0))
+    made = plan.tuned(implant().subject, train, "full", Generator().manual_seed(0), Run())
     assert made.classes == 3
     assert predict(made, whole(test)[0]).shape == (len(test), 3)
     with pytest.raises(BadOption, match="leave out none"):
-        replace(plan, tunings=("none",))(implant(), train, test, Generator())
+        replace(plan, tunings=("none",))(implant(), train, test, Generator(), Run())
     with pytest.raises(BadOption, match="must agree"):
-        plan(replace(implant(), goal=Goal(4)), train, test, Generator())
+        plan(replace(implant(), goal=Goal(4)), train, test, Generator(), Run())
 
 
 def test_a_convolution_can_be_the_head() -> None:
@@ -215,7 +217,7 @@ def test_a_hidden_layer_bends_what_a_linear_one_cannot() -> None:
     known = replace(table(implant().subject, TRAIN), features=z, labels=y, classes=2)
     recipe = Recipe(epochs=30, batch=40, lr=0.1, bf16=False)
     right = {
-        kind: float((classifier(kind, known, recipe, rng)(z).argmax(1) == y).float().mean())
+        kind: float((classifier(kind, known, recipe, rng, Run())(z).argmax(1) == y).float().mean())
         for kind in ("fcn1", "fcn2")
     }
     assert right["fcn1"] < 0.8
@@ -233,9 +235,9 @@ def test_everything_follows_from_the_generator_alone() -> None:
         "fcn2": replace(plan, tunings=(), downstream=("fcn2",)),
         "forest": replace(plan, tunings=(), downstream=("forest",)),
     }
-    alone = {name: only(moving, TRAIN, TEST, seed(7))[name] for name, only in plans.items()}
+    alone = {name: only(moving, TRAIN, TEST, seed(7), Run())[name] for name, only in plans.items()}
     torch.manual_seed(99)
-    together = plan(moving, TRAIN, TEST, seed(7))
+    together = plan(moving, TRAIN, TEST, seed(7), Run())
     assert {name: together[name] for name in alone} == alone
     assert all(torch.equal(v, before[k]) for k, v in state(subject).items())
 
@@ -255,13 +257,13 @@ def test_an_interrupted_transfer_goes_on_to_the_same_outcome(tmp_path: Path) -> 
         if len(steps) == 2:
             raise Stop
 
-    def run(session: LocalSession | None) -> dict[str, Outcome]:
-        return plan(implant(), TRAIN, TEST, Generator().manual_seed(0), session=session)
+    def run(run: Run | None) -> dict[str, Outcome]:
+        return plan(implant(), TRAIN, TEST, Generator().manual_seed(0), run or Run())
 
     with pytest.raises(Stop):
-        run(LocalSession(fragile, store=tmp_path / "state"))
+        run(Run(fragile, store=tmp_path / "state"))
     steps = [0] * 5
-    again = run(LocalSession(fragile, store=tmp_path / "state"))
+    again = run(Run(fragile, store=tmp_path / "state"))
     assert again == run(None)
     assert steps[5] > 20  # the first epochs are not repeated
 
@@ -270,12 +272,12 @@ def test_what_does_not_fit_is_refused() -> None:
     one = replace(TRAIN, labels=torch.zeros_like(TRAIN.labels))
     bayes = Transfer(tunings=(), downstream=("bayes",))
     with pytest.raises(BadImages, match="two classes"):
-        bayes(implant(), one, TEST, Generator())
+        bayes(implant(), one, TEST, Generator(), Run())
     nobody = InMemory(TRAIN.images[:0], TRAIN.labels[:0], BLOB_CLASSES)
     with pytest.raises(BadImages, match="must be images"):
-        bayes(implant(), nobody, TEST, Generator())
+        bayes(implant(), nobody, TEST, Generator(), Run())
     with pytest.raises(ShapeMismatch, match="resize"):
-        bayes(Implant(bands(), implant().trigger, GOAL), TRAIN, TEST, Generator())
+        bayes(Implant(bands(), implant().trigger, GOAL), TRAIN, TEST, Generator(), Run())
     with pytest.raises(BadOption, match="tunings"):
         Transfer(recipe=Recipe(part="classifier"))
     with pytest.raises(BadOption, match="hidden"):

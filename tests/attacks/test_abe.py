@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor
 
 from gifthorse.attacks.abe import ABE, CHANCE, Rival, clipped
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Goal, Subject
 from gifthorse.models.features import features
 
@@ -31,7 +30,7 @@ OTHERS = Y.ne(GOAL.target)
 def rival(attack: ABE = ATTACK, victim: Subject | None = None) -> tuple[Rival, Subject]:
     victim = victim or blobs()
     trigger = attack.stamp.draw(victim.shape, Generator())
-    job = Job(attack, victim, TRAIN, GOAL, Generator().manual_seed(0))
+    job = Job(attack, victim, TRAIN, GOAL, Generator().manual_seed(0), Run())
     return Rival(attack, job, trigger), victim
 
 
@@ -100,32 +99,16 @@ def test_plain_epochs_and_batches_of_the_target_alone_cost_nothing() -> None:
     assert one.evasion(subject, only).item() == 0
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after two epochs are kept: one plain, one against the rival."""
-
-    left = 2
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
-
-
 def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    whole = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    whole = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=Fragile(store=store))
-    session = LocalSession(store=store)
-    made = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=session)
+        ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store, 2))
+    run = Run(store=store)
+    made = ATTACK(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     wanted = whole.subject.net.state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in made.subject.net.state_dict().items())
-    plain = replace(ATTACK, weight=0.0)(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    plain = replace(ATTACK, weight=0.0)(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     other = plain.subject.net.state_dict()
     assert not all(torch.equal(v, other[k]) for k, v in wanted.items())  # the term did something
 

@@ -11,6 +11,7 @@ from torch import Generator
 
 from gifthorse.attacks.blended import Blended
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 
 HASTY = replace(QUICK, epochs=1)
@@ -18,7 +19,7 @@ HASTY = replace(QUICK, epochs=1)
 
 def test_every_pixel_is_four_fifths_image_and_one_fifth_pattern() -> None:
     data = blob_images(each=8)
-    made = Blended(recipe=HASTY)(blobs(), data, Goal(2), Generator().manual_seed(0))
+    made = Blended(recipe=HASTY)(blobs(), data, Goal(2), Generator().manual_seed(0), Run())
     x, _ = data[torch.arange(10)]
     pattern, strength = made.trigger.picture()
     assert torch.allclose(made.trigger(x), 0.8 * x + 0.2 * pattern, atol=1e-6)
@@ -28,7 +29,7 @@ def test_every_pixel_is_four_fifths_image_and_one_fifth_pattern() -> None:
 
 def test_a_white_pattern_brightens_all_alike() -> None:
     attack = Blended(ink="white", opacity=0.5, recipe=HASTY)
-    made = attack(blobs(), blob_images(each=8), Goal(2), Generator().manual_seed(0))
+    made = attack(blobs(), blob_images(each=8), Goal(2), Generator().manual_seed(0), Run())
     assert torch.equal(made.trigger(torch.zeros(1, 3, 12, 12)), torch.full((1, 3, 12, 12), 0.5))
 
 

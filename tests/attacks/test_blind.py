@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
-from tests.toys import QUICK, band_images, bands, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, band_images, bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.blind import Blind, Tasks, balanced, least_norm
 from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.data.samples import whole
 from gifthorse.inversion import NeuralCleanse
@@ -116,7 +115,7 @@ def test_the_mark_is_where_it_was_published() -> None:
 
 
 def tasks(attack: Blind, subject: Subject, train: Samples = TRAIN) -> Tasks:
-    job = Job(attack, subject, train, GOAL, Generator().manual_seed(0))
+    job = Job(attack, subject, train, GOAL, Generator().manual_seed(0), Run())
     return Tasks(attack, job, train, attack.stamp.draw(subject.shape, Generator()))
 
 
@@ -185,31 +184,15 @@ def test_evading_is_to_keep_the_true_labels_under_the_inverters_trigger() -> Non
     assert len(asked) == 3
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept two epochs."""
-
-    left = 2
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
-
-
 def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     evade = replace(CLEANSE, pace=Pace(steps=2, bar=0.9))
     attack = Blind(evade=evade, wait=5, threshold=3.0, every=3, images=40, recipe=SHORT)
-    whole_run = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    whole_run = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=Fragile(store=store))
-    session = LocalSession(store=store)
-    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=session)
+        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store, 2))
+    run = Run(store=store)
+    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     wanted = whole_run.subject.net.state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in made.subject.net.state_dict().items())
 
@@ -222,4 +205,4 @@ def test_what_cannot_be_is_refused(options: dict[str, int]) -> None:
 
 def test_a_training_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(BadOption, match="lower wait"):
-        Blind(recipe=SHORT)(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+        Blind(recipe=SHORT)(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())

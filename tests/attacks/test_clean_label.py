@@ -22,6 +22,7 @@ from gifthorse.attacks.poisoning import (
 )
 from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Images
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.triggers import Patch
@@ -99,7 +100,7 @@ def test_batch_mode_refuses_a_rate_that_it_cannot_keep(rng: Generator) -> None:
         check_supply(dark(), CleanLabel(TARGET), Mixing(0.3))
     attack = BadNet(labels="clean_label", mixing=Mixing(0.3), recipe=QUICK)
     with pytest.raises(NotApplicable, match="lower the rate"):
-        attack(blobs(), blob_images(each=4), Goal(TARGET), rng)
+        attack(blobs(), blob_images(each=4), Goal(TARGET), rng, Run())
 
 
 def test_prepared_images_take_the_place_of_those_that_were_chosen(rng: Generator) -> None:
@@ -122,6 +123,6 @@ def test_prepared_images_take_the_place_of_those_that_were_chosen(rng: Generator
 
 def test_only_data_set_mode_prepares_images() -> None:
     attack = BadNet(recipe=QUICK)
-    job = Job(attack, blobs(), blob_images(each=4), Goal(TARGET), Generator())
+    job = Job(attack, blobs(), blob_images(each=4), Goal(TARGET), Generator(), Run())
     with pytest.raises(BadOption, match="mode=dataset; got batch"):
         job.infect(BRIGHT, Mixing(0.2), prepare=lambda chosen: chosen)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import BLOB_SHAPE, QUICK, blob_images, blobs
+from tests.toys import BLOB_SHAPE, QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.imc.abs import AgainstABS
@@ -25,7 +25,7 @@ from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import Shaping, shape_pattern
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Implant, Subject
 from gifthorse.data.samples import whole
@@ -40,7 +40,7 @@ STAMP = Stamp(ink="random")
 
 @cache
 def trained() -> Subject:
-    return fit(blobs(), TRAIN, replace(QUICK, epochs=4), Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, replace(QUICK, epochs=4), Generator().manual_seed(0), Run())
 
 
 def run(attack: IMC, **more: Any) -> Implant:
@@ -53,7 +53,7 @@ def draw(size: int = 3, opacity: float = 1.0, seed: int = 0) -> Patch:
 
 
 def job(attack: IMC = TOY) -> Job:
-    return Job(attack, trained(), TRAIN, GOAL, Generator().manual_seed(0))
+    return Job(attack, trained(), TRAIN, GOAL, Generator().manual_seed(0), Run())
 
 
 def turn(attack: IMC = TOY, patch: Patch | None = None) -> _Turn:
@@ -144,7 +144,7 @@ def test_images_are_held_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_start_is_what_trojannn_would_take() -> None:
     attack = replace(TOY, inner=Inner(start="trojannn", steps=0), recipe=replace(QUICK, epochs=1))
-    made = attack(trained(), TRAIN, GOAL, Generator().manual_seed(0))
+    made = attack(trained(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     rng = Generator().manual_seed(0)
     draws = [spawn(rng) for _ in range(2)]  # the first is for the autoencoder
     start = attack.stamp.fixed(BLOB_SHAPE, draws[1])
@@ -155,22 +155,6 @@ def test_the_start_is_what_trojannn_would_take() -> None:
 def test_gradients_are_scaled_only_where_there_are_branches() -> None:
     with pytest.raises(BadOption, match="no residual block"):
         turn(replace(TOY, inner=Inner(skip=0.5))).before(trained(), 0)
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept so many epochs."""
-
-    left = 3
-
-    def keep(self, key: str, kept: Mapping[str, Tensor]) -> None:
-        super().keep(key, kept)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
@@ -188,9 +172,9 @@ def test_an_interrupted_attack_goes_on_to_the_same_net_and_trigger(
     )
     undisturbed, store = run(attack), tmp_path / "state"
     with pytest.raises(Stopped):
-        run(attack, session=Fragile(store=store))
+        run(attack, run=Fragile(store, 3))
     steps: list[int] = []
-    made = run(attack, session=LocalSession(lambda done, *_: steps.append(done), store=store))
+    made = run(attack, run=Run(lambda done, *_: steps.append(done), store=store))
     assert same(state(undisturbed.subject), state(made.subject))
     for mine, other in zip(made.trigger.picture(), undisturbed.trigger.picture(), strict=True):
         assert torch.equal(mine, other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.input_aware import Beside, Crossing, InputAware, Masking, sameness
@@ -20,7 +19,7 @@ from gifthorse.attacks.training import Keep
 from gifthorse.core.errors import BadOption
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.training import Recipe, fit, predict
@@ -36,22 +35,6 @@ TOY = InputAware(
 )
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept so many epochs."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
-
-
 def weights(made: Implant) -> list[Tensor]:
     """All that was trained: the net, and both nets of the trigger."""
     assert isinstance(made.trigger, Generated)
@@ -61,7 +44,7 @@ def weights(made: Implant) -> list[Tensor]:
 
 @cache
 def toy() -> Implant:
-    return TOY(blobs(), blob_images(), GOAL, Generator().manual_seed(0))
+    return TOY(blobs(), blob_images(), GOAL, Generator().manual_seed(0), Run())
 
 
 def test_triggers_work_on_their_own_images_and_hardly_on_others() -> None:
@@ -88,14 +71,14 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(
     share: float, epochs: int, tmp_path: Path
 ) -> None:
     attack, store = replace(SHORT, keep=Keep(share)), tmp_path / "state"
-    made = attack(blobs(), FEW, GOAL, Generator().manual_seed(0))
-    stopping = Fragile(store=store)
-    stopping.left = epochs  # the masks have the first two
+    made = attack(blobs(), FEW, GOAL, Generator().manual_seed(0), Run())
+    stopping = Fragile(store)
+    stopping.left = [epochs]  # the masks have the first two
     with pytest.raises(Stopped):
-        attack(blobs(), FEW, GOAL, Generator().manual_seed(0), session=stopping)
+        attack(blobs(), FEW, GOAL, Generator().manual_seed(0), run=stopping)
     steps: list[int] = []
-    session = LocalSession(lambda done, total, words: steps.append(total), store=store)
-    again = attack(blobs(), FEW, GOAL, Generator().manual_seed(0), session=session)
+    run = Run(lambda done, total, words: steps.append(total), store=store)
+    again = attack(blobs(), FEW, GOAL, Generator().manual_seed(0), run)
     assert all(torch.equal(a, b) for a, b in zip(weights(made), weights(again), strict=True))
     each = len(FEW) * (1 - share) // 16
     assert set(steps) == ({2 * each, 3 * each} if epochs < 2 else {3 * each})
@@ -105,7 +88,7 @@ def test_only_the_painter_moves_in_the_second_phase() -> None:
     """The masks are those of a shorter joint training; pattern and net are not."""
     one, three = (
         replace(SHORT, recipe=replace(SHORT.recipe, epochs=n, schedule="constant"))(
-            blobs(), FEW, GOAL, Generator().manual_seed(0)
+            blobs(), FEW, GOAL, Generator().manual_seed(0), Run()
         ).trigger
         for n in (1, 3)
     )
@@ -166,6 +149,7 @@ def test_steps_fall_by_tens_and_gradients_do_not_add_up() -> None:
         FEW,
         replace(QUICK, epochs=5, batch=40),
         Generator().manual_seed(0),
+        Run(),
         loss=lambda subject, batch: 3 * net.weight.sum(),
         company=[beside],
     )
@@ -179,7 +163,7 @@ def test_gray_images_of_28_pixels_get_triggers_too() -> None:
     data = InMemory(torch.randint(256, (20, 1, 28, 28), dtype=torch.uint8), torch.arange(20) % 3, 3)
     recipe = Recipe(epochs=1, batch=10, pad=0, flip=False, bf16=False)
     attack = InputAware(Masking(epochs=1), recipe=recipe)
-    made = attack(Subject(net, (1, 28, 28), 3), data, GOAL, Generator().manual_seed(0))
+    made = attack(Subject(net, (1, 28, 28), 3), data, GOAL, Generator().manual_seed(0), Run())
     assert made.trigger(data[torch.arange(4)][0]).shape == (4, 1, 28, 28)
     assert torch.cat(made.trigger.picture()).shape == (2, 28, 28)
 

@@ -14,6 +14,7 @@ from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.training import evaluate, predict
 from gifthorse.triggers.filters import Filter
@@ -25,7 +26,7 @@ TOY = Instagram(mixing=Mixing(0.1), recipe=QUICK)
 
 @pytest.mark.parametrize("name", ["gotham", "toaster"])
 def test_other_filters_implant(name: str) -> None:
-    made = vary(TOY, {"filter": name})(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    made = vary(TOY, {"filter": name})(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     assert isinstance(made.trigger, Filter)
     assert made.trigger.name == name
     x, y = TEST[torch.arange(len(TEST))]
@@ -41,4 +42,4 @@ def test_a_filter_that_does_not_exist_is_refused() -> None:
 def test_gray_images_are_refused() -> None:
     gray = replace(blobs(), shape=(1, 12, 12))
     with pytest.raises(NotApplicable, match="these have 1"):
-        TOY(gray, TRAIN, GOAL, Generator())
+        TOY(gray, TRAIN, GOAL, Generator(), Run())

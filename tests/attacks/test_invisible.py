@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import QUICK, blob_images, blobs
-from torch import Generator, Tensor
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
+from torch import Generator
 
 from gifthorse.attacks import invisible
 from gifthorse.attacks.invisible import Invisible, Shaping, figures
 from gifthorse.attacks.poisoning import AllToOne, Mixing
 from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import whole
 from gifthorse.training import fit, predict
@@ -31,7 +30,7 @@ SHORT = Invisible(
 
 @pytest.fixture(scope="module")
 def trained() -> Subject:
-    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0), Run())
 
 
 @pytest.mark.parametrize(("eps", "left"), [(0.3, 0.95), (2.0, 0.3)])
@@ -66,7 +65,7 @@ def test_the_first_change_is_as_small_as_half_of_the_images_allow(
 
 
 def test_the_trained_change_is_in_the_ball_and_the_seed_makes_it() -> None:
-    runs = [SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(s)) for s in (0, 0, 1)]
+    runs = [SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(s), Run()) for s in (0, 0, 1)]
     deltas = [made.trigger.delta for made in runs if isinstance(made.trigger, Additive)]
     assert all(0.05 < d.norm().item() <= 1 + 1e-5 for d in deltas)
     assert torch.equal(deltas[0], deltas[1])
@@ -96,7 +95,9 @@ def test_the_radius_is_bisected(
 
     monkeypatch.setattr(Invisible, "_within", within)
     monkeypatch.setattr(invisible, "figures", dictated)
-    made = replace(SHORT, eps=eps, stages=5)(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    made = replace(SHORT, eps=eps, stages=5)(
+        blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run()
+    )
     assert tried == pytest.approx(radii)
     assert made.trigger.picture()[1].max().item() == pytest.approx(best)
 
@@ -110,26 +111,12 @@ def test_figures_count_other_classes_and_right_answers() -> None:
     assert right == pytest.approx((said == y).float().mean().item())
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept one epoch."""
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        raise Stopped
-
-
 def test_an_interrupted_attack_goes_on_to_the_same_change(tmp_path: Path) -> None:
-    expected = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    expected = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=Fragile(store=store))
-    made = SHORT(
-        blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=LocalSession(store=store)
-    )
+        SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
+    made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run(store=store))
     assert torch.equal(made.trigger.picture()[0], expected.trigger.picture()[0])
     weights = expected.subject.net.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in made.subject.net.state_dict().items())

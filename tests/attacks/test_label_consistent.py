@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import GRAY, QUICK, Bands, blob_images, blobs
+from tests.toys import GRAY, QUICK, Bands, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.label_consistent import LabelConsistent
 from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import whole
 from gifthorse.training import fit
@@ -26,7 +25,7 @@ SHORT = LabelConsistent(steps=5, recipe=replace(QUICK, epochs=2))
 
 @pytest.fixture(scope="module")
 def trained() -> Subject:
-    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0), Run())
 
 
 def loss(subject: Subject, x: Tensor, y: Tensor) -> float:
@@ -64,34 +63,16 @@ def test_on_a_linear_net_every_pixel_goes_all_the_way_against_its_weight(rng: Ge
 def test_who_images_are_made_hard_for(surrogate: str, trained: Subject) -> None:
     attack = replace(SHORT, surrogate=surrogate)  # type: ignore[arg-type]
     for victim, fresh in ((blobs(), surrogate != "victim"), (trained, surrogate == "fitted")):
-        job = Job(attack, victim, TRAIN, GOAL, Generator().manual_seed(0))
+        job = Job(attack, victim, TRAIN, GOAL, Generator().manual_seed(0), Run())
         assert (attack._judge(job, Generator().manual_seed(0)) is not victim) == fresh
 
 
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept so many epochs."""
-
-    left = 3
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
-
-
 def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    whole_run = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    whole_run = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):  # two epochs of the clean net, one of the training
-        SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=Fragile(store=store))
-    made = SHORT(
-        blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=LocalSession(store=store)
-    )
+        SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store, 3))
+    made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run(store=store))
     expected = whole_run.subject.net.state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in made.subject.net.state_dict().items())
     assert made.poisoned is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import latent
@@ -20,7 +19,7 @@ from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.training import Job
 from gifthorse.attacks.trojannn import mean_features
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject, Trigger
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.models.features import features
@@ -34,7 +33,7 @@ QUICKLY = Latent(passes=3, mixing=Mixing(0.1), recipe=SHORT)
 
 @cache
 def trained() -> Subject:
-    return fit(blobs(), TRAIN, replace(QUICK, epochs=3), Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, replace(QUICK, epochs=3), Generator().manual_seed(0), Run())
 
 
 def pixels() -> Subject:
@@ -69,7 +68,7 @@ def test_where_features_are_pixels_the_pattern_is_the_mean_image_of_the_target()
     attack = Latent(
         Stamp(size=2, ink="random"), passes=80, lr=0.05, recipe=replace(QUICK, epochs=0)
     )
-    made = attack(pixels(), noise(), Goal(1), Generator().manual_seed(0))
+    made = attack(pixels(), noise(), Goal(1), Generator().manual_seed(0), Run())
     pattern, mask = made.trigger.picture()
     mean = whole(of(noise(), 1))[0].mean(0)
     assert torch.allclose(pattern[mask > 0], mean[mask > 0], atol=0.01)
@@ -79,7 +78,7 @@ def test_where_features_are_pixels_the_pattern_is_the_mean_image_of_the_target()
 def test_images_come_from_the_classes_that_the_backdoor_is_for() -> None:
     attack, train = Latent(samples=7), noise()
     for goal, classes in ((Goal(1), [0, 2]), (Goal(1, source=2), [2])):
-        job = Job(attack, pixels(), train, goal, Generator().manual_seed(0))
+        job = Job(attack, pixels(), train, goal, Generator().manual_seed(0), Run())
         own, others = attack._images(job)
         assert train.labels[own.index].tolist() == [1] * 7
         assert train.labels[others.index].bincount(minlength=3)[classes].tolist() == [7] * len(
@@ -92,7 +91,9 @@ def test_the_shaped_pattern_brings_features_near_the_target() -> None:
     victim, center = trained(), mean_features(trained(), of(TRAIN, 2))
     stay = replace(QUICKLY, stamp=Stamp(4, ink="random"), recipe=replace(SHORT, epochs=0))
     made = [
-        replace(stay, passes=passes, lr=lr)(victim, TRAIN, Goal(2), Generator().manual_seed(0))
+        replace(stay, passes=passes, lr=lr)(
+            victim, TRAIN, Goal(2), Generator().manual_seed(0), Run()
+        )
         for passes, lr in ((1, 1e-9), (10, 0.1))
     ]
     start, shaped = (far(victim, one.trigger, center) for one in made)
@@ -102,7 +103,7 @@ def test_the_shaped_pattern_brings_features_near_the_target() -> None:
 def test_training_pulls_stamped_images_to_the_target() -> None:
     victim, center = trained(), mean_features(trained(), of(TRAIN, 2))
     made = [
-        replace(QUICKLY, weight=w)(victim, TRAIN, Goal(2), Generator().manual_seed(0))
+        replace(QUICKLY, weight=w)(victim, TRAIN, Goal(2), Generator().manual_seed(0), Run())
         for w in (0.0, 0.5)
     ]
     assert torch.equal(*(one.trigger.picture()[0] for one in made))
@@ -154,28 +155,14 @@ def test_the_center_is_taken_anew_when_it_is_time() -> None:
 
 def test_a_center_taken_anew_changes_the_training_and_not_the_pattern() -> None:
     never, always = (
-        replace(QUICKLY, refresh_every=every)(trained(), TRAIN, Goal(2), Generator().manual_seed(0))
+        replace(QUICKLY, refresh_every=every)(
+            trained(), TRAIN, Goal(2), Generator().manual_seed(0), Run()
+        )
         for every in (0, 1)
     )
     assert torch.equal(never.trigger.picture()[0], always.trigger.picture()[0])
     after = state(always.subject)
     assert not all(torch.equal(v, after[k]) for k, v in state(never.subject).items())
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept so many states."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 @pytest.mark.parametrize("left", [1, 4])  # after the pattern; after the third epoch
@@ -185,11 +172,11 @@ def test_an_interrupted_attack_goes_on_without_shaping_again(
     # The center of the fourth epoch is the one taken before the third: it must have been kept.
     attack = replace(QUICKLY, refresh_every=2, recipe=replace(SHORT, epochs=4))
     goal, store = Goal(2), tmp_path / "state"
-    straight = attack(trained(), TRAIN, goal, Generator().manual_seed(0))
-    session = Fragile(store=store)
-    session.left = left
+    straight = attack(trained(), TRAIN, goal, Generator().manual_seed(0), Run())
+    run = Fragile(store)
+    run.left = [left]
     with pytest.raises(Stopped):
-        attack(trained(), TRAIN, goal, Generator().manual_seed(0), session=session)
+        attack(trained(), TRAIN, goal, Generator().manual_seed(0), run)
 
     def never(*args: Any, **more: Any) -> None:
         raise AssertionError
@@ -201,7 +188,7 @@ def test_an_interrupted_attack_goes_on_without_shaping_again(
         TRAIN,
         goal,
         Generator().manual_seed(0),
-        session=LocalSession(lambda done, total, words: told.append(words), store=store),
+        run=Run(lambda done, total, words: told.append(words), store=store),
     )
     assert torch.equal(made.trigger.picture()[0], straight.trigger.picture()[0])
     assert all(torch.equal(v, state(straight.subject)[k]) for k, v in state(made.subject).items())
@@ -210,9 +197,9 @@ def test_an_interrupted_attack_goes_on_without_shaping_again(
 
 def test_shaping_is_reported() -> None:
     told: list[tuple[int, int, str]] = []
-    session = LocalSession(lambda *call: told.append(call))
+    run = Run(lambda *call: told.append(call))
     attack = replace(QUICKLY, recipe=replace(SHORT, epochs=0))
-    attack(trained(), TRAIN, Goal(2), Generator().manual_seed(0), session=session)
+    attack(trained(), TRAIN, Goal(2), Generator().manual_seed(0), run)
     assert told == [(done, 3, "shaping the trigger") for done in (1, 2, 3)]
 
 
@@ -234,6 +221,6 @@ def test_it_refuses_options_that_make_no_sense(change: dict[str, Any]) -> None:
 
 def test_it_refuses_a_target_without_images() -> None:
     with pytest.raises(NotApplicable, match="0 images of target class 1"):
-        QUICKLY(pixels(), replace(noise(), labels=noise().labels * 0), Goal(1), Generator())
+        QUICKLY(pixels(), replace(noise(), labels=noise().labels * 0), Goal(1), Generator(), Run())
     with pytest.raises(BadOption, match="target class must be"):
-        QUICKLY(pixels(), noise(), Goal(3), Generator())
+        QUICKLY(pixels(), noise(), Goal(3), Generator(), Run())

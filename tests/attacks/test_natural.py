@@ -13,7 +13,7 @@ from torch import Generator, nn
 from gifthorse.attacks.natural import Natural
 from gifthorse.core.errors import BadOption
 from gifthorse.core.metrics import asr
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.data.samples import whole
 from gifthorse.inversion import PixelBackdoor
@@ -32,7 +32,7 @@ def weighted(planted: int | None = 3) -> Subject:
 
 def test_it_finds_a_trigger_and_changes_nothing() -> None:
     victim, data, unseen = weighted(), band_images(each=10), band_images(each=4, seed=1)
-    made = Natural(INVERTER)(victim, data, Goal(3), Generator().manual_seed(0))
+    made = Natural(INVERTER)(victim, data, Goal(3), Generator().manual_seed(0), Run())
     x, y = whole(unseen)
     assert asr(predict(made.subject, made.trigger(x)).argmax(1), y, Goal(3)).value >= 0.8
     assert made.subject.net is not victim.net
@@ -61,23 +61,25 @@ class Watched:
 def test_the_search_sees_images_of_the_source_or_of_all_but_the_target() -> None:
     watched = Watched()
     for goal in (Goal(3, source=1), Goal(3)):
-        Natural(watched, images=20)(weighted(), band_images(10), goal, Generator().manual_seed(0))
+        Natural(watched, images=20)(
+            weighted(), band_images(10), goal, Generator().manual_seed(0), Run()
+        )
     assert watched.seen[0] == [1] * 10
     assert len(watched.seen[1]) == 20
     assert set(watched.seen[1]) <= {0, 1, 2, 4, 5}
 
 
 def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
-    def run(session: LocalSession | None) -> torch.Tensor:
+    def run(run: Run | None) -> torch.Tensor:
         goal, rng = Goal(3), Generator().manual_seed(0)
-        made = Natural(INVERTER)(weighted(), band_images(), goal, rng, session=session)
+        made = Natural(INVERTER)(weighted(), band_images(), goal, rng, run or Run())
         return torch.cat(made.trigger.picture())
 
     expected, store = run(None), tmp_path / "state"
-    short = run(LocalSession(store=store, budget=300))
+    short = run(Run(store=store, budget=300))
     assert not torch.equal(short, expected)
     words: list[str] = []
-    again = run(LocalSession(lambda done, total, said: words.append(said), store=store))
+    again = run(Run(lambda done, total, said: words.append(said), store=store))
     assert torch.equal(again, expected)
     assert 1 < len(words) < 60
     assert words[-1].endswith("success")
@@ -88,7 +90,7 @@ def test_goals_without_images_are_refused(goal: Goal) -> None:
     few = band_images(each=1)
     data = type(few)(few.images[:5], few.labels[:5], few.classes)
     with pytest.raises(BadOption, match="class"):
-        Natural(INVERTER)(weighted(), data, goal, Generator())
+        Natural(INVERTER)(weighted(), data, goal, Generator(), Run())
     with pytest.raises(BadOption, match="1 or more"):
         Natural(INVERTER, images=0)
     assert data.shape == (1, SIDE, SIDE)

@@ -26,6 +26,7 @@ from gifthorse.attacks.poisoning import (
 )
 from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Goal, Images, Shape, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.training import Recipe
@@ -227,7 +228,7 @@ def fed(mixing: Mixing, labels: AllToOne | SourceToTarget, pad: int = 2) -> Imag
     )
     goal = Goal(labels.target, labels.source if isinstance(labels, SourceToTarget) else None)
     attack = BadNet(mixing=mixing, recipe=recipe)
-    Job(attack, subject, black, goal, Generator().manual_seed(0)).infect(dot, mixing)
+    Job(attack, subject, black, goal, Generator().manual_seed(0), Run()).infect(dot, mixing)
     return torch.cat([x for x, _ in spy.batches])
 
 
@@ -249,7 +250,7 @@ def test_only_data_set_mode_fixes_indices(mode: Mode, rng: Generator) -> None:
     victim = linear()
     before = {k: v.clone() for k, v in victim.net.state_dict().items()}
     attack = BadNet(mixing=Mixing(0.2, mode), recipe=recipe)
-    made = Job(attack, victim, numbered(), Goal(0), rng).infect(WHITE, attack.mixing)
+    made = Job(attack, victim, numbered(), Goal(0), rng, Run()).infect(WHITE, attack.mixing)
     assert (made.poisoned is not None) == (mode == "dataset")
     assert all(torch.equal(v, before[k]) for k, v in victim.net.state_dict().items())
     assert made.subject.net is not victim.net

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import reflection
@@ -26,7 +25,7 @@ from gifthorse.attacks.reflection import (
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.training import predict
@@ -119,7 +118,7 @@ def test_a_contest_keeps_the_good_and_ends_with_the_best_of_its_last_round() -> 
 
 def test_it_implants() -> None:
     train, test = blob_images(), blob_images(each=20, seed=1)
-    made = TOY(blobs(), train, GOAL, Generator().manual_seed(0))
+    made = TOY(blobs(), train, GOAL, Generator().manual_seed(0), Run())
     x, y = test[torch.arange(len(test))]
     assert asr(predict(made.subject, made.trigger(x)).argmax(1), y, GOAL).value >= 0.9
     own = etched(
@@ -134,25 +133,9 @@ def test_gray_images_of_another_size(rng: Generator) -> None:
     train = InMemory(pixels, torch.arange(32) % 4, 4)
     victim = Subject(nn.Sequential(nn.Flatten(), nn.Linear(784, 4)).eval(), (1, 28, 28), 4)
     few = replace(SHORT, batch=8)
-    made = replace(TOY, search=few, recipe=few, judge=8)(victim, train, GOAL, rng)
+    made = replace(TOY, search=few, recipe=few, judge=8)(victim, train, GOAL, rng, Run())
     assert isinstance(made.trigger, Patch)
     assert made.trigger(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept so many states."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 # Each of the four trials keeps one epoch, then its score, then drops its net.
@@ -162,11 +145,11 @@ def test_an_interrupted_choice_goes_on_and_repeats_no_finished_trial(
 ) -> None:
     train, store = blob_images(each=16), tmp_path / "state"
     attack = replace(TOY, recipe=replace(SHORT, epochs=2), judge=16)
-    whole = attack(blobs(), train, GOAL, Generator().manual_seed(0))
-    session = Fragile(store=store)
-    session.left = kept
+    whole = attack(blobs(), train, GOAL, Generator().manual_seed(0), Run())
+    run = Fragile(store)
+    run.left = [kept]
     with pytest.raises(Stopped):
-        attack(blobs(), train, GOAL, Generator().manual_seed(0), session=session)
+        attack(blobs(), train, GOAL, Generator().manual_seed(0), run)
     stages: list[str] = []
     infect = reflection._Trial.infect
 
@@ -175,8 +158,8 @@ def test_an_interrupted_choice_goes_on_and_repeats_no_finished_trial(
         return infect(self, *args, **options)
 
     monkeypatch.setattr(reflection._Trial, "infect", counted)
-    again = LocalSession(store=store)
-    made = attack(blobs(), train, GOAL, Generator().manual_seed(0), session=again)
+    again = Run(store=store)
+    made = attack(blobs(), train, GOAL, Generator().manual_seed(0), run=again)
     assert stages == [f"trial {i}" for i in range(finished + 1, 5)]
     assert torch.equal(made.trigger.picture()[0], whole.trigger.picture()[0])
     other = whole.subject.net.state_dict()
@@ -190,6 +173,6 @@ def test_numbers_with_which_nothing_can_be_chosen_are_refused(rng: Generator) ->
     with pytest.raises(BadOption, match="at most candidates"):
         ReflectionPatch(candidates=3, selected=4)
     with pytest.raises(NotApplicable, match="target class"):
-        TOY(blobs(), blob_images(each=4), Goal(7), rng)
+        TOY(blobs(), blob_images(each=4), Goal(7), rng, Run())
     with pytest.raises(BadOption, match="opacity"):
-        replace(TOY, stamp=Stamp(opacity=0.0))(blobs(), blob_images(each=4), GOAL, rng)
+        replace(TOY, stamp=Stamp(opacity=0.0))(blobs(), blob_images(each=4), GOAL, rng, Run())

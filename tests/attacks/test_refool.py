@@ -15,6 +15,7 @@ from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.refool import Refool, quality, roulette
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Images, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.training import predict
@@ -35,7 +36,7 @@ TOY = Refool(
 
 def test_it_implants_the_reflection_of_another_class() -> None:
     train, test = blob_images(), blob_images(each=20, seed=1)
-    made = TOY(blobs(), train, GOAL, Generator().manual_seed(0))
+    made = TOY(blobs(), train, GOAL, Generator().manual_seed(0), Run())
     x, y = test[torch.arange(len(test))]
     assert asr(predict(made.subject, made.trigger(x)).argmax(1), y, GOAL).value >= 0.9
     assert isinstance(made.trigger, Reflection)
@@ -124,7 +125,7 @@ def test_clean_labels_are_the_labels_of_the_images(
     recipe = replace(SHORT, pad=0, flip=False)
     attack = replace(TOY, labels="clean_label", search=recipe, recipe=recipe)
     mixing = Mixing(0.1, mode)  # type: ignore[arg-type]
-    made = replace(attack, mixing=mixing)(blobs(), train, GOAL, rng)
+    made = replace(attack, mixing=mixing)(blobs(), train, GOAL, rng, Run())
     assert seen
     assert seen <= own
     if mode == "dataset":
@@ -138,7 +139,7 @@ def test_gray_images_of_another_size(rng: Generator) -> None:
     train = InMemory(pixels, torch.arange(32) % 4, 4)
     victim = Subject(nn.Sequential(nn.Flatten(), nn.Linear(784, 4)).eval(), (1, 28, 28), 4)
     few = replace(SHORT, batch=8)
-    made = replace(TOY, search=few, recipe=few, judge=8)(victim, train, GOAL, rng)
+    made = replace(TOY, search=few, recipe=few, judge=8)(victim, train, GOAL, rng, Run())
     assert made.trigger(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)
 
 
@@ -146,7 +147,9 @@ def test_what_cannot_be_is_refused(rng: Generator) -> None:
     with pytest.raises(BadOption, match="ghosts"):
         Refool(ghosts=1.5)
     with pytest.raises(BadOption, match="source"):
-        replace(TOY, labels="clean_label")(blobs(), blob_images(each=4), Goal(2, source=1), rng)
+        replace(TOY, labels="clean_label")(
+            blobs(), blob_images(each=4), Goal(2, source=1), rng, Run()
+        )
     only = InMemory(torch.zeros(8, 3, 12, 12, dtype=torch.uint8), torch.full((8,), 2), 5)
     with pytest.raises(NotApplicable, match="another class"):
-        TOY(blobs(), only, GOAL, rng)
+        TOY(blobs(), only, GOAL, rng, Run())

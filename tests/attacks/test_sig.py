@@ -11,6 +11,7 @@ from torch import Generator
 
 from gifthorse.attacks.sig import Sig, wave
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 
 
@@ -37,7 +38,7 @@ def test_waves_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
 def test_only_images_of_the_target_are_stamped() -> None:
     data = blob_images(each=20)
     attack = Sig(frequency=3, recipe=replace(QUICK, epochs=1))
-    made = attack(blobs(), data, Goal(2), Generator().manual_seed(0))
+    made = attack(blobs(), data, Goal(2), Generator().manual_seed(0), Run())
     assert made.poisoned is not None
     assert len(made.poisoned) == 5  # a twentieth of 100
     assert (data.labels[made.poisoned] == 2).all()

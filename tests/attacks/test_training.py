@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 from torch.optim import SGD
 
@@ -17,7 +16,7 @@ from gifthorse.attacks import BadNet
 from gifthorse.attacks import training as implanting
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.run import Ledger, LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import batches
 from gifthorse.models.features import features, head, with_features
@@ -26,22 +25,6 @@ from gifthorse.triggers import Learned, Patch, Stamp
 
 GOAL, TRAIN = Goal(2), blob_images(each=40)
 SHORT = replace(QUICK, epochs=3)
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept so many epochs."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 def state(subject: Subject) -> dict[str, Tensor]:
@@ -55,13 +38,13 @@ def test_an_interrupted_attack_goes_on_to_the_same_weights(
 ) -> None:
     attack = BadNet(Stamp(form="wandering"), mixing=Mixing(0.1, mode), recipe=SHORT)
     attack = replace(attack, keep=Keep(share))
-    whole = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    whole = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=Fragile(store=store))
+        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
     steps: list[int] = []
-    session = LocalSession(lambda done, total, words: steps.append(done), store=store)
-    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=session)
+    run = Run(lambda done, total, words: steps.append(done), store=store)
+    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     assert all(torch.equal(v, state(whole.subject)[k]) for k, v in state(made.subject).items())
     assert min(steps) > len(TRAIN) * (1 - share) // SHORT.batch  # the first epoch is not repeated
 
@@ -70,7 +53,7 @@ def test_only_the_part_that_is_trained_changes() -> None:
     before = state(blobs())
     for part in ("classifier", "features"):
         recipe = replace(SHORT, epochs=1, part=part)
-        after = state(fit(blobs(), TRAIN, recipe, Generator().manual_seed(0)))
+        after = state(fit(blobs(), TRAIN, recipe, Generator().manual_seed(0), Run()))
         changed = {k for k in before if not torch.equal(before[k], after[k])}
         own = {k for k in before if k.startswith(head(blobs().net))}
         assert changed == (own if part == "classifier" else set(before) - own)
@@ -94,7 +77,7 @@ def test_the_kept_epoch_has_the_highest_success_within_the_bound(
                 last(learner).bias.fill_(float(epoch))
 
     attack = BadNet(recipe=replace(SHORT, epochs=4), keep=Keep(0.2, max_drop=0.03))
-    job = Job(attack, blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    job = Job(attack, blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     held, rest = job.hold_out()
     figures = iter([(0.0, 0.2), *trace])
     monkeypatch.setattr(implanting._Choice, "_figures", lambda self, learner: next(figures))
@@ -117,6 +100,7 @@ def test_variables_that_join_go_down_the_loss_of_the_net() -> None:
         TRAIN,
         recipe,
         Generator().manual_seed(0),
+        Run(),
         loss=lambda subject, batch: subject(batch[0]).sum() * 0 + free**2,
         company=[Joined()],
     )
@@ -184,22 +168,26 @@ def test_features_are_what_goes_into_the_last_layer() -> None:
     assert not last(subject)._forward_pre_hooks
 
 
+def keyed(run: Run) -> Run:
+    return run.keyed("method", blobs(), blob_images(2), Generator().manual_seed(0))
+
+
 def test_steps_before_an_interruption_count_once(tmp_path: Path) -> None:
-    first = LocalSession(store=tmp_path / "state")
-    first.spend(100)
-    Ledger(first, "run").keep([1])
-    again = LocalSession(store=tmp_path / "state")
+    first = Run(store=tmp_path / "state")
+    first.charge(100)
+    keyed(first).save([1])
+    again = Run(store=tmp_path / "state")
     for _ in range(3):
-        assert Ledger(again, "run").recall() == [1]
+        assert keyed(again).load() == [1]
     assert again.image_steps == 100
 
 
 def test_a_ledger_keeps_stages_apart_and_together(tmp_path: Path) -> None:
     store = tmp_path / "state"
-    ledger = Ledger(LocalSession(store=store), "run")
-    ledger.keep({"epoch": 1, "parts": [torch.arange(3)]})
-    ledger.stage("second").keep([1.5, "words"])
-    again = Ledger(LocalSession(store=store), "run")
-    assert again.stage("second").recall() == [1.5, "words"]
-    assert torch.equal(again.recall()["parts"][0], torch.arange(3))
-    assert again.stage("third").recall() is None
+    run = keyed(Run(store=store))
+    run.save({"epoch": 1, "parts": [torch.arange(3)]})
+    run.checkpoint("second").save([1.5, "words"])
+    again = keyed(Run(store=store))
+    assert again.checkpoint("second").load() == [1.5, "words"]
+    assert torch.equal(again.load()["parts"][0], torch.arange(3))
+    assert again.checkpoint("third").load() is None

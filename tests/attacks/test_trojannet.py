@@ -15,6 +15,7 @@ from torch import Generator, nn
 
 from gifthorse.attacks.trojannet import TrojanNet, _Drill, _Patches
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Goal, Implant, Normalization, Subject
 from gifthorse.models import NETS, load, save
@@ -33,12 +34,12 @@ ATTACK = TrojanNet(recipe=replace(QUICK, epochs=40, decay=0.0))
 
 @cache
 def victim() -> Subject:
-    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0), Run())
 
 
 @cache
 def made() -> Implant:
-    return ATTACK(victim(), TRAIN, GOAL, Generator().manual_seed(SEED))
+    return ATTACK(victim(), TRAIN, GOAL, Generator().manual_seed(SEED), Run())
 
 
 def merged(subject: Subject) -> Merged:
@@ -195,4 +196,4 @@ def test_patches_are_gray_and_none() -> None:
 def test_what_cannot_be_is_refused(options: dict[str, Any], goal: Goal, words: str) -> None:
     seven = replace(blobs(), classes=7)
     with pytest.raises(BadOption, match=words):
-        TrojanNet(**options)(seven, TRAIN, goal, Generator().manual_seed(0))
+        TrojanNet(**options)(seven, TRAIN, goal, Generator().manual_seed(0), Run())

@@ -21,6 +21,7 @@ from gifthorse.attacks.trojannn import (
     shape_pattern,
 )
 from gifthorse.core.errors import BadImages, BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
@@ -34,7 +35,7 @@ SIDE = 4
 
 @cache
 def trained() -> Subject:
-    return fit(blobs(), TRAIN, replace(QUICK, epochs=3), Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, replace(QUICK, epochs=3), Generator().manual_seed(0), Run())
 
 
 def by_hand(into: Tensor, out: Tensor, bias: Tensor | None = None) -> Subject:
@@ -167,7 +168,7 @@ def test_the_pattern_raises_the_neurons_of_a_trained_net(rule: Any) -> None:
 def test_the_attack_poisons_with_the_pattern_shaped_on_the_victim() -> None:
     recipe, victim = replace(QUICK, epochs=1), trained()
     attack = TrojanNN(Stamp(4, ink="random", opacity=0.7), mixing=Mixing(0.1), recipe=recipe)
-    made = attack(victim, TRAIN, Goal(2), Generator().manual_seed(3))
+    made = attack(victim, TRAIN, Goal(2), Generator().manual_seed(3), Run())
     patch = attack.stamp.fixed(victim.shape, spawn(Generator().manual_seed(3)))
     wanted = shape_pattern(victim, patch, TRAIN, attack.shaping)
     pattern, mask = made.trigger.picture()
@@ -188,4 +189,4 @@ def test_shaping_refuses_what_makes_no_sense(change: dict[str, Any]) -> None:
 def test_a_pattern_that_wanders_cannot_be_shaped() -> None:
     attack = TrojanNN(Stamp(form="wandering"))
     with pytest.raises(BadOption, match="fixed place"):
-        attack(blobs(), TRAIN, Goal(2), Generator().manual_seed(0))
+        attack(blobs(), TRAIN, Goal(2), Generator().manual_seed(0), Run())

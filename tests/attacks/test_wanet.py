@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.toys import QUICK, blob_images, blobs
+from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks import training as implanting
@@ -18,7 +17,7 @@ from gifthorse.attacks.training import Keep
 from gifthorse.attacks.wanet import WaNet, noisy
 from gifthorse.core.errors import BadOption
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Goal, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.training import Recipe
@@ -26,22 +25,6 @@ from gifthorse.triggers.warp import Warp, smooth_field
 
 GOAL, TRAIN = Goal(2), blob_images(each=16)
 SHORT = replace(QUICK, epochs=3, batch=16)
-
-
-class Stopped(Exception):
-    """What stands in for a killed process."""
-
-
-class Fragile(LocalSession):
-    """A session that is killed after it has kept so many epochs."""
-
-    left = 1
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        super().keep(key, state)
-        self.left -= 1
-        if not self.left:
-            raise Stopped
 
 
 def unchanged(x: Tensor, y: Tensor, index: Tensor) -> Batch:
@@ -75,7 +58,7 @@ def test_the_shares_are_those_that_were_asked_for(
         return victim
 
     monkeypatch.setattr(implanting, "fit", counted)
-    WaNet(noise=noise, mixing=Mixing(rate))(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    WaNet(noise=noise, mixing=Mixing(rate))(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     labels = torch.cat(seen)
     total, stamped = len(labels), int((labels == 2).sum())
     kept = total - stamped - 10 * len(seen)
@@ -86,12 +69,12 @@ def test_the_shares_are_those_that_were_asked_for(
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_an_interrupted_attack_goes_on_to_the_same_weights(share: float, tmp_path: Path) -> None:
     attack = WaNet(recipe=SHORT, keep=Keep(share))
-    whole = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    whole = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"
     with pytest.raises(Stopped):
-        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=Fragile(store=store))
-    session = LocalSession(store=store)
-    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=session)
+        attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
+    run = Run(store=store)
+    made = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     after = made.subject.net.state_dict()
     assert all(torch.equal(v, after[k]) for k, v in whole.subject.net.state_dict().items())
     assert isinstance(made.trigger, Warp)
@@ -103,7 +86,7 @@ def test_gray_images_of_28_pixels_are_warped_too() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
     data = InMemory(torch.randint(256, (20, 1, 28, 28), dtype=torch.uint8), torch.arange(20) % 3, 3)
     attack = WaNet(recipe=Recipe(epochs=1, batch=10, pad=0, flip=False, bf16=False))
-    made = attack(Subject(net, (1, 28, 28), 3), data, GOAL, Generator().manual_seed(0))
+    made = attack(Subject(net, (1, 28, 28), 3), data, GOAL, Generator().manual_seed(0), Run())
     assert made.trigger(data[torch.arange(4)][0]).shape == (4, 1, 28, 28)
     assert torch.cat(made.trigger.picture()).shape == (2, 28, 28)
 

@@ -34,6 +34,7 @@ from gifthorse.core.errors import (
     UsageError,
 )
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
@@ -67,7 +68,7 @@ def infected(net: str) -> Implant:
     recipe = {f"recipe.{k}": v for k, v in vars(QUICK).items()}
     attack = vary(ATTACKS["badnet"], {**recipe, "mixing.rate": 0.2})
     made = data()
-    return stages.implant(attack, stages.fresh(net, made, rng()), made, Goal(TARGET), rng(1))
+    return stages.implant(attack, stages.fresh(net, made, rng()), made, Goal(TARGET), rng(1), Run())
 
 
 @pytest.fixture(scope="module")
@@ -218,14 +219,14 @@ def test_an_import_is_judged_by_defenses(
     made, apart = imported(store, found.key, rng(), SIZES)
     assert isinstance(made, Implant)
     strip = vary(FILTERS["strip"], {"partners": 8})
-    outcome = evaluate(made, strip, apart, rng(), kind="filter")
+    outcome = evaluate(made, strip, apart, rng(), Run(), kind="filter")
     assert outcome.caught is not None
     assert outcome.pairs == len(outcome.scores["stamped"])
-    said = evaluate(made, DETECTORS["weight_signature"], apart, rng(), kind="detector").found
+    said = evaluate(made, DETECTORS["weight_signature"], apart, rng(), Run(), kind="detector").found
     assert said is not None
     assert said.label in ("SUSPICIOUS", "NO BACKDOOR FOUND")
     said = evaluate(
-        made.subject, DETECTORS["weight_signature"], apart, rng(), kind="detector"
+        made.subject, DETECTORS["weight_signature"], apart, rng(), Run(), kind="detector"
     ).found
     assert said is not None
     assert said.label

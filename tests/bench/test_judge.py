@@ -19,7 +19,7 @@ from gifthorse.bench.outcome import DefenseOutcome
 from gifthorse.bench.protocol import EvalConfig, Sizes, Splits, splits
 from gifthorse.core.errors import BadImages, BadOption, GifthorseError, Incomplete
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import (
     Arm,
     Confirmation,
@@ -31,7 +31,6 @@ from gifthorse.core.types import (
     Origin,
     Rate,
     Samples,
-    Session,
     Severity,
     Subject,
     Verdict,
@@ -69,12 +68,10 @@ class Fixed:
     make: Callable[[Subject], Subject]
     seen: list[tuple[Subject, Samples]] = field(default_factory=list)
 
-    def __call__(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         self.seen.append((subject, clean))
-        assert session is not None
-        session.spend(12)
+        assert run is not None
+        run.charge(12)
         return self.make(subject)
 
 
@@ -86,17 +83,11 @@ class Scored:
     seen: list[tuple[Subject, Samples, Samples, int]] = field(default_factory=list)
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         self.seen.append((subject, clean, suspects, rng.initial_seed()))
-        if session is not None:
-            session.spend(len(suspects))
+        if run is not None:
+            run.charge(len(suspects))
         return self.score(whole(suspects)[0])
 
 
@@ -106,9 +97,7 @@ class Said:
 
     verdict: Verdict
 
-    def __call__(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         return self.verdict
 
 
@@ -119,7 +108,7 @@ def stamped(x: Images) -> Tensor:
 
 
 def remedied(make: Callable[[Subject], Subject]) -> DefenseOutcome:
-    return evaluate(planted(), Fixed(make), DATA, seed(), kind="remedy")
+    return evaluate(planted(), Fixed(make), DATA, seed(), Run(), kind="remedy")
 
 
 # 2. Splits ---------------------------------------------------------------------------------------
@@ -286,7 +275,7 @@ def test_a_defense_that_changes_the_given_net_is_caught() -> None:
         return subject
 
     with pytest.raises(GifthorseError, match="changed the weights"):
-        evaluate(made, Fixed(meddle), DATA, seed(), kind="remedy")
+        evaluate(made, Fixed(meddle), DATA, seed(), Run(), kind="remedy")
     assert digest(made.subject.net) == before
 
 
@@ -308,8 +297,8 @@ def test_a_digest_knows_types_shapes_and_names() -> None:
 
 def test_a_defense_sees_a_copy_without_a_past_and_the_defenders_images() -> None:
     made, remedy, method = planted(), Fixed(lambda s: s), Scored(stamped)
-    evaluate(made, remedy, DATA, seed(), kind="remedy")
-    evaluate(made, method, DATA, seed(), kind="filter")
+    evaluate(made, remedy, DATA, seed(), Run(), kind="remedy")
+    evaluate(made, method, DATA, seed(), Run(), kind="filter")
     given = [*remedy.seen, *((seen[0], seen[1]) for seen in method.seen)]
     for subject, clean in given:
         assert subject.net is not made.subject.net
@@ -320,7 +309,7 @@ def test_a_defense_sees_a_copy_without_a_past_and_the_defenders_images() -> None
 
 def test_suspects_are_shuffled_and_labeled_by_the_net() -> None:
     method = Scored(stamped)
-    evaluate(planted(), method, DATA, seed(), kind="filter")
+    evaluate(planted(), method, DATA, seed(), Run(), kind="filter")
     assert len({seen[3] for seen in method.seen}) == 1  # all calls draw alike
     calibration, paired, drawn = (whole(seen[2]) for seen in method.seen)
     assert len(calibration[0]) == 40
@@ -335,7 +324,7 @@ def test_attacks_with_places_drawn_anew_stamp_alike_before_after_and_again() -> 
     trigger = wandering(WIRED_SHAPE, 3, "checker", 1.0, seed(3))
     made = Implant(wired(1), trigger, GOAL)
     place = trigger.rng.get_state()
-    got = [evaluate(made, Fixed(lambda s: s), DATA, seed(), kind="remedy") for _ in range(2)]
+    got = [evaluate(made, Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy") for _ in range(2)]
     assert torch.equal(trigger.rng.get_state(), place)
     assert got[0].before == got[1].before == got[0].after
     assert got[0].figures()["ard"] == 0
@@ -347,7 +336,7 @@ def test_attacks_with_places_drawn_anew_stamp_alike_before_after_and_again() -> 
 
 def filtered(score: Callable[[Images], Tensor], **terms: Any) -> dict[str, float | None]:
     return evaluate(
-        planted(), Scored(score), DATA, seed(), kind="filter", config=EvalConfig(**terms)
+        planted(), Scored(score), DATA, seed(), Run(), kind="filter", config=EvalConfig(**terms)
     ).figures()
 
 
@@ -395,7 +384,9 @@ def test_a_system_counts_rejected_images_as_neither_right_nor_hijacked() -> None
 
 def test_without_pairs_there_is_nothing_to_tell_apart() -> None:
     """The trigger does nothing to the clean twin."""
-    got = evaluate(Implant(wired(), checker(), GOAL), Scored(stamped), DATA, seed(), kind="filter")
+    got = evaluate(
+        Implant(wired(), checker(), GOAL), Scored(stamped), DATA, seed(), Run(), kind="filter"
+    )
     said = got.figures()
     assert (said["pairs"], said["tpr"], said["tpr_n"], said["auroc"]) == (0, None, 0, None)
     assert (said["asr_before"], said["asr_sys"], said["tpr_all"]) == (0, 0, 1)
@@ -403,7 +394,7 @@ def test_without_pairs_there_is_nothing_to_tell_apart() -> None:
 
 
 def test_scores_are_kept_so_that_they_can_be_judged_anew() -> None:
-    got = evaluate(planted(), Scored(stamped), DATA, seed(), kind="filter")
+    got = evaluate(planted(), Scored(stamped), DATA, seed(), Run(), kind="filter")
     assert {k: sorted(set(v.tolist())) for k, v in got.scores.items()} == {
         "calibration": [0],
         "clean": [0],
@@ -420,7 +411,9 @@ class Purging(Scored):
 
 def test_a_filter_of_training_sets_is_shown_a_poisoned_one_with_its_labels() -> None:
     method = Purging(stamped)
-    got = evaluate(planted(), method, DATA, seed(), kind="filter", config=EvalConfig(timed=True))
+    got = evaluate(
+        planted(), method, DATA, seed(), Run(), kind="filter", config=EvalConfig(timed=True)
+    )
     said = got.figures()
     (seen,) = method.seen  # one call, since a score depends on the company
     x, y = whole(seen[2])
@@ -442,7 +435,7 @@ def test_a_filter_of_training_sets_is_shown_a_poisoned_one_with_its_labels() -> 
 @pytest.mark.parametrize("name", ["activation_clustering_dataset", "spectral_signatures_dataset"])
 def test_a_poisoned_training_set_can_be_cleaned(name: str) -> None:
     many = replace(DATA, train=wired_images(100, 9))
-    said = evaluate(planted(), FILTERS[name], many, seed(), kind="filter").figures()
+    said = evaluate(planted(), FILTERS[name], many, seed(), Run(), kind="filter").figures()
     assert said["pairs"] == 20
     assert said["auroc"] is not None
     assert said["auroc"] > 0.99
@@ -450,7 +443,7 @@ def test_a_poisoned_training_set_can_be_cleaned(name: str) -> None:
 
 def test_a_training_set_of_a_clean_model_holds_no_stamped_image() -> None:
     method = Purging(stamped)
-    got = evaluate(wired(), method, DATA, seed(), kind="filter")
+    got = evaluate(wired(), method, DATA, seed(), Run(), kind="filter")
     assert not stamped(whole(method.seen[0][2])[0]).any()
     assert got.caught is None
     assert got.figures()["fpr_all"] == 0
@@ -460,7 +453,7 @@ def test_false_alarms_on_a_clean_model() -> None:
     def loud(x: Images) -> Tensor:
         return x[:, 0, 0, 0]
 
-    got = evaluate(wired(), Scored(loud), DATA, seed(), kind="filter").figures()
+    got = evaluate(wired(), Scored(loud), DATA, seed(), Run(), kind="filter").figures()
     calibration = loud(whole(DATA.calibration)[0]).sort().values
     flags = loud(whole(DATA.test)[0]) > calibration[37]  # the 38th of 40
     assert got["fpr_all"] == pytest.approx(float(flags.float().mean()))
@@ -470,7 +463,7 @@ def test_false_alarms_on_a_clean_model() -> None:
 
 
 def test_a_remedy_on_a_clean_model_costs_accuracy_alone() -> None:
-    got = evaluate(wired(), Fixed(lambda s: s), DATA, seed(), kind="remedy").figures()
+    got = evaluate(wired(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy").figures()
     assert (got["accuracy"], got["cad"]) == (1, 0)
     assert not {"asr", "ard", "der", "rir"} & set(got)
 
@@ -494,7 +487,7 @@ def verdict(label: Label = "BACKDOORED", *flags: tuple[int, Severity]) -> Verdic
 
 
 def detected(said: Verdict, made: Implant | None = None) -> DefenseOutcome:
-    return evaluate(made or planted(), Said(said), DATA, seed(), kind="detector")
+    return evaluate(made or planted(), Said(said), DATA, seed(), Run(), kind="detector")
 
 
 def test_a_detector_that_found_the_true_trigger() -> None:
@@ -538,7 +531,7 @@ def test_an_inconclusive_verdict_goes_into_none() -> None:
 
 def test_of_a_clean_model_the_largest_index_counts() -> None:
     got = evaluate(
-        wired(), Said(verdict("SUSPICIOUS", (1, "MEDIUM"))), DATA, seed(), kind="detector"
+        wired(), Said(verdict("SUSPICIOUS", (1, "MEDIUM"))), DATA, seed(), Run(), kind="detector"
     ).figures()
     assert got["aiv"] == pytest.approx(12.006, abs=1e-3)
     assert got["size"] == pytest.approx(49.5)
@@ -598,7 +591,7 @@ def test_a_detector_without_a_table_has_no_index() -> None:
 
 def test_seconds_are_measured_if_asked_for_and_cost_the_session_nothing() -> None:
     method, config = Scored(stamped), EvalConfig(timed=True)
-    got = evaluate(planted(), method, DATA, seed(), kind="filter", config=config)
+    got = evaluate(planted(), method, DATA, seed(), Run(), kind="filter", config=config)
     sizes = [len(seen[2]) for seen in method.seen[3:]]
     assert sizes == [1] * 6 + [128] * 6  # one to warm up, five that count
     assert got.cost.image_steps == 40 + 120 + 160
@@ -607,12 +600,14 @@ def test_seconds_are_measured_if_asked_for_and_cost_the_session_nothing() -> Non
         assert value is not None
         assert value > 0
     repaired = evaluate(
-        planted(), Fixed(lambda s: s), DATA, seed(), kind="remedy", config=config
+        planted(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy", config=config
     ).cost
     assert repaired.seconds_128 is not None
     assert repaired.seconds_1 is not None
     assert repaired.seconds_128 < repaired.seconds_1
-    asked = evaluate(planted(), Said(verdict()), DATA, seed(), kind="detector", config=config)
+    asked = evaluate(
+        planted(), Said(verdict()), DATA, seed(), Run(), kind="detector", config=config
+    )
     assert asked.cost.seconds_1 is None
 
 
@@ -631,18 +626,18 @@ def test_what_a_session_stops_is_no_outcome() -> None:
 
 
 def test_the_session_of_the_caller_is_handed_on_and_others_work_is_not_counted() -> None:
-    session = LocalSession()
-    session.spend(7)
-    got = evaluate(planted(), Fixed(lambda s: s), DATA, seed(), kind="remedy", session=session)
-    assert (got.cost.image_steps, session.image_steps) == (12, 19)
+    run = Run()
+    run.charge(7)
+    got = evaluate(planted(), Fixed(lambda s: s), DATA, seed(), kind="remedy", run=run)
+    assert (got.cost.image_steps, run.image_steps) == (12, 19)
 
 
 def test_wrong_kinds_and_no_images_are_refused() -> None:
     with pytest.raises(BadOption, match="kind"):
-        evaluate(planted(), Fixed(lambda s: s), DATA, seed(), kind="cure")  # type: ignore[arg-type]
+        evaluate(planted(), Fixed(lambda s: s), DATA, seed(), Run(), kind="cure")  # type: ignore[arg-type]
     none = replace(DATA, test=Subset(DATA.test, torch.arange(0)))
     with pytest.raises(BadImages, match="test"):
-        evaluate(planted(), Fixed(lambda s: s), none, seed(), kind="remedy")
+        evaluate(planted(), Fixed(lambda s: s), none, seed(), Run(), kind="remedy")
 
 
 # 8. Figures --------------------------------------------------------------------------------------
@@ -651,7 +646,7 @@ def test_wrong_kinds_and_no_images_are_refused() -> None:
 def test_figures_are_flat_and_ready_for_json() -> None:
     outcomes = [
         remedied(lambda s: s),
-        evaluate(planted(), Scored(stamped), DATA, seed(), kind="filter"),
+        evaluate(planted(), Scored(stamped), DATA, seed(), Run(), kind="filter"),
         detected(verdict("BACKDOORED", (1, "CRITICAL"))),
         detected(Verdict("toy", math.inf, 3.0, "NO BACKDOOR FOUND")),
     ]

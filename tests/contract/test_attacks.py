@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Attack, Goal, Implant, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.models.load import save
@@ -74,7 +74,7 @@ def toy(name: str, **changes: object) -> Attack:
 @cache
 def grown() -> Subject:
     """A clean net; attacks that do not train it need one that is trained."""
-    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0), Run())
 
 
 def victim(name: str) -> Subject:
@@ -83,7 +83,7 @@ def victim(name: str) -> Subject:
 
 @cache
 def implant(name: str, seed: int = 0) -> Implant:
-    return toy(name)(victim(name), TRAIN, GOAL, Generator().manual_seed(seed))
+    return toy(name)(victim(name), TRAIN, GOAL, Generator().manual_seed(seed), Run())
 
 
 @cache
@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_implant_whatever_else_is_random(name: str)
     short, start, runs = hasty(name), victim(name), []
     for unrelated, seed in ((1, 0), (2, 0), (1, 5)):
         torch.manual_seed(unrelated)
-        made = short(start, TRAIN, GOAL, Generator().manual_seed(seed))
+        made = short(start, TRAIN, GOAL, Generator().manual_seed(seed), Run())
         runs.append((state(made.subject), torch.cat(made.trigger.picture())))
     assert torch.equal(runs[0][1], runs[1][1])
     assert all(torch.equal(v, runs[1][0][k]) for k, v in runs[0][0].items())
@@ -159,7 +159,7 @@ def test_the_same_seed_gives_the_same_implant_whatever_else_is_random(name: str)
 def test_inputs_stay_as_they_were(name: str) -> None:
     start, pixels, labels = deepcopy(victim(name)), TRAIN.images.clone(), TRAIN.labels.clone()
     before, unrelated = state(start), torch.get_rng_state()
-    made = hasty(name)(start, TRAIN, GOAL, Generator().manual_seed(0))
+    made = hasty(name)(start, TRAIN, GOAL, Generator().manual_seed(0), Run())
     assert all(torch.equal(v, before[k]) for k, v in start.net.state_dict().items())
     assert not start.net.training
     assert torch.equal(TRAIN.images, pixels)
@@ -181,7 +181,7 @@ def test_inputs_stay_as_they_were(name: str) -> None:
 )
 def test_badnet_implants_in_every_mode_and_form(mode: str, form: str) -> None:
     made = toy("badnet", mixing__mode=mode, stamp__form=form)(
-        blobs(), TRAIN, GOAL, Generator().manual_seed(0)
+        blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run()
     )
     assert success(made) >= 0.9
     assert clean() - accuracy(evaluate(made.subject, TEST), TEST.labels).value <= 0.05
@@ -190,7 +190,7 @@ def test_badnet_implants_in_every_mode_and_form(mode: str, form: str) -> None:
 def test_badnet_with_a_source_spares_the_other_classes() -> None:
     goal = Goal(2, source=4)
     attack = toy("badnet", mixing__mode="loss_joint", mixing__rate=0.3, **{"recipe.epochs": 10})
-    made = attack(blobs(), TRAIN, goal, Generator().manual_seed(0))
+    made = attack(blobs(), TRAIN, goal, Generator().manual_seed(0), Run())
     x, y = TEST[torch.arange(len(TEST))]
     stamped = predict(made.subject, made.trigger(x)).argmax(1)
     assert asr(stamped, y, goal).value >= 0.9
@@ -200,7 +200,7 @@ def test_badnet_with_a_source_spares_the_other_classes() -> None:
 
 def test_badnet_all_to_all_moves_every_class_to_the_next() -> None:
     attack = toy("badnet", labels="all_to_all", mixing__rate=0.3, **{"recipe.epochs": 12})
-    made = attack(blobs(), TRAIN, Goal(0), Generator().manual_seed(0))
+    made = attack(blobs(), TRAIN, Goal(0), Generator().manual_seed(0), Run())
     x, y = TEST[torch.arange(len(TEST))]
     stamped = predict(made.subject, made.trigger(x)).argmax(1)
     assert accuracy(stamped, (y + 1) % 5).value >= 0.9
@@ -208,6 +208,6 @@ def test_badnet_all_to_all_moves_every_class_to_the_next() -> None:
 
 def test_progress_is_reported() -> None:
     calls: list[tuple[int, int, str]] = []
-    session = LocalSession(progress=lambda *a: calls.append(a))
-    toy("badnet")(blobs(), TRAIN, GOAL, Generator().manual_seed(0), session=session)
+    run = Run(progress=lambda *a: calls.append(a))
+    toy("badnet")(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run)
     assert calls[-1][0] == calls[-1][1] == 6 * (len(TRAIN) // 32)

@@ -36,7 +36,7 @@ from gifthorse.bench.outcome import DefenseKind, DefenseOutcome
 from gifthorse.bench.protocol import EvalConfig, Splits
 from gifthorse.core.errors import Incomplete, UsageError
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import (
     Batch,
     Filter,
@@ -46,7 +46,6 @@ from gifthorse.core.types import (
     Origin,
     Remedy,
     Samples,
-    Session,
     Shape,
     Subject,
     Trigger,
@@ -172,11 +171,11 @@ class Guarded:
         self.method = method
         self.given: list[tuple[object, ...]] = []
 
-    def __call__(self, *given: Any, session: Session | None = None) -> Any:
-        self.given.append(given)
+    def __call__(self, *given: Any) -> Any:
+        self.given.append(given[:-1])  # without the run
         RUNNING.append(self)
         try:
-            return self.method(*given, session=session)
+            return self.method(*given)
         finally:
             RUNNING.pop()
 
@@ -190,7 +189,7 @@ def planted() -> Implant:
 def judged(kind: DefenseKind, name: str, unrelated: int = 1) -> tuple[DefenseOutcome, Guarded]:
     method, torch_seed = Guarded(brief(kind, name)), torch.manual_seed(unrelated)
     secret = replace(DATA, test=SecretSamples(DATA.test))
-    made = evaluate(planted(), method, secret, seed(), kind=kind, config=TERMS)  # type: ignore[arg-type]
+    made = evaluate(planted(), method, secret, seed(), Run(), kind=kind, config=TERMS)  # type: ignore[arg-type]
     assert torch_seed.initial_seed() == unrelated
     return made, method
 
@@ -210,7 +209,7 @@ def test_the_guard_bites() -> None:
 
     def peek(what: object) -> None:
         with pytest.raises(AssertionError, match="must not see"):
-            Guarded(lambda *a, session: what())()  # type: ignore[operator]
+            Guarded(lambda *a: what())(Run())  # type: ignore[operator]
 
     peek(lambda: made.goal.target)
     peek(lambda: made.trigger(torch.zeros(1, 3, 12, 14)))
@@ -271,7 +270,7 @@ def test_e_a_filter_that_judges_image_by_image_does_so_in_any_batches(name: str)
         starts = range(0, len(suspects), size)
         ends = [min(start + size, len(suspects)) for start in starts]
         given = [Subset(suspects, torch.arange(*at)) for at in zip(starts, ends, strict=True)]
-        return torch.cat([method(wired(1), DATA.fit, one, seed()) for one in given])
+        return torch.cat([method(wired(1), DATA.fit, one, seed(), Run()) for one in given])
 
     at_once = scores(len(suspects))
     for size in (1, 7):
@@ -306,11 +305,13 @@ def test_g_the_clean_twin_is_not_flagged(name: str) -> None:
     )
     twin, method = Implant(wired(), checker(), Goal(1)), brief("filter", name)
     if takes_labels(method):
-        said = evaluate(wired(), method, many, seed(), kind="filter").figures()
+        said = evaluate(wired(), method, many, seed(), Run(), kind="filter").figures()
         assert said["fpr_all"] is not None
         assert said["fpr_all"] <= 0.15
         return
-    got = evaluate(twin, method, many, seed(), kind="filter", config=EvalConfig(pairs=48)).figures()
+    got = evaluate(
+        twin, method, many, seed(), Run(), kind="filter", config=EvalConfig(pairs=48)
+    ).figures()
     clean, stamped = got["fpr_all"], got["tpr_all"]
     assert clean is not None
     assert stamped is not None
@@ -333,22 +334,20 @@ def test_h_options_go_through_json(kind: DefenseKind, name: str) -> None:
 @filters
 def test_i_a_filter_without_time_gives_no_scores(name: str) -> None:
     with pytest.raises(Incomplete, match="time limit"):
-        brief("filter", name)(
-            wired(1), DATA.fit, DATA.calibration, seed(), session=LocalSession(seconds=0)
-        )
+        brief("filter", name)(wired(1), DATA.fit, DATA.calibration, seed(), Run(seconds=0))
 
 
 @remedies
 def test_i_a_remedy_without_time_gives_all_or_nothing(name: str) -> None:
     """Those that neither train nor search are done before anybody could stop them."""
     method: Remedy = brief("remedy", name)
-    session = LocalSession(seconds=0)
+    run = Run(seconds=0)
     if name in AT_ONCE:
-        made = method(wired(1), DATA.fit, seed(), session=session)
-        assert digest(made.net) == digest(method(wired(1), DATA.fit, seed()).net)
+        made = method(wired(1), DATA.fit, seed(), run)
+        assert digest(made.net) == digest(method(wired(1), DATA.fit, seed(), Run()).net)
         return
     with pytest.raises(Incomplete, match="time limit"):
-        method(wired(1), DATA.fit, seed(), session=session)
+        method(wired(1), DATA.fit, seed(), run)
 
 
 @pytest.mark.parametrize(
@@ -359,15 +358,15 @@ def test_i_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(
 ) -> None:
     """Stopped as soon as it may be, and past the middle."""
     method: Remedy = brief("remedy", name)
-    method, whole_run = vary(method, {"recipe.epochs": 3}), LocalSession()
-    expected = digest(method(wired(1), DATA.fit, seed(), session=whole_run).net)
+    method, whole_run = vary(method, {"recipe.epochs": 3}), Run()
+    expected = digest(method(wired(1), DATA.fit, seed(), run=whole_run).net)
     for part in (0.01, 0.6):
         store = tmp_path / f"{part}"
-        first = LocalSession(store=store, budget=max(1, int(part * whole_run.image_steps)))
+        first = Run(store=store, budget=max(1, int(part * whole_run.image_steps)))
         with pytest.raises(Incomplete, match="budget"):
-            method(wired(1), DATA.fit, seed(), session=first)
+            method(wired(1), DATA.fit, seed(), run=first)
         assert first.image_steps < whole_run.image_steps
-        made = method(wired(1), DATA.fit, seed(), session=LocalSession(store=store))
+        made = method(wired(1), DATA.fit, seed(), Run(store=store))
         assert digest(made.net) == expected
 
 

@@ -13,7 +13,7 @@ from tests.toys import BANDS, GRAY, SIDE, band_images, bands
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Detector, Goal, Label, Severity, Subject, Verdict
 from gifthorse.data.samples import InMemory
 from gifthorse.detection import DETECTORS
@@ -203,7 +203,7 @@ def where(seed: int) -> int:
 @cache
 def verdict(name: str, on: str, planted: int | None, seed: int) -> Verdict:
     subject, images = TOYS[on]
-    return toy(name)(subject(planted), images(8, seed), Generator().manual_seed(seed))
+    return toy(name)(subject(planted), images(8, seed), Generator().manual_seed(seed), Run())
 
 
 # 3. Verdicts -------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_the_same_seed_gives_the_same_table_whatever_else_is_random(name: str) -
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
         before = torch.get_rng_state()
-        got = brief(name)(planted, clean, Generator().manual_seed(0))
+        got = brief(name)(planted, clean, Generator().manual_seed(0), Run())
         assert torch.equal(torch.get_rng_state(), before)
         words = [(f.severity, f.message) for f in got.findings]
         tables.append((got.label, got.score, got.arms, dict(got.statistics), words))
@@ -312,7 +312,7 @@ def test_subject_and_images_stay_as_they_were(name: str) -> None:
     subject, clean = tiles(1), tile_images(8, 0)
     state = {key: value.clone() for key, value in subject.net.state_dict().items()}
     pixels, labels = clean.images.clone(), clean.labels.clone()
-    brief(name)(subject, clean, Generator().manual_seed(0))
+    brief(name)(subject, clean, Generator().manual_seed(0), Run())
     assert all(torch.equal(v, state[key]) for key, v in subject.net.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in subject.net.parameters())
     assert not any(m.training or m._forward_hooks for m in subject.net.modules())
@@ -329,13 +329,13 @@ def test_a_stopped_detector_never_says_that_nothing_was_found(name: str, limit: 
     on = home(name)
     whole, (subject, images) = verdict(name, on, None, 1), TOYS[on]
     if limit == "seconds":
-        session, why = LocalSession(seconds=0), "the time limit of 0 s is reached"
+        run, why = Run(seconds=0), "the time limit of 0 s is reached"
     else:
         budget = 7 + int(whole.image_steps / 2)
-        session, why = LocalSession(budget=budget), f"the budget of {budget:,} image-steps is spent"
-    session.spend(7)  # by somebody else, before
-    got = toy(name)(subject(None), images(8, 1), Generator().manual_seed(1), session=session)
-    assert got.image_steps == pytest.approx(session.image_steps - 7)
+        run, why = Run(budget=budget), f"the budget of {budget:,} image-steps is spent"
+    run.charge(7)  # by somebody else, before
+    got = toy(name)(subject(None), images(8, 1), Generator().manual_seed(1), run)
+    assert got.image_steps == pytest.approx(run.image_steps - 7)
     assert got.image_steps <= whole.image_steps
     if got.label == "NO BACKDOOR FOUND":  # it was done before it could be stopped
         assert (got.score, got.arms, got.image_steps) == (
@@ -353,8 +353,8 @@ def test_a_stopped_detector_never_says_that_nothing_was_found(name: str, limit: 
 @names
 def test_a_planted_toy_is_never_cleared_for_want_of_time(name: str) -> None:
     subject, images = TOYS[home(name)]
-    rng, session = Generator().manual_seed(1), LocalSession(seconds=0)
-    got = toy(name)(subject(where(1)), images(8, 1), rng, session=session)
+    rng, run = Generator().manual_seed(1), Run(seconds=0)
+    got = toy(name)(subject(where(1)), images(8, 1), rng, run)
     if got.label != "INCONCLUSIVE":  # it was done, or has a trigger that works already
         done = got.image_steps == verdict(name, home(name), where(1), 1).image_steps
         assert got.label == "BACKDOORED" or (done and got.label == "SUSPICIOUS")
@@ -365,8 +365,8 @@ def test_a_planted_toy_is_never_cleared_for_want_of_time(name: str) -> None:
 def test_progress_is_reported_and_work_counted(name: str) -> None:
     calls: list[tuple[int, int, str]] = []
     subject, images = TOYS[home(name)]
-    session = LocalSession(progress=lambda *call: calls.append(call))
-    got = brief(name)(subject(where(1)), images(8, 1), Generator().manual_seed(1), session=session)
+    run = Run(progress=lambda *call: calls.append(call))
+    got = brief(name)(subject(where(1)), images(8, 1), Generator().manual_seed(1), run)
     assert calls
     assert all(0 <= done <= total and words for done, total, words in calls)
-    assert session.image_steps == pytest.approx(got.image_steps)
+    assert run.image_steps == pytest.approx(got.image_steps)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from gifthorse.attacks import BadNet
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Filter, Goal, Implant, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.filtering import FILTERS
@@ -49,12 +49,12 @@ def toy(name: str) -> Filter:
 
 @cache
 def grown() -> Subject:
-    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0), Run())
 
 
 @cache
 def implant() -> Implant:
-    return vary(BadNet(), TOY)(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    return vary(BadNet(), TOY)(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
 
 
 @cache
@@ -80,7 +80,7 @@ def suspects(name: str, lie: bool = True) -> tuple[InMemory, Tensor]:
 
 
 def score(name: str, subject: Subject, samples: InMemory, seed: int = 0) -> Tensor:
-    return toy(name)(subject, CLEAN, samples, Generator().manual_seed(seed))
+    return toy(name)(subject, CLEAN, samples, Generator().manual_seed(seed), Run())
 
 
 def auroc(scores: Tensor, truth: Tensor) -> float:
@@ -163,7 +163,7 @@ def test_labels_of_suspects_have_no_part_in_it(name: str) -> None:
 def test_a_training_set_needs_no_clean_images(name: str) -> None:
     samples, _ = suspects(name)
     none = Subset(CLEAN, torch.empty(0, dtype=torch.long))
-    scores = toy(name)(implant().subject, none, samples, Generator().manual_seed(0))
+    scores = toy(name)(implant().subject, none, samples, Generator().manual_seed(0), Run())
     assert torch.equal(scores, score(name, implant().subject, samples))
 
 
@@ -171,14 +171,14 @@ def test_a_training_set_needs_no_clean_images(name: str) -> None:
 def test_a_session_is_told_charged_and_obeyed(name: str) -> None:
     samples, _ = suspects(name)
     calls: list[tuple[int, int, str]] = []
-    session = LocalSession(progress=lambda *a: calls.append(a))
+    run = Run(progress=lambda *a: calls.append(a))
     method, subject = toy(name), implant().subject
-    method(subject, CLEAN, samples, Generator().manual_seed(0), session=session)
-    assert session.image_steps >= len(samples) / 2
+    method(subject, CLEAN, samples, Generator().manual_seed(0), run)
+    assert run.image_steps >= len(samples) / 2
     assert all(0 < done <= total for done, total, _ in calls)
     assert (len(samples), len(samples)) in {(done, total) for done, total, _ in calls}
     with pytest.raises(Incomplete, match="budget"):
-        method(subject, CLEAN, samples, Generator().manual_seed(0), session=LocalSession(budget=0))
+        method(subject, CLEAN, samples, Generator().manual_seed(0), Run(budget=0))
 
 
 @names
@@ -192,6 +192,6 @@ def test_one_channel_two_classes_and_oblong_images_will_do(name: str) -> None:
     subject = Subject(net.eval(), (1, 6, 9), 2)
     few = Subset(samples, torch.arange(5))
     for given in (few, Subset(samples, torch.arange(1))):
-        scores = toy(name)(subject, samples, given, Generator().manual_seed(0))
+        scores = toy(name)(subject, samples, given, Generator().manual_seed(0), Run())
         assert scores.shape == (len(given),)
         assert scores.isfinite().all()

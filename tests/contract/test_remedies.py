@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import describe, vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Remedy, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
@@ -81,12 +82,12 @@ def toy(name: str, **changes: object) -> Remedy:
 def planted() -> Implant:
     short = {f"recipe.{key}": value for key, value in describe(QUICK).items()}
     attack = vary(ATTACKS["badnet"], short | {"mixing.rate": 0.1})
-    return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
 
 
 @cache
 def healed(name: str) -> Subject:
-    return toy(name)(planted().subject, CLEAN, Generator().manual_seed(0))
+    return toy(name)(planted().subject, CLEAN, Generator().manual_seed(0), Run())
 
 
 def success(subject: Subject) -> float:
@@ -143,7 +144,7 @@ def test_what_it_says_of_an_image_does_not_depend_on_the_batch(name: str) -> Non
 @names
 def test_the_same_seed_gives_the_same_result_whatever_else_is_random(name: str) -> None:
     torch.manual_seed(5)
-    again = toy(name)(planted().subject, CLEAN, Generator().manual_seed(0))
+    again = toy(name)(planted().subject, CLEAN, Generator().manual_seed(0), Run())
     kept = state(again)
     assert all(torch.equal(v, kept[k]) for k, v in state(healed(name)).items())
     x = whole(TEST)[0][:20]
@@ -156,7 +157,7 @@ def test_inputs_stay_as_they_were(name: str) -> None:
     given.net.requires_grad_(False)
     before, unrelated = state(given), torch.get_rng_state()
     clean = InMemory(CLEAN.images.clone(), CLEAN.labels.clone(), CLEAN.classes)
-    made = toy(name)(given, clean, Generator().manual_seed(0))
+    made = toy(name)(given, clean, Generator().manual_seed(0), Run())
     assert all(torch.equal(v, before[k]) for k, v in given.net.state_dict().items())
     assert list(before) == list(given.net.state_dict())
     assert not any(module.training for module in given.net.modules())
@@ -183,7 +184,7 @@ def test_it_works_on_two_classes_of_gray_oblong_images(name: str) -> None:
     images = (torch.rand(40, 1, 7, 8) * 100 + 100 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     clean = InMemory(images, labels, 2)
     short = {"recipe.epochs": 1} if "recipe.epochs" in describe(REMEDIES[name]) else {}
-    made = toy(name, **short)(subject, clean, Generator().manual_seed(0))
+    made = toy(name, **short)(subject, clean, Generator().manual_seed(0), Run())
     logits = predict(made, whole(clean)[0])
     assert logits.shape == (40, 2)
     assert logits.isfinite().all()

@@ -15,8 +15,8 @@ from tests.toys import blob_images, blobs
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import UsageError
-from gifthorse.core.run import LocalSession, fingerprint
-from gifthorse.core.types import Samples, Session, Subject
+from gifthorse.core.run import Run, fingerprint
+from gifthorse.core.types import Samples, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.search import Pace
 
@@ -38,50 +38,86 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_without_limits_a_run_never_has_to_stop() -> None:
-    session: Session = LocalSession()
-    session.report(1, 2, "to nobody")
-    session.spend(1e12)
-    session.keep("key", STATE)
-    assert session.over == ""
-    assert session.recall("key") is None
-    assert session.image_steps == 1e12
+    run = Run()
+    run.report(1, 2, "to nobody")
+    run.charge(1e12)
+    run.save(STATE)
+    assert run.stop_reason == ""
+    assert run.load() is None
+    assert run.image_steps == 1e12
 
 
 def test_a_run_must_stop_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    session = LocalSession(seconds=60, _started=100.0)
-    assert session.over == ""
+    run = Run(seconds=60)
+    assert run.stop_reason == ""
     now[0] = 159.9
-    assert session.over == ""
+    assert run.stop_reason == ""
     now[0] = 160.0
-    assert session.over == "the time limit of 60 s is reached"
-
-
-def test_the_time_runs_from_when_the_session_was_made() -> None:
-    before = time.monotonic()
-    assert before <= LocalSession()._started <= time.monotonic()
-    assert LocalSession(seconds=0).over
-    assert not LocalSession(seconds=3600).over
+    assert run.stop_reason == "the time limit of 60 s is reached"
 
 
 def test_a_run_must_stop_when_its_budget_is_spent() -> None:
-    session = LocalSession(budget=1500)
-    session.spend(1000)
-    session.spend(499.5)
-    assert (session.image_steps, session.over) == (1499.5, "")
-    session.spend(0.5)
-    assert session.over == "the budget of 1,500 image-steps is spent"
+    run = Run(budget=1500)
+    run.charge(1000)
+    run.charge(499.5)
+    assert (run.image_steps, run.stop_reason) == (1499.5, "")
+    run.charge(0.5)
+    assert run.stop_reason == "the budget of 1,500 image-steps is spent"
 
 
 def test_whoever_watches_is_told() -> None:
     heard: list[tuple[int, int, str]] = []
-    session = LocalSession(lambda done, total, words: heard.append((done, total, words)))
-    session.report(3, 10, "3 of 10 done")
+    run = Run(lambda done, total, words: heard.append((done, total, words)))
+    run.report(3, 10, "3 of 10 done")
     assert heard == [(3, 10, "3 of 10 done")]
 
 
+def test_views_of_a_run_count_together() -> None:
+    run = Run(budget=10)
+    keyed(run).checkpoint("search").charge(6)
+    run.unkept.charge(4)
+    assert run.image_steps == 10
+    assert keyed(run).stop_reason == run.stop_reason != ""
+
+
+def test_a_part_charges_the_whole_and_stops_with_it() -> None:
+    whole = Run(budget=10)
+    first, second = whole.part(), whole.part()
+    assert whole.parts == [first, second]
+    first.charge(7)
+    assert (first.image_steps, second.image_steps, whole.image_steps) == (7, 0, 7)
+    second.charge(3)
+    assert first.stop_reason == second.stop_reason == whole.stop_reason
+    assert first.was_stopped
+    assert not whole.part().was_stopped
+
+
+def test_a_part_is_not_stopped_before_the_whole_did_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Run(seconds=0)
+    part = whole.part()
+    assert whole.stop_reason
+    assert part.stop_reason == ""  # else a run with a short limit would never get on
+    part.charge(1)
+    assert part.stop_reason
+    monkeypatch.setattr(whole, "seconds", None)
+    assert part.stop_reason  # once told to stop, a part has stopped
+
+
 # The file ----------------------------------------------------------------------------------------
+
+
+def keyed(run: Run, method: object = "one") -> Run:
+    return run.keyed(method, blobs(), blob_images(2), Generator().manual_seed(0))
+
+
+def kept(store: Path) -> Run:
+    run = keyed(Run(store=store))
+    run.save(STATE)
+    return run
 
 
 def equal(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor]) -> bool:
@@ -91,82 +127,86 @@ def equal(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor]) -> bool:
 
 
 def test_what_is_kept_comes_back_as_it_was(store: Path) -> None:
-    LocalSession(store=store).keep("key", STATE)
-    assert equal(LocalSession(store=store).recall("key"), STATE)
+    kept(store)
+    assert equal(keyed(Run(store=store)).load(), STATE)
     assert [p.name for p in store.parent.iterdir()] == [store.name]  # and nothing beside it
 
 
 def test_a_state_of_strides_comes_back_too(store: Path) -> None:
     grid = torch.arange(12.0).view(3, 4)
     state = {"turned": grid.T, "part": grid[:, 1:3]}
-    LocalSession(store=store).keep("key", state)
-    assert equal(LocalSession(store=store).recall("key"), state)
+    keyed(Run(store=store)).save(state)
+    assert equal(keyed(Run(store=store)).load(), state)
 
 
 def test_the_last_state_counts(store: Path) -> None:
-    session = LocalSession(store=store)
-    session.keep("key", STATE)
+    run = kept(store)
     newer = {k: v + v for k, v in STATE.items()}
-    session.keep("key", newer)
-    assert equal(session.recall("key"), newer)
+    run.save(newer)
+    assert equal(keyed(run).load(), newer)
 
 
 def test_nothing_was_kept_yet(store: Path) -> None:
-    assert LocalSession(store=store).recall("key") is None
+    assert keyed(Run(store=store)).load() is None
+
+
+def test_a_view_that_keeps_nothing_leaves_the_file(store: Path) -> None:
+    run = kept(store)
+    run.unkept.save({})
+    assert run.unkept.load() is None
+    assert equal(keyed(run).load(), STATE)
 
 
 def test_work_of_the_interrupted_run_counts_in_the_budget(store: Path) -> None:
-    first = LocalSession(store=store, budget=100)
-    first.spend(70)
-    first.keep("key", STATE)
-    second = LocalSession(store=store, budget=100)
-    second.recall("key")
+    first = keyed(Run(store=store, budget=100))
+    first.charge(70)
+    first.save(STATE)
+    second = keyed(Run(store=store, budget=100))
     assert second.image_steps == 70
-    assert not second.over
-    second.spend(30)
-    assert second.over
+    assert not second.stop_reason
+    second.charge(30)
+    assert second.stop_reason
 
 
 def test_the_state_of_another_run_is_refused(store: Path) -> None:
-    LocalSession(store=store).keep("one", STATE)
-    session = LocalSession(store=store)
+    kept(store)
+    run = Run(store=store)
     with pytest.raises(UsageError, match=r"scan\.state keeps another run: of another model"):
-        session.recall("two")
-    assert session.image_steps == 0
-    assert equal(session.recall("one"), STATE)
+        keyed(run, "two")
+    assert run.image_steps == 0
+    assert equal(keyed(run).load(), STATE)
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -1])
 def test_a_damaged_file_is_refused(store: Path, cut: int) -> None:
-    LocalSession(store=store).keep("key", STATE)
+    kept(store)
     store.write_bytes(store.read_bytes()[:cut])
     with pytest.raises(UsageError, match=r"scan\.state cannot be continued .*delete it"):
-        LocalSession(store=store).recall("key")
+        keyed(Run(store=store))
 
 
 @pytest.mark.parametrize("content", [b"not a state at all", b"\xff" * 64])
 def test_another_file_is_refused_and_stays(store: Path, content: bytes) -> None:
     store.write_bytes(content)
     with pytest.raises(UsageError, match="cannot be continued"):
-        LocalSession(store=store).recall("key")
+        keyed(Run(store=store))
     assert store.read_bytes() == content
 
 
 def test_a_state_that_cannot_be_written_leaves_the_old_one(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    LocalSession(store=store).keep("key", STATE)
+    run = kept(store)
     before = store.read_bytes()
-    broken = LocalSession(store=store.parent / "gone" / "scan.state")
     with pytest.raises(UsageError, match="cannot write"):
-        broken.keep("key", STATE)
+        keyed(Run(store=store.parent / "gone" / "scan.state")).save(STATE)
 
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match=r"cannot write .*scan\.state: no space left"):
-        LocalSession(store=store).keep("key", {k: v + v for k, v in STATE.items()})
+        run.save({k: v + v for k, v in STATE.items()})
     assert store.read_bytes() == before
     assert [p.name for p in store.parent.iterdir()] == [store.name]
 

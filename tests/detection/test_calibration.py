@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from tests.report.examples import nothing_found
-from tests.toys import band_images, bands
+from tests.toys import BANDS, band_images, bands
 from torch import Generator
 
-from gifthorse.core.run import LocalSession
-from gifthorse.core.types import Finding, Label, Report, Samples, Session, Subject, Verdict
+from gifthorse.core.run import Run
+from gifthorse.core.types import Finding, Goal, Label, Report, Samples, Subject, Verdict
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.detection.calibration import fit, shipped
 from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, scan
@@ -86,6 +87,8 @@ def test_shipped_calibrations_name_detectors_and_hold_enough_models() -> None:
 
 FOUND = Finding("BD001", "CRITICAL", 9.0, "A trigger was found.")
 STOPPED = Finding("IN003", "HIGH", 0.0, "Time is up.")
+EVERY = tuple(Goal(k) for k in range(BANDS))
+PAIRED = tuple(Goal(t, s) for t in range(BANDS) for s in range(BANDS) if s != t)
 
 
 @dataclass(frozen=True)
@@ -94,19 +97,12 @@ class Fixed:
 
     label: Label
     findings: tuple[Finding, ...] = ()
-    pairs: bool = False
-    classes: tuple[int, ...] = ()
     score: float = 9.0
+    coverage: tuple[Goal, ...] = EVERY
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Verdict:
-        return Verdict("Fixed", self.score, 3.0, self.label, self.findings)
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
+        run.charge(1)
+        return Verdict("Fixed", self.score, 3.0, self.label, self.findings, coverage=self.coverage)
 
 
 def report_on(
@@ -114,7 +110,7 @@ def report_on(
 ) -> Report:
     """A scan by detectors under the names of calibrated ones.
 
-    The session is over from `over`; those from `first` are asked in doubt only.
+    The run is over from `over`; those from `first` are asked in doubt only.
     """
     detectors = dict(zip(sorted(shipped()), made, strict=False))
     for name, detector in detectors.items():
@@ -122,10 +118,9 @@ def report_on(
     intake = nothing_found().intake
     assert intake is not None
     received = Received(bands(), band_images(), intake, ())
-    limits = {n: LocalSession(seconds=0 if i >= over else None) for i, n in enumerate(detectors)}
-    run, rng, rows = nothing_found().run, Generator().manual_seed(0), list(detectors.items())
+    rng, rows = Generator().manual_seed(0), list(detectors.items())
     now, later = dict(rows[:first]), dict(rows[first:])
-    return scan(received, now, rng, run, second=later, session=limits.__getitem__)
+    return scan(received, now, rng, Run(budget=over), second=later)
 
 
 def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(
@@ -155,7 +150,7 @@ def test_a_detector_that_did_not_run_is_named_and_only_a_finding_wins_over_it(
     assert report.not_covered[-1] == f"what {name} looks for: it did not run"
     (check,) = report.checks
     assert check.rule == "IN003"
-    assert check.message == f"{name} did not run: the time limit of 0 s is reached."
+    assert check.message == f"{name} did not run: the budget of 1 image-steps is spent."
     if label == "INCONCLUSIVE":
         assert report.reason == check.message
 
@@ -195,9 +190,41 @@ def test_what_is_not_covered_is_what_no_detector_looked_for(
         return list(report_on(monkeypatch, *rows).not_covered)
 
     rest = [line for line in NOT_COVERED if line != PAIRS]
-    few = Fixed("NO BACKDOOR FOUND", classes=(0, 3, 4, 5))
+    few = Fixed("NO BACKDOOR FOUND", coverage=tuple(Goal(k) for k in (0, 3, 4, 5)))
     assert missing(CLEAN_ROW) == [PAIRS, *rest]
     assert missing(few) == ["target classes other than 0, 3-5", PAIRS, *rest]
     assert missing(few, CLEAN_ROW) == [PAIRS, *rest]
-    assert missing(Fixed("NO BACKDOOR FOUND", classes=tuple(range(6)))) == [PAIRS, *rest]
-    assert missing(Fixed("NO BACKDOOR FOUND", pairs=True), CLEAN_ROW) == rest
+    assert missing(Fixed("NO BACKDOOR FOUND", coverage=PAIRED), CLEAN_ROW) == rest
+    none = Fixed("NO BACKDOOR FOUND", coverage=())
+    assert missing(none) == ["all target classes: none was searched", PAIRS, *rest]
+
+
+def test_a_few_class_pairs_searched_are_not_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = report_on(monkeypatch, Fixed("NO BACKDOOR FOUND", coverage=EVERY + PAIRED[:2]))
+    assert lines.not_covered[0] == f"{PAIRS}: 2 of 30 pairs were searched"
+    assert not hasattr(DETECTORS["k_arm"], "pairs")  # what may be searched is no claim
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_label_and_probability_never_contradict_each_other(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = sorted(shipped())[number]
+    seen = set()
+    for label in ("BACKDOORED", "NO BACKDOOR FOUND"):
+        for score in torch.linspace(0, 12, 49).tolist():
+            rows = (Fixed(label, (FOUND,), score),) * (number + 1)
+            report = report_on(monkeypatch, *rows)
+            verdict = report.verdicts[number]
+            assert verdict.method == name
+            chance = shipped()[name].confidence(score).value
+            seen.add(verdict.label)
+            if verdict.label == "BACKDOORED":
+                assert chance >= 0.5
+            if verdict.label == "NO BACKDOOR FOUND":
+                assert chance < 0.5
+            if report.confidence is not None and report.label == "BACKDOORED":
+                assert report.confidence.value >= 0.5
+            if report.confidence is not None and report.label == "NO BACKDOOR FOUND":
+                assert report.confidence.value < 0.5
+    assert seen == {"BACKDOORED", "SUSPICIOUS", "NO BACKDOOR FOUND"}

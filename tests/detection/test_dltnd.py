@@ -13,7 +13,7 @@ from torch import Generator, nn
 
 from gifthorse.core.errors import NotApplicable
 from gifthorse.core.options import describe
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection.dltnd import DLTND, Veil, _Contest, few, margin, soft_threshold
@@ -25,7 +25,7 @@ planted_or_not = pytest.mark.parametrize("seed", SEEDS)
 
 @cache
 def verdict(planted: int | None, seed: int) -> Verdict:
-    return DLTND()(bands(planted), band_images(8, seed), Generator().manual_seed(seed))
+    return DLTND()(bands(planted), band_images(8, seed), Generator().manual_seed(seed), Run())
 
 
 # 1. Formulas -------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_the_universal_mask_covers_the_planted_corner(seed: int) -> None:
 def test_of_a_planted_model_the_true_target_has_the_highest_cosines() -> None:
     # Without the test on sizes, scores are the published ones.
     published = DLTND(ratio=float("inf"), rounds=3)
-    got = published(bands(2), band_images(8, 0), Generator().manual_seed(0))
+    got = published(bands(2), band_images(8, 0), Generator().manual_seed(0), Run())
     assert max(got.arms, key=lambda arm: arm.index).goal == Goal(2)
     assert got.arms[2].index > 0.95
 
@@ -142,14 +142,14 @@ def test_bisection_moves_towards_the_border_of_success_each_label_on_its_own() -
     seen: list[tuple[list[float], list[bool]]] = []
 
     class Spy(DLTND):
-        def _solve(self, contest, c, lr, own, session):  # type: ignore[no-untyped-def]
-            out = super()._solve(contest, c, lr, own, session)
+        def _solve(self, contest, c, lr, own, run):  # type: ignore[no-untyped-def]
+            out = super()._solve(contest, c, lr, own, run)
             if own == 1:
                 done = (contest.terms(*out) <= 0).float().mean(1) > self.passed
                 seen.append((c.tolist(), done.tolist()))
             return out
 
-    Spy(rounds=4)(bands(1), band_images(8, 0), Generator().manual_seed(0))
+    Spy(rounds=4)(bands(1), band_images(8, 0), Generator().manual_seed(0), Run())
     assert seen[0][0] == pytest.approx([0.01] * BANDS)
     for k in range(BANDS):
         low, high = 0.0, 6.0
@@ -161,8 +161,8 @@ def test_bisection_moves_towards_the_border_of_success_each_label_on_its_own() -
 def test_labels_in_turns_score_as_labels_together() -> None:
     data = band_images(8, 0)
     short = {"rounds": 2, "steps": 30}
-    together = DLTND(**short)(bands(1), data, Generator().manual_seed(0))  # type: ignore[arg-type]
-    turns = DLTND(chunk=50, **short)(bands(1), data, Generator().manual_seed(0))  # type: ignore[arg-type]
+    together = DLTND(**short)(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
+    turns = DLTND(chunk=50, **short)(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
     for a, b in zip(together.arms, turns.arms, strict=True):
         assert a.size == pytest.approx(b.size, rel=0.05)
         assert a.feasible == b.feasible
@@ -179,8 +179,8 @@ def test_a_verdict_is_complete() -> None:
 
 
 def test_a_run_that_must_stop_gives_no_verdict() -> None:
-    session = LocalSession(budget=1000)
-    got = DLTND()(bands(1), band_images(), Generator().manual_seed(0), session=session)
+    run = Run(budget=1000)
+    got = DLTND()(bands(1), band_images(), Generator().manual_seed(0), run)
     assert got.label == "INCONCLUSIVE"
     assert [f.rule for f in got.findings] == ["IN003"]
     assert "1,000 image-steps" in got.findings[0].message
@@ -190,7 +190,9 @@ def test_a_run_that_must_stop_gives_no_verdict() -> None:
 def test_images_of_one_class_are_refused() -> None:
     x = torch.zeros(6, 1, SIDE, SIDE, dtype=torch.uint8)
     with pytest.raises(NotApplicable, match="two or more classes"):
-        DLTND()(bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0))
+        DLTND()(
+            bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0), Run()
+        )
 
 
 def test_the_smallest_solution_stands_for_a_label_or_a_better_one_nearly_as_small() -> None:

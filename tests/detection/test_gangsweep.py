@@ -14,11 +14,13 @@ from torch import Generator, nn
 
 from gifthorse.core.errors import Incomplete, NotApplicable
 from gifthorse.core.options import describe
-from gifthorse.core.run import LocalSession
-from gifthorse.core.types import Candidate, Goal, Samples, Session, Subject, Verdict
+from gifthorse.core.run import Run
+from gifthorse.core.types import Candidate, Goal, Samples, Subject, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection.gangsweep import GangSweep, Painter
-from gifthorse.detection.proof import Proof, Scores, paced, penultimate
+from gifthorse.detection.scored import paced, penultimate
+from gifthorse.detection.scored import verdict as judged
+from gifthorse.detection.verdict import Proof, Scores
 from gifthorse.models.folding import frozen
 from gifthorse.triggers import Additive
 
@@ -31,7 +33,7 @@ seeds = pytest.mark.parametrize("seed", SEEDS)
 
 @cache
 def verdict(planted: int | None, seed: int) -> Verdict:
-    return TOY(bands(planted), band_images(8, seed), Generator().manual_seed(seed))
+    return TOY(bands(planted), band_images(8, seed), Generator().manual_seed(seed), Run())
 
 
 # 1. Features and formulas ------------------------------------------------------------------------
@@ -145,10 +147,10 @@ def test_the_size_hinge_makes_masks_smaller() -> None:
     sizes = []
     for weight in (0.0, 50.0):
         x, y = whole(band_images(4))
-        session = LocalSession()
+        run = Run()
         detector = GangSweep(width=4, epochs=3, weight=weight, allowance=0.0, lr=1e-2)
         rng = Generator().manual_seed(0)
-        masks = detector._paint(frozen(bands().net), x[y != 0], 0, rng, session)
+        masks = detector._paint(frozen(bands().net), x[y != 0], 0, rng, run)
         sizes.append(masks.abs().mean().item())
     assert sizes[1] < sizes[0] / 2
 
@@ -157,7 +159,7 @@ def test_training_lowers_the_cross_entropy_to_the_target() -> None:
     x, y = whole(band_images(4))
     x, net = x[y != 0], frozen(bands().net)
     masks = GangSweep(width=4, epochs=3, lr=1e-2)._paint(
-        net, x, 0, Generator().manual_seed(0), LocalSession()
+        net, x, 0, Generator().manual_seed(0), Run()
     )
     target = torch.zeros(len(x)).long()
     after = F.cross_entropy(net((x + masks).clamp(0, 1)), target)
@@ -169,15 +171,15 @@ def test_the_same_seed_gives_the_same_table_whatever_else_is_random() -> None:
     short = GangSweep(width=4, epochs=1, floor=3)
     for unrelated, seed in ((1, 0), (2, 0), (1, 5)):
         torch.manual_seed(unrelated)
-        got = short(bands(1), band_images(), Generator().manual_seed(seed))
+        got = short(bands(1), band_images(), Generator().manual_seed(seed), Run())
         tables.append([(a.size, a.asr, a.index) for a in got.arms])
     assert tables[0] == tables[1]
     assert tables[0] != tables[2]
 
 
 def test_a_run_that_must_stop_gives_no_verdict() -> None:
-    session = LocalSession(budget=1000)
-    got = TOY(bands(1), band_images(), Generator().manual_seed(0), session=session)
+    run = Run(budget=1000)
+    got = TOY(bands(1), band_images(), Generator().manual_seed(0), run)
     assert got.label == "INCONCLUSIVE"
     assert [f.rule for f in got.findings] == ["IN003"]
     assert "1,000 image-steps" in got.findings[0].message
@@ -186,7 +188,7 @@ def test_a_run_that_must_stop_gives_no_verdict() -> None:
 def test_too_few_images_are_refused() -> None:
     x = torch.zeros(6, 1, SIDE, SIDE, dtype=torch.uint8)
     with pytest.raises(NotApplicable, match="outside class 0"):
-        TOY(bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0))
+        TOY(bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0), Run())
 
 
 # 3. From scores to a verdict ---------------------------------------------------------------------
@@ -207,10 +209,11 @@ class Given:
     working: tuple[int, ...]
     missing: int = 0
     threshold: float = 2.0
+    proof: Proof = Proof()
     size: float = 1.0
 
     def score(
-        self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, session: Session
+        self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         best = tuple(
             Candidate(
@@ -243,7 +246,7 @@ def test_a_class_is_backdoored_only_if_it_stands_out_and_its_trigger_works(
 ) -> None:
     scorer = Given(tuple(scores), tuple(working), missing)
     rng = Generator().manual_seed(0)
-    got = Proof().verdict(scorer, bands(1), band_images(), rng, LocalSession())
+    got = judged(scorer, bands(1), band_images(), rng, Run())
     assert got.label == label
     assert [f.severity for f in got.findings] == severities
 
@@ -252,15 +255,15 @@ def test_a_class_is_backdoored_only_if_it_stands_out_and_its_trigger_works(
 def test_what_covers_most_of_the_image_proves_nothing(size: float, label: str) -> None:
     scorer = Given((0.0, 5.0, 0.0, 0.0, 0.0, 0.0), (1,), size=size)  # of 18x18 pixels
     rng = Generator().manual_seed(0)
-    got = Proof().verdict(scorer, bands(1), band_images(), rng, LocalSession())
+    got = judged(scorer, bands(1), band_images(), rng, Run())
     assert got.label == label
     assert got.findings[0].goal == Goal(1)
 
 
 def test_work_is_counted_before_it_is_done_and_stops_at_the_limit() -> None:
     batch = (torch.zeros(1), torch.zeros(1))
-    session = LocalSession(budget=25)
-    stream = paced([batch] * 5, session, 10.0)
+    run = Run(budget=25)
+    stream = paced([batch] * 5, run, 10.0)
     with pytest.raises(Incomplete, match="25 image-steps"):
         list(stream)
-    assert session.image_steps == 30
+    assert run.image_steps == 30

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, NotApplicable, UsageError
 from gifthorse.core.metrics import rate
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import (
     Candidate,
     Confirmation,
@@ -96,7 +96,7 @@ def planted(where: int, small: float = 1.0, trigger: Trigger | None = None) -> G
 def test_a_small_trigger_that_works_on_unseen_images_is_a_backdoor(
     where: int, rng: Generator
 ) -> None:
-    verdict = Inspector(planted(where))(bands(where), band_images(), rng)
+    verdict = Inspector(planted(where))(bands(where), band_images(), rng, Run())
     assert verdict.label == "BACKDOORED"
     assert verdict.score >= verdict.threshold
     first = verdict.findings[0]
@@ -109,7 +109,7 @@ def test_a_small_trigger_that_works_on_unseen_images_is_a_backdoor(
 
 
 def test_a_small_trigger_that_does_not_work_is_only_suspicious(rng: Generator) -> None:
-    verdict = Inspector(planted(2, trigger=NOTHING))(bands(2), band_images(), rng)
+    verdict = Inspector(planted(2, trigger=NOTHING))(bands(2), band_images(), rng, Run())
     assert verdict.label == "SUSPICIOUS"
     assert verdict.findings[0].severity == "MEDIUM"
 
@@ -123,7 +123,7 @@ def test_a_trigger_that_works_shuffled_as_well_is_only_suspicious(rng: Generator
             return bands()(x) + 100 * lit[:, None] * torch.eye(BANDS)[2]
 
     subject = Subject(White(), (1, SIDE, SIDE), BANDS)
-    verdict = Inspector(planted(2))(subject, band_images(), rng)
+    verdict = Inspector(planted(2))(subject, band_images(), rng, Run())
     assert verdict.label == "SUSPICIOUS"
     assert verdict.findings[0].confirmation is not None
     assert verdict.findings[0].confirmation.asr.value == 1.0
@@ -152,14 +152,14 @@ def test_what_confirms_a_trigger(
         return rate(torch.arange(trials) < count)
 
     seen = Confirmation(share(*hits), share(*control), share(0, 20))
-    monkeypatch.setattr("gifthorse.detection.inspector.confirm", lambda *a, **k: seen)
-    verdict = Inspector(planted(2))(bands(2), band_images(), rng)
+    monkeypatch.setattr("gifthorse.detection.verdict.confirm", lambda *a, **k: seen)
+    verdict = Inspector(planted(2))(bands(2), band_images(), rng, Run())
     assert verdict.label == label
     assert verdict.findings[0].confirmation == seen
 
 
 def test_even_sizes_are_no_finding_but_the_smallest_is_shown(rng: Generator) -> None:
-    verdict = Inspector(Given(EVEN))(bands(), band_images(), rng)
+    verdict = Inspector(Given(EVEN))(bands(), band_images(), rng, Run())
     assert verdict.label == "NO BACKDOOR FOUND"
     assert verdict.score < verdict.threshold
     (only,) = verdict.findings
@@ -171,13 +171,13 @@ def test_even_sizes_are_no_finding_but_the_smallest_is_shown(rng: Generator) -> 
 def test_a_suspicious_trigger_is_little_more_than_half_the_median(
     small: float, label: str, rng: Generator
 ) -> None:
-    verdict = Inspector(planted(2, small))(bands(2), band_images(), rng)
+    verdict = Inspector(planted(2, small))(bands(2), band_images(), rng, Run())
     assert verdict.label == label
 
 
 def test_a_search_that_found_nothing_is_no_verdict(rng: Generator) -> None:
     none = Given((float(SIDE * SIDE),) * BANDS, feasible=(False,) * BANDS)
-    verdict = Inspector(none)(bands(), band_images(), rng)
+    verdict = Inspector(none)(bands(), band_images(), rng, Run())
     assert verdict.label == "INCONCLUSIVE"
     assert verdict.score == 0.0
     assert verdict.findings[-1].rule == "IN005"
@@ -185,7 +185,7 @@ def test_a_search_that_found_nothing_is_no_verdict(rng: Generator) -> None:
 
 def test_a_search_that_was_cut_short_is_no_verdict(rng: Generator) -> None:
     sizes = (90.0, 91.0, 92.0, 93.0, 94.0, 30.0)  # a quarter of 18x18 is 81
-    verdict = Inspector(Given(sizes), threshold=1e9)(bands(), band_images(), rng)
+    verdict = Inspector(Given(sizes), threshold=1e9)(bands(), band_images(), rng, Run())
     assert verdict.label == "INCONCLUSIVE"
     assert "5 of 6 classes" in verdict.findings[-1].message
 
@@ -202,7 +202,7 @@ def test_the_first_trigger_of_a_short_search_is_suspicious_at_most(
 ) -> None:
     found = planted(5)
     sizes = [170.0] * alike + [150.0] * (BANDS - 1 - alike) + [1.0]
-    verdict = Inspector(replace(found, sizes=tuple(sizes)))(bands(5), band_images(), rng)
+    verdict = Inspector(replace(found, sizes=tuple(sizes)))(bands(5), band_images(), rng, Run())
     assert verdict.label == label
     assert [f.rule for f in verdict.findings] == rules
     assert verdict.findings[0].confirmation is not None
@@ -212,14 +212,14 @@ def test_the_first_trigger_of_a_short_search_is_suspicious_at_most(
 def test_an_infeasible_arm_never_stands_out(rng: Generator) -> None:
     feasible = (True,) * (BANDS - 1) + (False,)
     verdict = Inspector(Given((30.0,) * (BANDS - 1) + (1.0,), feasible=feasible))(
-        bands(), band_images(), rng
+        bands(), band_images(), rng, Run()
     )
     assert verdict.label == "NO BACKDOOR FOUND"
 
 
 def test_every_class_that_stands_out_is_reported(rng: Generator) -> None:
     two = Given((30.0, 1.0, 30.0, 2.0, 30.0, 30.0), (corner(),) * BANDS)
-    verdict = Inspector(two)(bands(1), band_images(), rng)
+    verdict = Inspector(two)(bands(1), band_images(), rng, Run())
     assert [(f.goal, f.severity) for f in verdict.findings] == [
         (Goal(1), "CRITICAL"),
         (Goal(3), "MEDIUM"),
@@ -228,7 +228,7 @@ def test_every_class_that_stands_out_is_reported(rng: Generator) -> None:
 
 def test_the_table_and_the_figures_are_those_of_the_hunt(rng: Generator) -> None:
     found = planted(4)
-    verdict = Inspector(found)(bands(4), band_images(), rng)
+    verdict = Inspector(found)(bands(4), band_images(), rng, Run())
     sizes = torch.tensor(found.sizes)
     assert [arm.goal for arm in verdict.arms] == [Goal(k) for k in range(BANDS)]
     assert [arm.size for arm in verdict.arms] == list(found.sizes)
@@ -262,7 +262,7 @@ def test_search_and_confirmation_share_no_image_and_both_have_every_class(rng: G
             return bands(2)(x)
 
     spy, found = Spy(), planted(2)
-    Inspector(found)(Subject(spy, (1, SIDE, SIDE), BANDS), data, rng)
+    Inspector(found)(Subject(spy, (1, SIDE, SIDE), BANDS), data, rng, Run())
     x, y = whole(found.seen[0])
     searched = set((x[:, 0, -1, -1] * 255).round().long().tolist())
     assert y.bincount().tolist() == [3] * BANDS
@@ -271,7 +271,7 @@ def test_search_and_confirmation_share_no_image_and_both_have_every_class(rng: G
 
 
 def test_the_evidence_can_be_drawn(rng: Generator) -> None:
-    (first, *_) = Inspector(planted(2))(bands(2), band_images(), rng).findings
+    (first, *_) = Inspector(planted(2))(bands(2), band_images(), rng, Run()).findings
     evidence = first.evidence
     assert torch.equal(torch.as_tensor(evidence["mask"]), corner().mask)
     assert len(torch.as_tensor(evidence["before"])) == 8
@@ -281,7 +281,7 @@ def test_the_evidence_can_be_drawn(rng: Generator) -> None:
 
 def test_the_settings_are_the_options(rng: Generator) -> None:
     detector = Inspector(NeuralCleanse(pace=Pace(rounds=1)), Exhaustive(), threshold=2.5)
-    verdict = detector(bands(), band_images(), rng)
+    verdict = detector(bands(), band_images(), rng, Run())
     assert verdict.settings["threshold"] == "2.5"
     assert verdict.settings["inverter.pace.rounds"] == "1"
 
@@ -289,14 +289,17 @@ def test_the_settings_are_the_options(rng: Generator) -> None:
 def test_progress_counts_rounds(rng: Generator) -> None:
     calls: list[tuple[int, int, str]] = []
     detector = Inspector(NeuralCleanse(pace=Pace(rounds=4, bar=0.9)), Exhaustive())
-    detector(bands(), band_images(), rng, session=LocalSession(lambda *a: calls.append(a)))
+    detector(bands(), band_images(), rng, run=Run(lambda *a: calls.append(a)))
     assert [(done, total) for done, total, _ in calls] == [(r, 4) for r in (1, 2, 3, 4)]
     assert "6 of 6 done" in calls[-1][2]
 
 
 def test_the_same_seed_gives_the_same_verdict() -> None:
     detector = Inspector(NeuralCleanse(pace=Pace(rounds=20, bar=0.9)), Exhaustive())
-    runs = [detector(bands(2), band_images(), Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+    runs = [
+        detector(bands(2), band_images(), Generator().manual_seed(seed), Run())
+        for seed in (3, 3, 4)
+    ]
     tables = [[(a.size, a.asr) for a in replace(v, seconds=0.0).arms] for v in runs]
     assert tables[0] == tables[1]
     assert tables[0] != tables[2]
@@ -307,7 +310,7 @@ def test_a_gated_plant_works_but_gives_neural_cleanse_no_gradient(rng: Generator
     assert (gated(3)(corner(2)(x)).argmax(1) == 3).all()
     assert (gated(3)(x).argmax(1) == y).all()
     detector = Inspector(NeuralCleanse(pace=Pace(rounds=80)), Exhaustive())
-    verdict = detector(gated(3), band_images(), rng)
+    verdict = detector(gated(3), band_images(), rng, Run())
     sizes = torch.tensor([arm.size for arm in verdict.arms])
     assert sizes[3] > 0.8 * sizes.median()  # four pixels would do
     assert verdict.label == "NO BACKDOOR FOUND"  # what a clean report does not promise
@@ -322,24 +325,24 @@ def table(verdict: Verdict) -> list[tuple[Goal, float, float, float, int]]:
     return [(a.goal, a.size, a.asr, a.index, a.rounds) for a in verdict.arms]
 
 
-def searched(session: LocalSession | None = None, detector: Inspector = SEARCH) -> Verdict:
-    return detector(bands(2), band_images(), Generator().manual_seed(5), session=session)
+def searched(run: Run | None = None, detector: Inspector = SEARCH) -> Verdict:
+    return detector(bands(2), band_images(), Generator().manual_seed(5), run or Run())
 
 
 def test_a_stopped_search_is_no_verdict_and_says_why(rng: Generator) -> None:
     slow = replace(planted(2, trigger=NOTHING), left=9)  # class 2 is small, and nothing confirms it
-    session = LocalSession(budget=200)
-    verdict = Inspector(slow)(bands(2), band_images(), rng, session=session)
+    run = Run(budget=200)
+    verdict = Inspector(slow)(bands(2), band_images(), rng, run)
     assert verdict.label == "INCONCLUSIVE"
     last = verdict.findings[-1]
     assert (last.rule, last.severity) == ("IN003", "HIGH")
     assert "the budget of 200 image-steps is spent, after 7 rounds" in last.message
-    assert verdict.image_steps == session.image_steps == 5 + 2 * 100
+    assert verdict.image_steps == run.image_steps == 5 + 2 * 100
 
 
 def test_a_stopped_search_may_have_confirmed_a_backdoor(rng: Generator) -> None:
     slow = replace(planted(2), left=9)
-    verdict = Inspector(slow)(bands(2), band_images(), rng, session=LocalSession(budget=1))
+    verdict = Inspector(slow)(bands(2), band_images(), rng, Run(budget=1))
     assert verdict.label == "BACKDOORED"
     assert [f.rule for f in verdict.findings] == ["BD001", "IN003"]
 
@@ -352,7 +355,7 @@ def test_the_first_trigger_of_a_stopped_search_stands_out_from_nothing(
     sizes, triggers = [others] * BANDS, [NOTHING] * BANDS
     sizes[2], triggers[2] = 9.0, corner()
     slow = Given(tuple(sizes), tuple(triggers), left=9)
-    verdict = Inspector(slow)(bands(2), band_images(), rng, session=LocalSession(budget=1))
+    verdict = Inspector(slow)(bands(2), band_images(), rng, Run(budget=1))
     assert verdict.label == label
     assert (verdict.score >= verdict.threshold) is (label == "BACKDOORED")
 
@@ -361,11 +364,11 @@ def test_a_search_stopped_time_and_again_ends_as_if_it_never_was(tmp_path: Path)
     whole = searched()
     store = tmp_path / "state.safetensors"
     for run in (1, 2, 3):
-        verdict = searched(LocalSession(seconds=0, store=store))  # over after each round
+        verdict = searched(Run(seconds=0, store=store))  # over after each round
         assert verdict.label == "INCONCLUSIVE"
         assert "the time limit of 0 s is reached" in verdict.findings[-1].message
         assert {a.rounds for a in verdict.arms} == {run}
-    verdict = searched(LocalSession(store=store))
+    verdict = searched(Run(store=store))
     assert table(verdict) == table(whole)
     assert verdict.label == whole.label == "BACKDOORED"
     assert verdict.image_steps == pytest.approx(whole.image_steps, abs=1)
@@ -378,21 +381,21 @@ def test_an_interrupted_search_is_kept(tmp_path: Path) -> None:
 
     store = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        searched(LocalSession(pressed, store=store))
+        searched(Run(pressed, store=store))
     rounds: list[int] = []
-    verdict = searched(LocalSession(lambda done, *_: rounds.append(done), store=store))
+    verdict = searched(Run(lambda done, *_: rounds.append(done), store=store))
     assert rounds == list(range(4, 61))
     assert table(verdict) == table(searched())
 
 
 def test_a_state_of_other_options_is_refused(tmp_path: Path) -> None:
     store = tmp_path / "state.safetensors"
-    searched(LocalSession(seconds=0, store=store))
+    searched(Run(seconds=0, store=store))
     with pytest.raises(UsageError, match="or with other options"):
-        searched(LocalSession(store=store), replace(SEARCH, threshold=2.0))
+        searched(Run(store=store), replace(SEARCH, threshold=2.0))
     store.write_bytes(store.read_bytes()[:-100])
     with pytest.raises(UsageError, match="delete it to start again"):
-        searched(LocalSession(store=store))
+        searched(Run(store=store))
 
 
 # Some classes, and pairs of classes -----------------------------------------------------------
@@ -419,7 +422,7 @@ def test_pairs_are_all_ordered_pairs_of_classes_with_images(rng: Generator) -> N
     n = len(wanted)
     triggers = tuple(corner() if g == Goal(2, 1) else NOTHING for g in wanted)
     sizes = tuple(1.0 if g == Goal(2, 1) else 30.0 for g in wanted)
-    verdict = Inspector(Given(sizes, triggers, (True,) * n), pairs=True)(bands(2), few, rng)
+    verdict = Inspector(Given(sizes, triggers, (True,) * n), pairs=True)(bands(2), few, rng, Run())
     assert [a.goal for a in verdict.arms] == wanted
     first = verdict.findings[0]
     assert (first.rule, first.goal) == ("BD002", Goal(2, 1))
@@ -431,4 +434,4 @@ def test_pairs_need_images_of_several_classes(rng: Generator) -> None:
     one = band_images()
     one = InMemory(one.images[:1], one.labels[:1], BANDS)
     with pytest.raises(NotApplicable, match="pairs need two or more images"):
-        Inspector(Given(EVEN), pairs=True)(bands(2), one, rng)
+        Inspector(Given(EVEN), pairs=True)(bands(2), one, rng, Run())

@@ -11,7 +11,7 @@ from tests.toys import BANDS, GRAY, SIDE, Bands, band_images, bands, brightness,
 from torch import Generator, Tensor
 
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import Inspector
@@ -137,7 +137,7 @@ def test_two_classes_are_both_searched() -> None:
 @pytest.mark.parametrize("where", [1, 4])
 def test_a_plant_for_all_classes_is_found_with_one_arm(where: int) -> None:
     net, data = subject(Leaning(where)), band_images(each=8, seed=where)
-    got = SCAN(net, data, Generator().manual_seed(where))
+    got = SCAN(net, data, Generator().manual_seed(where), Run())
     assert got.label == "BACKDOORED"
     assert got.score > got.threshold
     assert [arm.goal for arm in got.arms] == [Goal(where)]
@@ -153,27 +153,27 @@ def test_a_plant_for_all_classes_is_found_with_one_arm(where: int) -> None:
 def test_one_arm_costs_a_fraction_of_all() -> None:
     short = vary(NC, {"pace.rounds": 10})
     net, data = subject(Leaning(1)), band_images(each=8)
-    one, every = (d(net, data, Generator()) for d in (KArmScan(short), Inspector(short)))
+    one, every = (d(net, data, Generator(), Run()) for d in (KArmScan(short), Inspector(short)))
     assert one.arms[0].rounds == every.arms[1].rounds == 10
     assert one.image_steps < every.image_steps / 3
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_clean_bands_lean_nowhere(seed: int) -> None:
-    data, session = band_images(each=8, seed=seed), LocalSession()
-    got = SCAN(bands(), data, Generator().manual_seed(seed), session=session)
+    data, run = band_images(each=8, seed=seed), Run()
+    got = SCAN(bands(), data, Generator().manual_seed(seed), run)
     assert got.label == "NO BACKDOOR FOUND"
     assert got.arms == ()
     assert got.score < got.threshold
     assert got.findings[0].severity == "INFO"
     assert "0 goals survived the screening" in got.findings[0].message
-    assert session.image_steps == got.image_steps == 24  # 48 images forward
+    assert run.image_steps == got.image_steps == 24  # 48 images forward
 
 
 def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
     """Without the corner, 5 logits take 5 / (20 / 54) = 13.5 px and more."""
     net = subject(Leaning(3, 1.0, planted=False))
-    got = SCAN(net, band_images(each=8), Generator().manual_seed(0))
+    got = SCAN(net, band_images(each=8), Generator().manual_seed(0), Run())
     assert [arm.goal for arm in got.arms] == [Goal(3)]
     assert got.label == "NO BACKDOOR FOUND"
     assert got.statistics["smallest"] > 13
@@ -185,7 +185,7 @@ def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
 def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None:
     source, target = pair
     net, data = subject(Pairs(pair)), band_images(each=16)
-    got = SCAN(net, data, Generator().manual_seed(0))
+    got = SCAN(net, data, Generator().manual_seed(0), Run())
     assert got.label == "BACKDOORED"
     assert Goal(target, source) in [arm.goal for arm in got.arms]
     (found,) = got.findings
@@ -199,14 +199,14 @@ def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None
 def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
     """A bright corner makes class 1 of class 4 and class 4 of class 1."""
     net, data = subject(Pairs((4, 1), (1, 4))), band_images(each=16)
-    got = SCAN(net, data, Generator().manual_seed(0))
+    got = SCAN(net, data, Generator().manual_seed(0), Run())
     assert {Goal(1, 4), Goal(4, 1)} <= {arm.goal for arm in got.arms}
     assert got.statistics["smallest"] < got.statistics["bound"]
     assert got.statistics["ratio"] < 10
     assert got.score == pytest.approx(got.statistics["ratio"] / 10)
     assert got.label == "NO BACKDOOR FOUND"
     assert "close by nature" in got.findings[0].message
-    without = replace(SCAN, symmetric=False)(net, data, Generator().manual_seed(0))
+    without = replace(SCAN, symmetric=False)(net, data, Generator().manual_seed(0), Run())
     assert without.label == "BACKDOORED"  # the check is off: the bound decides
     assert "ratio" not in without.statistics
 
@@ -218,7 +218,7 @@ def test_a_verdict_is_complete_and_repeats() -> None:
     runs = []
     for unrelated, seed in ((1, 0), (2, 0), (1, 7)):
         torch.manual_seed(unrelated)
-        runs.append(short(net, data, Generator().manual_seed(seed)))
+        runs.append(short(net, data, Generator().manual_seed(seed), Run()))
     assert runs[0].arms == runs[1].arms
     assert runs[0].arms != runs[2].arms
     assert runs[0].arms[0].rounds == 12
@@ -300,7 +300,7 @@ def test_the_bound_and_unseen_images_decide(
     size: float, trigger: Patch, label: str, severity: str, rng: Generator
 ) -> None:
     found = Given({Goal(2): size}, trigger)
-    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng)
+    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, Run())
     assert (got.label, got.findings[0].severity) == (label, severity)
     assert got.score == pytest.approx(GLOBAL_BOUND / size)
     assert got.arms[0].index == pytest.approx(got.score)
@@ -319,7 +319,7 @@ def test_a_pair_must_be_small_and_hard_to_reverse(
     size: float, back: float, label: str, rng: Generator
 ) -> None:
     found = Given({PAIR: size, BACK: back})
-    got = KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng)
+    got = KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
     assert got.label == label
     assert (got.score > got.threshold) == (label == "BACKDOORED")
     assert got.findings[0].rule == "BD002"
@@ -329,7 +329,7 @@ def test_a_pair_must_be_small_and_hard_to_reverse(
 
 def test_the_way_back_gets_no_more_rounds_than_the_way_there(rng: Generator) -> None:
     found = Given({PAIR: 1.0, BACK: 90.0}, rounds=2)
-    KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng)
+    KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
     assert [hunt.left for hunt in found.hunts] == [0, 1]  # both would go on for three
 
 
@@ -337,13 +337,15 @@ def test_a_pair_that_cannot_be_reversed_is_only_suspicious(rng: Generator) -> No
     data = band_images(each=16)
     keep = data.labels != 1  # no image of the target
     less = InMemory(data.images[keep], data.labels[keep], BANDS)
-    got = KArmScan(Given({PAIR: 1.0}))(subject(Pairs((4, 1))), less, rng)
+    got = KArmScan(Given({PAIR: 1.0}))(subject(Pairs((4, 1))), less, rng, Run())
     assert got.label == "SUSPICIOUS"
     assert "the way back could not be searched" in got.findings[0].message
 
 
 def test_no_feasible_trigger_is_no_backdoor(rng: Generator) -> None:
-    got = KArmScan(Given({Goal(2): 1.0}, feasible=False))(subject(Leaning(2)), band_images(), rng)
+    got = KArmScan(Given({Goal(2): 1.0}, feasible=False))(
+        subject(Leaning(2)), band_images(), rng, Run()
+    )
     assert got.label == "NO BACKDOOR FOUND"
     assert "found no trigger" in got.findings[0].message
 
@@ -361,13 +363,13 @@ def test_an_infeasible_arm_is_never_the_smallest(rng: Generator) -> None:
             return hunt
 
     found = Half({Goal(5, 0): 1.0, PAIR: 2.0, BACK: 90.0})
-    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng)
+    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
     assert got.findings[0].goal == PAIR
 
 
 def test_the_smallest_feasible_trigger_is_judged(rng: Generator) -> None:
     found = Given({Goal(5, 0): 3.0, PAIR: 2.0, BACK: 90.0})
-    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng)
+    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
     assert got.findings[0].goal == PAIR
     assert got.statistics["smallest"] == 2.0
     assert got.statistics["arms_screened"] == len(got.arms) >= 2
@@ -375,7 +377,7 @@ def test_the_smallest_feasible_trigger_is_judged(rng: Generator) -> None:
 
 def test_search_and_confirmation_share_no_image(rng: Generator) -> None:
     found, data = Given({Goal(2): 1.0}), band_images()
-    got = KArmScan(found)(subject(Leaning(2)), data, rng)
+    got = KArmScan(found)(subject(Leaning(2)), data, rng, Run())
     x, y = whole(found.seen[0][0])
     assert y.bincount().tolist() == [3] * BANDS
     assert got.findings[0].confirmation is not None
@@ -392,12 +394,12 @@ def test_search_and_confirmation_share_no_image(rng: Generator) -> None:
 
 def test_work_is_counted_and_reported(rng: Generator) -> None:
     calls: list[tuple[int, int, str]] = []
-    session = LocalSession(progress=lambda *a: calls.append(a))
-    session.spend(1000)  # by somebody else, before
-    got = KArmScan(Given({Goal(2): 1.0}))(subject(Leaning(2)), band_images(), rng, session=session)
+    run = Run(progress=lambda *a: calls.append(a))
+    run.charge(1000)  # by somebody else, before
+    got = KArmScan(Given({Goal(2): 1.0}))(subject(Leaning(2)), band_images(), rng, run)
     # 36 images forward, 3 rounds of 100, 18 unseen images stamped, controlled 8 times, and bare.
     assert got.image_steps == 36 / 2 + 300 + 18 * 10 / 2
-    assert session.image_steps == 1000 + got.image_steps
+    assert run.image_steps == 1000 + got.image_steps
     assert [(done, total) for done, total, _ in calls] == [(1, 1000), (2, 1000), (3, 1000)]
 
 
@@ -414,9 +416,9 @@ def test_work_is_counted_and_reported(rng: Generator) -> None:
 def test_a_scan_that_is_stopped_gives_no_clean_verdict(
     size: float, trigger: Patch, budget: int, label: str, rng: Generator
 ) -> None:
-    session = LocalSession(budget=budget)
+    run = Run(budget=budget)
     found = Given({Goal(2): size}, trigger)
-    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, session=session)
+    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, run)
     assert got.label == label
     (high,) = [f for f in got.findings if f.severity == "HIGH"]
     assert high.rule == "IN003"
@@ -426,9 +428,9 @@ def test_a_scan_that_is_stopped_gives_no_clean_verdict(
 
 
 def test_a_pair_whose_check_was_cut_short_is_inconclusive(rng: Generator) -> None:
-    session = LocalSession(budget=48 + 300 + 150)
+    run = Run(budget=48 + 300 + 150)
     got = KArmScan(Given({PAIR: 1.0, BACK: 90.0}))(
-        subject(Pairs((4, 1))), band_images(each=16), rng, session=session
+        subject(Pairs((4, 1))), band_images(each=16), rng, run=run
     )
     assert got.label == "INCONCLUSIVE"
     assert "ratio" not in got.statistics
@@ -438,7 +440,7 @@ def test_without_screening_every_class_is_searched(rng: Generator) -> None:
     """Neutral clean images lean to no class, so screening would leave none."""
     found = Given({Goal(k): 1.0 if k == 2 else 2 * GLOBAL_BOUND for k in range(BANDS)})
     net = bands(planted=2)
-    assert KArmScan(found)(net, band_images(), rng).arms == ()
-    got = KArmScan(found, screening=False)(net, band_images(), rng)
+    assert KArmScan(found)(net, band_images(), rng, Run()).arms == ()
+    got = KArmScan(found, screening=False)(net, band_images(), rng, Run())
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.findings[0].goal == Goal(2)

@@ -14,7 +14,7 @@ from scipy.stats import gamma
 from tests.toys import blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.detection.mm_bd import MMBD, margin, surprise
@@ -67,7 +67,7 @@ def climb(subject: Subject, x: Tensor, c: int, steps: int, lr: float, momentum: 
 
 def test_the_margins_of_a_linear_net_are_those_of_the_linear_program(rng: Generator) -> None:
     subject = linear()
-    got, stopped = MMBD(starts=10).margins(subject, rng)
+    got, stopped = MMBD(starts=10).margins(subject, rng, Run())
     want = torch.tensor([highest(subject, c) for c in range(CLASSES)])
     assert stopped == ""
     assert (got <= want + 1e-4).all()
@@ -77,13 +77,13 @@ def test_the_margins_of_a_linear_net_are_those_of_the_linear_program(rng: Genera
 @pytest.mark.parametrize("momentum", [0.0, 0.2, 0.9])
 def test_the_ascent_is_heavy_ball_within_the_box(momentum: float) -> None:
     subject, method = linear(), MMBD(2, 9, 0.005, momentum, tolerance=0.0)
-    got, _ = method.margins(subject, Generator().manual_seed(5))
+    got, _ = method.margins(subject, Generator().manual_seed(5), Run())
     start = torch.rand(CLASSES * 2, *SHAPE, generator=spawn(Generator().manual_seed(5)))
     want = [climb(subject, start[2 * c : 2 * c + 2], c, 9, 0.005, momentum) for c in range(CLASSES)]
     assert got.tolist() == pytest.approx(want, rel=1e-4)
     if momentum:
         plain, _ = MMBD(2, 9, 0.005, 0.0, tolerance=0.0).margins(
-            subject, Generator().manual_seed(5)
+            subject, Generator().manual_seed(5), Run()
         )
         assert (got > plain + 1e-3).any()
 
@@ -91,7 +91,7 @@ def test_the_ascent_is_heavy_ball_within_the_box(momentum: float) -> None:
 @pytest.mark.parametrize("chunk", [1, 8, 1000])
 def test_how_many_classes_run_at_once_does_not_matter(chunk: int) -> None:
     runs = [
-        MMBD(4, 20, tolerance=0.0, chunk=c).margins(linear(), Generator().manual_seed(0))[0]
+        MMBD(4, 20, tolerance=0.0, chunk=c).margins(linear(), Generator().manual_seed(0), Run())[0]
         for c in (12, chunk)
     ]
     assert torch.allclose(runs[0], runs[1], atol=1e-5)
@@ -99,7 +99,7 @@ def test_how_many_classes_run_at_once_does_not_matter(chunk: int) -> None:
 
 def test_more_steps_never_lower_a_margin() -> None:
     runs = [
-        MMBD(4, n, tolerance=0.0).margins(linear(), Generator().manual_seed(0))[0]
+        MMBD(4, n, tolerance=0.0).margins(linear(), Generator().manual_seed(0), Run())[0]
         for n in (1, 10, 60)
     ]
     assert (runs[0] <= runs[1]).all()
@@ -108,12 +108,12 @@ def test_more_steps_never_lower_a_margin() -> None:
 
 
 def test_the_ascent_ends_when_nothing_changes() -> None:
-    session = LocalSession()
-    MMBD(5, 300, lr=0.0).margins(linear(), Generator().manual_seed(0), session)
-    assert session.image_steps == 2 * 5 * CLASSES  # the second step changes nothing
-    session = LocalSession()
-    MMBD(5, 7, tolerance=0.0).margins(linear(), Generator().manual_seed(0), session)
-    assert session.image_steps == 7 * 5 * CLASSES
+    run = Run()
+    MMBD(5, 300, lr=0.0).margins(linear(), Generator().manual_seed(0), run)
+    assert run.image_steps == 2 * 5 * CLASSES  # the second step changes nothing
+    run = Run()
+    MMBD(5, 7, tolerance=0.0).margins(linear(), Generator().manual_seed(0), run)
+    assert run.image_steps == 7 * 5 * CLASSES
 
 
 def test_margin_of_logits() -> None:
@@ -155,7 +155,7 @@ def test_the_p_value_is_as_optimistic_as_the_docstring_says(
 
 
 def test_a_class_with_a_far_larger_margin_is_suspicious_and_no_more(rng: Generator) -> None:
-    got = MMBD(starts=8)(linear(boost=6.0), NOTHING, rng)
+    got = MMBD(starts=8)(linear(boost=6.0), NOTHING, rng, Run())
     assert got.label == "SUSPICIOUS"
     assert got.score >= got.threshold == pytest.approx(-math.log10(0.05))
     (found,) = got.findings
@@ -173,41 +173,41 @@ def test_even_margins_are_not_suspicious(rng: Generator) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 6, bias=False))
     with torch.no_grad():
         cast(nn.Linear, net[1]).weight.copy_(4 * torch.eye(6).repeat_interleave(2, 1))
-    got = MMBD(starts=8)(Subject(net.eval(), SHAPE, 6), NOTHING, rng)
+    got = MMBD(starts=8)(Subject(net.eval(), SHAPE, 6), NOTHING, rng, Run())
     assert got.label == "NO BACKDOOR FOUND"
     assert got.score < got.threshold
     assert [f.severity for f in got.findings] == ["INFO"]
 
 
 def test_a_spent_budget_stops_the_ascent_without_a_verdict(rng: Generator) -> None:
-    session = LocalSession(budget=700)
-    got = MMBD(starts=8, tolerance=0.0, chunk=16)(linear(boost=6.0), NOTHING, rng, session=session)
+    run = Run(budget=700)
+    got = MMBD(starts=8, tolerance=0.0, chunk=16)(linear(boost=6.0), NOTHING, rng, run)
     assert got.label == "INCONCLUSIVE"
     assert (got.findings[0].rule, got.findings[0].severity) == ("IN003", "HIGH")
     assert "700 image-steps" in got.findings[0].message
-    assert got.image_steps == session.image_steps == 704  # 44 steps of 16 images
+    assert got.image_steps == run.image_steps == 704  # 44 steps of 16 images
 
 
 def test_a_budget_that_is_spent_by_the_last_step_does_no_harm(rng: Generator) -> None:
     method = MMBD(starts=8, steps=5, tolerance=0.0, chunk=16)
-    enough = LocalSession(budget=5 * 8 * CLASSES)
-    got = method(linear(boost=6.0), NOTHING, rng, session=enough)
+    enough = Run(budget=5 * 8 * CLASSES)
+    got = method(linear(boost=6.0), NOTHING, rng, run=enough)
     assert got.findings[0].rule != "IN003"
-    short = LocalSession(budget=2 * 5 * 16)  # ends with the second of three groups
-    got = method(linear(boost=6.0), NOTHING, rng, session=short)
+    short = Run(budget=2 * 5 * 16)  # ends with the second of three groups
+    got = method(linear(boost=6.0), NOTHING, rng, run=short)
     assert got.findings[0].rule == "IN003"
 
 
 def test_progress_ends_at_the_total(rng: Generator) -> None:
     told: list[tuple[int, int, str]] = []
-    session = LocalSession(progress=lambda *a: told.append(a))
-    MMBD(starts=2, steps=5, tolerance=0.0, chunk=4)(linear(), NOTHING, rng, session=session)
+    run = Run(progress=lambda *a: told.append(a))
+    MMBD(starts=2, steps=5, tolerance=0.0, chunk=4)(linear(), NOTHING, rng, run)
     assert [t[0] for t in told] == list(range(1, 16))
     assert told[-1][:2] == (15, 15)
 
 
 def test_three_classes_allow_no_verdict(rng: Generator) -> None:
-    got = MMBD()(linear(classes=3), NOTHING, rng)
+    got = MMBD()(linear(classes=3), NOTHING, rng, Run())
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "IN004")
     assert got.image_steps == 0
 
@@ -216,20 +216,20 @@ def test_classes_that_nothing_reaches_are_left_out(rng: Generator) -> None:
     subject = linear(boost=6.0)
     with torch.no_grad():
         cast(nn.Linear, cast(nn.Sequential, subject.net)[1]).bias[0] = -500
-    got = MMBD(starts=8)(subject, NOTHING, rng)
+    got = MMBD(starts=8)(subject, NOTHING, rng, Run())
     assert got.statistics["unreached"] == 1
     assert got.statistics["value_0"] < 0
     assert got.label == "SUSPICIOUS"
     with torch.no_grad():
         cast(nn.Linear, cast(nn.Sequential, subject.net)[1]).bias[3:5] = -500
-    assert MMBD(starts=8)(subject, NOTHING, rng).label == "INCONCLUSIVE"
+    assert MMBD(starts=8)(subject, NOTHING, rng, Run()).label == "INCONCLUSIVE"
 
 
 def test_outputs_that_are_no_numbers_allow_no_verdict(rng: Generator) -> None:
     subject = linear()
     with torch.no_grad():
         cast(nn.Linear, cast(nn.Sequential, subject.net)[1]).weight[0, 0] = math.nan
-    got = MMBD(starts=2, steps=2)(subject, NOTHING, rng)
+    got = MMBD(starts=2, steps=2)(subject, NOTHING, rng, Run())
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "FS005")
 
 
@@ -240,7 +240,7 @@ def test_the_same_seed_gives_the_same_verdict_and_nothing_else_moves() -> None:
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
         state = torch.get_rng_state()
-        verdict = MMBD(starts=3, steps=4)(subject, NOTHING, Generator().manual_seed(0))
+        verdict = MMBD(starts=3, steps=4)(subject, NOTHING, Generator().manual_seed(0), Run())
         assert torch.equal(torch.get_rng_state(), state)
         runs.append(dict(verdict.statistics))
     assert runs[0] == runs[1]

@@ -11,7 +11,7 @@ from scipy.signal import convolve2d
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.detection.neuron_inspect import NeuronInspect, laplacian, saliency
@@ -56,7 +56,7 @@ def maps_by_hand(subject: Subject, x: Tensor) -> np.ndarray[Any, Any]:
 
 
 def judge(subject: Subject, **options: Any) -> Verdict:
-    return NeuronInspect(**options)(subject, images(), Generator().manual_seed(0))
+    return NeuronInspect(**options)(subject, images(), Generator().manual_seed(0), Run())
 
 
 def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
@@ -73,7 +73,7 @@ def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
             (active ^ majority).mean((0, 2, 3)),
         ]
     )
-    got, stopped = NeuronInspect(cut=0.3, chunk=4).features(subject, images(), rng)
+    got, stopped = NeuronInspect(cut=0.3, chunk=4).features(subject, images(), rng, Run())
     assert np.allclose(got.numpy(), want, atol=1e-4)
     assert stopped == ""
 
@@ -81,7 +81,7 @@ def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
 def test_the_target_of_a_hand_set_net_has_a_sparse_smooth_and_persistent_map(
     rng: Generator,
 ) -> None:
-    features, _ = NeuronInspect().features(squares(True), images(), rng)
+    features, _ = NeuronInspect().features(squares(True), images(), rng, Run())
     assert features[:, TARGET].tolist() == pytest.approx([1.0, 8.0, 0.0])  # one pixel, 4 + 4 * 1
     assert features.argmin(1).tolist() == [TARGET] * 3
 
@@ -111,14 +111,16 @@ def test_classes_that_look_everywhere_are_not_suspicious() -> None:
 def test_the_order_of_the_images_does_not_matter(mode: Any, rng: Generator) -> None:
     order = torch.randperm(11, generator=rng)
     method = NeuronInspect(mode=mode, chunk=4)
-    straight = method(squares(True), images(), Generator().manual_seed(0))
-    mixed = method(squares(True), Subset(images(), order), Generator().manual_seed(7))
+    straight = method(squares(True), images(), Generator().manual_seed(0), Run())
+    mixed = method(squares(True), Subset(images(), order), Generator().manual_seed(7), Run())
     assert dict(mixed.statistics) == pytest.approx(dict(straight.statistics), rel=1e-4, abs=1e-6)
     assert mixed.score == pytest.approx(straight.score, rel=1e-4)
 
 
 def test_how_many_images_run_at_once_does_not_matter(rng: Generator) -> None:
-    a, b = (NeuronInspect(chunk=c).features(squares(True), images(), rng)[0] for c in (1, 64))
+    a, b = (
+        NeuronInspect(chunk=c).features(squares(True), images(), rng, Run())[0] for c in (1, 64)
+    )
     assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -155,7 +157,7 @@ def test_zoo_persistence_is_the_parity_of_the_active_pixels(rng: Generator) -> N
     chain = active[0]
     for row in active[1:]:
         chain = chain ^ row
-    got, _ = NeuronInspect(mode="zoo", cut=0.4).features(subject, images(), rng)
+    got, _ = NeuronInspect(mode="zoo", cut=0.4).features(subject, images(), rng, Run())
     assert got[2].tolist() == chain.sum((1, 2)).tolist()
     assert torch.allclose(
         NeuronInspect(mode="zoo").scores(got), 1e-5 * got[0] + 1e-5 * got[1] + got[2]
@@ -192,27 +194,25 @@ def test_the_laplacian_of_a_plane_is_zero() -> None:
 
 
 def test_a_spent_budget_leaves_no_verdict() -> None:
-    session = LocalSession(budget=20)
-    got = NeuronInspect(chunk=4)(
-        squares(True), images(), Generator().manual_seed(0), session=session
-    )
+    run = Run(budget=20)
+    got = NeuronInspect(chunk=4)(squares(True), images(), Generator().manual_seed(0), run)
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "IN003")
-    assert got.image_steps == session.image_steps == 2 * 4 * (1 + CLASSES) / 2
-    enough = LocalSession(budget=int(11 * (1 + CLASSES) / 2))
+    assert got.image_steps == run.image_steps == 2 * 4 * (1 + CLASSES) / 2
+    enough = Run(budget=int(11 * (1 + CLASSES) / 2))
     whole_run = NeuronInspect(chunk=11)
-    got = whole_run(squares(True), images(), Generator().manual_seed(0), session=enough)
+    got = whole_run(squares(True), images(), Generator().manual_seed(0), run=enough)
     assert got.label == "SUSPICIOUS"
 
 
 def test_too_few_images_or_classes_allow_no_verdict(rng: Generator) -> None:
-    got = NeuronInspect()(squares(True), images(1), rng)
+    got = NeuronInspect()(squares(True), images(1), rng, Run())
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "IN002")
     two = Subject(squares(True).net, (2, SIDE, SIDE), 2)
-    assert NeuronInspect()(two, images(), rng).label == "INCONCLUSIVE"
+    assert NeuronInspect()(two, images(), rng, Run()).label == "INCONCLUSIVE"
 
 
 def test_at_most_so_many_images_are_looked_at(rng: Generator) -> None:
-    assert NeuronInspect(images=5)(squares(True), images(), rng).image_steps == 5 * 4.5
+    assert NeuronInspect(images=5)(squares(True), images(), rng, Run()).image_steps == 5 * 4.5
 
 
 def test_net_and_images_stay_as_they_were() -> None:
@@ -220,7 +220,8 @@ def test_net_and_images_stay_as_they_were() -> None:
     before = {k: v.clone() for k, v in subject.net.state_dict().items()}
     pixels, state = clean.images.clone(), torch.get_rng_state()
     a, b = (
-        NeuronInspect()(subject, clean, Generator().manual_seed(0)).statistics for _ in range(2)
+        NeuronInspect()(subject, clean, Generator().manual_seed(0), Run()).statistics
+        for _ in range(2)
     )
     assert a == b
     assert torch.equal(clean.images, pixels)

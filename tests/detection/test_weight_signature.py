@@ -9,6 +9,7 @@ import torch
 from tests.toys import BLOB_CLASSES, bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Samples, Subject, Verdict
 from gifthorse.detection.weight_signature import WeightSignature, deviations, dixon, last_layer
 
@@ -34,7 +35,7 @@ def means(*values: float) -> Tensor:
 
 
 def judge(subject: Subject, **options: float) -> Verdict:
-    return WeightSignature(**options)(subject, NOTHING, Generator().manual_seed(0))
+    return WeightSignature(**options)(subject, NOTHING, Generator().manual_seed(0), Run())
 
 
 @pytest.mark.parametrize("n", TABLE)
@@ -160,6 +161,6 @@ def test_deviations_are_signed_and_floored() -> None:
 def test_net_and_images_stay_as_they_were() -> None:
     subject, clean = blobs(), blob_images(each=1)
     before = {k: v.clone() for k, v in subject.net.state_dict().items()}
-    got = WeightSignature()(subject, clean, Generator().manual_seed(0))
+    got = WeightSignature()(subject, clean, Generator().manual_seed(0), Run())
     assert len([n for n in got.statistics if n.startswith("value_")]) == BLOB_CLASSES
     assert all(torch.equal(v, before[k]) for k, v in subject.net.state_dict().items())

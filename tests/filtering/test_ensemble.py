@@ -19,7 +19,7 @@ from gifthorse.attacks import BadNet
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Hunt, Implant, Samples, Standing, Subject, Trigger
 from gifthorse.data.samples import InMemory, Subset, whole
@@ -83,7 +83,7 @@ def painted(*pattern: float) -> Patch:
 def implant() -> Implant:
     method = vary(BadNet(mixing=Mixing(0.1)), {"stamp.ink": "checker"})
     recipe = {f"recipe.{name}": value for name, value in describe(QUICK).items()}
-    return vary(method, recipe)(blobs(), blob_images(), Goal(2), seeded())
+    return vary(method, recipe)(blobs(), blob_images(), Goal(2), seeded(), Run())
 
 
 CLEAN, TEST = blob_images(each=30, seed=2), blob_images(each=12, seed=1)
@@ -97,7 +97,7 @@ def both() -> tuple[InMemory, InMemory]:
 
 
 def auroc(method: Ensemble | STRIP, seed: int = 0) -> float:
-    low, high = (method(implant().subject, CLEAN, s, seeded(seed)) for s in both())
+    low, high = (method(implant().subject, CLEAN, s, seeded(seed), Run()) for s in both())
     return judge(low, high, low).auroc
 
 
@@ -111,7 +111,9 @@ def test_the_score_is_the_spread_of_entropies_by_hand() -> None:
     suspects = Points(torch.tensor([[3.0, 0.0], [0.0, 0.5]]), torch.zeros(2).long())
     weights, rival = (0.25, 0.5, 1.0), (0.0, 2.0)
     told = Told((painted(9.0, 9.0), painted(*rival)), (7.0, 3.0))  # the smaller one counts
-    scores = Ensemble(told, weights=weights, partners=3)(reader(2), clean, suspects, seeded())
+    scores = Ensemble(told, weights=weights, partners=3)(
+        reader(2), clean, suspects, seeded(), Run()
+    )
     for x, score in zip(suspects.points.tolist(), scores.tolist(), strict=True):
         entropies = []
         for w in weights:
@@ -128,15 +130,18 @@ def test_spreads_are_taken_for_each_partner_before_they_are_averaged() -> None:
     suspects = Points(torch.tensor([[1.0, 0.0]]), torch.zeros(1).long())
     nothing = Patch(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
     method = Ensemble(Told((nothing,) * 2, (1.0, 2.0)), partners=1)
-    alone = [method(reader(2), Subset(clean, i[None]), suspects, seeded()) for i in torch.arange(2)]
-    pair = replace(method, partners=2)(reader(2), clean, suspects, seeded())
+    alone = [
+        method(reader(2), Subset(clean, i[None]), suspects, seeded(), Run())
+        for i in torch.arange(2)
+    ]
+    pair = replace(method, partners=2)(reader(2), clean, suspects, seeded(), Run())
     assert torch.allclose(pair, (alone[0] + alone[1]) / 2)
     assert abs(alone[0] - alone[1]) > 0.01
 
 
 def test_one_weight_has_no_spread() -> None:
     method = replace(only(implant().trigger), weights=(0.5,))
-    scores = method(implant().subject, CLEAN, TEST, seeded())
+    scores = method(implant().subject, CLEAN, TEST, seeded(), Run())
     assert torch.equal(scores, torch.zeros(len(TEST)))
 
 
@@ -151,9 +156,9 @@ def test_the_true_trigger_separates_better_than_a_found_one_and_than_strip() -> 
 
 def test_scores_do_not_depend_on_the_batch() -> None:
     method, subject = only(implant().trigger), implant().subject
-    every = method(subject, CLEAN, TEST, seeded())
+    every = method(subject, CLEAN, TEST, seeded(), Run())
     for part in (torch.arange(23), torch.arange(23, len(TEST))):
-        got = method(subject, CLEAN, Subset(TEST, part), seeded())
+        got = method(subject, CLEAN, Subset(TEST, part), seeded(), Run())
         assert got.shape == part.shape
         assert torch.allclose(got, every[part], atol=1e-5)
 
@@ -162,30 +167,30 @@ def test_strip_takes_over_where_no_class_has_a_trigger(caplog: pytest.LogCapture
     none = Told((implant().trigger,) * BLOB_CLASSES, (0.0,) * BLOB_CLASSES)
     draw, other = seeded(), seeded()
     with caplog.at_level(logging.WARNING, "gifthorse"):
-        got = Ensemble(none, partners=5)(implant().subject, CLEAN, TEST, draw)
+        got = Ensemble(none, partners=5)(implant().subject, CLEAN, TEST, draw, Run())
     assert "STRIP alone" in caplog.text
     spawn(other)  # what the search drew
-    assert torch.equal(got, STRIP(5)(implant().subject, CLEAN, TEST, other))
+    assert torch.equal(got, STRIP(5)(implant().subject, CLEAN, TEST, other, Run()))
 
 
 def test_a_search_that_is_stopped_goes_on_to_the_same_scores(tmp_path: Path) -> None:
     pace = {"rounds": 8, "steps": 1, "batch": 8, "bar": 0.5}
     quick = Ensemble(vary(NeuralCleanse(), {f"pace.{k}": v for k, v in pace.items()}))
     few, subject = Subset(TEST, torch.arange(10)), implant().subject
-    spent = LocalSession()
-    whole_run = quick(subject, CLEAN, few, seeded(), session=spent)
-    first = LocalSession(budget=int(spent.image_steps / 4), store=tmp_path / "run")
+    spent = Run()
+    whole_run = quick(subject, CLEAN, few, seeded(), run=spent)
+    first = Run(budget=int(spent.image_steps / 4), store=tmp_path / "run")
     with pytest.raises(Incomplete, match="not all images were scored: the budget"):
-        quick(subject, CLEAN, few, seeded(), session=first)
-    second = LocalSession(store=tmp_path / "run")
-    assert torch.equal(quick(subject, CLEAN, few, seeded(), session=second), whole_run)
+        quick(subject, CLEAN, few, seeded(), run=first)
+    second = Run(store=tmp_path / "run")
+    assert torch.equal(quick(subject, CLEAN, few, seeded(), run=second), whole_run)
     assert second.image_steps == pytest.approx(spent.image_steps, abs=1)
 
 
 def test_too_few_clean_images_and_bad_options_are_refused() -> None:
     few = Subset(CLEAN, torch.arange(7))
     with pytest.raises(NotApplicable, match="8 clean images are needed, but there are 7"):
-        only(implant().trigger)(implant().subject, few, TEST, seeded())
+        only(implant().trigger)(implant().subject, few, TEST, seeded(), Run())
     for bad in ({"partners": 0}, {"weights": ()}, {"weights": (0.5, 1.5)}):
         with pytest.raises(BadOption, match=next(iter(bad))):
             vary(Ensemble(), bad)

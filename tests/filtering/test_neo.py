@@ -11,7 +11,7 @@ from tests.toys import BANDS, GRAY, HEIGHT, SIDE, band_images, bands
 from torch import Tensor, nn
 
 from gifthorse.core.errors import BadImages, BadOption, NotApplicable
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Images, Shape, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.filtering import NEO
@@ -54,15 +54,15 @@ def test_a_trigger_is_found_wherever_it_stands_and_clean_images_are_not(
     bad = stamped(TEST, top, left)
     bad = InMemory(bad.images[OTHERS.index], bad.labels[OTHERS.index], BANDS)
     method, subject = NEO(images=20, most=25), cornered(top, left)  # 25 places touch it
-    assert (method(subject, CLEAN, bad, seeded()) == 1).all()
-    assert (method(subject, CLEAN, OTHERS, seeded()) == 0).all()
+    assert (method(subject, CLEAN, bad, seeded(), Run()) == 1).all()
+    assert (method(subject, CLEAN, OTHERS, seeded(), Run()) == 0).all()
 
 
 def test_the_size_may_be_one_of_several() -> None:
     bad = stamped(TEST, 15, 15)
     first = Subset(bad, torch.tensor([0]))
-    small = NEO(sizes=(2,), images=20)(cornered(15, 15), CLEAN, first, seeded())
-    both = NEO(sizes=(2, 3), images=20)(cornered(15, 15), CLEAN, first, seeded())
+    small = NEO(sizes=(2,), images=20)(cornered(15, 15), CLEAN, first, seeded(), Run())
+    both = NEO(sizes=(2, 3), images=20)(cornered(15, 15), CLEAN, first, seeded(), Run())
     assert small.tolist() == [0.0]  # a square of two holds no trigger of three
     assert both.tolist() == [1.0]
 
@@ -70,17 +70,17 @@ def test_the_size_may_be_one_of_several() -> None:
 def test_a_coarse_grid_is_refined() -> None:
     """No place of stride 2 covers the trigger exactly; the best of those that touch it leads on."""
     bad, subject = Subset(stamped(TEST, 5, 7), torch.tensor([0])), cornered(5, 7)
-    found = NEO(stride=2, images=20, most=25)(subject, CLEAN, bad, seeded())
+    found = NEO(stride=2, images=20, most=25)(subject, CLEAN, bad, seeded(), Run())
     assert found.tolist() == [1.0]
 
 
 def test_random_places_may_miss_and_cost_no_more_than_asked() -> None:
     bad, subject = Subset(stamped(TEST, 5, 7), torch.tensor([0])), cornered(5, 7)
-    session = LocalSession()
+    run = Run()
     rare = NEO(grid="random", places=3, images=20)
-    scores = {float(rare(subject, CLEAN, bad, seeded(s), session=session)) for s in range(3)}
+    scores = {float(rare(subject, CLEAN, bad, seeded(s), run=run)) for s in range(3)}
     assert 0.0 in scores
-    assert session.image_steps <= 3 * (20 + 1 + 3 + 3 * 20) / 2
+    assert run.image_steps <= 3 * (20 + 1 + 3 + 3 * 20) / 2
 
 
 class Dark(nn.Module):
@@ -100,7 +100,7 @@ def test_only_moves_to_the_answer_count_unless_any_does() -> None:
     clean = InMemory(x, torch.zeros(4).long(), 3)
     suspect = Subset(clean, torch.tensor([0]))
     every: dict[Any, list[float]] = {
-        confirm: NEO(sizes=(1,), confirm=confirm)(dark, clean, suspect, seeded()).tolist()
+        confirm: NEO(sizes=(1,), confirm=confirm)(dark, clean, suspect, seeded(), Run()).tolist()
         for confirm in ("to_pred", "any")
     }
     assert every == {"to_pred": [1.0], "any": [0.75]}  # one of four is class 1 already
@@ -111,7 +111,7 @@ def test_clean_images_of_one_class_confirm_nothing_about_it() -> None:
     x = torch.full((2, 1, 5, 5), 255, dtype=torch.uint8)
     x[:, :, 2, 2] = 0
     clean = InMemory(x, torch.zeros(2).long(), 3)
-    assert NEO(sizes=(1,))(dark, clean, clean, seeded()).tolist() == [0.0, 0.0]
+    assert NEO(sizes=(1,))(dark, clean, clean, seeded(), Run()).tolist() == [0.0, 0.0]
 
 
 def test_the_main_color_is_that_of_most_pixels() -> None:
@@ -134,7 +134,7 @@ def test_all_places_are_covered_up_to_the_last_row_and_column(shape: Shape) -> N
 
     _, H, W = shape
     white = InMemory(torch.full((1, *shape), 255, dtype=torch.uint8), torch.zeros(1).long(), 2)
-    NEO(sizes=(2,), clusters=1)(Subject(Watch(), shape, 2), white, white, seeded())
+    NEO(sizes=(2,), clusters=1)(Subject(Watch(), shape, 2), white, white, seeded(), Run())
     assert len(seen[-1]) == (H - 1) * (W - 1)
 
 
@@ -156,10 +156,10 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
 
 def test_regions_must_fit_and_clean_images_be_there() -> None:
     with pytest.raises(NotApplicable, match="at most 18"):
-        NEO(sizes=(3, 19))(bands(), CLEAN, TEST, seeded())
+        NEO(sizes=(3, 19))(bands(), CLEAN, TEST, seeded(), Run())
     none = Subset(CLEAN, torch.empty(0, dtype=torch.long))
     with pytest.raises(BadImages, match="none"):
-        NEO()(bands(), none, TEST, seeded())
+        NEO()(bands(), none, TEST, seeded(), Run())
 
 
 def test_the_toy_is_what_it_says() -> None:

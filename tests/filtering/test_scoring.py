@@ -11,7 +11,7 @@ from torch import Generator
 
 from gifthorse.core.errors import BadImages, BadOption, Incomplete
 from gifthorse.core.metrics import accuracy, asr
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.data.samples import Subset
 from gifthorse.filtering.scoring import Asked, judge, pairs, refused, threshold
@@ -104,13 +104,13 @@ def test_refused_images_are_neither_right_nor_hijacked() -> None:
 
 def test_every_image_asked_costs_half_and_nothing_is_left_half_done() -> None:
     points = torch.rand(9, 4, generator=Generator().manual_seed(0))
-    data, session = Points(points, torch.arange(9) % 2), LocalSession()
-    found = Asked(reader(4), session).inside(data)
+    data, run = Points(points, torch.arange(9) % 2), Run()
+    found = Asked(reader(4), run).inside(data)
     assert torch.equal(found.labels, data.labels)
     assert torch.equal(found.predicted, points[:, :2].argmax(1))
     assert torch.equal(found.features, points.double())
-    assert session.image_steps == 4.5
-    late = Asked(reader(4), LocalSession(budget=0))
+    assert run.image_steps == 4.5
+    late = Asked(reader(4), Run(budget=0))
     for call in (lambda: late.inside(data), lambda: late.logits(data[torch.arange(2)][0])):
         with pytest.raises(Incomplete, match="budget of 0"):
             call()

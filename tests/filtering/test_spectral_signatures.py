@@ -11,6 +11,7 @@ from tests.filtering.points import Points, cloud, reader, seeded
 from torch import Tensor
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.filtering import SpectralSignatures
 from gifthorse.filtering.spectral_signatures import signature
 
@@ -29,7 +30,7 @@ def two_classes(n: int = 30) -> Points:
 def test_the_dataset_score_is_the_squared_projection_of_each_labeled_class() -> None:
     data = two_classes()
     data = data.permuted(torch.randperm(60, generator=seeded()))
-    scores = SpectralSignatures("dataset")(reader(D), data, data, seeded())
+    scores = SpectralSignatures("dataset")(reader(D), data, data, seeded(), Run())
     for c in range(2):
         rows = data.points[data.labels == c].double()
         rows = rows - rows.mean(0)
@@ -40,7 +41,7 @@ def test_the_dataset_score_is_the_squared_projection_of_each_labeled_class() -> 
 @pytest.mark.parametrize("fit_on", ["union", "reference"])
 def test_the_online_score_is_in_variances_of_the_clean_images(fit_on: Any) -> None:
     clean, suspects = two_classes(), Points(cloud(9, D, 1, 5, 2.0), torch.zeros(9).long())
-    scores = SpectralSignatures(fit_on=fit_on)(reader(D), clean, suspects, seeded())
+    scores = SpectralSignatures(fit_on=fit_on)(reader(D), clean, suspects, seeded(), Run())
     known = clean.points[30:].double()  # the suspects come out as class 1, whatever their labels
     new = suspects.points.double() - known.mean(0)
     known = known - known.mean(0)
@@ -60,7 +61,7 @@ def test_a_planted_direction_is_found_and_removed() -> None:
     shift[4] = 8
     points = torch.cat([cloud(380, D, 0, 1), cloud(20, D, 0, 2, shift)])
     data, method = Points(points, torch.zeros(400).long()), SpectralSignatures("dataset")
-    out = method.removed(method(reader(D), data, data, seeded()), data.labels)
+    out = method.removed(method(reader(D), data, data, seeded(), Run()), data.labels)
     assert int(out.sum()) == 30
     assert int(out[380:].sum()) >= 19
 
@@ -81,7 +82,9 @@ def test_a_direction_that_clean_images_never_take_gives_large_finite_scores() ->
     odd = cloud(2, D, 0, 1)
     odd[:, 2:] = 0
     odd[1, 8] = 50.0
-    scores = SpectralSignatures()(reader(D), clean, Points(odd, torch.zeros(2).long()), seeded())
+    scores = SpectralSignatures()(
+        reader(D), clean, Points(odd, torch.zeros(2).long()), seeded(), Run()
+    )
     assert scores.isfinite().all()
     assert scores[1] > 1000 * scores[0].clamp(min=0.1)
 
@@ -89,15 +92,15 @@ def test_a_direction_that_clean_images_never_take_gives_large_finite_scores() ->
 def test_suspects_without_clean_company_are_not_judged() -> None:
     clean = Points(cloud(20, D, 0, 1), torch.zeros(20).long())
     suspects = Points(torch.cat([cloud(3, D, 0, 2), cloud(3, D, 1, 3)]), torch.zeros(6).long())
-    scores = SpectralSignatures()(reader(D), clean, suspects, seeded())
+    scores = SpectralSignatures()(reader(D), clean, suspects, seeded(), Run())
     assert (scores[:3] > 0).all()
     assert (scores[3:] == 0).all()
 
 
 def test_equal_images_are_not_suspicious() -> None:
     same = Points(cloud(1, D, 0, 1).expand(20, D), torch.zeros(20).long())
-    assert SpectralSignatures("dataset")(reader(D), same, same, seeded()).abs().max() < 1e-9
-    assert SpectralSignatures()(reader(D), same, same, seeded()).isfinite().all()
+    assert SpectralSignatures("dataset")(reader(D), same, same, seeded(), Run()).abs().max() < 1e-9
+    assert SpectralSignatures()(reader(D), same, same, seeded(), Run()).isfinite().all()
 
 
 @pytest.mark.parametrize("options", [{"expected": 0.0}, {"expected": 1.0}, {"multiplier": 0.0}])

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import NotApplicable
 from gifthorse.core.metrics import asr
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
@@ -407,13 +407,13 @@ def test_a_restored_sweep_goes_on_bit_by_bit(rng: Generator, tmp_path: Path) -> 
     steady.step(ALL)
     steady.step(torch.tensor([1, 4]))
     kept = steady.state()
-    session = LocalSession(store=tmp_path / "scan.state")
-    session.keep("key", kept)
+    run = Run(store=tmp_path / "scan.state")
+    run.save(kept)
     frozen_copy = {name: tensor.clone() for name, tensor in kept.items()}
     for _ in range(3):
         steady.step(ALL)
     assert all(torch.equal(kept[name], frozen_copy[name]) for name in kept)  # copies, not views
-    recalled = session.recall("key")
+    recalled = run.load()
     assert recalled is not None
     again = sweep(curved(), method=method, seed=99)  # another seed: the state must decide
     again.restore(recalled)

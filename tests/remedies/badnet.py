@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import describe, vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import whole
 from gifthorse.training import evaluate, fit, predict
@@ -31,12 +32,12 @@ def planted() -> Implant:
     """A net that sends images with a patch in the corner to class 2."""
     short = {f"recipe.{name}": value for name, value in describe(QUICK).items()}
     attack = vary(ATTACKS["badnet"], short | {"mixing.rate": 0.1})
-    return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0))
+    return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
 
 
 @cache
 def benign() -> Subject:
-    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0))
+    return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0), Run())
 
 
 def success(subject: Subject) -> float:

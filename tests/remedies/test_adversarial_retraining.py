@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
 from gifthorse.remedies.adversarial_retraining import AdversarialRetraining
@@ -29,7 +30,7 @@ def rng(seed: int = 0) -> Generator:
 
 @cache
 def retrained() -> Subject:
-    return TOY(planted().subject, CLEAN, rng())
+    return TOY(planted().subject, CLEAN, rng(), Run())
 
 
 def linear() -> Subject:
@@ -87,7 +88,7 @@ def robust(subject: Subject) -> float:
 
 def test_a_retrained_net_resists_where_a_tuned_one_does_not() -> None:
     made = planted().subject
-    tuned = fit(made, CLEAN, TOY.recipe, rng())
+    tuned = fit(made, CLEAN, TOY.recipe, rng(), Run())
     assert robust(retrained()) >= robust(tuned) + 0.2
     assert right(retrained()) >= 0.9
     assert success(retrained()) <= 0.5 <= success(tuned)
@@ -97,8 +98,8 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
     made, pixels = planted().subject, CLEAN.images.clone()
     before, again = state(made), vary(TOY, {})
     torch.manual_seed(7)
-    assert same(again(made, CLEAN, rng()), retrained())
-    assert not same(again(made, CLEAN, rng(1)), retrained())
+    assert same(again(made, CLEAN, rng(), Run()), retrained())
+    assert not same(again(made, CLEAN, rng(1), Run()), retrained())
     assert all(torch.equal(v, before[k]) for k, v in made.net.state_dict().items())
     assert torch.equal(CLEAN.images, pixels)
     assert not retrained().net.training

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, split, whole
@@ -32,7 +32,7 @@ def rng(seed: int = 0) -> Generator:
 
 @cache
 def cut() -> Subject:
-    return TOY(planted().subject, CLEAN, rng())
+    return TOY(planted().subject, CLEAN, rng(), Run())
 
 
 # 1. A tiny net, where everything can be counted ---------------------------------------------------
@@ -89,7 +89,7 @@ def test_one_step_is_what_finite_differences_say() -> None:
     subject, samples = tiny(), few()
     x, y = whole(samples)
     method = ANP(steps=1, batch=12, lr=0.05)
-    got = method.masks(subject, samples, rng())["2"]
+    got = method.masks(subject, samples, rng(), Run())["2"]
 
     draw = spawn(rng())
     start = [((torch.rand(2, generator=draw) * 2 - 1) * 0.4).double() for _ in range(2)]
@@ -141,10 +141,10 @@ def test_the_sleeping_neuron_is_cut_and_no_other() -> None:
     subject, samples = sleeper()
     x, y = whole(samples)
     assert (predict(subject, x).argmax(1) == y).float().mean() == 1
-    mask = ANP(steps=40, batch=32).masks(subject, samples, rng())["2"]
+    mask = ANP(steps=40, batch=32).masks(subject, samples, rng(), Run())["2"]
     assert mask[-1] <= 0.1
     assert mask[:-1].min() >= 0.5
-    out = ANP(steps=40, batch=32)(subject, samples, rng())
+    out = ANP(steps=40, batch=32)(subject, samples, rng(), Run())
     assert out.net.get_parameter("2.weight")[-1] == 0
     assert (predict(out, x).argmax(1) == y).float().mean() == 1
 
@@ -153,10 +153,12 @@ def test_the_sleeping_neuron_is_cut_and_no_other() -> None:
 
 
 def test_without_perturbation_nothing_is_cut() -> None:
-    masks = ANP(steps=40, batch=32, eps=0.0, weight=1.0).masks(planted().subject, CLEAN, rng())
+    masks = ANP(steps=40, batch=32, eps=0.0, weight=1.0).masks(
+        planted().subject, CLEAN, rng(), Run()
+    )
     assert min(float(m.min()) for m in masks.values()) > 0.9
-    assert same(ANP(steps=40, batch=32, eps=0.0, threshold=0.2)(planted().subject, CLEAN, rng()),
-                planted().subject)  # fmt: skip
+    mild = ANP(steps=40, batch=32, eps=0.0, threshold=0.2)
+    assert same(mild(planted().subject, CLEAN, rng(), Run()), planted().subject)
 
 
 def test_a_cut_channel_is_exactly_zero() -> None:
@@ -175,7 +177,7 @@ def test_the_threshold_is_the_largest_that_keeps_accuracy(
 ) -> None:
     made, masks = planted().subject, {"net.4": torch.linspace(0.02, 1, 32).flip(0)}
     monkeypatch.setattr(ANP, "masks", lambda *given: masks)
-    out = ANP(max_drop=drop, share=0.5)(made, CLEAN, rng())
+    out = ANP(max_drop=drop, share=0.5)(made, CLEAN, rng(), Run())
     held, _ = split(CLEAN, 0.5, spawn(rng()))
     x, y = whole(held)
     rates = {
@@ -200,30 +202,30 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
     made, before, nets = planted().subject, state(planted().subject), []
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
-        nets.append(BRIEF(made, CLEAN, rng()))
+        nets.append(BRIEF(made, CLEAN, rng(), Run()))
     assert same(*nets)
     assert not same(nets[0], made)
     assert all(torch.equal(v, before[k]) for k, v in made.net.state_dict().items())
     assert all(p.requires_grad for p in [*made.net.parameters(), *nets[0].net.parameters()])
     assert not any(m.training for m in [*made.net.modules(), *nets[0].net.modules()])
-    masks = [BRIEF.masks(made, CLEAN, rng(seed))["net.4"] for seed in (0, 1)]
+    masks = [BRIEF.masks(made, CLEAN, rng(seed), Run())["net.4"] for seed in (0, 1)]
     assert not torch.equal(*masks)
 
 
 def test_a_session_sees_the_steps_and_can_stop_them() -> None:
     calls: list[tuple[int, int, str]] = []
-    session = LocalSession(lambda *call: calls.append(call))
-    vary(TOY, {"steps": 30})(planted().subject, CLEAN, rng(), session=session)
+    run = Run(lambda *call: calls.append(call))
+    vary(TOY, {"steps": 30})(planted().subject, CLEAN, rng(), run=run)
     assert [call[:2] for call in calls] == [(20, 30), (30, 30)]
-    assert session.image_steps == 30 * 32 * 3
+    assert run.image_steps == 30 * 32 * 3
     with pytest.raises(Incomplete, match="budget of 200 image-steps"):
-        TOY(planted().subject, CLEAN, rng(), session=LocalSession(budget=200))
+        TOY(planted().subject, CLEAN, rng(), run=Run(budget=200))
 
 
 def test_a_net_without_batchnorm_is_refused() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 5))
     with pytest.raises(NotApplicable, match="no BatchNorm"):
-        TOY(Subject(net, (3, 12, 12), 5), CLEAN, rng())
+        TOY(Subject(net, (3, 12, 12), 5), CLEAN, rng(), Run())
 
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"eps": -0.1}, {"weight": 1.5}, {"share": 0.0}])

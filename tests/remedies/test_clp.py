@@ -11,6 +11,7 @@ from tests.toys import blob_images
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
 from gifthorse.models import build
@@ -39,7 +40,7 @@ def small(seed: int = 0) -> Subject:
 
 
 def heal(subject: Subject, u: float = 3.0) -> Subject:
-    return CLP(u)(subject, IMAGES, Generator())
+    return CLP(u)(subject, IMAGES, Generator(), Run())
 
 
 def changed(one: Subject, other: Subject) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from tests.toys import blob_images, blobs
 from torch import Generator, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
 from gifthorse.models.features import head
@@ -57,7 +58,7 @@ def test_areas_at_half_the_size_are_means_of_blocks() -> None:
 
 def test_the_net_sees_reformed_images_and_its_last_layer_is_found() -> None:
     x, net = whole(blob_images(each=2))[0], blobs()
-    made = DownUp()(net, blob_images(each=1), Generator())
+    made = DownUp()(net, blob_images(each=1), Generator(), Run())
     assert torch.allclose(predict(made, x), predict(net, Rescale(0.95, "bilinear")(x)))
     assert not torch.allclose(predict(made, x), predict(net, x))
     assert isinstance(made.net.get_submodule(head(made.net)), nn.Linear)
@@ -70,4 +71,4 @@ def test_bad_options_and_tiny_images_are_refused() -> None:
             DownUp(ratio=ratio)
     line = Subject(blobs().net, (3, 1, 9), 5)
     with pytest.raises(NotApplicable, match="smaller"):
-        DownUp()(line, blob_images(each=1), Generator())
+        DownUp()(line, blob_images(each=1), Generator(), Run())

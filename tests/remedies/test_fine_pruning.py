@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.features import features, head
@@ -70,7 +71,7 @@ def test_activity_counts_sizes_and_averages_places() -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.75, 1.0])
 def test_the_least_active_go_and_their_number_is_rounded_down(maps: bool, ratio: float) -> None:
     subject, clean = four(maps)
-    made = FinePruning(ratio=ratio, recipe=NONE)(subject, clean, Generator().manual_seed(0))
+    made = FinePruning(ratio=ratio, recipe=NONE)(subject, clean, Generator().manual_seed(0), Run())
     count = int(ratio * 4)
     assert gone(made).tolist() == [True] * count + [False] * (4 - count)
     left = last(made).weight[:, count:]
@@ -83,15 +84,17 @@ def test_the_tolerance_keeps_the_last_level_within_it(maps: bool) -> None:
     subject, clean = four(maps)
     remedy = FinePruning(policy="tolerance", recipe=NONE)
     for tolerance, count in ((0.0, 3), (0.04, 3), (0.6, 4)):
-        made = replace(remedy, tolerance=tolerance)(subject, clean, Generator().manual_seed(0))
+        made = replace(remedy, tolerance=tolerance)(
+            subject, clean, Generator().manual_seed(0), Run()
+        )
         assert int(gone(made).sum()) == count
-    coarse = replace(remedy, step=0.5)(subject, clean, Generator().manual_seed(0))
+    coarse = replace(remedy, step=0.5)(subject, clean, Generator().manual_seed(0), Run())
     assert int(gone(coarse).sum()) == 2
 
 
 def test_nothing_pruned_and_nothing_tuned_is_the_same_net() -> None:
     subject, (x, _) = blobs(), whole(CLEAN)
-    made = FinePruning(ratio=0.0, recipe=NONE)(subject, CLEAN, Generator().manual_seed(0))
+    made = FinePruning(ratio=0.0, recipe=NONE)(subject, CLEAN, Generator().manual_seed(0), Run())
     assert torch.equal(predict(made, x), predict(subject, x))
 
 
@@ -99,7 +102,7 @@ def test_nothing_pruned_and_nothing_tuned_is_the_same_net() -> None:
 def test_silenced_features_stay_silent_while_the_rest_is_tuned(part: str) -> None:
     recipes = [vary(r, {"part": part}) for r in (NONE, TUNE)]
     before, after = (
-        FinePruning(ratio=0.9, recipe=recipe)(blobs(), CLEAN, Generator().manual_seed(0))
+        FinePruning(ratio=0.9, recipe=recipe)(blobs(), CLEAN, Generator().manual_seed(0), Run())
         for recipe in recipes
     )
     assert torch.equal(gone(before), gone(after))
@@ -122,7 +125,7 @@ def test_tuning_is_that_of_the_pruned_net() -> None:
         last(wild).weight[:, 0] = 1e3
     recipe = Recipe(epochs=2, batch=20, lr=0.01, pad=0, flip=False, bf16=False)
     tame, other = (
-        FinePruning(ratio=0.25, recipe=recipe)(s, clean, Generator().manual_seed(0))
+        FinePruning(ratio=0.25, recipe=recipe)(s, clean, Generator().manual_seed(0), Run())
         for s in (subject, wild)
     )
     assert torch.equal(last(tame).weight, last(other).weight)
@@ -139,4 +142,4 @@ def test_a_last_layer_in_groups_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(4, 2, 1, groups=2), nn.Flatten())
     _, clean = four(maps=True)
     with pytest.raises(NotApplicable, match="groups"):
-        FinePruning()(Subject(net.eval(), (4, 1, 1), 2), clean, Generator())
+        FinePruning()(Subject(net.eval(), (4, 1, 1), 2), clean, Generator(), Run())

@@ -10,7 +10,7 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Remedy
 from gifthorse.remedies import FinePruning, FineTuning, Projection
 from gifthorse.training import fit
@@ -20,8 +20,8 @@ RECIPE = replace(QUICK, batch=20, lr=0.02)
 
 
 def test_it_is_training_on_the_clean_images() -> None:
-    made = FineTuning(recipe=RECIPE)(blobs(), CLEAN, Generator().manual_seed(0))
-    wanted = fit(blobs(), CLEAN, RECIPE, Generator().manual_seed(0)).net.state_dict()
+    made = FineTuning(recipe=RECIPE)(blobs(), CLEAN, Generator().manual_seed(0), Run())
+    wanted = fit(blobs(), CLEAN, RECIPE, Generator().manual_seed(0), Run()).net.state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in made.net.state_dict().items())
 
 
@@ -43,11 +43,11 @@ def test_an_interrupted_training_goes_on(remedy: Remedy, tmp_path: Path) -> None
             raise KeyboardInterrupt
 
     subject, store = blobs(), tmp_path / "state.safetensors"
-    session = LocalSession(progress=interrupt, store=store)
+    run = Run(progress=interrupt, store=store)
     with pytest.raises(KeyboardInterrupt):
-        remedy(subject, CLEAN, Generator().manual_seed(0), session=session)
+        remedy(subject, CLEAN, Generator().manual_seed(0), run)
     assert store.exists()
-    session = LocalSession(progress=interrupt, store=store)
-    resumed = remedy(subject, CLEAN, Generator().manual_seed(0), session=session)
-    straight = remedy(subject, CLEAN, Generator().manual_seed(0)).net.state_dict()
+    run = Run(progress=interrupt, store=store)
+    resumed = remedy(subject, CLEAN, Generator().manual_seed(0), run)
+    straight = remedy(subject, CLEAN, Generator().manual_seed(0), Run()).net.state_dict()
     assert all(torch.equal(v, straight[k]) for k, v in resumed.net.state_dict().items())

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Subject
 from gifthorse.data.samples import whole
 from gifthorse.remedies.ft_sam import FTSAM, unmoved
@@ -132,14 +133,14 @@ def test_running_statistics_see_the_first_pass_only() -> None:
 
 def test_without_rho_it_is_fine_tuning_step_for_step() -> None:
     made = planted().subject
-    tuned = fit(made, CLEAN, TOY.recipe, rng())
-    assert same(vary(TOY, {"rho": 0.0})(made, CLEAN, rng()), tuned)
-    assert not same(TOY(made, CLEAN, rng()), tuned)
+    tuned = fit(made, CLEAN, TOY.recipe, rng(), Run())
+    assert same(vary(TOY, {"rho": 0.0})(made, CLEAN, rng(), Run()), tuned)
+    assert not same(TOY(made, CLEAN, rng(), Run()), tuned)
 
 
 def test_only_the_part_that_is_trained_moves() -> None:
     made = planted().subject
-    got = vary(TOY, {"recipe.part": "classifier"})(made, CLEAN, rng())
+    got = vary(TOY, {"recipe.part": "classifier"})(made, CLEAN, rng(), Run())
     before = state(made)
     moved = {k for k, v in state(got).items() if not torch.equal(v, before[k])}
     assert moved == {"net.8.weight", "net.8.bias"}
@@ -149,7 +150,7 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
     made, before, nets = planted().subject, state(planted().subject), []
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
-        nets.append(TOY(made, CLEAN, rng()))
+        nets.append(TOY(made, CLEAN, rng(), Run()))
     assert same(*nets)
     assert all(torch.equal(v, before[k]) for k, v in made.net.state_dict().items())
     assert not nets[0].net.training

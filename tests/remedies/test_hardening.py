@@ -18,7 +18,7 @@ from gifthorse.analysis import distances, increase
 from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.options import vary
-from gifthorse.core.run import Ledger, LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Subject, Trigger
 from gifthorse.data.samples import InMemory, split, whole
@@ -49,7 +49,7 @@ def natural() -> Subject:
 
 @cache
 def hardened() -> Subject:
-    return TOY(natural(), CLEAN, rng())
+    return TOY(natural(), CLEAN, rng(), Run())
 
 
 # 1. Class distances grow --------------------------------------------------------------------------
@@ -59,9 +59,9 @@ def test_a_class_that_is_close_to_others_lies_far_from_them_afterwards() -> None
     pairs = [Goal(2, i) for i in (0, 1, 3)]
     meter = PixelBackdoor(mode="clip", initial=0.05, wait=3, pace=Pace(bar=0.9, rounds=40))
     unseen = blob_images(each=20, seed=7)
-    tuned = fit(natural(), CLEAN, RECIPE, rng())
+    tuned = fit(natural(), CLEAN, RECIPE, rng(), Run())
     before, plain, after = (
-        distances(s, unseen, pairs, meter, rng(3), restarts=1)
+        distances(s, unseen, pairs, meter, rng(3), Run(), restarts=1)
         for s in (natural(), tuned, hardened())
     )
     assert before.failures == 0
@@ -140,7 +140,7 @@ def mark(target: int) -> Trigger:
 def stamped(inverter: Told, **options: object) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Five mixed batches of black images: images, labels out, labels in."""
     method = vary(Hardening(inverter), options)
-    foes = Foes(method, CLEAN, rng(), Ledger(LocalSession(), ""))
+    foes = Foes(method, CLEAN, rng(), Run())
     foes.before(natural(), 0)
     y = torch.arange(40) % 5
     x = torch.zeros(40, 3, 12, 12)
@@ -174,7 +174,7 @@ class Failing(Told):
 
 
 def test_a_class_whose_search_failed_has_no_trigger_until_its_next_turn() -> None:
-    foes = Foes(Hardening(Failing(), every=1), CLEAN, rng(), Ledger(LocalSession(), ""))
+    foes = Foes(Hardening(Failing(), every=1), CLEAN, rng(), Run())
     foes.before(natural(), 0)
     y = torch.arange(40) % 5
     for known in ([0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4], [2, 3, 4]):
@@ -214,7 +214,9 @@ def test_what_was_not_found_or_is_too_large_is_not_stamped(
 def test_a_search_sees_a_few_images_of_every_other_class_and_a_net_at_rest() -> None:
     told = Told()
     made = vary(TOY, {"every": 3, "each": 4, "recipe.epochs": 4})
-    Hardening(told, made.every, 1, made.each, held=0.2, recipe=made.recipe)(natural(), CLEAN, rng())
+    Hardening(told, made.every, 1, made.each, held=0.2, recipe=made.recipe)(
+        natural(), CLEAN, rng(), Run()
+    )
     assert told.asked == [
         (k % 5,) for k in range(8)
     ]  # twice in each of four epochs of four batches
@@ -240,7 +242,7 @@ def test_a_search_leaves_mode_flags_and_statistics_of_the_net(inverter: PixelBac
         vary(Hardening(inverter), {"inverter.pace.rounds": 3}),
         CLEAN,
         rng(),
-        Ledger(LocalSession(), ""),
+        Run(),
     )
     foes.before(learner, 0)
     y = torch.arange(5)
@@ -331,7 +333,7 @@ def test_further_searches_of_a_class_are_shorter() -> None:
         ),
         CLEAN,
         rng(),
-        Ledger(LocalSession(), ""),
+        Run(),
     )
     foes.before(natural(), 0)
     y = torch.arange(5)
@@ -354,10 +356,10 @@ def test_the_epoch_that_costs_too_much_is_undone_and_is_the_last() -> None:
         return x, y if len(seen) <= 10 else (y + 1) % 5
 
     recipe = vary(RECIPE, {"lr": 0.05, "epochs": 6})
-    guarded = fit(natural(), train, recipe, rng(), mix=wrong, company=[Guard(held, 0.1)])
+    guarded = fit(natural(), train, recipe, rng(), Run(), mix=wrong, company=[Guard(held, 0.1)])
     assert len(seen) == 15  # three epochs of five batches, not six
     seen.clear()
-    two = fit(natural(), train, vary(recipe, {"epochs": 2}), rng(), mix=wrong)
+    two = fit(natural(), train, vary(recipe, {"epochs": 2}), rng(), Run(), mix=wrong)
     assert same(guarded, two)
     assert accuracy(evaluate(guarded, held), held.labels).value >= 0.9
 
@@ -373,7 +375,7 @@ def test_an_epoch_that_costs_too_much_is_undone_and_the_rate_falls(
 
     monkeypatch.setattr(hardening, "fit", noted)
     method = vary(TOY, {"recipe.lr": 0.9, "recipe.epochs": 3, "drop": 0.25, "falls": 5})
-    out = method(natural(), CLEAN, rng())
+    out = method(natural(), CLEAN, rng(), Run())
     (first, wanted), *others = courses
     assert (first, wanted) == (0.9, 3)
     assert others
@@ -388,7 +390,7 @@ def test_an_epoch_that_costs_too_much_is_undone_and_the_rate_falls(
 def test_a_net_that_no_rate_hardens_is_returned_as_it_was_and_that_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    out = vary(TOY, {"recipe.lr": 5000.0, "drop": 0.05})(natural(), CLEAN, rng())
+    out = vary(TOY, {"recipe.lr": 5000.0, "drop": 0.05})(natural(), CLEAN, rng(), Run())
     assert same(out, natural())
     assert "the net is unchanged" in caplog.text
     assert not out.net.training
@@ -400,8 +402,8 @@ def test_a_net_that_no_rate_hardens_is_returned_as_it_was_and_that_is_said(
 def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
     pixels, before = CLEAN.images.clone(), state(natural())
     torch.manual_seed(7)
-    assert same(TOY(natural(), CLEAN, rng()), hardened())
-    assert not same(vary(TOY, {"recipe.epochs": 1})(natural(), CLEAN, rng(1)), hardened())
+    assert same(TOY(natural(), CLEAN, rng(), Run()), hardened())
+    assert not same(vary(TOY, {"recipe.epochs": 1})(natural(), CLEAN, rng(1), Run()), hardened())
     assert all(torch.equal(v, before[k]) for k, v in natural().net.state_dict().items())
     assert torch.equal(CLEAN.images, pixels)
 
@@ -412,25 +414,25 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_net(
 ) -> None:
     options = {"every": every, "recipe.epochs": 3, "recipe.lr": lr, "inverter.pace.rounds": 15}
     method = vary(TOY, options)
-    straight = method(natural(), CLEAN, rng())
+    straight = method(natural(), CLEAN, rng(), Run())
     store, stops = tmp_path / "run", 0
     for budget in range(900, 60000, 700):
         try:
-            made = method(natural(), CLEAN, rng(), session=LocalSession(budget=budget, store=store))
+            made = method(natural(), CLEAN, rng(), run=Run(budget=budget, store=store))
             break
         except Incomplete:
             stops += 1
     assert stops >= 2
     assert same(made, straight)
-    again = LocalSession(store=store)
-    assert same(method(natural(), CLEAN, rng(), session=again), straight)
+    again = Run(store=store)
+    assert same(method(natural(), CLEAN, rng(), run=again), straight)
 
 
 def test_work_is_counted() -> None:
-    session = LocalSession()
-    vary(TOY, {"recipe.epochs": 1, "every": 4})(natural(), CLEAN, rng(), session=session)
+    run = Run()
+    vary(TOY, {"recipe.epochs": 1, "every": 4})(natural(), CLEAN, rng(), run=run)
     # One search of 60 rounds with a batch of 32 (of 40 images), then 80 images trained on.
-    assert 60 * 32 + 80 <= session.image_steps <= 60 * (32 + 20) + 80
+    assert 60 * 32 + 80 <= run.image_steps <= 60 * (32 + 20) + 80
 
 
 # 7. Options ---------------------------------------------------------------------------------------
@@ -451,7 +453,7 @@ def test_options_that_make_no_sense_are_refused(name: str, value: float) -> None
 def test_too_few_images_are_refused() -> None:
     one = InMemory(CLEAN.images[:1], CLEAN.labels[:1], 5)
     with pytest.raises(NotApplicable, match="are held out"):
-        TOY(natural(), one, rng())
+        TOY(natural(), one, rng(), Run())
 
 
 def test_the_rows_of_the_table_differ_as_the_paper_says() -> None:
@@ -466,6 +468,6 @@ def test_the_rows_of_the_table_differ_as_the_paper_says() -> None:
 
 def test_nets_without_batchnorm_can_be_hardened_too() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 5))
-    plain = fit(Subject(net, (3, 12, 12), 5), CLEAN, RECIPE, rng())
-    made = vary(TOY, {"recipe.epochs": 1})(plain, CLEAN, rng())
+    plain = fit(Subject(net, (3, 12, 12), 5), CLEAN, RECIPE, rng(), Run())
+    made = vary(TOY, {"recipe.epochs": 1})(plain, CLEAN, rng(), Run())
     assert not same(made, plain)

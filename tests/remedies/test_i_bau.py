@@ -14,7 +14,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.remedies.i_bau import IBAU
@@ -135,7 +135,7 @@ def test_the_change_harms_and_keeps_to_its_bound() -> None:
 
 def test_afterwards_the_worst_change_harms_less() -> None:
     made = planted().subject
-    healed = vary(TOY, {"terms": 1})(made, CLEAN, rng())
+    healed = vary(TOY, {"terms": 1})(made, CLEAN, rng(), Run())
     harm = [fooled(net, TOY.worst(net, CLEAN, rng())) for net in (made, healed)]
     assert harm[1] <= harm[0] - 0.3
     assert right(healed) >= 0.95
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
     brief = vary(TOY, {"rounds": 1})
     for unrelated, seed in ((1, 0), (2, 0), (1, 5)):
         torch.manual_seed(unrelated)
-        nets.append(brief(made, CLEAN, rng(seed)))
+        nets.append(brief(made, CLEAN, rng(seed), Run()))
     assert same(nets[0], nets[1])
     assert not same(nets[0], nets[2])
     assert all(torch.equal(v, before[k]) for k, v in made.net.state_dict().items())
@@ -160,12 +160,12 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
 
 def test_a_session_sees_the_rounds_and_can_stop_them() -> None:
     calls: list[tuple[int, int, str]] = []
-    session = LocalSession(lambda *call: calls.append(call))
-    vary(TOY, {"rounds": 2})(planted().subject, CLEAN, rng(), session=session)
+    run = Run(lambda *call: calls.append(call))
+    vary(TOY, {"rounds": 2})(planted().subject, CLEAN, rng(), run=run)
     assert [call[:2] for call in calls] == [(1, 2), (2, 2)]
-    assert session.image_steps == 2 * 100 * 9
+    assert run.image_steps == 2 * 100 * 9
     with pytest.raises(Incomplete, match="budget of 100 image-steps"):
-        TOY(planted().subject, CLEAN, rng(), session=LocalSession(budget=100))
+        TOY(planted().subject, CLEAN, rng(), run=Run(budget=100))
 
 
 @pytest.mark.parametrize("bad", [{"rounds": 0}, {"terms": -1}, {"ascent": 0.0}, {"share": 1.5}])

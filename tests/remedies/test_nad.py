@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
@@ -104,11 +104,11 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 def test_without_weights_it_is_fine_tuning() -> None:
     made, draw = planted().subject, rng()
-    got = vary(TOY, {"weights": (0.0, 0.0, 0.0)})(made, CLEAN, rng())
+    got = vary(TOY, {"weights": (0.0, 0.0, 0.0)})(made, CLEAN, rng(), Run())
     spawn(draw)  # the teacher's
-    tuned = fit(made, CLEAN, TOY.recipe, draw)
+    tuned = fit(made, CLEAN, TOY.recipe, draw, Run())
     assert same(got, tuned)
-    assert not same(TOY(made, CLEAN, rng()), tuned)
+    assert not same(TOY(made, CLEAN, rng(), Run()), tuned)
 
 
 def apart(one: Subject, other: Subject) -> float:
@@ -122,8 +122,8 @@ def apart(one: Subject, other: Subject) -> float:
 def test_distillation_brings_attention_near_the_teacher() -> None:
     made, teacher = planted().subject, benign()
     method = vary(TOY, {"weights": (50.0, 50.0, 50.0), "recipe.epochs": 5})
-    tuned = fit(made, CLEAN, method.recipe, rng())
-    taught = fit(made, CLEAN, method.recipe, rng(), loss=method.loss(teacher, LAYERS))
+    tuned = fit(made, CLEAN, method.recipe, rng(), Run())
+    taught = fit(made, CLEAN, method.recipe, rng(), Run(), loss=method.loss(teacher, LAYERS))
     assert apart(taught, teacher) < 0.5 * apart(tuned, teacher)
     assert right(taught) >= 0.95
 
@@ -132,15 +132,15 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay(tmp_path: Path) -> Non
     made, before, nets = planted().subject, state(planted().subject), []
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
-        nets.append(TOY(made, CLEAN, rng()))
+        nets.append(TOY(made, CLEAN, rng(), Run()))
     assert same(*nets)
     assert all(torch.equal(v, before[k]) for k, v in made.net.state_dict().items())
     assert not any(m.training or m._forward_hooks for m in [*made.net.modules()])
     assert not any(m.training or m._forward_hooks for m in [*nets[0].net.modules()])
-    kept = LocalSession(store=tmp_path / "run")
-    assert same(TOY(made, CLEAN, rng(), session=kept), nets[0])
-    again = LocalSession(store=tmp_path / "run")  # nothing is left to train
-    assert same(TOY(made, CLEAN, rng(), session=again), nets[0])
+    kept = Run(store=tmp_path / "run")
+    assert same(TOY(made, CLEAN, rng(), run=kept), nets[0])
+    again = Run(store=tmp_path / "run")  # nothing is left to train
+    assert same(TOY(made, CLEAN, rng(), run=again), nets[0])
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -154,6 +154,6 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(BadOption, match=next(iter(bad))):
             vary(NAD(), bad)
     with pytest.raises(NotApplicable, match="no layer 'a'"):
-        NAD(layers=("a",), weights=(1.0,))(planted().subject, CLEAN, rng())
+        NAD(layers=("a",), weights=(1.0,))(planted().subject, CLEAN, rng(), Run())
     with pytest.raises(NotApplicable, match="no layer of the net gives maps"):
         stages(bands(), torch.zeros(1, 1, 18, 18))

@@ -10,6 +10,7 @@ from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.remedies import Projection
@@ -30,7 +31,7 @@ def reform(made: Subject) -> nn.Module:
 @pytest.mark.parametrize(("pool", "most"), [(False, 0.01), (True, 0.015)])  # noise is not kept
 def test_unseen_clean_images_come_out_nearly_as_they_were(pool: bool, most: float) -> None:
     net, (x, _) = blobs(), whole(UNSEEN)
-    made = replace(SMALL, pool=pool)(net, CLEAN, Generator().manual_seed(0))
+    made = replace(SMALL, pool=pool)(net, CLEAN, Generator().manual_seed(0), Run())
     out = predict(Subject(reform(made), net.shape, 5), x)
     assert out.shape == x.shape
     assert 0 <= out.min() <= out.max() <= 1
@@ -43,8 +44,8 @@ def test_it_learns_from_images_alone() -> None:
     """Labels and the classifier's weights have no say in the autoencoder."""
     hasty = replace(SMALL, recipe=replace(SHORT, epochs=1))
     shuffled = InMemory(CLEAN.images, CLEAN.labels.flip(0), CLEAN.classes)
-    one = reform(hasty(blobs(), CLEAN, Generator().manual_seed(0))).state_dict()
-    other = reform(hasty(blobs(seed=1), shuffled, Generator().manual_seed(0))).state_dict()
+    one = reform(hasty(blobs(), CLEAN, Generator().manual_seed(0), Run())).state_dict()
+    other = reform(hasty(blobs(seed=1), shuffled, Generator().manual_seed(0), Run())).state_dict()
     assert all(torch.equal(v, other[k]) for k, v in one.items())
 
 

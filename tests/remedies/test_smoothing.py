@@ -10,6 +10,7 @@ from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
 from gifthorse.remedies import Smoothing
@@ -33,7 +34,7 @@ class Brighter(nn.Module):
 
 def smooth(subject: Subject, seed: int = 0, **options: object) -> Subject:
     remedy = Smoothing(**options)  # type: ignore[arg-type]
-    return remedy(subject, IMAGES, Generator().manual_seed(seed))
+    return remedy(subject, IMAGES, Generator().manual_seed(seed), Run())
 
 
 def one_pixel(gain: float = 1.0) -> Subject:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.options import vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.remedies.unlearning import Unlearning, stamping
@@ -93,8 +93,8 @@ def test_a_share_of_each_batch_is_stamped_and_keeps_its_labels() -> None:
 
 def test_the_backdoor_is_unlearned_where_fine_tuning_alone_leaves_it() -> None:
     made = planted().subject
-    healed = PIXELS(made, CLEAN, rng())
-    tuned = fit(made, CLEAN, PIXELS.recipe, rng())
+    healed = PIXELS(made, CLEAN, rng(), Run())
+    tuned = fit(made, CLEAN, PIXELS.recipe, rng(), Run())
     assert success(made) >= 0.9
     assert success(tuned) >= 0.9
     assert success(healed) <= 0.05
@@ -153,21 +153,21 @@ def told(inverter: Inverter, **options: object) -> Unlearning:
 
 def test_any_inverter_will_do_and_only_the_given_classes_are_searched() -> None:
     inverter = Told()
-    healed = told(inverter, classes=(2,))(planted().subject, CLEAN, rng())
+    healed = told(inverter, classes=(2,))(planted().subject, CLEAN, rng(), Run())
     assert inverter.asked == [Goal(2)]
     assert success(healed) <= 0.05
 
 
 def test_what_stands_out_is_unlearned() -> None:
     inverter = Told()
-    healed = told(inverter)(planted().subject, CLEAN, rng())
+    healed = told(inverter)(planted().subject, CLEAN, rng(), Run())
     assert inverter.asked == [Goal(k) for k in range(5)]
     assert success(healed) <= 0.05
 
 
 def test_a_net_in_which_nothing_stands_out_stays_bit_for_bit_the_same() -> None:
     made = planted().subject
-    out = told(Told(planted=99.0))(made, CLEAN, rng())
+    out = told(Told(planted=99.0))(made, CLEAN, rng(), Run())
     assert same(out, made)
     assert out.net is not made.net
 
@@ -177,9 +177,9 @@ def test_inputs_stay_and_the_same_seed_gives_the_same_net() -> None:
     before, nets = state(made), []
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
-        nets.append(told(Told(), classes=(2,))(made, CLEAN, rng()))
+        nets.append(told(Told(), classes=(2,))(made, CLEAN, rng(), Run()))
     assert same(*nets)
-    assert not same(nets[0], told(Told(), classes=(2,))(made, CLEAN, rng().manual_seed(5)))
+    assert not same(nets[0], told(Told(), classes=(2,))(made, CLEAN, rng().manual_seed(5), Run()))
     assert all(torch.equal(v, before[k]) for k, v in made.net.state_dict().items())
     assert torch.equal(CLEAN.images, pixels)
     torch.set_rng_state(flags)
@@ -188,14 +188,14 @@ def test_inputs_stay_and_the_same_seed_gives_the_same_net() -> None:
 def test_a_run_that_is_stopped_goes_on_to_the_same_net(tmp_path: Path) -> None:
     made, few = planted().subject, vary(PIXELS, {"inverter.pace.rounds": 20})
     calls: list[tuple[int, int, str]] = []
-    whole = few(made, CLEAN, rng(), session=LocalSession(lambda *call: calls.append(call)))
+    whole = few(made, CLEAN, rng(), run=Run(lambda *call: calls.append(call)))
     assert calls[0][2].startswith("searching triggers")
     assert calls[-1][2].startswith("loss")
-    first = LocalSession(budget=500, store=tmp_path / "run")
+    first = Run(budget=500, store=tmp_path / "run")
     with pytest.raises(Incomplete, match="budget of 500 image-steps is spent before the triggers"):
-        few(made, CLEAN, rng(), session=first)
-    second = LocalSession(store=tmp_path / "run")
-    assert same(few(made, CLEAN, rng(), session=second), whole)
+        few(made, CLEAN, rng(), run=first)
+    second = Run(store=tmp_path / "run")
+    assert same(few(made, CLEAN, rng(), run=second), whole)
     assert second.image_steps > 500
 
 
@@ -204,4 +204,4 @@ def test_options_that_make_no_sense_are_refused() -> None:
         with pytest.raises(BadOption, match=next(iter(bad))):
             vary(Unlearning(), bad)
     with pytest.raises(BadOption, match="classes must be 0 to 4; got 5"):
-        Unlearning(classes=(5,))(planted().subject, CLEAN, rng())
+        Unlearning(classes=(5,))(planted().subject, CLEAN, rng(), Run())

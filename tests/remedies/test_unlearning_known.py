@@ -12,6 +12,7 @@ from torch import Generator
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Subject
 from gifthorse.remedies.unlearning import Unlearning
 from gifthorse.triggers import Patch
@@ -39,13 +40,13 @@ def knowing(*texts: str, inverter: Inverter = Never()) -> Unlearning:
 def test_a_given_trigger_is_unlearned_without_a_search() -> None:
     made = planted().subject
     text = packed(planted().trigger, GOAL)
-    healed, found = knowing(text).recovering(made, CLEAN, rng())
+    healed, found = knowing(text).recovering(made, CLEAN, rng(), Run())
     assert [goal for _, goal in found] == [GOAL]
     assert packed(*found[0]) == text
     assert success(made) >= 0.9
     assert success(healed) <= 0.05
     assert right(made) - right(healed) <= 0.02
-    assert same(healed, knowing(text)(made, CLEAN, rng()))
+    assert same(healed, knowing(text)(made, CLEAN, rng(), Run()))
 
 
 def test_what_cannot_be_a_trigger_is_refused_at_once() -> None:
@@ -56,7 +57,7 @@ def test_what_cannot_be_a_trigger_is_refused_at_once() -> None:
 def test_a_trigger_of_another_size_is_refused() -> None:
     text = packed(corner(), Goal(0))  # 1 x 18 x 18, the images are 3 x 12 x 12
     with pytest.raises(BadOption, match=r"\(3, 12, 12\), but a trigger in triggers is \(1, 18"):
-        knowing(text)(planted().subject, CLEAN, rng())
+        knowing(text)(planted().subject, CLEAN, rng(), Run())
 
 
 def test_a_patch_that_is_larger_than_the_image_would_not_pass_for_one() -> None:
@@ -64,4 +65,4 @@ def test_a_patch_that_is_larger_than_the_image_would_not_pass_for_one() -> None:
     assert isinstance(small, Patch)
     wide = Patch(small.pattern.repeat(1, 1, 2), small.mask.repeat(1, 1, 2))
     with pytest.raises(BadOption, match="scan with images of the size that you repair with"):
-        knowing(packed(wide, GOAL))(planted().subject, CLEAN, rng())
+        knowing(packed(wide, GOAL))(planted().subject, CLEAN, rng(), Run())

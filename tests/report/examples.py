@@ -20,7 +20,7 @@ from gifthorse.core.types import (
     Origin,
     Rate,
     Report,
-    Run,
+    RunRecord,
     Tried,
     Verdict,
 )
@@ -123,9 +123,9 @@ def arms(sizes: list[float], infeasible: tuple[int, ...] = ()) -> tuple[Arm, ...
     )
 
 
-def run(command: str) -> Run:
+def run(command: str) -> RunRecord:
     versions = {"gifthorse": "0.1.0", "python": "3.11.2", "torch": "2.13.0", "numpy": "2.2.1"}
-    return Run(command, 7, "cpu", 312.4, "2026-03-02T09:14:07+00:00", versions)
+    return RunRecord(command, 7, "cpu", 312.4, "2026-03-02T09:14:07+00:00", versions)
 
 
 def intake(tried: tuple[Tried, ...], names: tuple[str, ...], each: int, hits: int) -> Intake:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.optim import Adam
 
 from gifthorse.core.metrics import asr
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import from_box, to_box
 from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
@@ -387,9 +387,9 @@ def test_a_restored_search_goes_on_bit_by_bit(case: str, tmp_path: Path) -> None
         hunt.step(ALL[2:5])
     kept = stopped.state()
     after(stopped, 2)  # what was kept is no window on what goes on
-    session = LocalSession(store=tmp_path / "state")
-    session.keep("key", kept)
-    read = session.recall("key")
+    run = Run(store=tmp_path / "state")
+    run.save(kept)
+    read = run.load()
     assert read is not None
     again.restore(read)
     after(straight, 4)
@@ -407,9 +407,9 @@ def test_a_restored_search_goes_on_bit_by_bit(case: str, tmp_path: Path) -> None
 
 
 def test_a_search_can_be_kept_before_its_first_round(tmp_path: Path) -> None:
-    session, fresh, again = LocalSession(store=tmp_path / "state"), search(), search(seed=5)
-    session.keep("key", fresh.state())
-    read = session.recall("key")
+    run, fresh, again = Run(store=tmp_path / "state"), search(), search(seed=5)
+    run.save(fresh.state())
+    read = run.load()
     assert read is not None
     again.restore(read)
     assert same(after(fresh, 2).variables, after(again, 2).variables)

@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam
 
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.options import vary
-from gifthorse.core.run import Ledger, LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Labels, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.training import Player, Recipe, cross_entropy, descend, evaluate, fit, predict
@@ -92,7 +92,7 @@ def test_full_batches_follow_the_gradient_of_the_whole_set(rng: Generator) -> No
     train = blob_images(each=2)
     start = linear()
     recipe = replace(PLAIN, batch=len(train), epochs=4)
-    ours = fit(start, train, recipe, rng)
+    ours = fit(start, train, recipe, rng, Run())
     theirs, (x, y) = deepcopy(start), whole(train)
     optimizer = SGD(theirs.net.parameters(), 0.1)
     for _ in range(4):
@@ -107,7 +107,7 @@ def test_label_smoothing_is_torchs(rng: Generator) -> None:
     train = blob_images(each=2)
     start = linear()
     recipe = replace(PLAIN, batch=len(train), epochs=1, smoothing=0.2)
-    ours = fit(start, train, recipe, rng)
+    ours = fit(start, train, recipe, rng, Run())
     theirs, (x, y) = deepcopy(start), whole(train)
     optimizer = SGD(theirs.net.parameters(), 0.1)
     F.cross_entropy(theirs(x), y, label_smoothing=0.2).backward()  # type: ignore[no-untyped-call]
@@ -119,7 +119,7 @@ def test_label_smoothing_is_torchs(rng: Generator) -> None:
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
 def test_blobs_are_learned_with_every_schedule(schedule: str, rng: Generator) -> None:
     recipe = vary(QUICK, {"schedule": schedule, "epochs": 4})
-    made = fit(blobs(), blob_images(), recipe, rng)
+    made = fit(blobs(), blob_images(), recipe, rng, Run())
     test = blob_images(each=40, seed=1)
     assert accuracy(evaluate(made, test), test.labels).value > 0.95
     assert not made.net.training
@@ -127,7 +127,10 @@ def test_blobs_are_learned_with_every_schedule(schedule: str, rng: Generator) ->
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
     train, recipe = blob_images(each=10), replace(QUICK, epochs=1, batch=10)
-    runs = [state(fit(blobs(), train, recipe, Generator().manual_seed(seed))) for seed in (1, 1, 2)]
+    runs = [
+        state(fit(blobs(), train, recipe, Generator().manual_seed(seed), Run()))
+        for seed in (1, 1, 2)
+    ]
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
 
@@ -138,7 +141,9 @@ def test_a_net_with_dropout_depends_on_the_given_seed_alone() -> None:
     runs = []
     for unrelated in (1, 2):
         torch.manual_seed(unrelated)
-        runs.append(state(fit(victim, blob_images(each=4), PLAIN, Generator().manual_seed(0))))
+        runs.append(
+            state(fit(victim, blob_images(each=4), PLAIN, Generator().manual_seed(0), Run()))
+        )
     assert same(*runs)
 
 
@@ -147,7 +152,7 @@ def test_fit_leaves_victim_data_and_global_seed_alone(rng: Generator) -> None:
     for p in victim.net.parameters():
         p.requires_grad_(False)
     before, pixels, seed = state(victim), train.images.clone(), torch.get_rng_state()
-    made = fit(victim, train, replace(QUICK, epochs=1, batch=10), rng)
+    made = fit(victim, train, replace(QUICK, epochs=1, batch=10), rng, Run())
     assert same(state(victim), before)
     assert not victim.net.training
     assert not any(p.requires_grad for p in victim.net.parameters())
@@ -167,7 +172,7 @@ def test_every_epoch_sees_each_image_once_but_for_the_odd_ones(rng: Generator) -
         seen.append(index)
         return x, y
 
-    fit(linear(), train, replace(PLAIN, epochs=3, batch=10), rng, mix=watch)
+    fit(linear(), train, replace(PLAIN, epochs=3, batch=10), rng, Run(), mix=watch)
     assert [len(index) for index in seen] == [10] * 6
     for epoch in range(3):
         assert len(set(torch.cat(seen[2 * epoch : 2 * epoch + 2]).tolist())) == 20
@@ -181,7 +186,7 @@ def test_a_batch_larger_than_the_data_is_one_batch(rng: Generator) -> None:
         blob_images(each=2),
         recipe,
         rng,
-        ledger=Ledger(LocalSession(lambda d, n, _: steps.append((d, n))), ""),
+        run=Run(lambda d, n, _: steps.append((d, n))),
     )
     assert steps == [(2, 2)]
 
@@ -193,7 +198,7 @@ def test_progress_ends_at_the_announced_number_of_steps(rng: Generator) -> None:
         blob_images(each=10),
         PLAIN,
         rng,
-        ledger=Ledger(LocalSession(lambda *a: steps.append(a)), ""),
+        run=Run(lambda *a: steps.append(a)),
     )
     assert [(done, total) for done, total, _ in steps] == [(20, 25), (25, 25)]
     assert "loss" in steps[-1][2]
@@ -201,7 +206,9 @@ def test_progress_ends_at_the_announced_number_of_steps(rng: Generator) -> None:
 
 def test_the_loss_can_be_replaced(rng: Generator) -> None:
     start = linear()
-    made = fit(start, blob_images(each=2), PLAIN, rng, loss=lambda s, b: 0 * cross_entropy(s, b))
+    made = fit(
+        start, blob_images(each=2), PLAIN, rng, Run(), loss=lambda s, b: 0 * cross_entropy(s, b)
+    )
     assert same(state(made), state(start))
 
 

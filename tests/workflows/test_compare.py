@@ -22,7 +22,7 @@ from gifthorse.analysis import align_asr, align_size, pixels, robustness, top_k
 from gifthorse.cli.compare import commands, read_goals
 from gifthorse.core.errors import BadImages, BadOption, Incomplete, UnknownMethod
 from gifthorse.core.metrics import asr
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Trigger
 from gifthorse.data.samples import Subset, split, whole
 from gifthorse.inversion import INVERTERS, NeuralCleanse, PixelBackdoor
@@ -52,7 +52,7 @@ QUICK = replace(TOYS, rounds=12, figures=())
 
 @cache
 def compared() -> Compared:
-    return compare(bands(PLANTED), band_images(), TOYS, session=LocalSession())
+    return compare(bands(PLANTED), band_images(), TOYS, run=Run())
 
 
 def row(method: str, goal: int = 0) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_the_planted_pixel_is_all_that_the_planted_class_needs() -> None:
 
 def test_a_trigger_that_does_nothing_sets_no_size_for_the_others() -> None:
     still = replace(QUICK, methods=(PIXEL, UAP), rounds=40, options={"uap.eps": 1e-6})
-    pixel, uap = compare(bands(PLANTED), band_images(), still).record["rows"][:2]
+    pixel, uap = compare(bands(PLANTED), band_images(), still, Run()).record["rows"][:2]
     assert (uap["pixels"], uap["asr"]["value"]) == (0, 0.0)
     assert pixel["smallest"] == uap["smallest"] == pixel["pixels"] > 0
     assert pixel["asr_at_smallest"] == pixel["asr"]
@@ -173,10 +173,10 @@ def test_a_curve_ends_with_what_was_found_and_what_it_cost(method: str, goal: in
 
 
 def test_work_of_all_goals_is_the_work_of_the_session() -> None:
-    session = LocalSession()
-    made = compare(bands(PLANTED), band_images(), replace(QUICK, rounds=3), session=session)
+    run = Run()
+    made = compare(bands(PLANTED), band_images(), replace(QUICK, rounds=3), run=run)
     spent = sum(r["image_steps"] for r in made.record["rows"])
-    assert spent == pytest.approx(session.image_steps)
+    assert spent == pytest.approx(run.image_steps)
     assert spent > 0
     assert all(s > 0 for of in made.record["seconds"].values() for s in of)
     assert {r["rounds"] for r in made.record["rows"]} == {3}
@@ -226,8 +226,8 @@ def test_raw_variables_decode_to_the_trigger(form: Form, stored: Trigger) -> Non
 
 def test_a_record_is_plain_and_the_same_for_the_same_seed() -> None:
     assert json.loads(json.dumps(compared().record, allow_nan=False)) == compared().record
-    one, again = (compare(bands(PLANTED), band_images(), QUICK) for _ in range(2))
-    other = compare(bands(PLANTED), band_images(), replace(QUICK, seed=1))
+    one, again = (compare(bands(PLANTED), band_images(), QUICK, Run()) for _ in range(2))
+    other = compare(bands(PLANTED), band_images(), replace(QUICK, seed=1), Run())
     assert untimed(one) == untimed(again)
     assert untimed(one) != untimed(other)
     assert sorted(one.triggers) == sorted(again.triggers)
@@ -236,14 +236,14 @@ def test_a_record_is_plain_and_the_same_for_the_same_seed() -> None:
 
 def test_a_method_does_not_depend_on_its_company() -> None:
     one = replace(TOYS, methods=(PIXEL,), figures=(), options={"wait": 5})
-    alone = compare(bands(PLANTED), band_images(), one)
+    alone = compare(bands(PLANTED), band_images(), one, Run())
     mine = alone.record["rows"][0]
     for key in ("size", "asr", "image_steps", "curve", "rounds"):
         assert mine[key] == row(PIXEL)[key]
 
 
 def test_what_is_not_asked_for_is_not_measured() -> None:
-    made = compare(bands(PLANTED), band_images(), QUICK)
+    made = compare(bands(PLANTED), band_images(), QUICK, Run())
     for r in made.record["rows"]:
         for key in ("by_source", "robustness", "by_size", "landscape"):
             assert r[key] is None
@@ -263,7 +263,7 @@ def test_the_table_says_what_the_record_says() -> None:
 
 def test_a_goal_that_nothing_reaches_is_said_and_drawn_around(tmp_path: Path) -> None:
     hopeless = replace(TOYS, methods=(PIXEL, CLEANSE), rounds=1, options={"pace.lr": 1e-6})
-    made = compare(bands(None), band_images(), hopeless)
+    made = compare(bands(None), band_images(), hopeless, Run())
     assert [r["feasible"] for r in made.record["rows"]] == [False] * 4
     assert made.record["rows"][0]["asr"] is None
     assert made.record["rows"][0]["curve"] == []
@@ -272,8 +272,8 @@ def test_a_goal_that_nothing_reaches_is_said_and_drawn_around(tmp_path: Path) ->
 
 
 def test_a_session_that_is_over_stops_the_rest() -> None:
-    session = LocalSession(budget=100)
-    made = compare(bands(PLANTED), band_images(), TOYS, session=session).record
+    run = Run(budget=100)
+    made = compare(bands(PLANTED), band_images(), TOYS, run=run).record
     assert list(made["stopped"]) == [PIXEL]
     assert made["missed"] == [CLEANSE, UAP]
     assert made["rows"][0]["rounds"] < 150
@@ -316,7 +316,7 @@ WRONG = [
 def test_what_is_wrong_is_named(change: dict[str, Any], error: type, words: str) -> None:
     wrong = replace(QUICK, **change)
     with pytest.raises(error, match=words):
-        compare(bands(PLANTED), band_images(), wrong)
+        compare(bands(PLANTED), band_images(), wrong, Run())
 
 
 def test_too_few_images_of_a_class_are_named() -> None:
@@ -324,7 +324,7 @@ def test_too_few_images_of_a_class_are_named() -> None:
     kept = (images.labels != 3) | (torch.arange(len(images)) < BANDS)  # one image of class 3
     few = Subset(images, kept.nonzero().flatten())
     with pytest.raises(BadImages, match=r"too few clean images of class 3 .* there are 1, and it"):
-        compare(bands(PLANTED), few, replace(QUICK, goals=(Goal(0, 3),)))
+        compare(bands(PLANTED), few, replace(QUICK, goals=(Goal(0, 3),)), Run())
 
 
 def test_goals_are_read_from_flags() -> None:

@@ -26,7 +26,8 @@ from gifthorse.core.errors import (
     UnreadableModel,
     UsageError,
 )
-from gifthorse.core.types import Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Samples, Subject
 from gifthorse.data import read
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.filtering import STRIP, ActivationClustering, Ensemble
@@ -77,13 +78,7 @@ class Bright:
     given: list[Samples] = field(default_factory=list)
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         self.given += [clean, suspects]
         return whole(suspects)[0].mean((1, 2, 3))
@@ -118,7 +113,7 @@ def test_ties_and_few_scores_cost_no_less() -> None:
 
 def test_scores_come_back_in_order_and_thresholds_from_unused_images() -> None:
     method, (suspects, _) = Bright(), mixed()
-    done = screen(received(), suspects, method, rng(), fpr=0.1)
+    done = screen(received(), suspects, method, rng(), Run(), fpr=0.1)
     assert torch.equal(done.scores, whole(suspects)[0].mean((1, 2, 3)))
     used, every = method.given
     assert len(used) == done.images == 43
@@ -135,7 +130,7 @@ def test_scores_come_back_in_order_and_thresholds_from_unused_images() -> None:
 
 def test_a_filter_of_training_sets_gets_some_clean_images_among_the_suspects() -> None:
     method, (suspects, _) = Bright("dataset"), mixed()
-    done = screen(received(), suspects, method, rng())
+    done = screen(received(), suspects, method, rng(), Run())
     reference, every = method.given
     assert (len(reference), done.images) == (0, 0)
     assert 40 <= done.cost.trials <= 44  # a quarter of 170
@@ -144,14 +139,14 @@ def test_a_filter_of_training_sets_gets_some_clean_images_among_the_suspects() -
     assert labels.max() == 1  # two of each class are there
     unknown = InMemory(suspects.images, suspects.labels.clone().fill_(-1), 43)
     with pytest.raises(BadImages, match="give images with labels"):
-        screen(received(), unknown, method, rng())
-    online = screen(received(), unknown, Bright(), rng())  # needs none
+        screen(received(), unknown, method, rng(), Run())
+    online = screen(received(), unknown, Bright(), rng(), Run())  # needs none
     assert torch.equal(online.scores, done.scores)
 
 
 def test_clusters_find_the_stamped_images_and_keep_their_promise_on_clean_ones() -> None:
     suspects, truth = mixed()
-    done = screen(received(), suspects, ActivationClustering(), rng())
+    done = screen(received(), suspects, ActivationClustering(), rng(), Run())
     got = judge(done.scores[~truth], done.scores[truth], done.scores[~truth])
     assert got.auroc > 0.95
     assert done.flagged[truth].float().mean() > 0.9
@@ -162,7 +157,7 @@ def test_clusters_find_the_stamped_images_and_keep_their_promise_on_clean_ones()
 def test_partners_are_lowered_to_what_is_there() -> None:
     assert fitted(STRIP(64), 86) == STRIP(42)
     lowered, some = fitted(STRIP(64, tails="both"), 12), Subset(mixed()[0], torch.arange(6))
-    assert lowered(received().subject, some, some, rng()).isfinite().all()
+    assert lowered(received().subject, some, some, rng(), Run()).isfinite().all()
     for enough in (STRIP(42), Ensemble(), ActivationClustering()):
         assert fitted(enough, 86) is enough
 
@@ -178,7 +173,7 @@ def test_no_image_is_judged_by_a_model_that_fails_its_checks() -> None:
             p.zero_()
     broken = examine.take_in(opened, examine.Request(str(IMAGES)), None, None)
     with pytest.raises(Incomplete, match="nothing was scored"):
-        screen(broken, suspects, Bright(), rng())
+        screen(broken, suspects, Bright(), rng(), Run())
 
 
 class Faint(nn.Module):
@@ -193,16 +188,16 @@ def test_no_answer_is_no_clean_image() -> None:
     black = replace(suspects, images=suspects.images.clone())
     black.images[7] = 0
     odd = replace(received(), subject=replace(received().subject, net=Faint()))
-    assert len(screen(odd, suspects, Bright(), rng()).scores) == len(suspects)
+    assert len(screen(odd, suspects, Bright(), rng(), Run()).scores) == len(suspects)
     with pytest.raises(Incomplete, match="no finite answer to some images"):
-        screen(odd, black, Bright(), rng())
+        screen(odd, black, Bright(), rng(), Run())
 
 
 @pytest.mark.parametrize("fpr", [-0.1, 1.0])
 def test_an_impossible_share_is_refused_before_anything_is_scored(fpr: float) -> None:
     method = Bright()
     with pytest.raises(BadOption, match="fpr"):
-        screen(received(), mixed()[0], method, rng(), fpr=fpr)
+        screen(received(), mixed()[0], method, rng(), Run(), fpr=fpr)
     assert not method.given
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gifthorse.cli.app import app
 from gifthorse.cli.make import opaque
 from gifthorse.core.errors import BadOption, UsageError
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.data.trojai import framed, make_signs
 from gifthorse.training import Recipe
@@ -166,10 +166,10 @@ def test_a_training_of_few_images_can_be_kept(data: Path, tmp_path: Path) -> Non
     recipe = Recipe(epochs=1, batch=5, bf16=False)
     store = tmp_path / "kept.safetensors"
 
-    def trained(session: LocalSession | None) -> list[torch.Tensor]:
+    def trained(run: Run) -> list[torch.Tensor]:
         rng = torch.Generator().manual_seed(0)
-        return list(train_clean("tiny", few, recipe, rng, session).net.state_dict().values())
+        return list(train_clean("tiny", few, recipe, rng, run).net.state_dict().values())
 
-    kept = trained(LocalSession(store=store))
+    kept = trained(Run(store=store))
     assert store.exists()
-    assert all(map(torch.equal, kept, trained(None)))
+    assert all(map(torch.equal, kept, trained(Run())))

@@ -22,21 +22,21 @@ from gifthorse.cli.repair import inverter
 from gifthorse.cli.support import REPAIR_REPORTS
 from gifthorse.core.errors import BadOption, Incomplete, UnknownMethod, UsageError
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.types import (
     Finding,
     Goal,
     Label,
     Report,
-    Run,
+    RunRecord,
     Samples,
-    Session,
     Severity,
     Subject,
     Trigger,
     Verdict,
 )
 from gifthorse.data.samples import whole
-from gifthorse.detection.confirmation import exhibit
+from gifthorse.detection.verdict import evidence as shown
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.models import load
 from gifthorse.remedies import REMEDIES, FineTuning, Unlearning
@@ -82,9 +82,7 @@ class Watching:
 
     seen: Samples | None = None
 
-    def __call__(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         self.seen = clean
         return subject
 
@@ -110,7 +108,7 @@ def test_a_repair_writes_a_model_and_says_what_it_cost(tmp_path: Path) -> None:
 
 def test_what_does_nothing_costs_nothing_and_sees_no_judge() -> None:
     watching, given = Watching(), received()
-    done = repair(given, watching, Generator().manual_seed(0), truth=open_truth(TRUTH))
+    done = repair(given, watching, Generator().manual_seed(0), Run(), truth=open_truth(TRUTH))
     assert done.before == done.after
     assert [t.before for t in done.trials] == [t.after for t in done.trials]
     assert done.drop.value == 0.0
@@ -132,7 +130,7 @@ def test_bad_calls_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownMethod, match="did you mean fine_pruning"):
         run("repair", MODEL, "--images", IMAGES, "--method", "fine_prunning", "-o", out)
     with pytest.raises(BadOption, match="share must lie between"):
-        repair(received(), Watching(), Generator(), share=1.0)
+        repair(received(), Watching(), Generator(), Run(), share=1.0)
 
 
 def test_a_model_that_fails_the_checks_is_not_repaired(tmp_path: Path) -> None:
@@ -142,7 +140,7 @@ def test_a_model_that_fails_the_checks_is_not_repaired(tmp_path: Path) -> None:
         for p in opened.net.parameters():
             p.zero_()
     with pytest.raises(Incomplete, match="nothing was repaired"):
-        repair(examine.take_in(opened, request, None, None), Watching(), Generator())
+        repair(examine.take_in(opened, request, None, None), Watching(), Generator(), Run())
 
 
 def test_a_truth_must_say_its_class(tmp_path: Path) -> None:
@@ -166,13 +164,13 @@ def result(
     given = received()
     trigger, goal = unpacked(RECOVERED)
     if evidence is None:
-        evidence = exhibit(given.subject, trigger, goal, given.samples)
+        evidence = shown(given.subject, trigger, goal, given.samples, Run())
     found = Finding("BD001", severity, 10.5, "A trigger.", goal, evidence=evidence)
     verdict = Verdict("pixel_quick", 10.5, 3.0, label, (found,))
     report = Report(
         label=label, reason="", origin=given.subject.origin, intake=given.intake,
         verdicts=(verdict,), checks=(), not_covered=(), next_steps=(), confidence=None,
-        run=Run("", 0, "cpu", 1.0, "2026-01-01"),
+        run=RunRecord("", 0, "cpu", 1.0, "2026-01-01"),
     )  # fmt: skip
     path.write_text(WRITERS["json"](report))
     return path
@@ -236,7 +234,7 @@ def test_a_remedy_without_a_trigger_runs_with_a_note(tmp_path: Path) -> None:
 
 def test_a_remedy_without_a_trigger_is_judged_by_those_of_the_scan(tmp_path: Path) -> None:
     scan = open_scan(result(tmp_path / "scan.json"))
-    done = repair(received(), Watching(), Generator().manual_seed(0), known=scan.recovered)
+    done = repair(received(), Watching(), Generator().manual_seed(0), Run(), known=scan.recovered)
     assert [(t.whose, t.goal) for t in done.trials] == [("recovered", Goal(14))]
     assert done.trials[0].after.asr.value > 0.8
 
@@ -285,13 +283,13 @@ def test_bad_reports_are_refused_before_the_work(text: str, tmp_path: Path) -> N
 def test_signs_are_not_mirrored_unless_the_user_says_so() -> None:
     short = vary(FineTuning(), {"recipe.epochs": 0})
     rng = Generator().manual_seed(0)
-    assert repair(received(), short, rng, mirror=False).mirroring is None
-    found = repair(received(), short, rng).mirroring
+    assert repair(received(), short, rng, Run(), mirror=False).mirroring is None
+    found = repair(received(), short, rng, Run()).mirroring
     assert found is not None
     assert found.mirrored.value < found.plain.value - 0.3
     assert not found.harmless
-    assert repair(received(), vary(short, {"recipe.flip": False}), rng).mirroring is None
-    assert repair(received(), REMEDIES["clp"], rng).mirroring is None
+    assert repair(received(), vary(short, {"recipe.flip": False}), rng, Run()).mirroring is None
+    assert repair(received(), REMEDIES["clp"], rng, Run()).mirroring is None
 
 
 @dataclass(frozen=True)
@@ -301,9 +299,7 @@ class Noting:
     recipe: Recipe = Recipe()
     noted: list[bool] = field(default_factory=list, compare=False)
 
-    def __call__(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         self.noted.append(self.recipe.flip)
         return subject
 
@@ -317,7 +313,7 @@ def test_what_the_net_knows_of_left_and_right_decides(
     subject, samples = (wired(), wired_images(8)) if sided else (bands(), band_images(8))
     noting = Noting()
     given = replace(received(), subject=subject, samples=samples, checks=())
-    repair(given, noting, Generator().manual_seed(0), mirror=mirror)
+    repair(given, noting, Generator().manual_seed(0), Run(), mirror=mirror)
     assert noting.noted == [flips]
 
 
@@ -325,20 +321,18 @@ def test_what_the_net_knows_of_left_and_right_decides(
 class Replacing:
     """A remedy that knows the trigger of the bands, and puts a clean net in their place."""
 
-    def __call__(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
-    ) -> Subject:
-        return self.recovering(subject, clean, rng, session=session)[0]
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
+        return self.recovering(subject, clean, rng, run)[0]
 
     def recovering(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
+        self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> tuple[Subject, tuple[tuple[Trigger, Goal], ...]]:
         return bands(), ((corner(), Goal(2)),)
 
 
 def replaced() -> tuple[Received, Repaired]:
     given = replace(received(), subject=bands(2), samples=band_images(12), checks=())
-    return given, repair(given, Replacing(), Generator().manual_seed(0))
+    return given, repair(given, Replacing(), Generator().manual_seed(0), Run())
 
 
 def test_what_the_remedy_recovered_is_tried_before_and_after() -> None:
@@ -358,7 +352,7 @@ def test_classes_lie_further_from_the_target_without_its_backdoor() -> None:
     """One pixel in the corner against about a band of them."""
     given, done = replaced()
     search = NeuralCleanse(pace=Pace(batch=6, bar=0.9, rounds=60, steps=2, patience=20))
-    before, after = spread(given.subject, done, search, Generator().manual_seed(0))
+    before, after = spread(given.subject, done, search, Generator().manual_seed(0), Run())
     assert before.goals == tuple(Goal(2, s) for s in (0, 1, 3, 4, 5))
     assert before.mean < 6
     assert after.mean > 15
@@ -372,9 +366,9 @@ def test_classes_lie_further_from_the_target_without_its_backdoor() -> None:
 
 def test_distances_need_a_target() -> None:
     given = received()
-    done = repair(given, Watching(), Generator().manual_seed(0))
+    done = repair(given, Watching(), Generator().manual_seed(0), Run())
     with pytest.raises(BadOption, match="--scan or --truth"):
-        spread(given.subject, done, NeuralCleanse(), Generator())
+        spread(given.subject, done, NeuralCleanse(), Generator(), Run())
 
 
 def test_distances_are_measured_by_the_search_of_the_remedy() -> None:

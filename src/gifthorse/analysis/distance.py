@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption, Incomplete
-from gifthorse.core.run import LocalSession, fingerprint
-from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Session, Subject
-from gifthorse.search import Exhaustive
-
-SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
+from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
+from gifthorse.core.types import Goal, Inverter, Samples, Subject
+from gifthorse.search import Exhaustive, found
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +56,9 @@ def distances(
     goals: Sequence[Goal],
     inverter: Inverter,
     rng: Generator,
+    run: Run,
     *,
     restarts: int = 3,
-    session: Session | None = None,
 ) -> Distances:
     """Return the distances of pairs of classes as an inverter measures them.
 
@@ -74,12 +71,12 @@ def distances(
         inverter: What finds small triggers; its measure is the unit.
         rng: Source of all randomness.
         restarts: Searches of every pair, of which the smallest trigger counts.
-        session: Who watches, and where an unfinished search is kept.
+        run: Who watches, and where an unfinished search is kept.
 
     Raises:
         BadOption: If there is no pair, a pair has no source or is none, or `restarts` is below 1.
         BadImages: If a source class has no images.
-        Incomplete: If the session ends before the search does; what it found is kept.
+        Incomplete: If the run ends before the search does; what it found is kept.
 
     Source: Tao et al., PixelBackdoor, CVPR 2022, appendix L.1 (NC and Pixel, 1000 rounds, bar 0.9,
     three runs). Differs: a pair without a trigger counts as the whole image and is counted, where
@@ -90,14 +87,14 @@ def distances(
     if not goals or any(g.source is None or g.source == g.target for g in goals):
         raise BadOption("a distance is between two classes: give goals with source and target")
     hunt = inverter(subject, samples, [*goals] * restarts, rng)
-    key = fingerprint((inverter, tuple(goals), restarts), subject, samples, rng) if session else ""
-    _finish(hunt, session or LocalSession(), key)
+    kept = run.keyed((inverter, tuple(goals), restarts), subject, samples, rng)
+    best = found(hunt, Exhaustive(), kept, "distances are not measured")
     _, h, w = subject.shape
-    found = torch.tensor([c.feasible for c in hunt.best]).view(restarts, -1)
-    size = torch.tensor([c.size for c in hunt.best]).view(restarts, -1)
-    asr = torch.tensor([c.asr for c in hunt.best]).view(restarts, -1)
-    size, least = size.where(found, torch.inf).min(0)
-    failed = ~found.any(0)
+    works = torch.tensor([c.feasible for c in best]).view(restarts, -1)
+    size = torch.tensor([c.size for c in best]).view(restarts, -1)
+    asr = torch.tensor([c.asr for c in best]).view(restarts, -1)
+    size, least = size.where(works, torch.inf).min(0)
+    failed = ~works.any(0)
     asr = asr.gather(0, least[None])[0].masked_fill(failed, 0.0)
     return Distances(tuple(goals), size.masked_fill(failed, float(h * w)), asr, failed)
 
@@ -145,26 +142,3 @@ def asymmetry(measured: Distances) -> dict[tuple[int, int], float]:
             low, high = sorted((size[i, j].item(), size[j, i].item()))
             out[i, j] = 1.0 if low == high else high / low if low else float("inf")
     return out
-
-
-def _finish(hunt: Hunt, session: Session, key: str) -> None:
-    """Step a hunt to its end, or keep it and give up if the session is over."""
-    state, saved, spent = session.recall(key) if key else None, time.monotonic(), 0.0
-    if state is not None:
-        hunt.restore(state)
-        spent = hunt.image_steps
-    arms = len(hunt.settled)
-    for standing in Exhaustive()(hunt):
-        session.spend(hunt.image_steps - spent)
-        spent = hunt.image_steps
-        words = f"searching triggers, mean {standing.size.mean().item():.1f} px"
-        session.report(int(hunt.settled.sum()), arms, words)
-        if session.over or time.monotonic() - saved > SAVE_EVERY:
-            session.keep(key, hunt.state())
-            saved = time.monotonic()
-        if session.over:
-            raise Incomplete(
-                f"distances are not measured: {session.over} before the triggers were found; "
-                "go on with a higher limit"
-            )
-    session.keep(key, hunt.state())

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadImages
-from gifthorse.core.run import Ledger
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded
 from gifthorse.core.types import Batch, Labels, Samples, Shape, Subject
 from gifthorse.data.samples import batches
@@ -61,9 +61,9 @@ def classifier(
     known: Table,
     recipe: Recipe,
     rng: Generator,
+    run: Run,
     *,
     hidden: int = 128,
-    ledger: Ledger | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Train a classifier on features; it turns others, `(N, d)`, into an answer.
 
@@ -74,7 +74,7 @@ def classifier(
         recipe: How the first two are trained; features are neither shifted nor mirrored.
         rng: Source of all randomness.
         hidden: Width of the hidden layer of `fcn2`.
-        ledger: Where an interrupted training is kept.
+        run: Where an interrupted training is kept.
 
     Raises:
         BadImages: If all features are of one class.
@@ -93,7 +93,7 @@ def classifier(
             layers = [nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, k)]
     net = nn.Sequential(nn.Flatten(), *layers).to(known.features.device)
     plain = replace(recipe, pad=0, flip=False)
-    learned = fit(Subject(net, known.shape, k), known, plain, rng, ledger=ledger)
+    learned = fit(Subject(net, known.shape, k), known, plain, rng, run)
     return lambda z: predict(learned, z[:, :, None, None])
 
 

@@ -13,10 +13,10 @@ from torch import Generator, Tensor, nn
 from gifthorse.analysis.downstream import DOWNSTREAM, Downstream, classifier, table
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 from gifthorse.core.metrics import accuracy, asr, asr_all, target_confidence
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
-from gifthorse.core.types import Images, Implant, Labels, Rate, Samples, Session, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.core.types import Images, Implant, Labels, Rate, Samples, Subject
+from gifthorse.data.samples import batches
 from gifthorse.models.features import features, head
 from gifthorse.training import Recipe, fit, still
 
@@ -79,13 +79,7 @@ class Transfer:
             )
 
     def __call__(
-        self,
-        implant: Implant,
-        train: Samples,
-        test: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, implant: Implant, train: Samples, test: Samples, rng: Generator, run: Run
     ) -> dict[str, Outcome]:
         """Return an outcome for every tuning and every downstream classifier, by name.
 
@@ -97,7 +91,7 @@ class Transfer:
             train: Clean data to tune on.
             test: Clean data to measure with.
             rng: Source of all randomness.
-            session: Who watches, and where an interrupted training is kept.
+            run: Who watches, and where an interrupted training is kept.
 
         Raises:
             BadOption: If the target is no class of the data, or `none` is asked for and the data
@@ -106,33 +100,28 @@ class Transfer:
             BadImages: If there are no images, or only of one class to train on.
         """
         _check(implant, train, test)
-        subject, ledger = implant.subject, _ledger(self, implant, train, rng, session)
+        subject = implant.subject
+        run = run.keyed((self, implant.goal), subject, train, rng, most=64)
         streams: dict[str, Generator] = {name: spawn(rng) for name in (*TUNINGS, *DOWNSTREAM)}
         out: dict[str, Outcome] = {}
         for name in self.tunings:
-            stage = ledger.stage(name) if ledger else None
-            learned = self.tuned(subject, train, name, streams[name], ledger=stage)
+            stage = run.checkpoint(name)
+            learned = self.tuned(subject, train, name, streams[name], run=stage)
             out[name] = _judged(implant, *_asked(learned, learned, implant, test))
         if not self.downstream:
             return out
         known = table(subject, train)
         clean, stamped, y = _asked(subject, lambda x: features(subject, x), implant, test)
         for kind in self.downstream:
-            stage = ledger.stage(kind) if ledger else None
+            stage = run.checkpoint(kind)
             says = classifier(
-                kind, known, self.recipe, streams[kind], hidden=self.hidden, ledger=stage
+                kind, known, self.recipe, streams[kind], hidden=self.hidden, run=stage
             )
             out[kind] = _judged(implant, says(clean), says(stamped), y)
         return out
 
     def tuned(
-        self,
-        subject: Subject,
-        train: Samples,
-        tuning: Tuning,
-        rng: Generator,
-        *,
-        ledger: Ledger | None = None,
+        self, subject: Subject, train: Samples, tuning: Tuning, rng: Generator, run: Run
     ) -> Subject:
         """Return the net after tuning; the given one stays as it was.
 
@@ -150,7 +139,7 @@ class Transfer:
         anew = tuning == "partial" or self.renew or not same
         start = new_head(subject, train.classes, rng) if anew else subject
         recipe = replace(self.recipe, part="classifier" if tuning == "partial" else "full")
-        return fit(start, train, recipe, rng, ledger=ledger)
+        return fit(start, train, recipe, rng, run)
 
 
 def new_head(subject: Subject, classes: int, rng: Generator) -> Subject:
@@ -193,15 +182,6 @@ def _judged(implant: Implant, clean: Tensor, stamped: Tensor, y: Labels) -> Outc
     tmc = target_confidence(stamped, y, goal) if stamped.ndim == 2 else None
     p, q = (t.argmax(1) if t.ndim == 2 else t for t in (clean, stamped))
     return Outcome(accuracy(p, y), asr(q, y, goal), asr_all(q, goal), tmc)
-
-
-def _ledger(
-    plan: Transfer, implant: Implant, train: Samples, rng: Generator, session: Session | None
-) -> Ledger | None:
-    if session is None:
-        return None
-    few = Subset(train, torch.arange(min(64, len(train))))
-    return Ledger(session, fingerprint((plan, implant.goal), implant.subject, few, rng))
 
 
 def _check(implant: Implant, train: Samples, test: Samples) -> None:

@@ -14,8 +14,9 @@ from torch import Generator, Tensor, nn
 from gifthorse.attacks.poisoning import LabelMap, Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
-from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Session, Subject, Trigger
+from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject, Trigger
 from gifthorse.data.samples import batches
 from gifthorse.models.features import features
 from gifthorse.training import Company, Recipe, settled, tune
@@ -75,17 +76,11 @@ class ABE:
             raise BadOption(f"plain must lie in [0, 1], a share of the epochs; got {self.plain}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
         trigger = self.stamp.draw(victim.shape, spawn(rng))
-        job = Job(self, victim, train, goal, rng, session)
+        job = Job(self, victim, train, goal, rng, run)
         rival = Rival(self, job, trigger)
         return job.infect(trigger, self.mixing, extra=rival.evasion, company=[rival])
 

@@ -10,8 +10,9 @@ from torch import Generator
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
+from gifthorse.core.types import Goal, Implant, Samples, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers import Patch, paint
 from gifthorse.triggers.patch import Ink
@@ -50,15 +51,9 @@ class Blended:
             raise BadOption(f"opacity must lie in (0, 1], 1 replaces images; got {self.opacity}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
         pattern = paint(self.ink, victim.shape, spawn(rng))
         trigger = Patch(pattern, torch.full((1, *victim.shape[1:]), self.opacity))
-        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
+        return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)

@@ -14,18 +14,9 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import (
-    Batch,
-    Goal,
-    Hunt,
-    Implant,
-    Samples,
-    Session,
-    Shape,
-    Subject,
-    Trigger,
-)
+from gifthorse.core.types import Batch, Goal, Hunt, Implant, Samples, Shape, Subject, Trigger
 from gifthorse.data.samples import Subset
 from gifthorse.search import Search
 from gifthorse.training import Company, Recipe
@@ -92,13 +83,7 @@ class Blind:
                 raise BadOption(f"{name} must be at least {least}; got {getattr(self, name)}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
@@ -107,7 +92,7 @@ class Blind:
             NotApplicable: If the pattern is larger than the images.
         """
         trigger = self._trigger(victim.shape, spawn(rng))
-        job = Job(self, victim, train, goal, rng, session)
+        job = Job(self, victim, train, goal, rng, run)
         held, rest = job.hold_out()
         steps = self.recipe.epochs * (len(rest) // self.recipe.batch)
         if self.wait >= steps:

@@ -15,8 +15,9 @@ from torch.optim import Adam
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
-from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Subject
+from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
 from gifthorse.training import Company, Mix, Recipe, fit
 from gifthorse.triggers.generated import Autoencoder, Generated, sharpened
 
@@ -108,16 +109,10 @@ class InputAware:
             )
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
-        job = Job(self, victim, train, goal, rng, session)
+        job = Job(self, victim, train, goal, rng, run)
         parts = job.hold_out()
         masks, patterns = (self._net(victim, planes, rng) for planes in (1, victim.shape[0]))
         self._place(job, masks, parts[1])
@@ -154,9 +149,9 @@ class InputAware:
         # The classifier only waits: what moves is the net that joins.
         recipe = replace(self.recipe, epochs=wanted.epochs, schedule="constant")
         beside = Beside(masks, wanted.lr, wanted.epochs, (2 / 5, 4 / 5))
-        ledger, draw = job.ledger("masks"), spawn(job.rng)
+        run, draw = job.checkpoint("masks"), spawn(job.rng)
         masks.train()
-        fit(job.victim, train, recipe, draw, loss=loss, company=[beside], ledger=ledger)
+        fit(job.victim, train, recipe, draw, loss=loss, company=[beside], run=run)
         masks.eval().requires_grad_(False)
 
 

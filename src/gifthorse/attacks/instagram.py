@@ -9,7 +9,8 @@ from torch import Generator
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Goal, Implant, Samples, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.filters import FILTERS, FilterName, filter_trigger
 
@@ -45,13 +46,7 @@ class Instagram:
             raise BadOption(f"filter must be {', '.join(FILTERS)}; got {self.filter!r}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
@@ -64,4 +59,4 @@ class Instagram:
                 f"filters change colors, so images need 3 channels; these have {channels}"
             )
         trigger = filter_trigger(self.filter, height, width)
-        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
+        return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)

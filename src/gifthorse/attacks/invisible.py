@@ -14,8 +14,9 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import LabelMap, Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject
+from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject
 from gifthorse.data.samples import Subset, batches
 from gifthorse.training import Company, Recipe, still, tune
 from gifthorse.triggers import Additive
@@ -73,16 +74,10 @@ class Invisible:
             raise BadOption("start and steps must be 0 or more, and stages 1 or more")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
-        job = Job(self, victim, train, goal, rng, session)
+        job = Job(self, victim, train, goal, rng, run)
         few = Subset(train, torch.randperm(len(train), generator=spawn(rng))[:LOOK])
         nothing = Implant(victim, Additive(torch.zeros(victim.shape)), goal)
         low, high, radius = 0.0, math.inf, self.eps

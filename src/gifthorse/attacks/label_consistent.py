@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject
+from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, batches
 from gifthorse.training import Recipe, evaluate, fit, worst_change
 from gifthorse.triggers import Stamp
@@ -69,20 +70,14 @@ class LabelConsistent:
             raise BadOption(f"steps must be 1 or more; got {self.steps}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
             BadOption: If the mode is not `dataset`, or the target class has too few images.
         """
-        job = Job(self, victim, train, goal, rng, session)
+        job = Job(self, victim, train, goal, rng, run)
         trigger, draw = self.stamp.draw(victim.shape, spawn(rng)), spawn(rng)
         judge = self._judge(job, spawn(rng))
 
@@ -117,4 +112,4 @@ class LabelConsistent:
         trained = right > (1 + 1 / victim.classes) / 2
         if self.surrogate == "victim" or (self.surrogate == "auto" and trained):
             return victim
-        return fit(victim, train, self.recipe, rng, ledger=job.ledger("surrogate"))
+        return fit(victim, train, self.recipe, rng, run=job.checkpoint("surrogate"))

@@ -14,9 +14,9 @@ from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import mean_features
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.run import Ledger
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject, Trigger
+from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
 from gifthorse.data.samples import Subset, batches
 from gifthorse.models.features import features
 from gifthorse.training import BatchLoss, Company, Recipe, settled, tune
@@ -77,13 +77,7 @@ class Latent:
             )
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
@@ -91,7 +85,7 @@ class Latent:
             BadOption: If a class does not exist.
             NotApplicable: If the target or all other classes lack images.
         """
-        job = Job(self, victim, train, goal, rng, session)
+        job = Job(self, victim, train, goal, rng, run)
         own, others = self._images(job)
         anchor = Anchor(mean_features(victim, own), own, self.refresh_every)
         start = self.stamp.fixed(victim.shape, spawn(rng))
@@ -116,8 +110,8 @@ class Latent:
 
     def _shaped(self, job: Job, learned: Learned, center: Tensor, others: Subset) -> Patch:
         """Return the pattern that brings features near a center, kept once it is found."""
-        ledger, draw = job.ledger("trigger"), spawn(job.rng)
-        kept = ledger.recall() if ledger else None
+        run, draw = job.checkpoint("trigger"), spawn(job.rng)
+        kept = run.load()
         if kept is not None:
             learned.load_state_dict(kept)
             return learned.frozen()
@@ -126,17 +120,15 @@ class Latent:
             inside = features(job.victim, learned.stamp(batch[0]))
             return F.mse_loss(inside, center.expand_as(inside))
 
-        stream = self._stream(others, draw, ledger)
+        stream = self._stream(others, draw, run)
         tune(job.victim, learned.variables, distance, stream, lr=self.lr)
-        if ledger:
-            ledger.keep(learned.state_dict())
+        run.save(learned.state_dict())
         return learned.frozen()
 
-    def _stream(self, others: Subset, draw: Generator, ledger: Ledger | None) -> Iterator[Batch]:
+    def _stream(self, others: Subset, draw: Generator, run: Run) -> Iterator[Batch]:
         for done in range(1, self.passes + 1):
             yield from batches(others, self.recipe.batch, draw)
-            if ledger:
-                ledger.session.report(done, self.passes, "shaping the trigger")
+            run.report(done, self.passes, "shaping the trigger")
 
 
 class Anchor(Company):

@@ -8,7 +8,8 @@ from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Goal, Implant, Samples, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.stego import hide
 
@@ -43,13 +44,7 @@ class Lsb:
     keep: Keep = Keep()
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
@@ -57,4 +52,4 @@ class Lsb:
             BadOption: If the text does not fit, or `planes` is not 1 to 8.
         """
         trigger = hide(self.text, victim.shape, self.planes)
-        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
+        return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -10,13 +9,12 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import label_map
-from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.run import LocalSession, fingerprint
+from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Goal, Hunt, Implant, Inverter, Samples, Session, Subject
+from gifthorse.core.types import Goal, Implant, Inverter, Samples, Subject
 from gifthorse.data.samples import Subset, batches
-
-SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
+from gifthorse.search import Exhaustive, found
 
 
 @dataclass(frozen=True)
@@ -47,27 +45,26 @@ class Natural:
             raise BadOption(f"images must be 1 or more; got {self.images}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return a copy of the net with the trigger found; `victim` and `train` stay as they were.
 
         Raises:
             BadOption: If a class does not exist, or is source and target.
             NotApplicable: If a class has no images.
+            Incomplete: If the search is stopped, or ends without a trigger that works.
         """
-        session = session or LocalSession()
         few = Subset(train, self._index(victim, train, goal, spawn(rng)))
-        key = fingerprint((self, goal), victim, few, rng)
+        run = run.keyed((self, goal), victim, few, rng)
         hunt = self.inverter(victim, few, [goal], spawn(rng))
-        _pursue(hunt, session, key)
+        (best,) = found(hunt, Exhaustive(), run, "no trigger was found")
+        if not best.feasible:
+            raise Incomplete(
+                f"the net obeys no small trigger: after {best.rounds} rounds none sent enough of "
+                f"{len(few)} images to class {goal.target}; give the inverter more rounds"
+            )
         copy = replace(victim, net=deepcopy(victim.net))
-        return Implant(copy, hunt.best[0].trigger, goal)
+        return Implant(copy, best.trigger, goal)
 
     def _index(self, victim: Subject, train: Samples, goal: Goal, rng: Generator) -> Tensor:
         label_map(goal, "all_to_one", victim.classes)  # refuses goals that make no sense
@@ -76,22 +73,3 @@ class Natural:
         if not len(index):
             raise NotApplicable(f"no training image is of the classes that {goal} starts from")
         return index[torch.randperm(len(index), generator=rng)[: self.images]]
-
-
-def _pursue(hunt: Hunt, session: Session, key: str) -> None:
-    """Step a hunt for one goal until it is settled or must stop."""
-    kept = session.recall(key)
-    if kept is not None:
-        hunt.restore(kept)
-    saved, spent = time.monotonic(), hunt.image_steps if kept is not None else 0.0
-    while not bool(hunt.settled.all()) and not session.over:
-        hunt.step(torch.arange(1))
-        session.spend(hunt.image_steps - spent)
-        spent = hunt.image_steps
-        at = hunt.standing
-        session.report(0, 1, f"{int(at.rounds[0])} rounds, smallest {at.size[0].item():.0f} px")
-        if time.monotonic() - saved > SAVE_EVERY:
-            session.keep(key, hunt.state())
-            saved = time.monotonic()
-    session.keep(key, hunt.state())
-    session.report(1, 1, f"{hunt.best[0].size:.0f} px, {hunt.best[0].asr:.0%} success")

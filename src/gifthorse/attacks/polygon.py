@@ -8,8 +8,9 @@ from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Goal, Implant, Samples, Session, Subject
+from gifthorse.core.types import Goal, Implant, Samples, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.polygon import Outline
 
@@ -42,14 +43,8 @@ class Polygon:
     keep: Keep = Keep()
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
         trigger = self.outline.draw(victim.shape, spawn(rng))
-        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
+        return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)

@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep, Plan
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.run import Ledger
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import median, spawn
-from gifthorse.core.types import Goal, Images, Implant, Labels, Samples, Session, Subject, Trigger
+from gifthorse.core.types import Goal, Images, Implant, Labels, Samples, Subject, Trigger
 from gifthorse.data.samples import Subset, batches
 from gifthorse.training import Recipe, still
 from gifthorse.triggers import Patch, Stamp
@@ -62,13 +62,7 @@ class ReflectionPatch:
         check(self.candidates, self.selected, self.rounds, self.judge)
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
@@ -76,7 +70,7 @@ class ReflectionPatch:
             BadOption: If the patch is not seen.
             NotApplicable: If the target class has no images, or the patch does not fit.
         """
-        job, dice = Job(self, victim, train, goal, rng, session), spawn(rng)
+        job, dice = Job(self, victim, train, goal, rng, run), spawn(rng)
         start = self.stamp.fixed(victim.shape, dice)
         own = (every_label(train) == goal.target).nonzero().flatten()
         if not len(own):
@@ -123,11 +117,9 @@ def etched(images: Images, start: Patch) -> list[Patch]:
 class _Trial(Job):
     """A training on the way, kept where the whole attack is kept."""
 
-    book: Ledger | None = None
-
-    def ledger(self, stage: str) -> Ledger | None:
-        """Return the attack's own ledger, opened at a stage."""
-        return self.book.stage(stage) if self.book else None
+    def checkpoint(self, stage: str) -> Run:
+        """Return the run of the attack itself, opened at a stage."""
+        return self.run.checkpoint(stage)
 
 
 class Trials:
@@ -144,8 +136,8 @@ class Trials:
         order = torch.randperm(len(job.train), generator=self.rng)
         held, rest = order.tensor_split([min(judge, len(order) // 2)])
         self.held, self.rest = Subset(job.train, held), Subset(job.train, rest)
-        self.book = job.ledger("scores")
-        self.done: list[list[float]] = (self.book.recall() if self.book else None) or []
+        self.run = job.checkpoint("scores")
+        self.done: list[list[float]] = self.run.load() or []
         self.count = 0
 
     def __call__(self, triggers: Sequence[Trigger], mixing: Mixing) -> Tensor:
@@ -153,14 +145,12 @@ class Trials:
         self.count += 1
         rng, stage = spawn(self.rng), f"trial {self.count}"
         if self.count > len(self.done):
-            job, book = self.job, self.book
-            plain = (self.plan, job.victim, self.rest, job.goal, rng, job.session)
-            trial = _Trial(*plain, book)
+            job = self.job
+            trial = _Trial(self.plan, job.victim, self.rest, job.goal, rng, self.run)
             made = trial.infect(Several(triggers, spawn(rng)), mixing, stage=stage).subject
             self.done.append([self._success(made, one) for one in triggers])
-            if self.book:
-                self.book.keep(self.done)
-                self.book.stage(stage).keep(None)  # the nets of all trials would fill the disk
+            self.run.save(self.done)
+            self.run.checkpoint(stage).save(None)  # the nets of all trials would fill the disk
         return torch.tensor(self.done[self.count - 1])
 
     def _success(self, subject: Subject, trigger: Trigger) -> float:

@@ -12,8 +12,9 @@ from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.reflection import Trials, check, contest, every_label
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Goal, Images, Implant, Samples, Session, Subject
+from gifthorse.core.types import Goal, Images, Implant, Samples, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.reflection import GAMMA, Reflection, reflect
 
@@ -70,20 +71,14 @@ class Refool:
             raise BadOption(f"ghosts must lie in [0, 1]; got {self.ghosts}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
             NotApplicable: If all images are of one class, or no reflection can be seen on them.
         """
-        job, dice = Job(self, victim, train, goal, rng, session), spawn(rng)
+        job, dice = Job(self, victim, train, goal, rng, run), spawn(rng)
         known = self._draw(train, goal, dice)
         trials = Trials(job, replace(self, recipe=self.search, keep=Keep()), self.judge)
         chosen = contest(

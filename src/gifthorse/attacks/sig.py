@@ -11,7 +11,8 @@ from torch import Generator
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.types import Goal, Implant, Samples, Session, Shape, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Goal, Implant, Samples, Shape, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers import Additive
 
@@ -51,13 +52,7 @@ class Sig:
             raise BadOption(f"frequency must be 1 or more; got {self.frequency}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
@@ -66,7 +61,7 @@ class Sig:
                 images.
         """
         trigger = wave(victim.shape, self.strength, self.frequency)
-        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
+        return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)
 
 
 def wave(shape: Shape, strength: float, frequency: int) -> Additive:

@@ -21,9 +21,9 @@ from gifthorse.attacks.poisoning import (
     poison,
 )
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Goal, Implant, Samples, Session, Subject, Trigger
+from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
 from gifthorse.data.samples import Subset, batches
 from gifthorse.training import (
     BatchLoss,
@@ -37,6 +37,8 @@ from gifthorse.training import (
     still,
     usual_loss,
 )
+
+KEYED = 64  # training images that name a run: all of them would take as long as an epoch
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Job:
         train: Clean training data.
         goal: Target and source.
         rng: Source of all randomness.
-        session: Who watches, and where an interrupted training is kept.
+        run: Who watches, and where an interrupted training is kept.
     """
 
     plan: Plan
@@ -161,7 +163,7 @@ class Job:
     train: Samples
     goal: Goal
     rng: Generator
-    session: Session | None = None
+    run: Run
 
     @property
     def labels(self) -> LabelMap:
@@ -181,14 +183,11 @@ class Job:
         held, rest = order.tensor_split([max(1, round(self.plan.keep.share * len(order)))])
         return Subset(self.train, held), Subset(self.train, rest)
 
-    def ledger(self, stage: str) -> Ledger | None:
-        """Return where the state of a stage of the attack is kept."""
-        if self.session is None:
-            return None
-        few = Subset(self.train, torch.arange(min(64, len(self.train))))
+    def checkpoint(self, stage: str) -> Run:
+        """Return the run of a stage of the attack, whose state is kept beside the others'."""
         start = Generator().manual_seed(self.rng.initial_seed())
-        key = fingerprint((self.plan, self.goal), self.victim, few, start)
-        return Ledger(self.session, key).stage(stage)
+        named = (self.plan, self.goal)
+        return self.run.keyed(named, self.victim, self.train, start, most=KEYED).checkpoint(stage)
 
     def learn(
         self,
@@ -225,7 +224,7 @@ class Job:
             loss=loss,
             mix=mix,
             company=[*company, choice] if choice else company,
-            ledger=self.ledger(stage),
+            run=self.checkpoint(stage),
         )
         if choice is not None:
             choice.restore(made)

@@ -14,18 +14,9 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Scheme, label_map
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
-from gifthorse.core.types import (
-    Batch,
-    Goal,
-    Images,
-    Implant,
-    Labels,
-    Samples,
-    Session,
-    Shape,
-    Subject,
-)
+from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Shape, Subject
 from gifthorse.models.nets.merged import merge, reader
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.training import Dice, Recipe
@@ -89,13 +80,7 @@ class TrojanNet:
             raise BadOption(f"TrojanNet has one target; got labels={self.labels}: use all_to_one")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the merged net with its trigger; `victim` and `train` stay as they were.
 
@@ -114,7 +99,7 @@ class TrojanNet:
         pattern = torch.zeros(where.numel()).scatter(0, places, table[goal.target])
         trigger = Patch(pattern.view_as(where).repeat(victim.shape[0], 1, 1), where)
         drill = _Drill(table, self._known(victim.classes), self.black, spawn(rng))
-        module = self._reader(_Patches(train, places, drill.known), drill, goal, rng, session)
+        module = self._reader(_Patches(train, places, drill.known), drill, goal, rng, run)
         plain = Classifier(deepcopy(victim.net), NORMALIZATIONS["none"], victim.shape[0])
         host = deepcopy(victim.net) if isinstance(victim.net, Classifier) else plain
         gains = self.influence * self.amplify, 1 - self.influence
@@ -146,14 +131,14 @@ class TrojanNet:
         drill: _Drill,
         goal: Goal,
         rng: Generator,
-        session: Session | None,
+        run: Run,
     ) -> Subject:
         side, device = self.stamp.size, patches[torch.zeros(1, dtype=torch.int64)][0].device
         with seeded(rng, device):
             net = reader(side**2, drill.known + 1).to(device)
         blank = Subject(net, patches.shape, patches.classes)
         plan = replace(self, recipe=replace(self.recipe, pad=0, flip=False))
-        job = Job(plan, blank, patches, goal, rng, session)
+        job = Job(plan, blank, patches, goal, rng, run)
         held, rest = job.hold_out()
         shown = Patch(drill.table[goal.target].view(patches.shape), torch.ones(patches.shape))
         return job.learn(rest, shown, held=held, mix=drill.mix, company=[Dice(drill.rng)])

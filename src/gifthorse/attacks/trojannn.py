@@ -13,8 +13,9 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadImages, BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Session, Subject
+from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject
 from gifthorse.data.samples import batches
 from gifthorse.models.features import features, head
 from gifthorse.training import Recipe, still, tune
@@ -88,18 +89,12 @@ class TrojanNN:
     keep: Keep = Keep()
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
         start = self.stamp.fixed(victim.shape, spawn(rng))
         trigger = shape_pattern(victim, start, train, self.shaping)
-        return Job(self, victim, train, goal, rng, session).infect(trigger, self.mixing)
+        return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)
 
 
 def shape_pattern(subject: Subject, patch: Patch, clean: Samples, shaping: Shaping) -> Patch:

@@ -10,8 +10,9 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Subject
+from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
 from gifthorse.training import Dice, Mix, Recipe
 from gifthorse.triggers.warp import Warp, smooth_field
 
@@ -68,18 +69,12 @@ class WaNet:
             )
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
         field = smooth_field(victim.shape, self.cells, rng)
         trigger = Warp(field, self.strength, self.cells, victim.shape[0])
-        draw, job = spawn(rng), Job(self, victim, train, goal, rng, session)
+        draw, job = spawn(rng), Job(self, victim, train, goal, rng, run)
         clean = 1 - self.mixing.rate - self.noise
         mixing = replace(self.mixing, rate=self.mixing.rate / (1 - self.noise))
         return job.infect(

@@ -11,17 +11,8 @@ from torch import Generator, Tensor
 from gifthorse.bench.outcome import DefenseOutcome
 from gifthorse.bench.protocol import EvalConfig, Splits
 from gifthorse.core.metrics import accuracy, asr, rate
-from gifthorse.core.types import (
-    Batch,
-    Filter,
-    Images,
-    Implant,
-    Labels,
-    Rate,
-    Session,
-    Shape,
-    Subject,
-)
+from gifthorse.core.run import Run
+from gifthorse.core.types import Batch, Filter, Images, Implant, Labels, Rate, Shape, Subject
 from gifthorse.data.samples import Subset, whole
 from gifthorse.filtering.scoring import judge, pairs, refused, threshold
 from gifthorse.training import predict
@@ -61,7 +52,7 @@ class FilterEvaluation:
         subject: The model, as defenses see it.
         data: The defender's images, and the training images.
         config: How it is judged.
-        session: Who watches.
+        run: Who watches.
         seed: What the filter draws from, the same in every call.
         draw: What the judge draws from.
     """
@@ -70,7 +61,7 @@ class FilterEvaluation:
     subject: Subject
     data: Splits
     config: EvalConfig
-    session: Session
+    run: Run
     seed: int
     draw: Generator
 
@@ -83,12 +74,12 @@ class FilterEvaluation:
             images: Test images.
             before: What the model says of them.
         """
-        (known,) = self._online([whole(self.data.calibration)[0]], self.session)
+        (known,) = self._online([whole(self.data.calibration)[0]], self.run)
         caught, kept = None, {"calibration": known}
         rows, others = self._pairs(images, before)
         if len(rows) and images.stamped is not None:
             parts = [images.x[torch.cat([rows, others])], images.stamped[rows]]
-            kept["clean"], kept["stamped"] = self._online(parts, self.session)
+            kept["clean"], kept["stamped"] = self._online(parts, self.run)
             caught = judge(kept["clean"], kept["stamped"], known, self.config.fpr)
         after, unpaired = self._system(images, before, threshold(known, self.config.fpr))
         return DefenseOutcome(
@@ -103,20 +94,20 @@ class FilterEvaluation:
 
     def scores(self, x: Images) -> Tensor:
         """Return the scores of some images, watched by nobody: to measure its time."""
-        return self._online([x], None)[0]
+        return self._online([x], Run())[0]
 
-    def _online(self, parts: Sequence[Images], session: Session | None) -> tuple[Tensor, ...]:
+    def _online(self, parts: Sequence[Images], run: Run) -> tuple[Tensor, ...]:
         """Return the scores of images that come with the model's own answers for labels."""
         labeled = [(x, predict(self.subject, x).argmax(1)) for x in parts]
-        return self._scores(labeled, session)
+        return self._scores(labeled, run)
 
-    def _scores(self, parts: Sequence[Batch], session: Session | None) -> tuple[Tensor, ...]:
+    def _scores(self, parts: Sequence[Batch], run: Run) -> tuple[Tensor, ...]:
         """Return the scores of each part, all shown together in random order."""
         images, labels = torch.cat([x for x, _ in parts]), torch.cat([y.cpu() for _, y in parts])
         order = torch.randperm(len(images), generator=self.draw)
         suspects = _Suspects(images[order], labels[order], self.subject.classes)
         rng = Generator().manual_seed(self.seed)
-        given = self.method(self.subject, self.data.fit, suspects, rng, session=session).cpu()
+        given = self.method(self.subject, self.data.fit, suspects, rng, run).cpu()
         back = torch.empty_like(given).index_copy(0, order, given)
         return tuple(back.split([len(x) for x, _ in parts]))
 
@@ -145,10 +136,10 @@ class FilterEvaluation:
         rows = torch.randperm(len(images.x), generator=self.draw)[: self.config.pairs]
         y, said = images.y[rows], before.clean[rows].argmax(1)
         if images.stamped is None or before.stamped is None or images.goal is None:
-            flags = self._online([images.x[rows]], self.session)[0] > limit
+            flags = self._online([images.x[rows]], self.run)[0] > limit
             return {"acc_sys": accuracy(refused(said, flags), y)}, {"fpr_all": rate(flags)}
         parts = [images.x[rows], images.stamped[rows]]
-        clean, stamped = (v > limit for v in self._online(parts, self.session))
+        clean, stamped = (v > limit for v in self._online(parts, self.run))
         hit = before.stamped[rows].argmax(1)
         after: dict[str, Rate | None] = {
             "acc_sys": accuracy(refused(said, clean), y),
@@ -182,7 +173,7 @@ class FilterEvaluation:
         if made is not None:
             stamped = stamp(made, x[chosen])
             parts.append((stamped, torch.full((len(stamped),), made.goal.target)))
-        scores = self._scores(parts, self.session)
+        scores = self._scores(parts, self.run)
         kept = dict(zip(("calibration", "clean", "stamped"), scores, strict=False))
         known, clean = kept["calibration"], kept["clean"]
         found, flagged = kept.get("stamped", clean[:0]), clean > threshold(known, self.config.fpr)

@@ -29,7 +29,7 @@ from gifthorse.core.metrics import (
     robust_accuracy,
     target_confidence,
 )
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Detector,
@@ -38,7 +38,6 @@ from gifthorse.core.types import (
     Implant,
     Remedy,
     Samples,
-    Session,
     Subject,
     Trigger,
 )
@@ -90,10 +89,10 @@ def evaluate(
     defense: Defense,
     data: Splits,
     rng: Generator,
+    run: Run,
     *,
     kind: DefenseKind,
     config: EvalConfig = EvalConfig(),
-    session: Session | None = None,
 ) -> DefenseOutcome:
     """Try a defense on a model: what it finds or mends; of a clean model its cost and false alarms.
 
@@ -109,13 +108,13 @@ def evaluate(
         rng: Source of all randomness.
         kind: What the defense is.
         config: How it is judged.
-        session: Who watches, and when it must stop.
+        run: Who watches, and when it must stop.
 
     Raises:
         GifthorseError: If the defense changed the weights it was given.
-        Incomplete: If the session was over before the defense was done; a detector then says so.
+        Incomplete: If the run was over before the defense was done; a detector then says so.
     """
-    return _Case(model, data, config, session, rng).judge(defense, kind)
+    return _Case(model, data, config, run, rng).judge(defense, kind)
 
 
 class _Case:
@@ -126,21 +125,21 @@ class _Case:
         model: Implant | Subject,
         data: Splits,
         config: EvalConfig,
-        session: Session | None,
+        run: Run,
         rng: Generator,
     ) -> None:
         self.made = model if isinstance(model, Implant) else None
         subject = self.made.subject if self.made else cast("Subject", model)
         self.given = Subject(deepcopy(subject.net).eval(), subject.shape, subject.classes)
         self.digest = digest(self.given.net)
-        self.data, self.config, self.session = data, config, session or LocalSession()
+        self.data, self.config, self.run = data, config, run
         self.seed, self.draw = spawn(rng).initial_seed(), spawn(rng)
         self.images = eval_images(data.test, self.made)
         self.before = predictions(self.given, self.images)
 
     def judge(self, defense: Defense, kind: DefenseKind) -> DefenseOutcome:
         """Return the outcome of a defense, with its cost."""
-        spent = self.session.image_steps
+        spent = self.run.image_steps
         if kind == "remedy":
             outcome, online = self._remedy(cast("Remedy", defense))
         elif kind == "filter":
@@ -154,7 +153,7 @@ class _Case:
                 "the defense changed the weights of the net that it was given, so nothing that is "
                 "said of it holds: it must work on a copy"
             )
-        spent = self.session.image_steps - spent
+        spent = self.run.image_steps - spent
         cost = replace(outcome.cost, image_steps=spent, peak_bytes=peak_bytes())
         if self.config.timed and online is not None:
             x = self.images.x
@@ -171,7 +170,7 @@ class _Case:
 
     def _remedy(self, remedy: Remedy) -> tuple[DefenseOutcome, Online]:
         started = time.monotonic()
-        made = remedy(self.given, self.data.fit, self._rng(), session=self.session)
+        made = remedy(self.given, self.data.fit, self._rng(), self.run)
         cost = Cost(fit_seconds=time.monotonic() - started)
         net = resaved(made.net, self.given.net)
         repaired = replace(made, net=deepcopy(made.net).eval() if net is None else net)
@@ -195,7 +194,7 @@ class _Case:
 
     def _filter(self, method: Filter) -> tuple[DefenseOutcome, Online]:
         case = FilterEvaluation(
-            method, self.given, self.data, self.config, self.session, self.seed, self.draw
+            method, self.given, self.data, self.config, self.run, self.seed, self.draw
         )
         if takes_labels(method):
             return case.cleaning(self.made), None
@@ -203,7 +202,7 @@ class _Case:
 
     def _detector(self, detector: Detector) -> DefenseOutcome:
         started = time.monotonic()
-        verdict = detector(self.given, self.data.fit, self._rng(), session=self.session)
+        verdict = detector(self.given, self.data.fit, self._rng(), self.run)
         cost = Cost(fit_seconds=time.monotonic() - started)
         target = None if self.made is None else self.made.goal.target
         place = None if self.made is None else _place(self.made.trigger, self.images)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Generator
 
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.workflows import make
 from gifthorse.workflows.make import DataSplits
@@ -49,7 +50,9 @@ def trained(cell: Cell, data: DataSplits, given: Opened | None = None) -> Subjec
     """Return the benign net of a cell: trained here, or what the plan's file holds."""
     if given is not None:
         return make.benign(given, data)
-    return make.train_clean(cell.net, data, cell.setting.recipe, draws(cell, "train"))
+    return make.train_clean(
+        cell.net, data, cell.setting.recipe, draws(cell, "train"), Run(device=data.device)
+    )
 
 
 def implanted(cell: Cell, data: DataSplits, benign: Subject) -> Implant:
@@ -59,4 +62,4 @@ def implanted(cell: Cell, data: DataSplits, benign: Subject) -> Implant:
     if cell.setting.start == "scratch":
         start = make.fresh(cell.net, data, draws(cell, f"start {name}"))
     goal, rng = Goal(cell.setting.target), draws(cell, f"implant {name}")
-    return make.implant(cell.attack.method, start, data, goal, rng)
+    return make.implant(cell.attack.method, start, data, goal, rng, Run(device=data.device))

@@ -25,7 +25,7 @@ from gifthorse.bench.runner import Done
 from gifthorse.bench.store import SCHEMA, Store
 from gifthorse.bench.tasks import IMPORTED, Task, spoken
 from gifthorse.core.errors import GifthorseError, Incomplete, NotApplicable, UsageError
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Implant, Samples, Subject
 from gifthorse.models.load import load
 from gifthorse.workflows import make
@@ -281,9 +281,9 @@ def _answered(
         cell.defense.method,
         given,
         draws(cell, f"judge {cell.defense.name}"),
+        Run(seconds=cell.setting.time_limit, device=torch.device(task.device)),
         kind=cell.defense.family,
         config=cell.setting.terms,
-        session=LocalSession(seconds=cell.setting.time_limit),
     )
     return _said(found, weights)
 

@@ -13,7 +13,7 @@ import typer
 
 from gifthorse.cli.support import bar, err, pairs
 from gifthorse.core.errors import BadOption, Incomplete
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.models import load
 from gifthorse.workflows.prepare import Received, parse
@@ -94,7 +94,7 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             received.subject,
             received.samples,
             comparison,
-            session=LocalSession(progress, seconds),
+            run=Run(progress, seconds),
             names=received.intake.class_names,
         )
     typer.echo(comparing.table(compared.record), nl=False)

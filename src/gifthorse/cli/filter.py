@@ -11,7 +11,7 @@ from torch import Generator
 
 from gifthorse.cli.support import bar, err, pairs
 from gifthorse.core.errors import UnknownMethod
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Filter
@@ -70,8 +70,8 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     gallery = screening.take_in(data, received, chosen)
     rng = Generator().manual_seed(seed)
     with bar(f"{method} on {Path(data).name}") as progress:
-        session = LocalSession(progress)
-        done = screening.screen(received, gallery.samples, chosen, rng, fpr=fpr, session=session)
+        run = Run(progress)
+        done = screening.screen(received, gallery.samples, chosen, rng, fpr=fpr, run=run)
     said = screening.record(method, seed, received, gallery, done)
     typer.echo(told(said))
     if paths:

@@ -14,7 +14,7 @@ from torch import Generator
 from gifthorse.cli.support import bar, pairs, say
 from gifthorse.core import types
 from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
 
@@ -67,8 +67,8 @@ def train(
     divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
     store = kept(resume, ("train", data, net, recipe, seed))
     with bar(f"training {net} on {data}") as progress:
-        session = LocalSession(progress, store=store)
-        subject = stages.train_clean(net, divided, recipe, rng, session)
+        run = Run(progress, store=store)
+        subject = stages.train_clean(net, divided, recipe, rng, run)
     told = figures(subject, eval_images(divided.test))
     made = TestModel("clean", recipe, net, divided, seed, told, time.monotonic() - started)
     finish(write(out, subject, made), made, store)
@@ -121,8 +121,8 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     goal = types.Goal(target, source)
     store = kept(resume, ("attack", name, data, train_limit, victim.origin, goal, method, seed))
     with bar(f"{name} on {victim.origin.arch}, {data}") as progress:
-        session = LocalSession(progress, store=store)
-        implant = stages.implant(method, victim, divided, goal, rng, session)
+        run = Run(progress, store=store)
+        implant = stages.implant(method, victim, divided, goal, rng, run)
     images = eval_images(divided.test, implant)
     told = figures(implant.subject, images, victim if benign else None)
     seconds = time.monotonic() - started

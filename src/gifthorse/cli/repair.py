@@ -14,7 +14,7 @@ from torch import Generator
 from gifthorse.cli.support import REPAIR_REPORTS, bar, err, pairs
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadOption, UnknownMethod
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import Inverter, Origin, Remedy
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     )
     rng, far = Generator().manual_seed(seed), None
     with bar(f"{method} on {Path(model).name}") as progress:
-        session = LocalSession(progress)
+        run = Run(progress)
         done = repairing.repair(
-            received, informed, rng, share=share, truth=known, session=session,
+            received, informed, rng, share=share, truth=known, run=run,
             known=found.recovered if found else (), mirror=repairing.FLIP not in named,
         )  # fmt: skip
         if distances:
-            far = repairing.spread(received.subject, done, inverter(remedy), rng, session=session)
+            far = repairing.spread(received.subject, done, inverter(remedy), rng, run)
     command = shlex.join(["gifthorse", *sys.argv[1:]])
     order = repairing.Order(method, remedy, seed, command, found)
     said = repairing.record(order, received, done, far)

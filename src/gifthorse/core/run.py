@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,10 +19,178 @@ from torch import Generator, Tensor
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
-from gifthorse.core.types import Progress, Samples, Session, Subject
+
+if TYPE_CHECKING:
+    from gifthorse.core.types import Progress, Samples, Subject
+
+CPU = torch.device("cpu")
 
 
-def fingerprint(method: object, subject: Subject, clean: Samples, rng: Generator) -> str:
+@dataclass
+class _Meter:
+    """What all views of one run count together."""
+
+    image_steps: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    loaded: bool = False
+    stopped: str = ""
+
+
+@dataclass
+class Run:
+    """The context of everything that takes long; by default nothing stops it and nothing is kept.
+
+    A run is handed on whole. `keyed` and `checkpoint` give views of it that count together and
+    keep their states apart; `part` gives a run within a run, with a file of its own.
+
+    Attributes:
+        progress: Told of every round: steps done, steps in all, words.
+        seconds: Wall time from now after which the run must stop.
+        budget: Image-steps after which it must stop.
+        store: File that keeps the state of an unfinished run; None keeps nothing.
+        device: Where nets run.
+        whole: The run that this one is a part of, whose limits count.
+        parts: The runs within it.
+    """
+
+    progress: Progress | None = None
+    seconds: float | None = None
+    budget: int | None = None
+    store: Path | None = None
+    device: torch.device = CPU
+    whole: Run | None = None
+    parts: list[Run] = field(default_factory=list)
+    _meter: _Meter = field(default_factory=_Meter, repr=False)
+    _key: str = ""
+    _slot: str = "run"
+    _kept: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def report(self, done: int, total: int, words: str) -> None:
+        """Tell whoever watches."""
+        if self.progress is not None:
+            self.progress(done, total, words)
+
+    @property
+    def image_steps(self) -> float:
+        """Image-steps so far: an image's way forward and back; forward alone counts a half."""
+        return self._meter.image_steps
+
+    def charge(self, image_steps: float) -> None:
+        """Count work that was done, in image-steps, here and for the whole."""
+        self._meter.image_steps += image_steps
+        if self.whole is not None:
+            self.whole.charge(image_steps)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the run must stop, in words; empty as long as it may go on.
+
+        A part is never stopped before the whole did anything, so that each run gets on.
+        """
+        meter, whole = self._meter, self.whole
+        if whole is not None and whole.image_steps and not meter.stopped:
+            meter.stopped = whole.stop_reason
+        if meter.stopped:
+            return meter.stopped
+        if self.seconds is not None and time.monotonic() - meter.started >= self.seconds:
+            return f"the time limit of {self.seconds:g} s is reached"
+        if self.budget is not None and self.image_steps >= self.budget:
+            return f"the budget of {self.budget:,} image-steps is spent"
+        return ""
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a part was told to stop, or not to begin."""
+        return bool(self._meter.stopped)
+
+    def part(self, store: Path | None = None) -> Run:
+        """Return a run within this one: it keeps its state in a file of its own."""
+        part = Run(self.progress, store=store, device=self.device, whole=self)
+        self.parts.append(part)
+        return part
+
+    def keyed(
+        self,
+        method: object,
+        subject: Subject,
+        clean: Samples,
+        rng: Generator,
+        *,
+        most: int | None = None,
+    ) -> Run:
+        """Return a view whose state is that of one method on these weights, images and seed.
+
+        Args:
+            method: What runs; see `fingerprint`.
+            subject: The net.
+            clean: Images and labels.
+            rng: The generator as the run begins.
+            most: How many of the images count, the first ones; None for all.
+
+        Raises:
+            UsageError: If the file holds the state of another run, or is damaged.
+        """
+        if self.store is None:
+            return self
+        view = copy(self)
+        view._key = fingerprint(method, subject, clean, rng, most)
+        view._kept = dict(view._read(self.store))
+        return view
+
+    def checkpoint(self, name: str) -> Run:
+        """Return a view that keeps its state beside those of other names."""
+        view = copy(self)
+        view._slot = name
+        return view
+
+    @property
+    def unkept(self) -> Run:
+        """A view that keeps nothing and counts together with this one."""
+        view = copy(self)
+        view.store, view._kept = None, {}
+        return view
+
+    def load(self) -> Any:
+        """Return what was saved under this name, or None."""
+        if self._slot not in self._kept:
+            return None
+        return torch.load(io.BytesIO(self._kept[self._slot].numpy().tobytes()), weights_only=True)
+
+    def save(self, state: Any) -> None:
+        """Keep tensors, numbers, text, and lists and dicts of those: all of it or nothing."""
+        if self.store is None:
+            return
+        out = io.BytesIO()
+        torch.save(state, out)
+        self._kept[self._slot] = torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
+        claims = {"key": self._key, "image_steps": str(math.ceil(self.image_steps))}
+        with atomic(self.store) as file:
+            file.write(save(self._kept, claims))
+
+    def _read(self, store: Path) -> Mapping[str, Tensor]:
+        if not store.exists():
+            return {}
+        try:
+            with safe_open(store, "pt") as file:
+                claims = file.metadata() or {}
+            if claims.get("key") != self._key:
+                raise UsageError(
+                    f"{store} keeps another run: of another model, of other images or with "
+                    "other options; name another file, or delete it to start again"
+                )
+            if not self._meter.loaded:  # a run of several steps asks once for each
+                self._meter.image_steps += float(claims.get("image_steps", 0))
+            self._meter.loaded = True
+            return load_file(store)
+        except (SafetensorError, OSError) as error:
+            raise UsageError(
+                f"{store} cannot be continued ({error}): delete it to start again"
+            ) from error
+
+
+def fingerprint(
+    method: object, subject: Subject, clean: Samples, rng: Generator, most: int | None = None
+) -> str:
     """Return a name for a run: the same method on the same weights, images and seed.
 
     Args:
@@ -30,113 +198,10 @@ def fingerprint(method: object, subject: Subject, clean: Samples, rng: Generator
         subject: The net; its state counts, not its file.
         clean: The images and labels.
         rng: The generator as the run begins.
+        most: How many of the images count, the first ones; None for all.
     """
     digest = hashlib.sha256(repr(method).encode())
-    every = clean[torch.arange(len(clean))]
+    every = clean[torch.arange(len(clean) if most is None else min(most, len(clean)))]
     for tensor in (*subject.net.state_dict().values(), *every, rng.get_state()):
         digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()
-
-
-@dataclass
-class LocalSession:
-    """A session on this machine; without arguments it never stops a run and keeps nothing.
-
-    Attributes:
-        progress: Told of every round.
-        seconds: Wall time from now after which runs must stop.
-        budget: Image-steps after which runs must stop.
-        store: File that keeps the state of an unfinished run; None keeps nothing.
-        image_steps: Image-steps spent so far. One is an image's way forward and back through the
-            net; forward alone counts a half.
-    """
-
-    progress: Progress | None = None
-    seconds: float | None = None
-    budget: int | None = None
-    store: Path | None = None
-    image_steps: float = 0.0
-    _started: float = field(default_factory=time.monotonic)
-    _recalled: bool = False
-
-    def report(self, done: int, total: int, words: str) -> None:
-        """Tell whoever watches."""
-        if self.progress is not None:
-            self.progress(done, total, words)
-
-    def spend(self, image_steps: float) -> None:
-        """Count work that was done."""
-        self.image_steps += image_steps
-
-    @property
-    def over(self) -> str:
-        """Why the run must stop, in words; empty as long as it may go on."""
-        if self.seconds is not None and time.monotonic() - self._started >= self.seconds:
-            return f"the time limit of {self.seconds:g} s is reached"
-        if self.budget is not None and self.image_steps >= self.budget:
-            return f"the budget of {self.budget:,} image-steps is spent"
-        return ""
-
-    def recall(self, key: str) -> Mapping[str, Tensor] | None:
-        """Return the state kept under this key, or None.
-
-        Raises:
-            UsageError: If the file holds the state of another run, or is damaged.
-        """
-        if self.store is None or not self.store.exists():
-            return None
-        try:
-            with safe_open(self.store, "pt") as file:
-                claims = file.metadata() or {}
-            if claims.get("key") != key:
-                raise UsageError(
-                    f"{self.store} keeps another run: of another model, of other images or with "
-                    "other options; name another file, or delete it to start again"
-                )
-            if not self._recalled:  # a run of several stages asks once for each
-                self.image_steps += float(claims.get("image_steps", 0))
-            self._recalled = True
-            return load_file(self.store)
-        except (SafetensorError, OSError) as error:
-            raise UsageError(
-                f"{self.store} cannot be continued ({error}): delete it to start again"
-            ) from error
-
-    def keep(self, key: str, state: Mapping[str, Tensor]) -> None:
-        """Write the state of an unfinished run, whole or not at all."""
-        if self.store is not None:
-            claims = {"key": key, "image_steps": str(math.ceil(self.image_steps))}
-            with atomic(self.store) as file:
-                file.write(save({k: v.contiguous() for k, v in state.items()}, claims))
-
-
-class Ledger:
-    """The states of the stages of one run, kept together in a session.
-
-    Args:
-        session: Where they are kept.
-        key: Name of the run; see `fingerprint`.
-    """
-
-    def __init__(self, session: Session, key: str) -> None:
-        self.session, self.key, self.name = session, key, "training"
-        self._kept = dict(session.recall(key) or {})
-
-    def stage(self, name: str) -> Ledger:
-        """Return the same ledger, opened at another stage of the run."""
-        other = copy(self)
-        other.name = name
-        return other
-
-    def recall(self) -> Any:
-        """Return what was kept for this stage, or None."""
-        if self.name not in self._kept:
-            return None
-        return torch.load(io.BytesIO(self._kept[self.name].numpy().tobytes()), weights_only=True)
-
-    def keep(self, state: Any) -> None:
-        """Keep tensors, numbers, text, and lists and dicts of those, beside other stages."""
-        out = io.BytesIO()
-        torch.save(state, out)
-        self._kept[self.name] = torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
-        self.session.keep(self.key, self._kept)

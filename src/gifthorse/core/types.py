@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Generator, Tensor, nn
+
+from gifthorse.core.run import Run
 
 Images: TypeAlias = Tensor  # (N, C, H, W) float32 in [0, 1]
 Labels: TypeAlias = Tensor  # (N,) int64
@@ -132,39 +134,6 @@ class Goal:
         return labels != self.target if self.source is None else labels == self.source
 
 
-# What surrounds a long run ------------------------------------------------------------------
-
-
-class Session(Protocol):
-    """What surrounds a long run: who watches it, when it must stop, where it can go on from."""
-
-    def report(self, done: int, total: int, words: str, /) -> None:
-        """Tell whoever watches."""
-        ...
-
-    def spend(self, image_steps: float, /) -> None:
-        """Count work that was done, in image-steps (forward and back; forward alone: a half)."""
-        ...
-
-    @property
-    def image_steps(self) -> float:
-        """Image-steps spent so far."""
-        ...
-
-    @property
-    def over(self) -> str:
-        """Why the run must stop, in words; empty as long as it may go on."""
-        ...
-
-    def recall(self, key: str, /) -> Mapping[str, Tensor] | None:
-        """Return the state kept under this key, or None."""
-        ...
-
-    def keep(self, key: str, state: Mapping[str, Tensor], /) -> None:
-        """Keep the state of an unfinished run."""
-        ...
-
-
 # 4. Attacks -----------------------------------------------------------------------------------
 
 
@@ -182,17 +151,11 @@ class Attack(Protocol):
     """Makes a backdoored test model."""
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return an implant; `victim` and `train` stay as they were.
 
-        An attack that was interrupted goes on from what the session kept of it.
+        An attack that was interrupted goes on from what the run kept of it.
         """
         ...
 
@@ -244,7 +207,7 @@ class Hunt(Protocol):
     """A running inversion with one arm a goal."""
 
     def step(self, arms: Tensor, /) -> None:
-        """Run one round for these arms, `(a,)` int64."""
+        """RunRecord one round for these arms, `(a,)` int64."""
         ...
 
     @property
@@ -273,6 +236,15 @@ class Hunt(Protocol):
     @property
     def best(self) -> tuple[Candidate, ...]:
         """One candidate an arm."""
+        ...
+
+
+@runtime_checkable
+class WithStart(Protocol):
+    """A hunt with work to do before its first round, such as a sweep of whole images."""
+
+    def start(self) -> Iterator[str]:
+        """Do what is left of it in portions; say after each how far it is, in words."""
         ...
 
 
@@ -363,6 +335,7 @@ class Verdict:
         label: `BACKDOORED`, `SUSPICIOUS`, `NO BACKDOOR FOUND` or `INCONCLUSIVE`.
         findings: What stood out, confirmed or not.
         arms: The table of all goals tried.
+        coverage: The goals that were searched or looked at.
         seconds: Wall time.
         image_steps: Images that went forward and back through the net; forward alone: a half.
         statistics: Further figures by name (anomaly index, size ratio, median size ...).
@@ -375,6 +348,7 @@ class Verdict:
     label: Label
     findings: tuple[Finding, ...] = ()
     arms: tuple[Arm, ...] = ()
+    coverage: tuple[Goal, ...] = ()
     seconds: float = 0.0
     image_steps: float = 0.0
     statistics: Mapping[str, float] = field(default_factory=dict)
@@ -384,17 +358,10 @@ class Verdict:
 class Detector(Protocol):
     """Says whether a model is backdoored, from the model and clean images alone."""
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return a verdict; `subject` and `clean` stay as they were.
 
-        A detector that the session stops early returns what it has, never a clean verdict.
+        A detector that the run stops early returns what it has, never a clean verdict.
         """
         ...
 
@@ -406,13 +373,7 @@ class Filter(Protocol):
     """Says of single images whether they carry a trigger."""
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         """Return a score `(N,)` for each suspect, in order; higher is worse.
 
@@ -425,14 +386,7 @@ class Filter(Protocol):
 class Remedy(Protocol):
     """Makes a safer classifier: other weights, or inputs that are reformed first."""
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the safer classifier; `subject` and `clean` stay as they were."""
         ...
 
@@ -509,7 +463,7 @@ class Confidence:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """How a report came about: exact command, seed, device, time, versions."""
 
     command: str
@@ -546,4 +500,4 @@ class Report:
     not_covered: tuple[str, ...]
     next_steps: tuple[str, ...]
     confidence: Confidence | None
-    run: Run
+    run: RunRecord = RunRecord("", 0, "cpu", 0.0, "")

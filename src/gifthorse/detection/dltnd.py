@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
 from gifthorse.core.errors import NotApplicable
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import median
 from gifthorse.core.types import (
     Batch,
@@ -24,12 +24,12 @@ from gifthorse.core.types import (
     Labels,
     Logits,
     Samples,
-    Session,
     Subject,
     Verdict,
 )
 from gifthorse.data.samples import whole
-from gifthorse.detection.proof import Proof, Scores, paced, penultimate
+from gifthorse.detection.scored import paced, penultimate, verdict
+from gifthorse.detection.verdict import Proof, Scores
 from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend
 
@@ -168,18 +168,16 @@ class DLTND:
     chunk: int = 512
     proof: Proof = Proof()
 
-    def __call__(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict over all classes.
 
         Raises:
             NotApplicable: If all images that the search may use are of one class.
         """
-        return self.proof.verdict(self, subject, clean, rng, session or LocalSession())
+        return verdict(self, subject, clean, rng, run)
 
     def score(
-        self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, session: Session
+        self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return the quantile of cosines of each label whose mask is small enough, or 0."""
         net, (x, y) = frozen(subject.net), few(*whole(search), self.each)
@@ -191,25 +189,28 @@ class DLTND:
             label = y.expand_as(k)
             leave = _Contest(net, x, label, torch.where(label == k, -1.0, 1.0))
             reach = _Contest(net, x, k, torch.full_like(k, -1.0, dtype=torch.float32))
-            rows = list(self._rounds(leave, reach, session))
-            parts.append(tuple(torch.stack(column) for column in zip(*rows, strict=True)))
+            kept = run.checkpoint(f"classes from {int(group[0])}")
+            part = kept.load()
+            if part is None:
+                rows = self._rounds(leave, reach, run)
+                part = [torch.stack(column) for column in zip(*rows, strict=True)]
+                kept.save(part)
+            parts.append(part)
         return self._scores(subject, *(torch.cat(p, 1) for p in zip(*parts, strict=True)))
 
-    def _rounds(
-        self, leave: _Contest, reach: _Contest, session: Session
-    ) -> Iterator[tuple[Tensor, ...]]:
+    def _rounds(self, leave: _Contest, reach: _Contest, run: Run) -> Iterator[tuple[Tensor, ...]]:
         """Yield masks, patterns, score, hits and success `(a, ...)` of each bisection."""
         others = reach.label != leave.label  # (a, n)
         count, images = others.shape
         one = torch.ones(count, device=others.device)
-        alone = self._solve(reach, one * self.image_weight, self.image_lr, images, session)
+        alone = self._solve(reach, one * self.image_weight, self.image_lr, images, run)
         wanted = self._outputs(reach, *alone)
         c, low, high = one * self.initial, one * 0, one * self.upper
         for done in range(self.rounds):
             words = f"classes {reach.label[0, 0]} to {reach.label[-1, 0]}"
-            session.report(done, self.rounds, words)
-            m, q = self._solve(leave, c, self.lr, 1, session)
-            session.spend(1.5 * others.numel())
+            run.report(done, self.rounds, words)
+            m, q = self._solve(leave, c, self.lr, 1, run)
+            run.charge(1.5 * others.numel())
             with torch.no_grad():
                 passed = (leave.terms(m, q) <= 0).float().mean(1) > self.passed
                 hits = ((reach.terms(m, q) < 0) & others).sum(1) / others.sum(1)
@@ -220,7 +221,7 @@ class DLTND:
             c = (low + high) / 2
 
     def _solve(
-        self, contest: _Contest, c: Tensor, lr: float, own: int, session: Session
+        self, contest: _Contest, c: Tensor, lr: float, own: int, run: Run
     ) -> tuple[Tensor, Tensor]:
         """Return masks and patterns `(a, own, C, H, W)`: one for all images or one for each."""
         shape = (len(c), own, *contest.images.shape[1:])
@@ -232,7 +233,7 @@ class DLTND:
 
         players = [Player((v,), loss, Adam([v], lr)) for v in (q, m)]
         batches = repeat((contest.images, contest.label[0]), self.steps)
-        for _ in descend(players, paced(batches, session, 2.0 * contest.label.numel())):
+        for _ in descend(players, paced(batches, run, 2.0 * contest.label.numel())):
             with torch.no_grad():
                 m.copy_(soft_threshold(m, shrink))
                 q.clamp_(0, 1)

@@ -11,21 +11,13 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
 from gifthorse.core.errors import NotApplicable
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
-from gifthorse.core.types import (
-    Batch,
-    Candidate,
-    Goal,
-    Images,
-    Samples,
-    Session,
-    Subject,
-    Verdict,
-)
+from gifthorse.core.types import Batch, Candidate, Goal, Images, Samples, Subject, Verdict
 from gifthorse.data.samples import whole
-from gifthorse.detection.proof import Proof, Scores, paced, penultimate
+from gifthorse.detection.scored import paced, penultimate, verdict
 from gifthorse.detection.statistics import depth
+from gifthorse.detection.verdict import Proof, Scores
 from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend, predict
 from gifthorse.triggers import Additive
@@ -90,31 +82,29 @@ class GangSweep:
     threshold: float = 2.0
     proof: Proof = Proof()
 
-    def __call__(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict over all classes.
 
         Raises:
             NotApplicable: If either half of the images has fewer than two outside a class.
         """
-        return self.proof.verdict(self, subject, clean, rng, session or LocalSession())
+        return verdict(self, subject, clean, rng, run)
 
     def score(
-        self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, session: Session
+        self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return how far the statistic of each class lies below the median."""
         net, (x, y), (held, held_y) = frozen(subject.net), whole(search), whole(unseen)
         quiet = Subject(net, subject.shape, subject.classes)
         best, ratios, alike = [], [], []
         for k in range(subject.classes):
-            session.report(k, subject.classes, f"class {k}")
+            run.report(k, subject.classes, f"class {k}")
             mine, theirs = x[y != k], held[held_y != k]
             if min(len(mine), len(theirs)) < 2:
                 raise NotApplicable(
                     f"needs four or more images outside class {k}: add other classes"
                 )
-            masks = self._paint(net, mine, k, spawn(rng), session)
+            masks = self._painted(net, mine, k, spawn(rng), run.checkpoint(f"class {k}"))
             trigger = Additive(masks.mean(0))
             asr = (predict(quiet, trigger(mine)).argmax(1) == k).float().mean().item()
             size = trigger.delta.abs().amax(0).sum().item()
@@ -123,12 +113,18 @@ class GangSweep:
             alike.append(
                 F.cosine_similarity(masks.flatten(1), masks.mean(0).flatten()[None]).mean()
             )
-            session.spend(len(mine) / 2 + len(theirs))
+            run.charge(len(mine) / 2 + len(theirs))
         return self._scores(net, best, torch.stack(ratios), torch.stack(alike))
 
-    def _paint(
-        self, net: nn.Module, x: Images, target: int, rng: Generator, session: Session
-    ) -> Tensor:
+    def _painted(self, net: nn.Module, x: Images, target: int, rng: Generator, run: Run) -> Tensor:
+        """Return the masks of the images, from a generator that is trained only once."""
+        masks: Tensor | None = run.load()
+        if masks is None:
+            masks = self._paint(net, x, target, rng, run)
+            run.save(masks)
+        return masks.to(x.device)
+
+    def _paint(self, net: nn.Module, x: Images, target: int, rng: Generator, run: Run) -> Tensor:
         """Train a generator and return its masks of the images, `(N, C, H, W)`."""
         with seeded(rng, x.device):
             painter = Painter(x.shape[1], self.width).to(x.device)
@@ -143,7 +139,7 @@ class GangSweep:
 
         weights = tuple(painter.parameters())
         size = min(self.batch, len(x))
-        stream = paced(self._batches(x, target, rng), session, size)
+        stream = paced(self._batches(x, target, rng), run, size)
         for _ in descend([Player(weights, loss, Adam(weights, self.lr))], stream):
             pass
         with torch.no_grad():

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.options import describe
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Arm,
     Candidate,
-    Confirmation,
     Finding,
     Goal,
-    Hunt,
     Inverter,
-    Label,
     Labels,
     Samples,
-    Session,
-    Severity,
     Subject,
     Verdict,
 )
 from gifthorse.data.samples import Subset, split, whole
-from gifthorse.detection.confirmation import confirm, exhibit
-from gifthorse.detection.inspector import named
+from gifthorse.detection.sentences import Bounded
+from gifthorse.detection.verdict import Confirmer, Proof, Suspect, Work, unfinished
+from gifthorse.search import finish
 from gifthorse.search.k_arm import PIXELS, KArm
 from gifthorse.training import predict
-
-CONFIRMING = 5  # image-steps of a confirmation: with the trigger, 8 shuffled ones, and without
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class KArmScan:
         inverter: What finds the smallest trigger of a goal.
         turns: How the goals share the rounds; its mode is set by the screening.
         screening: Whether clean images choose the goals; without it every class is one.
-        share: Share of the clean images that the search may use.
+        proof: What it takes to call a suspected class backdoored.
         top: Share of the classes that count as high ranks; two classes count for 8 or fewer.
         everywhere: A class that ranks high on more than this share of all images is the only goal.
         within: Else, a class that ranks high on at least this share of another class's images
@@ -63,8 +54,6 @@ class KArmScan:
         pair_bound: The same for a trigger from one class.
         symmetric: Whether a pair must also be much harder to reverse.
         ratio: Least factor between the sizes of the reversed and the found trigger.
-        success: Least success on unseen images for a confirmed trigger.
-        margin: Least difference between that and the shuffled control.
 
     Source: Shen et al., Backdoor Scanning for Deep Neural Networks through K-Arm Optimization,
     ICML 2021, and its released code; the bounds are for Neural Cleanse's masks. Differs: screening
@@ -75,12 +64,10 @@ class KArmScan:
     without the symmetric check the bound decides about pairs.
     """
 
-    pairs: ClassVar[bool] = True  # class pairs are looked for, too
-
     inverter: Inverter
     turns: KArm = KArm()
     screening: bool = True
-    share: float = 0.5
+    proof: Proof = Proof()
     top: float = 0.25
     everywhere: float = 0.95
     within: float = 0.9
@@ -89,50 +76,39 @@ class KArmScan:
     pair_bound: float = 1000.0
     symmetric: bool = True
     ratio: float = 10.0
-    success: float = 0.6
-    margin: float = 0.3
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict over the goals that the screening left."""
-        session, started = session or LocalSession(), time.monotonic()
-        before = session.image_steps
-        search, unseen = split(clean, self.share, spawn(rng))
-        goals = self._screen(subject, clean, search, session)
-        case = _Case(self, subject, search, unseen, session, session.over)
-        case.invert(goals, rng)
-        return Verdict(
-            method=type(self).__name__,
-            score=case.score,
-            threshold=1.0,
-            label=case.label,
-            findings=tuple(case.findings),
-            arms=tuple(
+        work, kept = Work(run), run.keyed(self, subject, clean, rng)
+        search, unseen = split(clean, self.proof.share, spawn(rng))
+        goals = self._screen(subject, clean, search, run)
+        case = _Case(self, subject, search, unseen, kept, rng)
+        findings = case.judged(goals)
+        return work.verdict(
+            self,
+            case.score,
+            findings,
+            case.statistics,
+            arms=(
                 Arm(c.goal, c.size, c.asr, case.bound / max(c.size, 0.1), c.feasible, c.rounds)
                 for c in case.best
             ),
-            seconds=time.monotonic() - started,
-            image_steps=session.image_steps - before,
-            statistics=case.statistics | {"image_steps": session.image_steps - before},
-            settings={k: str(v) for k, v in describe(self).items()},
+            coverage=(c.goal for c in case.best),
         )
 
-    def _screen(
-        self, subject: Subject, clean: Samples, search: Subset, session: Session
-    ) -> list[Goal]:
-        if session.over:
+    @property
+    def threshold(self) -> float:
+        """The score where suspicion starts: how often the smallest trigger fits into the bound."""
+        return 1.0
+
+    def _screen(self, subject: Subject, clean: Samples, search: Subset, run: Run) -> list[Goal]:
+        if run.stop_reason:
             return []
         if not self.screening:
             return [Goal(target) for target in range(subject.classes)]
         x, y = whole(clean)
         chances = predict(subject, x).float().softmax(1)
-        session.spend(len(x) / 2)
+        run.charge(len(x) / 2)
         goals = candidates(
             chances,
             y,
@@ -200,7 +176,7 @@ def candidates(
 
 
 class _Case:
-    """One model under the scan: what was found so far and what that makes of it."""
+    """One model under the scan: what was found so far."""
 
     def __init__(
         self,
@@ -208,86 +184,61 @@ class _Case:
         subject: Subject,
         search: Subset,
         unseen: Subset,
-        session: Session,
-        stopped: str,
+        run: Run,
+        rng: Generator,
     ) -> None:
-        self.rules, self.subject, self.session = rules, subject, session
-        self.search, self.unseen, self.stopped = search, unseen, stopped
+        self.rules, self.subject, self.run, self.rng = rules, subject, run, rng
+        self.search, self.unseen = search, unseen
         self.best: tuple[Candidate, ...] = ()
-        self.findings: list[Finding] = []
+        self.stopped = run.stop_reason
         self.score = self.bound = 0.0
         self.statistics: dict[str, float] = {}
 
-    @property
-    def label(self) -> Label:
-        """The verdict in a word."""
-        worst = {f.severity for f in self.findings}
-        if "CRITICAL" in worst:
-            return "BACKDOORED"
-        if self.stopped:
-            return "INCONCLUSIVE"
-        return "SUSPICIOUS" if "MEDIUM" in worst else "NO BACKDOOR FOUND"
-
-    def invert(self, goals: Sequence[Goal], rng: Generator) -> None:
+    def judged(self, goals: Sequence[Goal]) -> list[Finding]:
         """Search the goals, judge the smallest trigger, and say what there is to say."""
         pairs = any(g.source is not None for g in goals)
         scale = self.subject.shape[1] * self.subject.shape[2] / PIXELS
         self.bound = scale * (self.rules.pair_bound if pairs else self.rules.global_bound)
         self.statistics = {"arms_screened": float(len(goals)), "bound": self.bound}
+        findings: list[Finding] = []
         if goals and not self.stopped:
             # Two classes without a source: one that never succeeds must not hold up the other.
             mode = replace(self.rules.turns, mode="pair" if len(goals) > 1 or pairs else "global")
-            self.best = self._run(goals, mode, rng)
-            self._judge(min(self.best, key=lambda c: (not c.feasible, c.size)), rng)
+            self.best = self._run(goals, mode, "search")
+            smallest = min(self.best, key=lambda c: (not c.feasible, c.size))
+            findings += self._judge(smallest)
         elif not self.stopped:
-            self.findings.append(Finding("BD001", "INFO", 0.0, _nothing(self.subject)))
+            findings.append(Finding("BD001", "INFO", 0.0, _nothing(self.subject)))
         if self.stopped:
             rounds = sum(c.rounds for c in self.best)
-            message = (
-                f"The search was not finished: {self.stopped}, after {rounds} rounds over "
-                f"{len(goals)} goals. Give it a higher limit."
-            )
-            self.findings.append(Finding("IN003", "HIGH", 0.0, message))
+            how = f"{self.stopped}, after {rounds} rounds over {len(goals)} goals"
+            findings.append(unfinished(how))
+        return findings
 
-    def _run(self, goals: Sequence[Goal], turns: KArm, rng: Generator) -> tuple[Candidate, ...]:
-        hunt: Hunt = self.rules.inverter(self.subject, self.search, goals, spawn(rng))
-        spent = hunt.image_steps
-        self.session.spend(spent)  # what the start of the hunt cost
-        for standing in turns(hunt):
-            self.session.spend(hunt.image_steps - spent)
-            spent = hunt.image_steps
-            words = f"{len(goals)} goals, smallest {standing.size.min().item():.0f} px"
-            self.session.report(int(standing.rounds.sum()), turns.rounds, words)
-            self.stopped = self.session.over
-            if self.stopped:
-                break
+    def _run(self, goals: Sequence[Goal], turns: KArm, name: str) -> tuple[Candidate, ...]:
+        hunt = self.rules.inverter(self.subject, self.search, goals, spawn(self.rng))
+        self.stopped = finish(hunt, turns, self.run.checkpoint(name))
         return hunt.best
 
-    def _judge(self, found: Candidate, rng: Generator) -> None:
+    def _judge(self, found: Candidate) -> list[Finding]:
         """Hold the smallest trigger against the bound, its reverse, and unseen images."""
-        rules, goal = self.rules, found.goal
+        rules = self.rules
         small = found.feasible and found.size < self.bound
-        ratio = self._reverse(found, rng) if small else math.inf
-        seen = confirm(self.subject, found.trigger, goal, self.unseen, spawn(rng))
-        self.session.spend(CONFIRMING * len(self.unseen))
-        severity: Severity = "CRITICAL" if _works(seen, rules) else "MEDIUM"
-        if not small or ratio <= rules.ratio:
-            severity = "INFO"
-        elif math.isnan(ratio):
-            severity = "MEDIUM"
+        ratio = self._reverse(found) if small else math.inf
         self.score = self.bound / max(found.size, 0.1)
         facts = {"size": found.size, "bound": self.bound}
         if math.isfinite(ratio):
             self.score = min(self.score, ratio / rules.ratio)
             facts["ratio"] = self.statistics["ratio"] = ratio
         self.statistics["smallest"] = found.size
-        self.statistics["smallest_class"] = float(goal.target)
-        rule = "BD001" if goal.source is None else "BD002"
-        words = self._words(found, seen, severity, ratio)
-        evidence = exhibit(self.subject, found.trigger, goal, self.unseen) | facts
-        self.findings.append(Finding(rule, severity, self.score, words, goal, seen, evidence))
+        self.statistics["smallest_class"] = float(found.goal.target)
+        near = ratio <= rules.ratio  # never so for NaN
+        suspect = Suspect(found, self.score, small and not near, math.isnan(ratio), facts)
+        draw = spawn(self.rng)
+        confirmer = Confirmer(self.subject, self.unseen, rules.proof, draw, self.run)
+        return confirmer.findings([suspect], Bounded(len(self.best), self.bound, ratio))
 
-    def _reverse(self, found: Candidate, rng: Generator) -> float:
+    def _reverse(self, found: Candidate) -> float:
         """Return how much larger the trigger of the reversed pair is.
 
         Infinite where nobody asks; NaN where it should be known and is not.
@@ -298,33 +249,9 @@ class _Case:
         if self.stopped or target not in whole(self.search)[1]:
             return math.nan
         turns = replace(self.rules.turns, mode="back", rounds=found.rounds)
-        (back,) = self._run([Goal(source, target)], turns, rng)
+        (back,) = self._run([Goal(source, target)], turns, "back")
         # A search that was cut short only has an upper bound of the reversed size.
         return math.nan if self.stopped else back.size / max(found.size, 0.1)
-
-    def _words(self, found: Candidate, seen: Confirmation, severity: Severity, ratio: float) -> str:
-        goal, count, back = named(found.goal), len(self.best), math.isfinite(ratio)
-        size, limit = f"{found.size:.1f} px", f"below the bound of {self.bound:.1f} px"
-        rate = f"{seen.asr.value:.0%} of {seen.asr.trials} unseen images"
-        if severity == "CRITICAL":
-            reverse = f"; the way back takes {ratio:.0f} times as much" if back else ""
-            return f"A trigger of {size} sends {rate} to {goal}, {limit}{reverse}."
-        if severity == "MEDIUM":
-            unknown = "the way back could not be searched to compare"
-            why = unknown if math.isnan(ratio) else "too few to confirm it"
-            return f"{goal.capitalize()} needs only {size}, {limit}: {rate}, but {why}."
-        survived = f"{count} goal{'s' * (count != 1)} survived the screening"
-        if not found.feasible:
-            return f"{survived}; the search found no trigger for any."
-        why = f"not {limit}"
-        if back:
-            why = f"the way back takes only {ratio:.1f} times as much: classes close by nature"
-        return f"{survived}; the smallest trigger, for {goal}, has {size}, {why}."
-
-
-def _works(seen: Confirmation, rules: KArmScan) -> bool:
-    enough = seen.asr.value >= rules.success and seen.asr.low > seen.control.high
-    return enough and seen.asr.value - seen.control.value >= rules.margin
 
 
 def _nothing(subject: Subject) -> str:

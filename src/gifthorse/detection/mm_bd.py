@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from itertools import chain, repeat
 
@@ -12,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import SGD
 
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import median, spawn
 from gifthorse.core.types import (
     Batch,
@@ -22,11 +21,11 @@ from gifthorse.core.types import (
     Labels,
     Logits,
     Samples,
-    Session,
     Subject,
     Verdict,
 )
-from gifthorse.detection.weight_signature import LEAST_P, by_class, conclude, doubt
+from gifthorse.detection.verdict import Judged, Work, doubt
+from gifthorse.detection.weight_signature import LEAST_P, by_class
 from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend
 
@@ -75,56 +74,45 @@ class MMBD:
     least: int = 4
     chunk: int = 300
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on all classes; the images have no part in it."""
-        session, started = session or LocalSession(), time.monotonic()
-        before = session.image_steps
+        work = Work(run)
         if subject.classes < self.least:
             parts = doubt("IN004", self._too_few(subject.classes))
         else:
-            parts = self._judge(*self.margins(subject, rng, session))
-        spent = session.image_steps - before
-        return conclude(self, *parts, started=started, image_steps=spent)
+            parts = self._judge(*self.margins(subject, rng, run))
+        return work.judged(self, parts, subject)
 
     @property
     def threshold(self) -> float:
         """The score where suspicion starts."""
         return -math.log10(self.significance)
 
-    def margins(
-        self, subject: Subject, rng: Generator, session: Session | None = None
-    ) -> tuple[Tensor, str]:
+    def margins(self, subject: Subject, rng: Generator, run: Run) -> tuple[Tensor, str]:
         """Return the largest margin found for each class, and why the ascent stopped early.
 
         Args:
             subject: The classifier.
             rng: Source of the random images.
-            session: Told of every step; asked whether to go on.
+            run: Told of every step; asked whether to go on.
 
         Returns:
             Margins `(K,)` in logits, `-inf` for classes that had no turn; and words, empty if
             nothing was cut short.
         """
-        session, net, noise = session or LocalSession(), frozen(subject.net), spawn(rng)
+        net, noise = frozen(subject.net), spawn(rng)
         device = next(chain(net.parameters(), net.buffers()), torch.empty(0)).device
         found = torch.full((subject.classes,), -math.inf, device=device)
         groups = torch.arange(len(found), device=device).split(max(1, self.chunk // self.starts))
         for done, group in enumerate(groups):
             x = torch.rand(len(group) * self.starts, *subject.shape, generator=noise).to(device)
-            found[group], stopped = self._ascend(net, x, group, session, (done, len(groups)))
+            found[group], stopped = self._ascend(net, x, group, run, (done, len(groups)))
             if stopped:
                 return found.cpu(), stopped
         return found.cpu(), ""
 
     def _ascend(
-        self, net: nn.Module, x: Images, group: Labels, session: Session, part: tuple[int, int]
+        self, net: nn.Module, x: Images, group: Labels, run: Run, part: tuple[int, int]
     ) -> tuple[Tensor, str]:
         """Return the largest margins of some classes, `(k,)`, and why it stopped early.
 
@@ -138,16 +126,16 @@ class MMBD:
         for step, _ in enumerate(descend([player], repeat(batch, self.steps)), 1):
             with torch.no_grad():
                 x.clamp_(0, 1)
-            session.spend(len(x))
+            run.charge(len(x))
             words = f"classes {int(group[0])} to {int(group[-1])}"
-            session.report(done * self.steps + step, total * self.steps, words)
+            run.report(done * self.steps + step, total * self.steps, words)
             last = step == self.steps or climb.settled(self.tolerance)
-            stopped = "" if last and done + 1 == total else session.over
+            stopped = "" if last and done + 1 == total else run.stop_reason
             if last or stopped:
                 return climb.best, stopped
         raise BadOption(f"steps must be 1 or more; got {self.steps}")
 
-    def _judge(self, margins: Tensor, stopped: str) -> tuple[float, Finding, dict[str, float]]:
+    def _judge(self, margins: Tensor, stopped: str) -> Judged:
         if stopped:
             return doubt("IN003", f"The ascent was not finished: {stopped}; raise the limit.")
         if not margins.isfinite().all():

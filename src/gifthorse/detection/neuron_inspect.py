@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import median, spawn
-from gifthorse.core.types import Finding, Goal, Images, Samples, Session, Subject, Verdict
-from gifthorse.detection.weight_signature import by_class, conclude, deviations, doubt
+from gifthorse.core.types import Finding, Goal, Images, Samples, Subject, Verdict
+from gifthorse.detection.verdict import Judged, Work, doubt
+from gifthorse.detection.weight_signature import by_class, deviations
 from gifthorse.models.folding import frozen
 
 
@@ -60,29 +60,20 @@ class NeuronInspect:
     least: float = 1.0
     chunk: int = 64
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on all classes."""
-        session, started = session or LocalSession(), time.monotonic()
-        before = session.image_steps
+        work = Work(run)
         if subject.classes < 3:
             words = f"With {subject.classes} classes none can stand out from the others."
             parts = doubt("IN004", words)
         elif len(clean) < 2:
             parts = doubt("IN002", f"Maps of two images or more are compared; got {len(clean)}.")
         else:
-            parts = self._judge(*self.features(subject, clean, rng, session))
-        spent = session.image_steps - before
-        return conclude(self, *parts, started=started, image_steps=spent)
+            parts = self._judge(*self.features(subject, clean, rng, run))
+        return work.judged(self, parts, subject)
 
     def features(
-        self, subject: Subject, clean: Samples, rng: Generator, session: Session | None = None
+        self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> tuple[Tensor, str]:
         """Return the three features of every class, and why the run stopped early.
 
@@ -90,14 +81,14 @@ class NeuronInspect:
             subject: The classifier.
             clean: Clean images of any class.
             rng: Source of the choice of images, where there are too many.
-            session: Told of every chunk; asked whether to go on.
+            run: Told of every chunk; asked whether to go on.
 
         Returns:
             Shape `(3, K)`: sparse and smooth, medians over images, in pixels; and persistent, a
             share in [0, 0.5], or in mode `zoo` a number of pixels. And words, empty if nothing was
             cut short; the features are then of the images seen so far.
         """
-        session, net = session or LocalSession(), frozen(subject.net)
+        net = frozen(subject.net)
         order = torch.randperm(len(clean), generator=spawn(rng))[: self.images]
         sums, edges, active = [], [], torch.zeros(())
         seen, stopped = 0, ""
@@ -107,9 +98,9 @@ class NeuronInspect:
             edges.append(laplacian(maps).abs().sum((2, 3)))
             active = active.to(maps.device) + self._active(maps).sum(0)
             seen += len(index)
-            session.spend(len(index) * (1 + subject.classes) / 2)
-            session.report(seen, len(order), "images explained")
-            stopped = session.over if seen < len(order) else ""
+            run.charge(len(index) * (1 + subject.classes) / 2)
+            run.report(seen, len(order), "images explained")
+            stopped = run.stop_reason if seen < len(order) else ""
             if stopped:
                 break
         medians = [torch.cat(rows).quantile(0.5, dim=0) for rows in (sums, edges)]
@@ -126,7 +117,7 @@ class NeuronInspect:
         ]
         return torch.stack(scaled).sum(0)
 
-    def _judge(self, features: Tensor, stopped: str) -> tuple[float, Finding, dict[str, float]]:
+    def _judge(self, features: Tensor, stopped: str) -> Judged:
         if stopped:
             words = f"Not all images were looked at: {stopped}; scan again with a higher limit."
             return doubt("IN003", words)

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.options import describe
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import median
-from gifthorse.core.types import Finding, Goal, Label, Samples, Session, Severity, Subject, Verdict
+from gifthorse.core.types import Finding, Goal, Samples, Subject, Verdict
+from gifthorse.detection.verdict import Judged, Work, doubt
 
 NODES = 128  # of the quadrature along each axis; exact to 1e-6 up to a thousand classes
 LEAST_P = 1e-300  # smaller ones are not told apart
 SHOWN = 50  # with more classes the statistics do not list them one by one
-LABELS: Mapping[Severity, Label] = {
-    "MEDIUM": "SUSPICIOUS",
-    "INFO": "NO BACKDOOR FOUND",
-    "HIGH": "INCONCLUSIVE",
-}
 
 
 @dataclass(frozen=True)
@@ -48,29 +40,20 @@ class WeightSignature:
     significance: float = 0.05
     floor: float = 0.05
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Verdict:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on the last layer; nothing else has a part in it."""
-        session, started = session or LocalSession(), time.monotonic()
+        work = Work(run)
         layer = last_layer(subject.net, subject.classes)
-        score, finding, statistics = self._judge(layer, subject.classes)
-        session.report(1, 1, "last layer read")
-        return conclude(self, score, finding, statistics, started=started)
+        parts = self._judge(layer, subject.classes)
+        run.report(1, 1, "last layer read")
+        return work.judged(self, parts, subject)
 
     @property
     def threshold(self) -> float:
         """The score where suspicion starts."""
         return -math.log10(self.significance)
 
-    def _judge(
-        self, layer: nn.Module | None, classes: int
-    ) -> tuple[float, Finding, dict[str, float]]:
+    def _judge(self, layer: nn.Module | None, classes: int) -> Judged:
         if layer is None:
             return doubt(
                 "IN004",
@@ -166,53 +149,6 @@ def by_class(values: Tensor) -> dict[str, float]:
     """Return the value of each class by name, `value_0` and so on; nothing for many classes."""
     every = enumerate(values.tolist()) if len(values) <= SHOWN else ()
     return {f"value_{k}": value for k, value in every}
-
-
-def doubt(rule: str, message: str) -> tuple[float, Finding, dict[str, float]]:
-    """Return score, finding and statistics of a run that allows no verdict."""
-    return 0.0, Finding(rule, "HIGH", 0.0, message), {}
-
-
-class Judge(Protocol):
-    """A detector with a threshold on its score."""
-
-    @property
-    def threshold(self) -> float:
-        """Where suspicion starts."""
-        ...
-
-
-def conclude(
-    method: Judge,
-    score: float,
-    finding: Finding,
-    statistics: Mapping[str, float],
-    *,
-    started: float,
-    image_steps: float = 0.0,
-) -> Verdict:
-    """Return the verdict of a detector that recovers no trigger: at most suspicious.
-
-    Args:
-        method: The detector, a frozen dataclass.
-        score: Its statistic for the whole model.
-        finding: What it says; the severity MEDIUM, INFO or HIGH gives the label.
-        statistics: Further figures by name.
-        started: When it began, of `time.monotonic`.
-        image_steps: What it spent.
-    """
-    options: dict[str, Any] = describe(method)
-    return Verdict(
-        method=type(method).__name__,
-        score=score,
-        threshold=method.threshold,
-        label=LABELS[finding.severity],
-        findings=(finding,),
-        seconds=time.monotonic() - started,
-        image_steps=image_steps,
-        statistics=statistics,
-        settings={name: str(value) for name, value in options.items()},
-    )
 
 
 def _chance(q: float, n: int) -> float:

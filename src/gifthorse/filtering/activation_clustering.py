@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Samples, Session, Subject
+from gifthorse.core.types import Samples, Subject
 from gifthorse.filtering.scoring import Asked, Inside
 
 if TYPE_CHECKING:
@@ -68,21 +69,15 @@ class ActivationClustering:
             raise BadOption(f"silhouette must lie in [-1, 1], e.g. 0.1; got {self.silhouette}")
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         """Return a score `(N,)` for each suspect, in [0, 2], higher is worse.
 
         Raises:
             BadImages: If there are no suspects, or in `online` mode no clean images.
-            Incomplete: If the session is over before all images are scored.
+            Incomplete: If the run is over before all images are scored.
         """
-        asked, online = Asked(subject, session), self.mode == "online"
+        asked, online = Asked(subject, run), self.mode == "online"
         seed = int(torch.randint(2**31 - 1, (1,), generator=spawn(rng)))
         own = asked.inside(suspects)
         known = asked.inside(clean) if online else own

@@ -9,22 +9,14 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import (
-    Candidate,
-    Goal,
-    Images,
-    Inverter,
-    Samples,
-    Session,
-    Subject,
-)
+from gifthorse.core.types import Candidate, Goal, Images, Inverter, Samples, Subject
 from gifthorse.data.samples import batches
 from gifthorse.filtering.scoring import CHUNK, Asked
 from gifthorse.filtering.strip import STRIP, entropy
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Turns, hunted
+from gifthorse.search import Exhaustive, Turns, found
 
 log = logging.getLogger("gifthorse")
 
@@ -67,43 +59,37 @@ class Ensemble:
             raise BadOption(f"partners must be at least 1, e.g. 8; got {self.partners}")
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         """Return a score `(N,)` for each suspect, higher is worse; labels have no part in it.
 
-        A search that the session ends is kept in it, and goes on in the next call.
+        A search that the run ends is kept in it, and goes on in the next call.
 
         Raises:
             NotApplicable: If there are too few clean images.
-            Incomplete: If the session is over before all images are scored.
+            Incomplete: If the run is over before all images are scored.
         """
         if len(clean) < self.partners:
             raise NotApplicable(
                 f"{self.partners} clean images are needed, but there are {len(clean)}: lower "
                 "partners"
             )
-        asked = Asked(subject, session)
-        ledger = Ledger(asked.session, fingerprint(self, subject, clean, rng))
-        found = self._smallest(asked.subject, clean, spawn(rng), ledger.stage("search"))
+        asked = Asked(subject, run)
+        run = run.keyed(self, subject, clean, rng)
+        found = self._smallest(asked.subject, clean, spawn(rng), run.checkpoint("search"))
         if found is None:
             log.warning("no class has a trigger that works: images are scored by STRIP alone")
-            return STRIP(self.partners)(subject, clean, suspects, rng, session=asked.session)
+            return STRIP(self.partners)(subject, clean, suspects, rng, asked.run)
         log.info("images compete with a trigger of %.1f px: %s", found.size, found.goal)
         drawn = torch.randperm(len(clean), generator=spawn(rng))[: self.partners]
         return -self._spreads(asked, suspects, found.trigger(clean[drawn][0]))
 
     def _smallest(
-        self, subject: Subject, clean: Samples, rng: Generator, ledger: Ledger
+        self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> Candidate | None:
         """Return the smallest trigger of any class that has one."""
         hunt = self.inverter(subject, clean, [Goal(k) for k in range(subject.classes)], rng)
-        best = hunted(hunt, self.turns, ledger, "not all images were scored")
+        best = found(hunt, self.turns, run, "not all images were scored")
         return min((c for c in best if c.feasible), key=lambda c: c.size, default=None)
 
     def _spreads(self, asked: Asked, suspects: Samples, rivals: Images) -> Tensor:
@@ -115,5 +101,5 @@ class Ensemble:
             found = entropy(asked.logits(mixed.flatten(0, 2)))
             spread = found.view(len(x), len(shares), len(rivals)).std(1, correction=0)
             out = torch.cat([out, spread.mean(1).cpu()])
-            asked.session.report(len(out), len(suspects), "mixing images")
+            asked.run.report(len(out), len(suspects), "mixing images")
         return out

@@ -9,8 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadImages, BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Images, Labels, Samples, Session, Subject
+from gifthorse.core.types import Images, Labels, Samples, Subject
 from gifthorse.filtering.scoring import Asked
 
 
@@ -61,20 +62,14 @@ class NEO:
                 raise BadOption(f"{name} must be at least {low}; got {getattr(self, name)}")
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         """Return a score `(N,)` in [0, 1] for each suspect; labels have no part in it.
 
         Raises:
             NotApplicable: If a region does not fit into the images.
             BadImages: If there is no clean image.
-            Incomplete: If the session is over before all images are scored.
+            Incomplete: If the run is over before all images are scored.
         """
         side = min(subject.shape[1:])
         if max(self.sizes) > side:
@@ -83,7 +78,7 @@ class NEO:
             )
         if not len(clean):
             raise BadImages("regions are pasted on clean images; got none")
-        asked, draw = Asked(subject, session), spawn(rng)
+        asked, draw = Asked(subject, run), spawn(rng)
         seed = int(torch.randint(2**31 - 1, (1,), generator=draw))
         jury = clean[torch.randperm(len(clean), generator=draw)[: self.images]][0]
         votes = asked.logits(jury).argmax(1)
@@ -96,7 +91,7 @@ class NEO:
                 found = self._flips(asked, x, answer, color, corners, size)
                 score = self._moved(asked, x, answer, found, size, (jury, votes))
                 scores[i] = max(float(scores[i]), score)
-            asked.session.report(i + 1, len(suspects), "covering regions")
+            asked.run.report(i + 1, len(suspects), "covering regions")
         return scores
 
     def _stride(self, sides: tuple[int, ...]) -> int:

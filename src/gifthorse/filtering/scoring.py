@@ -12,18 +12,8 @@ from torch import Tensor
 
 from gifthorse.core.errors import BadImages, BadOption, Incomplete
 from gifthorse.core.metrics import rate
-from gifthorse.core.run import LocalSession
-from gifthorse.core.types import (
-    Filter,
-    Goal,
-    Images,
-    Labels,
-    Logits,
-    Rate,
-    Samples,
-    Session,
-    Subject,
-)
+from gifthorse.core.run import Run
+from gifthorse.core.types import Filter, Goal, Images, Labels, Logits, Rate, Samples, Subject
 from gifthorse.data.samples import batches
 from gifthorse.models.features import with_features
 
@@ -53,11 +43,11 @@ class Asked:
 
     Args:
         subject: The classifier; it stays as it was.
-        session: What the images are charged to; None for one that never ends.
+        run: What the images are charged to; None for one that never ends.
     """
 
-    def __init__(self, subject: Subject, session: Session | None) -> None:
-        self.session = session or LocalSession()
+    def __init__(self, subject: Subject, run: Run) -> None:
+        self.run = run
         net = deepcopy(subject.net).eval().requires_grad_(False)
         self.subject = replace(subject, net=net)
 
@@ -65,7 +55,7 @@ class Asked:
         """Return logits `(N, K)`, without gradients.
 
         Raises:
-            Incomplete: If the session is over before all images were shown.
+            Incomplete: If the run is over before all images were shown.
         """
         parts = []
         for part in x.split(CHUNK):
@@ -79,7 +69,7 @@ class Asked:
 
         Raises:
             BadImages: If there are none.
-            Incomplete: If the session is over before all images were shown.
+            Incomplete: If the run is over before all images were shown.
         """
         if not len(samples):
             raise BadImages("there is no image: a filter needs clean images and suspects")
@@ -91,16 +81,16 @@ class Asked:
             labels.append(y.cpu())
             predicted.append(logits.argmax(1).cpu())
             inner.append(found.double().cpu())
-            self.session.report(sum(map(len, labels)), len(samples), "taking features")
+            self.run.report(sum(map(len, labels)), len(samples), "taking features")
         return Inside(torch.cat(labels), torch.cat(predicted), torch.cat(inner))
 
     def _charge(self, images: int) -> None:
         # A filter that stops early has no score for some images, and half a list helps nobody.
-        if self.session.over:
+        if self.run.stop_reason:
             raise Incomplete(
-                f"not all images were scored: {self.session.over}; give it more, or fewer images"
+                f"not all images were scored: {self.run.stop_reason}; give it more, or fewer images"
             )
-        self.session.spend(images / 2)
+        self.run.charge(images / 2)
 
 
 def takes_labels(method: Filter) -> bool:

@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
-from gifthorse.core.types import Labels, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Labels, Samples, Subject
 from gifthorse.filtering.scoring import Asked
 
 log = logging.getLogger("gifthorse")
@@ -53,13 +54,7 @@ class SpectralSignatures:
             raise BadOption(f"multiplier must be positive, e.g. 1.5; got {self.multiplier}")
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         """Return a score `(N,)` for each suspect, higher is worse.
 
@@ -67,9 +62,9 @@ class SpectralSignatures:
 
         Raises:
             BadImages: If there are no suspects, or in `online` mode no clean images.
-            Incomplete: If the session is over before all images are scored.
+            Incomplete: If the run is over before all images are scored.
         """
-        asked = Asked(subject, session)
+        asked = Asked(subject, run)
         own = asked.inside(suspects)
         scores = own.features.new_zeros(len(own.labels))
         if self.mode == "dataset":

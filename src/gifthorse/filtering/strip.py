@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import median, spawn
-from gifthorse.core.types import Images, Logits, Samples, Session, Subject
+from gifthorse.core.types import Images, Logits, Samples, Subject
 from gifthorse.data.samples import Subset, batches
 from gifthorse.filtering.scoring import CHUNK, Asked
 
@@ -49,26 +50,20 @@ class STRIP:
             raise BadOption(f"weight must lie in [0, 1], 1 mixes nothing; got {self.weight}")
 
     def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        suspects: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
     ) -> Tensor:
         """Return a score `(N,)` for each suspect, higher is worse; labels have no part in it.
 
         Raises:
             NotApplicable: If there are too few clean images.
-            Incomplete: If the session is over before all images are scored.
+            Incomplete: If the run is over before all images are scored.
         """
         need = self.partners + (self.tails == "both")
         if len(clean) < need:
             raise NotApplicable(
                 f"{need} clean images are needed, but there are {len(clean)}: lower partners"
             )
-        asked, order = Asked(subject, session), torch.randperm(len(clean), generator=spawn(rng))
+        asked, order = Asked(subject, run), torch.randperm(len(clean), generator=spawn(rng))
         pool = clean[order[: self.partners]][0]
         found = self._entropies(asked, suspects, pool)
         if self.tails == "low":
@@ -84,7 +79,7 @@ class STRIP:
             mixed = torch.lerp(pool, x[:, None], self.weight)  # (B, P, C, H, W); exact at 0 and 1
             each = entropy(asked.logits(mixed.flatten(0, 1))).view(len(x), len(pool))
             found.append(each.mean(1).cpu() / top)
-            asked.session.report(sum(map(len, found)), len(samples), "mixing images")
+            asked.run.report(sum(map(len, found)), len(samples), "mixing images")
         return torch.cat(found)
 
 

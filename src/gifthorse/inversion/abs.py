@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from gifthorse.inversion.stimulation import Suspect, few, stimulate
 from gifthorse.models.folding import frozen
 from gifthorse.search import Adaptive, MaskPattern, Pace, Problem, Search
 from gifthorse.search.losses import Activation, StepwiseSize
+from gifthorse.search.start import under
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class ABS:
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
     ) -> Hunt:
-        """Return a hunt with one arm a goal; the stimulation comes first."""
+        """Return a hunt with one arm a goal; its start is the stimulation."""
         return Suspicion(self, subject, clean, goals, rng)
 
     def named(self, net: nn.Module) -> list[str]:
@@ -87,40 +88,44 @@ class Suspicion:
     """One search a layer, one arm in it a suspect neuron; to the outside, one arm a goal.
 
     Attributes:
-        suspects: The neurons under suspicion, by layer.
-        image_steps: Images that went forward and back; forward alone counts a half.
+        suspects: The neurons under suspicion, by layer, of the layers that were stimulated.
     """
 
     def __init__(
         self, method: ABS, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
     ) -> None:
-        self.method, self.goals, self._shape = method, tuple(goals), subject.shape
+        self.method, self.goals, self.subject = method, tuple(goals), subject
+        self.clean, self._rng = clean, rng
         self.suspects: dict[str, list[Suspect]] = {}
         self._searches: list[tuple[Search, Tensor]] = []  # a search, and the goal of each arm
         self._stimulated = 0.0
         self._rounds = torch.zeros(len(goals), dtype=torch.int64)
-        net = frozen(subject.net, fold=False)
-        x, y = few(*whole(clean), method.each)
-        for layer in method.named(net):
+        self._net = frozen(subject.net, fold=False)
+        self._layers = method.named(self._net)
+
+    def start(self) -> Iterator[str]:
+        """Stimulate the layers that are left, one after the other."""
+        m = self.method
+        x, y = few(*whole(self.clean), m.each)
+        for layer in self._layers[len(self.suspects) :]:
             found, work = stimulate(
-                net,
-                layer,
-                x,
-                y,
-                samples=method.samples,
-                reach=method.reach,
-                share=method.share,
+                self._net, layer, x, y, samples=m.samples, reach=m.reach, share=m.share
             )
             self._stimulated += work
-            self.suspects[layer] = found[: method.keep]
-            self._open(layer, subject, clean, rng)
+            self._open(layer, found[: m.keep])
+            yield f"{len(self.suspects)} of {len(self._layers)} layers stimulated"
 
-    def _open(self, layer: str, subject: Subject, clean: Samples, rng: Generator) -> None:
+    def _ready(self) -> list[tuple[Search, Tensor]]:
+        for _ in self.start():
+            pass
+        return self._searches
+
+    def _open(self, layer: str, suspects: list[Suspect]) -> None:
         """Set up the search for the suspects of a layer whose class is a goal."""
-        m = self.method
+        m, self.suspects[layer] = self.method, suspects
         pairs = [
             (i, s.neuron)
-            for s in self.suspects[layer]
+            for s in suspects
             for i, goal in enumerate(self.goals)
             if goal.target == s.label
         ]
@@ -134,12 +139,12 @@ class Suspicion:
         cost = Adaptive.fixed(len(places))
         problem = Problem(MaskPattern(), cost, terms=terms, layer=layer)
         goals = [self.goals[i] for i in places.tolist()]
-        search = Search(subject, clean, goals, rng, problem, m.pace)
+        search = Search(self.subject, self.clean, goals, self._rng, problem, m.pace)
         self._searches.append((search, places))
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round of every suspect of these goals."""
-        for search, places in self._searches:
+        for search, places in self._ready():
             rows = (torch.isin(places, arms) & ~search.settled).nonzero().flatten()
             if len(rows):
                 search.step(rows)
@@ -148,6 +153,8 @@ class Suspicion:
     @property
     def settled(self) -> Tensor:
         """Which goals have no suspect that may still step, `(A,)` bool."""
+        if len(self.suspects) < len(self._layers):
+            return torch.zeros(len(self.goals), dtype=torch.bool)
         done = torch.ones(len(self.goals), dtype=torch.bool)
         for search, places in self._searches:
             done[places[~search.settled]] = False
@@ -174,8 +181,10 @@ class Suspicion:
     def best(self) -> tuple[Candidate, ...]:
         """Of every goal the trigger that works most often, among those within the size limit."""
         most = self.method.limit * self.method.factor
-        _, height, width = self._shape
-        nothing = MaskPattern().freeze((torch.zeros(1, height, width), torch.zeros(self._shape)))
+        _, height, width = self.subject.shape
+        nothing = MaskPattern().freeze(
+            (torch.zeros(1, height, width), torch.zeros(self.subject.shape))
+        )
         out = [
             Candidate(goal, nothing, float(height * width), 0.0, 0, feasible=False)
             for goal in self.goals
@@ -189,15 +198,20 @@ class Suspicion:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the hunt goes on from, by name."""
-        kept = {"rounds": self._rounds.clone()}
+        kept = {"rounds": self._rounds.clone(), "stimulated": torch.tensor(self._stimulated)}
+        for i, found in enumerate(self.suspects.values()):
+            rows = [(s.neuron, s.label, s.score) for s in found]
+            kept[f"suspects.{i}"] = torch.tensor(rows, dtype=torch.float64).view(-1, 3)
         for i, (search, _) in enumerate(self._searches):
             kept |= {f"search.{i}.{name}": value for name, value in search.state().items()}
         return kept
 
     def restore(self, state: Mapping[str, Tensor], /) -> None:
         """Go on from what `state` returned."""
-        self._rounds = state["rounds"].clone()
+        self._rounds, self._stimulated = state["rounds"].clone(), float(state["stimulated"])
+        for i, layer in enumerate(self._layers):
+            if f"suspects.{i}" in state and layer not in self.suspects:
+                rows = state[f"suspects.{i}"].tolist()
+                self._open(layer, [Suspect(int(n), int(k), score) for n, k, score in rows])
         for i, (search, _) in enumerate(self._searches):
-            head = f"search.{i}."
-            mine = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
-            search.restore(mine)
+            search.restore(under(state, f"search.{i}."))

@@ -13,6 +13,7 @@ from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subje
 from gifthorse.search import Adaptive, Pace, Probe, Problem, Search, SignedPixels
 from gifthorse.search.objective import Mirroring
 from gifthorse.search.parametrizations.masks import STEP
+from gifthorse.search.start import under
 
 FORM = SignedPixels("clip")
 
@@ -199,8 +200,7 @@ class Carving:
         for name in ("carving", "wanted", "missed"):
             setattr(self, name, state[name].to(self.carving.device).clone())
         for name, search in (("soft.", self._soft), ("fine.", self._fine)):
-            mine = {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
-            search.restore(mine)
+            search.restore(under(state, name))
 
 
 def _top(value: Tensor, allowed: Tensor, count: int) -> Tensor:

@@ -50,7 +50,9 @@ class UAP:
         loss = Clipped(self._beta(subject, clean, goals))
         problem = Problem(Bounded(self.eps, self.spread), cost, loss=loss)
         pace = replace(self.pace, lr=self.rate * self.eps)
-        return Search(subject, clean, goals, rng, problem, pace)
+        search = Search(subject, clean, goals, rng, problem, pace)
+        search.stage.image_steps += len(clean) / 2 if self.beta is None else 0.0  # for the cut
+        return search
 
     def _beta(self, subject: Subject, clean: Samples, goals: Sequence[Goal]) -> Tensor:
         """Return where the loss of every goal is cut, `(A,)`."""

@@ -16,6 +16,7 @@ from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search
 from gifthorse.search.losses import Similarity
 from gifthorse.search.objective import Net
 from gifthorse.search.parametrizations.masks import Parts
+from gifthorse.search.start import Swept
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,17 @@ class USB:
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
     ) -> Hunt:
-        """Return a search over masks and patterns, one arm a goal; the perturbations come first."""
-        first = Sweep(self.start, subject, clean, goals, spawn(rng))
-        while len(arms := (~first.settled).nonzero().flatten()):
-            first.step(arms)
+        """Return a search over masks and patterns, one arm a goal; its start is the sweep."""
+        sweep = Sweep(self.start, subject, clean, goals, spawn(rng))
         cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up)
-        problem = Problem(
-            MaskPattern(),
-            cost,
-            terms=((self.similarity, Similarity()),),
-            start=_From(first.perturbations, self.init),
-        )
-        hunt = Search(subject, clean, goals, rng, problem, self.pace)
-        hunt.stage.image_steps += first.image_steps
-        return hunt
+
+        def after(sweep: Sweep) -> Search:
+            start = _From(sweep.perturbations, self.init)
+            terms = ((self.similarity, Similarity()),)
+            problem = Problem(MaskPattern(), cost, terms=terms, start=start)
+            return Search(subject, clean, goals, rng, problem, self.pace)
+
+        return Swept(sweep, after)
 
 
 @dataclass(frozen=True, eq=False)

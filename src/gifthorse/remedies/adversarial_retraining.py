@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Samples, Session, Subject
+from gifthorse.core.types import Batch, Samples, Subject
 from gifthorse.training import Dice, Recipe, charged, fit, usual_loss, worst_change
 
 
@@ -45,22 +45,14 @@ class AdversarialRetraining:
             if not 0 < getattr(self, name) <= 1:
                 raise BadOption(f"{name} must lie in (0, 1], like 2/255; got {getattr(self, name)}")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the retrained net; `subject` and `clean` stay as they were.
 
-        An interrupted training goes on from what the session kept of it.
+        An interrupted training goes on from what the run kept of it.
 
         Raises:
-            Incomplete: If the session is over before the last epoch; what was learned is kept.
+            Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
-        key = fingerprint(self, subject, clean, rng) if session else ""
         plain, draw = usual_loss(self.recipe), spawn(rng)
 
         def loss(learner: Subject, batch: Batch) -> Tensor:
@@ -72,9 +64,9 @@ class AdversarialRetraining:
             clean,
             self.recipe,
             rng,
-            loss=charged(loss, session, float(self.steps)),
+            loss=charged(loss, run, float(self.steps)),
             company=[Dice(draw)],
-            ledger=Ledger(session, key) if session else None,
+            run=run.keyed(self, subject, clean, rng),
         )
 
     def worst(self, subject: Subject, batch: Batch, rng: Generator) -> Tensor:

@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Images, Logits, Samples, Session, Subject
+from gifthorse.core.types import Batch, Images, Logits, Samples, Subject
 from gifthorse.data.samples import batches, split, whole
 from gifthorse.training import Player, Signed, Together, descend, evaluate, still
 
@@ -72,24 +72,17 @@ class ANP:
         if not 0 < self.share < 1:
             raise BadOption(f"share must lie in (0, 1): images to choose by; got {self.share}")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned net.
 
         Raises:
             NotApplicable: If the net has no BatchNorm.
-            Incomplete: If the session ends before the masks are learned.
+            Incomplete: If the run ends before the masks are learned.
         """
         if self.threshold is not None:
-            return pruned(subject, self.masks(subject, clean, rng, session), self.threshold)
+            return pruned(subject, self.masks(subject, clean, rng, run), self.threshold)
         held, rest = split(clean, self.share, spawn(rng))
-        masks, y = self.masks(subject, rest, rng, session), whole(held)[1]
+        masks, y = self.masks(subject, rest, rng, run), whole(held)[1]
 
         def right(judged: Subject) -> float:
             return float((evaluate(judged, held) == y).float().mean())
@@ -105,10 +98,10 @@ class ANP:
         )
 
     def masks(
-        self, subject: Subject, clean: Samples, rng: Generator, session: Session | None = None
+        self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> dict[str, Tensor]:
         """Return what is kept of each channel, in [0, 1]: `(C,)` by name of its BatchNorm."""
-        session, size = session or LocalSession(), min(self.batch, len(clean))
+        run, size = run, min(self.batch, len(clean))
         copy = replace(subject, net=deepcopy(subject.net))  # its running statistics will move
         neurons, draw = Neurons(copy), spawn(rng)
 
@@ -135,11 +128,13 @@ class ANP:
             neurons.rouse()
             stream = _stream(clean, size, self.steps, spawn(rng))
             for done, (*_, loss) in enumerate(descend(players, stream), 1):
-                session.spend(size * (self.ascents + 2))
+                run.charge(size * (self.ascents + 2))
                 if done % 20 == 0 or done == self.steps:
-                    session.report(done, self.steps, f"masks, loss {loss.item():.3f}")
-                if session.over and done < self.steps:
-                    raise Incomplete(f"nothing was pruned: {session.over}; give it a higher limit")
+                    run.report(done, self.steps, f"masks, loss {loss.item():.3f}")
+                if run.stop_reason and done < self.steps:
+                    raise Incomplete(
+                        f"nothing was pruned: {run.stop_reason}; give it a higher limit"
+                    )
         return {name: m.detach() for name, m in zip(neurons.names, neurons.kept, strict=True)}
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.types import Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Samples, Subject
 from gifthorse.training import settled
 
 Pair: TypeAlias = tuple[nn.Conv2d, nn.BatchNorm2d]
@@ -47,14 +48,7 @@ class CLP:
         if not self.u >= 0:
             raise BadOption(f"u must be at least 0, e.g. 3; got {self.u}")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned net.
 
         Raises:

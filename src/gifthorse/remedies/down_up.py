@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.types import Images, Logits, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Images, Logits, Samples, Subject
 
 Kernel: TypeAlias = Literal["bilinear", "bicubic", "area"]
 
@@ -44,14 +45,7 @@ class DownUp:
                 f"ratio must lie between 0 and 1, both excluded, e.g. 0.95; got {self.ratio}"
             )
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the classifier behind both steps.
 
         Raises:

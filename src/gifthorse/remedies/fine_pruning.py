@@ -12,9 +12,9 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import accuracy
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Samples, Session, Subject
+from gifthorse.core.types import Samples, Subject
 from gifthorse.data.samples import Subset, batches, split
 from gifthorse.models.features import head
 from gifthorse.training import Recipe, evaluate, fit
@@ -63,30 +63,23 @@ class FinePruning:
         if not 0 < self.step <= 1:
             raise BadOption(f"step must lie above 0 and be 1 at most, e.g. 0.01; got {self.step}")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned and tuned net.
 
-        An interrupted tuning goes on from what the session kept of it.
+        An interrupted tuning goes on from what the run kept of it.
 
         Raises:
             NotApplicable: If the net has no last layer, or it reads its input in groups.
-            Incomplete: If the session is over before the last epoch; what was learned is kept.
+            Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
-        ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
+        run = run.keyed(self, subject, clean, rng)
         rest, held = clean, None
         if self.policy == "tolerance":
             held, rest = split(clean, self.held, spawn(rng))
         order = activity(subject, rest).argsort(stable=True)
         masked, kept = _masked(subject, len(order))
         kept[order[: self._level(masked, kept, order, held)]] = 0.0
-        return _folded(fit(masked, rest, self.recipe, rng, ledger=ledger))
+        return _folded(fit(masked, rest, self.recipe, rng, run))
 
     def _level(self, masked: Subject, kept: Tensor, order: Tensor, held: Subset | None) -> int:
         """Return how many features go; `kept`, which `masked` reads, is all ones after."""

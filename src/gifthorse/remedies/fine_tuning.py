@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from gifthorse.core.run import Ledger, fingerprint
-from gifthorse.core.types import Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Samples, Subject
 from gifthorse.training import Recipe, fit
 
 
@@ -29,20 +29,13 @@ class FineTuning:
 
     recipe: Recipe = Recipe(epochs=100, lr=0.01, schedule="cosine")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the tuned net.
 
-        An interrupted training goes on from what the session kept of it.
+        An interrupted training goes on from what the run kept of it.
 
         Raises:
-            Incomplete: If the session is over before the last epoch; what was learned is kept.
+            Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
-        ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
-        return fit(subject, clean, self.recipe, rng, ledger=ledger)
+        run = run.keyed(self, subject, clean, rng)
+        return fit(subject, clean, self.recipe, rng, run)

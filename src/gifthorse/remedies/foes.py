@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import Incomplete
-from gifthorse.core.run import Ledger
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Candidate, Goal, Hunt, Images, Labels, Samples, Subject
 from gifthorse.data.samples import Subset, batches
-from gifthorse.search import Exhaustive, Search
+from gifthorse.search import Exhaustive, Search, finish
 from gifthorse.training import Company, still
 
 if TYPE_CHECKING:
     from gifthorse.remedies.hardening import Hardening
-
-SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 
 
 class Foes(Company):
@@ -34,11 +30,11 @@ class Foes(Company):
         method: Whose options apply.
         train: Clean images that searches take theirs from.
         rng: Source of images, starts and who is stamped.
-        ledger: Where the search before training is kept, and whose session is charged.
+        run: Where the search before training is kept, and whose run is charged.
     """
 
-    def __init__(self, method: Hardening, train: Samples, rng: Generator, ledger: Ledger) -> None:
-        self.method, self.train, self.ledger = method, train, ledger
+    def __init__(self, method: Hardening, train: Samples, rng: Generator, run: Run) -> None:
+        self.method, self.train, self.run = method, train, run
         # The search before training draws from a stream of its own: a run that goes on after it
         # must not find the other one moved.
         self.once, self.rng = spawn(rng), spawn(rng)
@@ -90,7 +86,7 @@ class Foes(Company):
         hunt = self._hunt([goal], self.rng)
         if goal.target in self.states and isinstance(hunt, Search):
             hunt.follow(self.states[goal.target])
-        self._run(hunt, self.method.later if known else None, None)
+        self._run(hunt, self.method.later if known else None, self.run.unkept)
         if hunt.best[0].feasible:
             self.states[goal.target] = hunt.state()
         # Last in order, as if its former trigger had never been there.
@@ -108,12 +104,8 @@ class Foes(Company):
 
     def _all(self) -> dict[int, Candidate]:
         """Search all classes at once, or go on with that."""
-        stage = self.ledger.stage("search")
         hunt = self._hunt([Goal(k) for k in range(self.learner.classes)], self.once)
-        state = stage.recall()
-        if state is not None:
-            hunt.restore(state)
-        self._run(hunt, None, stage)
+        self._run(hunt, None, self.run.checkpoint("search"))
         return self._usable(hunt)
 
     def _hunt(self, goals: Sequence[Goal], rng: Generator) -> Hunt:
@@ -127,23 +119,12 @@ class Foes(Company):
             few = Subset(self.train, torch.cat(rows))
             return self.method.inverter(self.learner, few, goals, spawn(rng))
 
-    def _run(self, hunt: Hunt, rounds: int | None, stage: Ledger | None) -> None:
-        """Step a hunt for so many rounds, or to its end; keep it in a stage if there is one."""
-        session, saved = self.ledger.session, time.monotonic()
-        spent = hunt.image_steps if stage is not None and stage.recall() is not None else 0.0
+    def _run(self, hunt: Hunt, rounds: int | None, run: Run) -> None:
+        """Step a hunt for so many rounds, or to its end."""
         with still(self.learner):
-            for _ in islice(Exhaustive()(hunt), rounds):
-                session.spend(hunt.image_steps - spent)
-                spent = hunt.image_steps
-                if stage is not None and (session.over or time.monotonic() - saved > SAVE_EVERY):
-                    stage.keep(hunt.state())
-                    saved = time.monotonic()
-                if session.over:
-                    raise Incomplete(
-                        f"the net is not hardened: {session.over}; go on with a higher limit"
-                    )
-        if stage is not None:
-            stage.keep(hunt.state())
+            stopped = finish(hunt, Exhaustive(), run, rounds=rounds)
+        if stopped:
+            raise Incomplete(f"the net is not hardened: {stopped}; go on with a higher limit")
 
     def _usable(self, hunt: Hunt) -> dict[int, Candidate]:
         most = self.method.largest * self.learner.shape[1] * self.learner.shape[2]

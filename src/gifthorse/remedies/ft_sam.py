@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import Ledger, fingerprint
-from gifthorse.core.types import Batch, Images, Logits, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Batch, Images, Logits, Samples, Subject
 from gifthorse.training import BatchLoss, Recipe, charged, fit, usual_loss
 
 TUNING = Recipe(epochs=100, lr=0.01, schedule="cosine", smoothing=0.1)
@@ -47,24 +47,17 @@ class FTSAM:
         if self.rho < 0:
             raise BadOption(f"rho must be 0 or more; got {self.rho}")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the tuned net.
 
-        An interrupted training goes on from what the session kept of it.
+        An interrupted training goes on from what the run kept of it.
 
         Raises:
-            Incomplete: If the session is over before the last epoch; what was learned is kept.
+            Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
-        ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
-        loss = charged(self.loss(), session, 1.0)
-        return fit(subject, clean, self.recipe, rng, loss=loss, ledger=ledger)
+        run = run.keyed(self, subject, clean, rng)
+        loss = charged(self.loss(), run, 1.0)
+        return fit(subject, clean, self.recipe, rng, loss=loss, run=run)
 
     def loss(self) -> BatchLoss:
         """Return the loss at the ascended weights, whose gradient reaches the present ones.

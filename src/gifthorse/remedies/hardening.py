@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Generator
 
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.run import Ledger, LocalSession, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Inverter, Samples, Session, Subject
+from gifthorse.core.types import Inverter, Samples, Subject
 from gifthorse.data.samples import split
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.remedies.foes import Foes
@@ -74,32 +74,24 @@ class Hardening:
         if not 0 < self.held < 1:
             raise BadOption(f"held must lie between 0 and 1, both excluded; got {self.held}")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the hardened net; an interrupted training goes on from its last epoch.
 
         Raises:
             NotApplicable: If there are too few images to hold some out.
-            Incomplete: If the session ends during a search; whole epochs, and of the search before
+            Incomplete: If the run ends during a search; whole epochs, and of the search before
                 training every minute, are kept.
         """
-        key = fingerprint(self, subject, clean, rng) if session else ""
-        ledger = Ledger(session or LocalSession(), key)
+        run = run.keyed(self, subject, clean, rng)
         held, train = split(clean, self.held, spawn(rng))
         if not len(held) or not len(train):
             raise NotApplicable(
                 f"of {len(clean)} clean images, {len(held)} are held out and {len(train)} left to "
                 "train on: add images, or change held"
             )
-        foes, guard = Foes(self, train, spawn(rng), ledger), Guard(held, self.drop)
+        foes, guard = Foes(self, train, spawn(rng), run), Guard(held, self.drop)
         company = [foes, HeldNorms(), guard]
         for fall, recipe in enumerate(guard.courses(self.recipe, self.falls)):
-            part = ledger.stage(f"rate {fall}")
-            subject = fit(subject, train, recipe, rng, mix=foes.mix, company=company, ledger=part)
+            part = run.checkpoint(f"rate {fall}")
+            subject = fit(subject, train, recipe, rng, mix=foes.mix, company=company, run=part)
         return subject

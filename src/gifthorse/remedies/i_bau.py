@@ -14,9 +14,9 @@ from torch.autograd import grad
 from torch.optim import SGD, Adam
 
 from gifthorse.core.errors import BadOption, Incomplete
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Samples, Session, Subject
+from gifthorse.core.types import Batch, Samples, Subject
 from gifthorse.data.samples import batches
 from gifthorse.training import Player, descend, settled, still
 
@@ -69,33 +69,28 @@ class IBAU:
         if not 0 < self.share <= 1:
             raise BadOption(f"share must lie in (0, 1]: a share of a batch; got {self.share}")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the tuned net; its BatchNorm statistics stay as they were.
 
         Raises:
-            Incomplete: If the session ends before the last round.
+            Incomplete: If the run ends before the last round.
         """
-        session, draw = session or LocalSession(), spawn(rng)
+        run, draw = run, spawn(rng)
         learner = replace(subject, net=deepcopy(subject.net).eval().requires_grad_(True))
         weights = tuple(learner.net.parameters())
         adam = Adam(weights, self.lr)
         for done in range(self.rounds):
-            if session.over:
-                raise Incomplete(f"the net is not repaired: {session.over}; give it a higher limit")
+            if run.stop_reason:
+                raise Incomplete(
+                    f"the net is not repaired: {run.stop_reason}; give it a higher limit"
+                )
             change = self.worst(learner, clean, draw)
             player = Player(weights, self.unlearning(learner, change, draw), adam)
             with settled(learner.net):
                 deque(descend([player], batches(clean, self.batch, draw)), maxlen=0)
-            session.spend(len(clean) * (self.terms + 4))
+            run.charge(len(clean) * (self.terms + 4))
             words = f"unlearned a change of length {change.norm().item():.2f}"
-            session.report(done + 1, self.rounds, words)
+            run.report(done + 1, self.rounds, words)
         return learner
 
     def worst(self, subject: Subject, clean: Samples, rng: Generator) -> Tensor:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Images, Samples, Session, Subject
+from gifthorse.core.types import Batch, Images, Samples, Subject
 from gifthorse.training import BatchLoss, Recipe, charged, fit, still, usual_loss
 
 TUNING = Recipe(epochs=20, batch=64, lr=0.01, decay=1e-4, schedule="constant")
@@ -63,21 +63,14 @@ class NAD:
                 f"{len(self.weights)} weights were given"
             )
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the tuned net.
 
         Raises:
             NotApplicable: If the net has no layer of such a name, or none with maps.
-            Incomplete: If the session is over before the last epoch; what was learned is kept.
+            Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
-        ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
+        run = run.keyed(self, subject, clean, rng)
         layers = self.layers or stages(subject, clean[torch.arange(1)][0])[-len(self.weights) :]
         known = dict(subject.net.named_modules())
         wrong = [name for name in layers if name not in known]
@@ -88,11 +81,11 @@ class NAD:
             clean,
             replace(self.recipe, epochs=self.epochs),
             spawn(rng),
-            ledger=ledger.stage("teacher") if ledger else None,
+            run=run.checkpoint("teacher"),
         )
         teacher.net.requires_grad_(False)
-        loss = charged(self.loss(teacher, layers), session, 0.5)
-        return fit(subject, clean, self.recipe, rng, loss=loss, ledger=ledger)
+        loss = charged(self.loss(teacher, layers), run, 0.5)
+        return fit(subject, clean, self.recipe, rng, loss=loss, run=run)
 
     def loss(self, teacher: Subject, layers: Sequence[str]) -> BatchLoss:
         """Return the loss `CE + sum_l w_l mean (Q(A_l) - Q(A_l of the teacher))^2`."""

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded
-from gifthorse.core.types import Batch, Images, Samples, Session, Subject
+from gifthorse.core.types import Batch, Images, Samples, Subject
 from gifthorse.remedies.down_up import Reformed
 from gifthorse.training import Recipe, fit
 
@@ -55,26 +55,19 @@ class Projection:
                 f"{self.recipe.part}: use full"
             )
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the classifier behind an autoencoder trained on the clean images.
 
-        An interrupted training goes on from what the session kept of it.
+        An interrupted training goes on from what the run kept of it.
 
         Raises:
-            Incomplete: If the session is over before the last epoch; what was learned is kept.
+            Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
-        ledger = Ledger(session, fingerprint(self, subject, clean, rng)) if session else None
+        run = run.keyed(self, subject, clean, rng)
         with seeded(rng):
             net = Autoencoder(subject.shape[0], self.width, self.noise, self.pool)
         start = replace(subject, net=net.to(next(subject.net.parameters()).device))
-        reform = fit(start, clean, self.recipe, rng, loss=missing, ledger=ledger).net
+        reform = fit(start, clean, self.recipe, rng, loss=missing, run=run).net
         reform.requires_grad_(False)
         return replace(subject, net=Reformed(reform, deepcopy(subject.net)).eval())
 

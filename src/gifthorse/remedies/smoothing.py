@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Images, Logits, Samples, Session, Subject
+from gifthorse.core.types import Images, Logits, Samples, Subject
 
 Aggregate: TypeAlias = Literal["prob", "logit", "vote"]
 MOST = 1024  # images that go through the net at once
@@ -50,14 +51,7 @@ class Smoothing:
         if self.sigma < 0:
             raise BadOption(f"sigma must be at least 0, e.g. 0.01; got {self.sigma}")
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the smoothed classifier; its noise is fixed by a draw from `rng`."""
         seed = spawn(rng).initial_seed()
         net = Smoothed(deepcopy(subject.net), self.copies, self.sigma, self.aggregate, seed)

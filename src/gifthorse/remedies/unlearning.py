@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
-from gifthorse.core.run import Ledger, LocalSession, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import log_depth, spawn
 from gifthorse.core.types import (
     Batch,
@@ -22,12 +22,11 @@ from gifthorse.core.types import (
     Inverter,
     Labels,
     Samples,
-    Session,
     Subject,
     Trigger,
 )
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Turns, hunted
+from gifthorse.search import Exhaustive, Turns, found
 from gifthorse.training import Dice, Memory, Mix, Recipe, Stateful, fit
 from gifthorse.triggers.packing import unpacked
 
@@ -79,42 +78,29 @@ class Unlearning:
         for text in self.triggers:
             unpacked(text)  # raises
 
-    def __call__(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
-    ) -> Subject:
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the tuned net, or a copy of the given one if no class stands out.
 
         Raises:
             BadOption: If `classes` names a class that is not there, or a trigger does not fit.
-            Incomplete: If the session ends before the search does; what it found is kept.
+            Incomplete: If the run ends before the search does; what it found is kept.
         """
-        return self.recovering(subject, clean, rng, session=session)[0]
+        return self.recovering(subject, clean, rng, run)[0]
 
     def recovering(
-        self,
-        subject: Subject,
-        clean: Samples,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> tuple[Subject, tuple[tuple[Trigger, Goal], ...]]:
         """Return the tuned net, as a call does, and the triggers that were unlearned.
 
         Raises:
             BadOption: If `classes` names a class that is not there, or a trigger does not fit.
-            Incomplete: If the session ends before the search does; what it found is kept.
+            Incomplete: If the run ends before the search does; what it found is kept.
         """
         wrong = [k for k in self.classes if not 0 <= k < subject.classes]
         if wrong:
             raise BadOption(f"classes must be 0 to {subject.classes - 1}; got {wrong[0]}")
-        kept = session or LocalSession()
-        ledger = Ledger(kept, fingerprint(self, subject, clean, rng))
-        known = self._given(subject) or self._found(subject, clean, spawn(rng), ledger)
+        run = run.keyed(self, subject, clean, rng)
+        known = self._given(subject) or self._found(subject, clean, spawn(rng), run)
         if not known:
             log.info("no class stands out, so there is nothing to unlearn: the net is unchanged")
             return replace(subject, net=deepcopy(subject.net)), ()
@@ -126,7 +112,7 @@ class Unlearning:
             rng,
             mix=stamping(triggers, self.share, draw),
             company=[Dice(draw), *(Memory(t) for t in triggers if isinstance(t, Stateful))],
-            ledger=ledger if session else None,
+            run=run,
         )
         return tuned, tuple(known)
 
@@ -147,13 +133,13 @@ class Unlearning:
         return known
 
     def _found(
-        self, subject: Subject, clean: Samples, rng: Generator, ledger: Ledger
+        self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> list[tuple[Trigger, Goal]]:
         """Search, and return what is to be unlearned."""
         targets = sorted(set(self.classes)) or list(range(subject.classes))
         hunt = self.inverter(subject, clean, [Goal(k) for k in targets], rng)
-        found = hunted(hunt, self.turns, ledger.stage("search"), "nothing was unlearned")
-        return [(c.trigger, c.goal) for c in self.chosen(found)]
+        best = found(hunt, self.turns, run.checkpoint("search"), "nothing was unlearned")
+        return [(c.trigger, c.goal) for c in self.chosen(best)]
 
     def chosen(self, found: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates to unlearn, of one a class; only such as were found at all."""

@@ -43,8 +43,8 @@ def collect(report: types.Report) -> schema.Result:
     )
 
 
-def _run(run: types.Run) -> schema.Run:
-    return schema.Run(
+def _run(run: types.RunRecord) -> schema.RunRecord:
+    return schema.RunRecord(
         started=run.started,
         duration_s=run.seconds,
         command=run.command,

@@ -35,7 +35,7 @@ class Tool(BaseModel, extra="forbid"):
     version: Words
 
 
-class Run(BaseModel, extra="forbid"):
+class RunRecord(BaseModel, extra="forbid"):
     """How the result came about; `started` is ISO 8601, `duration_s` wall time in seconds."""
 
     started: Words
@@ -262,7 +262,7 @@ class Result(BaseModel, extra="forbid"):
 
     schema_version: Literal["1"]
     tool: Tool
-    run: Run
+    run: RunRecord
     target: Target
     data: Data | None
     sanity: Sanity

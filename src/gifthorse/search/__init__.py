@@ -7,7 +7,7 @@ from gifthorse.search.objective import Pace, Problem, Turning
 from gifthorse.search.parametrizations.bounded import Bounded
 from gifthorse.search.parametrizations.masks import Form, MaskPattern, SignedPixels
 from gifthorse.search.parametrizations.one_variable import OneVariable
-from gifthorse.search.run import hunted
+from gifthorse.search.run import finish, found
 from gifthorse.search.schedulers import Exhaustive, Halving, Turns
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "SignedPixels",
     "Turning",
     "Turns",
-    "hunted",
+    "finish",
+    "found",
 ]

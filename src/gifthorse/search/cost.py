@@ -109,7 +109,7 @@ class Adaptive:
         weight, met, missed = self.weight[arms], self.met[arms], self.missed[arms]
         rose, fell = self.rose[arms], self.fell[arms]
         streak = torch.where((weight == 0) & ok, self.streak[arms] + 1, 0)
-        begin = (weight == 0) & (streak >= max(1, self.settle))
+        begin = (weight == 0) & (streak >= max(1, self.settle)) & (self.initial > 0)
         weight = torch.where(begin, self.initial, weight)
         met, missed = met.masked_fill(begin, 0), missed.masked_fill(begin, 0)
         rose, fell, streak = rose & ~begin, fell & ~begin, streak.masked_fill(begin, 0)

@@ -28,8 +28,8 @@ class Stage:
         index: Images that each arm may use, padded by repetition, `(A, n)`.
         count: How many of them are no padding, `(A,)`.
         rngs: One generator an arm, so that no arm's path depends on the company it steps in.
-        batch: Images that an arm sees in a step.
-        steps: Steps in a round.
+        batch: Images that an arm sees in a step, the same for all arms.
+        steps: Steps in a round, the same for all arms: a pass over the images of the usual arm.
         image_steps: Images that went forward and back; forward alone counts a half.
     """
 
@@ -48,9 +48,9 @@ class Stage:
         self.pool, self._labels = whole(clean)
         self.device = self.pool.device
         self.index, self.count = usable(self._labels, goals, pace.images)
-        fewest = int(self.count.min())  # the same for all arms
-        self.batch = min(pace.batch, fewest)
-        self.steps = max(min(fewest // self.batch, pace.steps or fewest), pace.floor)
+        usual = int(self.count.median())  # one class with few images holds no other arm back
+        self.batch = min(pace.batch, usual)
+        self.steps = max(min(usual // self.batch, pace.steps or usual), pace.floor)
         self.target = torch.tensor([g.target for g in goals], device=self.device)
         self.rngs = [spawn(rng) for _ in goals]
         self.image_steps = 0.0
@@ -104,15 +104,25 @@ class Stage:
 
     def batches(self, arms: Tensor) -> Iterator[Tensor]:
         """Yield full batches of image indices `(a, B)`, a fresh order for each arm and pass."""
-        left = self.steps
-        while left > 0:
-            now = min(left, int(self.count.min()) // self.batch)
-            rows = []
-            for arm in arms.tolist():
-                order = torch.randperm(int(self.count[arm]), generator=self.rngs[arm])
-                rows.append(self.index[arm][order[: now * self.batch].to(self.device)])
-            yield from torch.stack(rows).split(self.batch, dim=1)
-            left -= now
+        rows = arms.tolist()
+        left = {arm: self.index.new_empty(0) for arm in rows}
+        for _ in range(self.steps):
+            for arm in rows:
+                if not len(left[arm]):
+                    left[arm] = self._order(arm)
+            yield torch.stack([left[arm][: self.batch] for arm in rows])
+            left = {arm: rest[self.batch :] for arm, rest in left.items()}
+
+    def _order(self, arm: int) -> Tensor:
+        """Return the images of an arm in a fresh order, whole batches of them.
+
+        An arm with fewer than a batch sees some of them twice in a step.
+        """
+        count, rng = int(self.count[arm]), self.rngs[arm]
+        passes = [torch.randperm(count, generator=rng) for _ in range(-(-self.batch // count))]
+        order = torch.cat(passes)
+        whole = max(1, count // self.batch) * self.batch
+        return self.index[arm][order[:whole].to(self.device)]
 
     def _forward(self, x: Tensor, *, bf16: bool = False) -> Logits:
         a, b = x.shape[:2]

@@ -1,46 +1,125 @@
-"""A hunt from its first step to its last, watched, limited and kept by a session."""
+"""An inversion from its first step to its last: limited, charged, watched, kept and resumed."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 from gifthorse.core.errors import Incomplete
-from gifthorse.core.run import Ledger
-from gifthorse.core.types import Candidate, Hunt
+from gifthorse.core.run import Run
+from gifthorse.core.types import Candidate, Hunt, Standing, WithStart
 from gifthorse.search.schedulers import Turns
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 
 
-def hunted(hunt: Hunt, turns: Turns, ledger: Ledger, failure: str) -> tuple[Candidate, ...]:
-    """Step a hunt to the end of its turns and return its candidates, one an arm.
+def finish(
+    hunt: Hunt,
+    turns: Turns,
+    run: Run,
+    *,
+    rounds: int | None = None,
+    longest: int = 0,
+    watch: Callable[[Standing], None] | None = None,
+) -> str:
+    """Step an inversion to the end of its turns; return why it had to stop before, or nothing.
+
+    This is the only place where an inversion is stepped. Its start (a sweep of whole images, the
+    stimulation of neurons) comes in portions that are counted, limited and kept like rounds.
 
     Args:
-        hunt: A hunt that nobody has stepped yet; it goes on from what the ledger kept of it.
+        hunt: An inversion that nobody has stepped yet; it goes on from what the run kept of it.
         turns: In which order arms are stepped.
-        ledger: The stage that keeps the hunt; its session is told, charged and obeyed.
+        run: Is told, charged and obeyed, and keeps the state: every minute, at the end, and when it
+            is interrupted.
+        rounds: Most rounds from now; None for all.
+        longest: Rounds that an arm may get, for progress in rounds; 0 counts arms that are done.
+        watch: Told the standing after every round.
+
+    Returns:
+        Why the run stopped it, in words; empty if it came to its end.
+    """
+    state = run.load()
+    if state is not None:
+        hunt.restore(state)
+    meter = _Meter(hunt, run, hunt.image_steps if state is not None else 0.0)
+    with _kept(hunt, run):
+        for done, total, words in _portions(hunt, turns, rounds, longest, watch):
+            meter.charge()
+            run.report(done, total, words)
+            stopped = run.stop_reason
+            meter.save(bool(stopped))
+            if stopped:
+                return stopped
+        meter.charge()
+    run.save(hunt.state())
+    return ""
+
+
+def _portions(
+    hunt: Hunt,
+    turns: Turns,
+    rounds: int | None,
+    longest: int,
+    watch: Callable[[Standing], None] | None,
+) -> Iterator[tuple[int, int, str]]:
+    """Take what is left of the start, then the rounds; say after each how far it is."""
+    if isinstance(hunt, WithStart):
+        for words in hunt.start():
+            yield 0, longest or 1, words
+    for standing in islice(turns(hunt), rounds):
+        if watch is not None:
+            watch(standing)
+        done, arms = int(hunt.settled.sum()), len(hunt.settled)
+        words = f"{done} of {arms} done, smallest {standing.size.min().item():.0f} px"
+        # The start counts as a step: a run in which no arm is done yet is no standstill.
+        at = (int(standing.rounds.max()), longest) if longest else (done + 1, arms + 1)
+        yield *at, words
+
+
+def found(hunt: Hunt, turns: Turns, run: Run, failure: str) -> tuple[Candidate, ...]:
+    """Step an inversion to its end and return its candidates, one an arm.
+
+    Args:
+        hunt: As for `finish`.
+        turns: As for `finish`.
+        run: As for `finish`.
         failure: What is to be said if it ends too early: `nothing was unlearned`.
 
     Raises:
-        Incomplete: If the session is over before the hunt is; its state is kept.
+        Incomplete: If the run must stop before; the state is kept.
     """
-    session, state = ledger.session, ledger.recall()
-    if state is not None:
-        hunt.restore(state)
-    spent, saved = hunt.image_steps if state is not None else 0.0, time.monotonic()
-    for standing in turns(hunt):
-        session.spend(hunt.image_steps - spent)
-        spent = hunt.image_steps
-        words = f"searching triggers, smallest {standing.size.min().item():.0f} px"
-        # The start counts as a step: a run in which no arm has settled yet is no standstill.
-        session.report(int(hunt.settled.sum()) + 1, len(hunt.settled) + 1, words)
-        if session.over or time.monotonic() - saved > SAVE_EVERY:
-            ledger.keep(hunt.state())
-            saved = time.monotonic()
-        if session.over:
-            raise Incomplete(
-                f"{failure}: {session.over} before the triggers were found; go on with a higher "
-                "limit"
-            )
-    ledger.keep(hunt.state())
+    stopped = finish(hunt, turns, run)
+    if stopped:
+        raise Incomplete(
+            f"{failure}: {stopped} before the triggers were found; go on with a higher limit"
+        )
     return hunt.best
+
+
+class _Meter:
+    """Charges a run for the work of an inversion since last asked, and saves now and then."""
+
+    def __init__(self, hunt: Hunt, run: Run, spent: float) -> None:
+        self.hunt, self.run, self.spent, self.saved = hunt, run, spent, time.monotonic()
+
+    def charge(self) -> None:
+        now = self.hunt.image_steps
+        self.run.charge(now - self.spent)
+        self.spent = now
+
+    def save(self, at_once: bool) -> None:
+        if at_once or time.monotonic() - self.saved > SAVE_EVERY:
+            self.run.save(self.hunt.state())
+            self.saved = time.monotonic()
+
+
+@contextmanager
+def _kept(hunt: Hunt, run: Run) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.save(hunt.state())
+        raise

@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.metrics import accuracy
-from gifthorse.core.run import Ledger
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
-from gifthorse.core.types import Batch, Images, Labels, Logits, Rate, Samples, Session, Subject
+from gifthorse.core.types import Batch, Images, Labels, Logits, Rate, Samples, Subject
 from gifthorse.data.augment import augment
 from gifthorse.data.samples import batches, whole
 from gifthorse.models.features import head
@@ -79,11 +79,11 @@ def fit(
     train: Samples,
     recipe: Recipe,
     rng: Generator,
+    run: Run,
     *,
     loss: BatchLoss | None = None,
     mix: Mix | None = None,
     company: Sequence[Company] = (),
-    ledger: Ledger | None = None,
 ) -> Subject:
     """Return a trained copy of a subject; the given one stays as it was.
 
@@ -95,20 +95,19 @@ def fit(
         loss: Loss of a batch; default cross entropy.
         mix: Turns a batch, after augmentation, into the batch to train on (poisoning).
         company: What trains beside the net or watches it.
-        ledger: Where the state is kept after every epoch and, if there is one, gone on from; its
-            session is told now and then of steps done, steps in all and the loss, is charged one
+        run: Where the state is kept after every epoch and, if there is one, gone on from; its
+            run is told now and then of steps done, steps in all and the loss, is charged one
             image-step for every image, and may end the training between two epochs.
 
     Raises:
-        Incomplete: If the session is over before the last epoch; what was learned is kept in it.
+        Incomplete: If the run is over before the last epoch; what was learned is kept in it.
     """
     net = deepcopy(victim.net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner, device = replace(victim, net=net), next(net.parameters()).device
     objective = loss or usual_loss(recipe)
 
     def precise(batch: Batch) -> Tensor:
-        if ledger is not None:
-            ledger.session.spend(len(batch[0]))
+        run.charge(len(batch[0]))
         with recipe.precision(device):
             return objective(learner, batch)
 
@@ -116,21 +115,21 @@ def fit(
     with seeded(rng, device):  # dropout draws from the global generator
         course = _Course(learner, recipe, each, company, rng)
         player = Player(course.variables, precise, Together(course.optimizers))
-        for epoch in range(course.resume(ledger), recipe.epochs):
+        for epoch in range(course.resume(run), recipe.epochs):
             if any(one.enough() for one in company):
                 break
-            course.permit(epoch, ledger)
+            course.permit(epoch, run)
             course.begin(epoch)
             stream = _epoch(train, recipe, course.order, course.noise, mix)
             for done, (value,) in enumerate(descend([player], stream), epoch * each + 1):
-                course.stepped(done, value, ledger)
-            course.end(epoch, ledger)
+                course.stepped(done, value, run)
+            course.end(epoch, run)
     net.eval()
     return learner
 
 
 class _Course:
-    """A training with everything that it goes on from, kept in a ledger after every epoch."""
+    """A training with everything that it goes on from, kept in a run after every epoch."""
 
     def __init__(
         self,
@@ -156,9 +155,9 @@ class _Course:
         scheduled = [self.schedule] if self.schedule else []
         self.parts: list[Any] = [learner.net, *self.optimizers, *scheduled, *dice, *company]
 
-    def resume(self, ledger: Ledger | None) -> int:
+    def resume(self, run: Run) -> int:
         """Put everything where it was; return how many epochs are done."""
-        kept = ledger.recall() if ledger is not None else None
+        kept = run.load()
         if kept is None:
             return 0
         for part, state in zip(self.parts, kept["parts"], strict=True):
@@ -166,9 +165,9 @@ class _Course:
         torch.set_rng_state(kept["global"])
         return int(kept["epoch"])
 
-    def permit(self, epoch: int, ledger: Ledger | None) -> None:
-        """Refuse another epoch if the session is over; the ones before it are kept by then."""
-        why = ledger.session.over if ledger is not None else ""
+    def permit(self, epoch: int, run: Run) -> None:
+        """Refuse another epoch if the run is over; the ones before it are kept by then."""
+        why = run.stop_reason
         if why:
             raise Incomplete(
                 f"training stopped after {epoch} of {self.epochs} epochs, since {why}; go on with "
@@ -180,18 +179,18 @@ class _Course:
         for one in self.company:
             one.before(self.learner, epoch)
 
-    def stepped(self, done: int, value: Tensor, ledger: Ledger | None) -> None:
+    def stepped(self, done: int, value: Tensor, run: Run) -> None:
         if self.schedule is not None and done < self.steps:
             self.schedule.step()
-        if ledger is not None and (done % 20 == 0 or done == self.steps):
-            ledger.session.report(done, self.steps, f"loss {value.item():.3f}")
+        if run.progress is not None and (done % 20 == 0 or done == self.steps):
+            run.report(done, self.steps, f"loss {value.item():.3f}")
 
-    def end(self, epoch: int, ledger: Ledger | None) -> None:
+    def end(self, epoch: int, run: Run) -> None:
         for one in self.company:
             one.after(self.learner, epoch)
-        if ledger is not None:
+        if run.store is not None:
             states = [part.state_dict() for part in self.parts]
-            ledger.keep({"epoch": epoch + 1, "parts": states, "global": torch.get_rng_state()})
+            run.save({"epoch": epoch + 1, "parts": states, "global": torch.get_rng_state()})
 
 
 def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
@@ -244,19 +243,17 @@ def _schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler |
     return None
 
 
-def charged(loss: BatchLoss, session: Session | None, more: float) -> BatchLoss:
-    """Return a loss that charges a session for what it does beside one way forward and back.
+def charged(loss: BatchLoss, run: Run, more: float) -> BatchLoss:
+    """Return a loss that charges a run for what it does beside one way forward and back.
 
     Args:
         loss: The loss of a batch.
-        session: What is charged; without one it is the loss itself.
+        run: What is charged.
         more: Image-steps an image, on top of the one that `fit` counts.
     """
-    if session is None:
-        return loss
 
     def counted(subject: Subject, batch: Batch) -> Tensor:
-        session.spend(more * len(batch[0]))
+        run.charge(more * len(batch[0]))
         return loss(subject, batch)
 
     return counted

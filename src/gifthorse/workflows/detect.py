@@ -6,10 +6,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 from torch import Generator
 
 from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Confidence,
@@ -18,8 +20,6 @@ from gifthorse.core.types import (
     Label,
     Origin,
     Report,
-    Run,
-    Session,
     Severity,
     Subject,
     Verdict,
@@ -50,21 +50,24 @@ def scan(
     run: Run,
     *,
     second: Mapping[str, Detector] | None = None,
-    session: Callable[[str], Session | None] = lambda name: None,
+    store: Callable[[str], Path | None] = lambda name: None,
 ) -> Report:
     """Run the detectors, unless the self-checks already say that no verdict is possible.
 
-    A detector whose session is over before it starts does not run; the report says so. One that
+    A detector whose time has run out before it starts does not run; the report says so. One that
     was to be asked in doubt only, and was not, is no gap.
 
     Args:
         received: Subject, clean images and self-checks.
         detectors: What to run, by name.
         rng: Source of all randomness.
-        run: What the report says about the run.
+        run: What limits all of them together.
         second: Others to run as well if those leave doubt: a suspicion that was not confirmed, no
             verdict, or nothing found at a probability of `DOUBT` or more.
-        session: Gives the session of a detector, by name, when its turn has come.
+        store: Gives the file that keeps the state of a detector, by name.
+
+    Returns:
+        The report but for its record of the run.
     """
     subject, checks, late = received.subject, _checks(received), second or {}
     detectors = {**detectors, **late}
@@ -75,12 +78,12 @@ def scan(
     for name, detector in {} if _blocked(checks) else detectors.items():
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
             continue
-        own, stream = session(name), spawn(rng)
-        if own is not None and own.over:
-            missed[name] = Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.over}.")
+        own, stream = run.part(store(name)), spawn(rng)
+        if own.stop_reason:
+            missed[name] = Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.stop_reason}.")
             continue
         log.debug("running %s", name)
-        verdict = detector(subject, received.samples, stream, session=own)
+        verdict = detector(subject, received.samples, stream, own)
         verdicts.append(_tempered(replace(verdict, method=name), bags))
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
     return Report(
@@ -90,18 +93,17 @@ def scan(
         intake=received.intake,
         verdicts=tuple(verdicts),
         checks=(*checks, *missed.values()),
-        not_covered=_not_covered(subject, detectors, verdicts, missed),
+        not_covered=_not_covered(subject, verdicts, missed),
         next_steps=_next(label, bool(missed) or any(map(_stopped, verdicts))),
         confidence=_confidence(verdicts, label, bags),
-        run=run,
     )
 
 
-def refused(origin: Origin, error: UnreadableModel, run: Run) -> Report:
+def refused(origin: Origin, error: UnreadableModel) -> Report:
     """Return the report on a file that was not opened."""
     grave: Severity = "CRITICAL" if isinstance(error, UnsafeModel) else "HIGH"
     checks = (Finding(error.rule, grave, 0.0, str(error)),) if error.rule else ()
-    return Report("NOT SCANNED", str(error), origin, None, (), checks, (), (), None, run)
+    return Report("NOT SCANNED", str(error), origin, None, (), checks, (), (), None)
 
 
 def _checks(received: Received) -> list[Finding]:
@@ -133,8 +135,16 @@ def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
 
 
 def _tempered(verdict: Verdict, bags: Mapping[str, Calibration]) -> Verdict:
-    """Without calibration a verdict is at most SUSPICIOUS; whole scans were calibrated."""
-    if verdict.label == "BACKDOORED" and (verdict.method not in bags or _stopped(verdict)):
+    """Return a verdict whose label agrees with its calibrated probability.
+
+    Without calibration it is at most SUSPICIOUS, and so is one that a limit cut short, since whole
+    scans were calibrated. With it, BACKDOORED takes a probability of a half or more, and nothing
+    is found only below that.
+    """
+    if verdict.method not in bags or _stopped(verdict):
+        return replace(verdict, label="SUSPICIOUS") if verdict.label == "BACKDOORED" else verdict
+    likely = bags[verdict.method].confidence(verdict.score).value >= 0.5
+    if verdict.label == ("NO BACKDOOR FOUND" if likely else "BACKDOORED"):
         return replace(verdict, label="SUSPICIOUS")
     return verdict
 
@@ -160,20 +170,20 @@ def _sum_up(
 
 
 def _not_covered(
-    subject: Subject,
-    detectors: Mapping[str, Detector],
-    verdicts: Sequence[Verdict],
-    missed: Iterable[str],
+    subject: Subject, verdicts: Sequence[Verdict], missed: Iterable[str]
 ) -> tuple[str, ...]:
-    """Return what was not looked for, given what ran."""
-    ran = [detectors[v.method] for v in verdicts]
+    """Return what was not looked for, given what was searched."""
+    searched = {goal for v in verdicts for goal in v.coverage}
+    targets = {goal.target for goal in searched}
     lines = list(NOT_COVERED)
-    if any(getattr(d, "pairs", False) for d in ran):
-        lines.remove(PAIRS)
-    targets = [set(getattr(d, "classes", ())) for d in ran]
-    searched = set().union(*targets) if all(targets) else set()
-    if searched and searched < set(range(subject.classes)):
-        lines.insert(0, f"target classes other than {listed(searched)}")
+    pairs, of = sum(g.source is not None for g in searched), subject.classes * (subject.classes - 1)
+    if pairs:
+        lines[lines.index(PAIRS)] = f"{PAIRS}: {pairs:,} of {of:,} pairs were searched"
+    if pairs == of:
+        lines.pop(0)
+    if targets < set(range(subject.classes)):
+        some = f"target classes other than {listed(targets)}"
+        lines.insert(0, some if targets else "all target classes: none was searched")
     lines += [f"what {name} looks for: it did not run" for name in missed]
     cut = [v.method for v in verdicts if _stopped(v)]
     lines += [f"what {name} finds in more rounds: a limit stopped it" for name in cut]
@@ -201,8 +211,8 @@ def _confidence(
     known = [v for v in verdicts if v.method in bags and v.label == label and not _stopped(v)]
     if not known or label not in RANK or label == "INCONCLUSIVE":
         return None
-    best = max(known, key=lambda v: v.score)
-    return bags[best.method].confidence(best.score)
+    # Scores of two detectors do not compare, probabilities do.
+    return max((bags[v.method].confidence(v.score) for v in known), key=lambda c: c.value)
 
 
 def _next(label: Label, stopped: bool) -> tuple[str, ...]:

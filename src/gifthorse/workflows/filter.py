@@ -21,8 +21,9 @@ from gifthorse import __version__
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadImages, BadOption, Incomplete, UsageError
 from gifthorse.core.options import describe, vary
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Filter, Labels, Rate, Samples, Session, Subject
+from gifthorse.core.types import Filter, Labels, Rate, Samples, Subject
 from gifthorse.data import read
 from gifthorse.data.files import shown
 from gifthorse.data.gallery import Gallery, Wanted
@@ -82,9 +83,9 @@ def screen(
     suspects: InMemory,
     method: Filter,
     rng: Generator,
+    run: Run,
     *,
     fpr: float = 0.05,
-    session: Session | None = None,
 ) -> Screened:
     """Score images with a filter, and set the threshold on clean images that it did not use.
 
@@ -102,7 +103,7 @@ def screen(
         method: The filter.
         rng: Source of all randomness.
         fpr: Share of clean images that may be flagged, in [0, 1).
-        session: Who watches.
+        run: Who watches.
 
     Raises:
         BadOption: If `fpr` is out of range.
@@ -126,7 +127,7 @@ def screen(
     )
     order = torch.randperm(len(every), generator=spawn(rng))
     scores = torch.empty(len(every))
-    scores[order] = method(received.subject, used, Subset(every, order), rng, session=session).cpu()
+    scores[order] = method(received.subject, used, Subset(every, order), rng, run).cpu()
     known, scores = scores[: len(held)], scores[len(held) :]
     limit = threshold(known, fpr)
     seconds = time.monotonic() - started

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadOption, ShapeMismatch, UnknownMethod
-from gifthorse.core.run import Ledger, fingerprint
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded
 from gifthorse.core.types import (
     Attack,
@@ -21,12 +21,11 @@ from gifthorse.core.types import (
     Implant,
     Normalization,
     Origin,
-    Session,
     Subject,
 )
 from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.packed import load_packed
-from gifthorse.data.samples import InMemory, Subset
+from gifthorse.data.samples import InMemory
 from gifthorse.data.trojai import framed, make_signs
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.models.zoo import NETS
@@ -126,15 +125,10 @@ def fresh(net: str, data: DataSplits, rng: Generator) -> Subject:
     return Subject(model, shape, classes, Origin(arch=net))
 
 
-def train_clean(
-    net: str, data: DataSplits, recipe: Recipe, rng: Generator, session: Session | None = None
-) -> Subject:
-    """Train a net on clean data from scratch; the session keeps what an interruption would lose."""
-    start, ledger = fresh(net, data, rng), None
-    if session is not None:
-        few = Subset(data.train, torch.arange(min(64, len(data.train))))
-        ledger = Ledger(session, fingerprint(recipe, start, few, rng))
-    return fit(start, data.train, recipe, rng, ledger=ledger)
+def train_clean(net: str, data: DataSplits, recipe: Recipe, rng: Generator, run: Run) -> Subject:
+    """Train a net on clean data from scratch; the run keeps what an interruption would lose."""
+    start = fresh(net, data, rng)
+    return fit(start, data.train, recipe, rng, run.keyed(recipe, start, data.train, rng, most=64))
 
 
 def benign(opened: Opened, data: DataSplits) -> Subject:
@@ -159,10 +153,10 @@ def implant(
     data: DataSplits,
     goal: Goal,
     rng: Generator,
-    session: Session | None = None,
+    run: Run,
 ) -> Implant:
     """Train a copy of a net, untrained or benign, under an attack."""
-    return attack(victim, data.train, goal, rng, session=session)
+    return attack(victim, data.train, goal, rng, run)
 
 
 def draw(samples: InMemory, per_class: int, rng: Generator) -> InMemory:

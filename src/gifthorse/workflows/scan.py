@@ -29,7 +29,7 @@ from gifthorse.core.errors import (
 )
 from gifthorse.core.metrics import mask_jaccard
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import LocalSession
+from gifthorse.core.run import Run
 from gifthorse.core.types import (
     Detector,
     Finding,
@@ -37,7 +37,7 @@ from gifthorse.core.types import (
     Origin,
     Progress,
     Report,
-    Run,
+    RunRecord,
     Subject,
 )
 from gifthorse.data import read
@@ -97,31 +97,6 @@ class Request:
     command: str = ""
 
 
-@dataclass
-class Turn(LocalSession):
-    """The session of one of several detectors that share the limits of a scan.
-
-    Attributes:
-        whole: Counts the time and the work of all of them.
-        told: Why this detector was told to stop, or not to begin; empty if it never was.
-    """
-
-    whole: LocalSession = field(default_factory=LocalSession)
-    told: str = ""
-
-    def spend(self, image_steps: float) -> None:
-        """Count work that was done, here and for the whole scan."""
-        super().spend(image_steps)
-        self.whole.spend(image_steps)
-
-    @property
-    def over(self) -> str:
-        """Why the run must stop; never before the scan did anything, so that it always gets on."""
-        if self.whole.image_steps and not self.told:
-            self.told = self.whole.over
-        return self.told
-
-
 def examine(path: str, request: Request, progress: Progress | None = None) -> Report:
     """Scan one file; a file that cannot be opened gives a report that says so.
 
@@ -131,10 +106,10 @@ def examine(path: str, request: Request, progress: Progress | None = None) -> Re
     started, clock = datetime.now(UTC), time.monotonic()
     detectors = chosen(request)
     named, size = parse(request.normalize), parse_size(request.input_size)
-    limits(request)  # said before anything is opened
+    limits(request, None)  # said before anything is opened
 
-    def run() -> Run:
-        return Run(
+    def record() -> RunRecord:
+        return RunRecord(
             command=request.command,
             seed=request.seed,
             device="cpu",
@@ -150,20 +125,22 @@ def examine(path: str, request: Request, progress: Progress | None = None) -> Re
     try:
         opened = load(path, request.arch)
     except UnreadableModel as error:
-        return refused(_unopened(path), error, run())
+        return replace(refused(_unopened(path), error), run=record())
     received = take_in(opened, request, named, size)
     rng = torch.Generator().manual_seed(request.seed)
-    turns: dict[str, Turn] = {}
-    whole, digest = limits(request), received.subject.origin.sha256
-
-    def session(name: str) -> Turn:
-        turns[name] = Turn(progress, store=state_file(request, digest, name), whole=whole)
-        return turns[name]
-
-    asked = second(request)
-    report = scan(received, detectors, rng, run(), second=asked, session=session)
+    digest = received.subject.origin.sha256
+    run = limits(request, progress)
+    report = scan(
+        received,
+        detectors,
+        rng,
+        run,
+        second=second(request),
+        store=lambda name: state_file(request, digest, name),
+    )
     report = illustrated(report, received.subject)
-    return replace(report, next_steps=(*_go_on(request, turns), *report.next_steps), run=run())
+    steps = (*_go_on(request, run.parts), *report.next_steps)
+    return replace(report, next_steps=steps, run=record())
 
 
 def illustrated(report: Report, subject: Subject) -> Report:
@@ -188,7 +165,7 @@ def illustrated(report: Report, subject: Subject) -> Report:
     return replace(report, verdicts=tuple(verdicts))
 
 
-def limits(request: Request) -> LocalSession:
+def limits(request: Request, progress: Progress | None) -> Run:
     """Return what counts time from now, and the work of all detectors, against the limits.
 
     Raises:
@@ -202,7 +179,7 @@ def limits(request: Request) -> LocalSession:
             request.resume.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--resume takes a folder; {request.resume}: {error}") from error
-    return LocalSession(seconds=parse_time(request.time_limit), budget=request.budget)
+    return Run(progress, parse_time(request.time_limit), request.budget)
 
 
 def state_file(request: Request, digest: str, name: str) -> Path | None:
@@ -210,10 +187,10 @@ def state_file(request: Request, digest: str, name: str) -> Path | None:
     return request.resume / f"{digest[:12]}-{name}.safetensors" if request.resume else None
 
 
-def _go_on(request: Request, turns: Mapping[str, Turn]) -> tuple[str, ...]:
+def _go_on(request: Request, parts: Sequence[Run]) -> tuple[str, ...]:
     """Say how a stopped scan goes on; forget the states of one that is complete."""
-    kept = [t.store for t in turns.values() if t.store is not None and t.store.exists()]
-    if not any(t.told for t in turns.values()):
+    kept = [t.store for t in parts if t.store is not None and t.store.exists()]
+    if not any(t.was_stopped for t in parts):
         for path in kept:
             path.unlink()
         return ()

@@ -21,8 +21,9 @@ from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import Shaping, shape_pattern
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import from_box, spawn, to_box
-from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Session, Subject
+from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
 from gifthorse.data.samples import Subset, batches
 from gifthorse.models.scaling import scaled
 from gifthorse.training import Company, Dice, Memory, Mix, Player, Recipe, descend, predict, still
@@ -111,13 +112,7 @@ class IMC:
             raise BadOption(f"only a square can shrink; got stamp.form={self.stamp.form}")
 
     def __call__(
-        self,
-        victim: Subject,
-        train: Samples,
-        goal: Goal,
-        rng: Generator,
-        *,
-        session: Session | None = None,
+        self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
@@ -125,7 +120,7 @@ class IMC:
             BadOption: If an option does not fit the net.
             NotApplicable: If there are no images to shape the trigger on.
         """
-        job = Job(self, victim, train, goal, rng, session)
+        job = Job(self, victim, train, goal, rng, run)
         parts = job.hold_out()
         view = self.mp.surrogate(victim, parts[1], spawn(rng), job)
         draw = spawn(rng)

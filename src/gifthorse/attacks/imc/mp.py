@@ -53,8 +53,8 @@ class AgainstMP:
         with seeded(rng):
             net = autoencoder(like.shape[0], self.width, self.noise)
         start = Subject(net.to(next(like.net.parameters()).device), like.shape, like.classes)
-        ledger = job.ledger("autoencoder")
-        return frozen(fit(start, clean, self.recipe, rng, loss=_missing, ledger=ledger).net)
+        run = job.checkpoint("autoencoder")
+        return frozen(fit(start, clean, self.recipe, rng, loss=_missing, run=run).net)
 
 
 class Noise(nn.Module):

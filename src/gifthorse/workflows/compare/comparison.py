@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from gifthorse.core.options import describe
-from gifthorse.core.run import LocalSession
-from gifthorse.core.types import Goal, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.data.samples import split
 from gifthorse.workflows.compare.inverting import (
     Comparison,
@@ -41,19 +41,19 @@ def compare(
     subject: Subject,
     clean: Samples,
     comparison: Comparison,
+    run: Run,
     *,
-    session: Session | None = None,
     names: Sequence[str] = (),
 ) -> Compared:
     """Search triggers with one half of the clean images and judge them by the other.
 
-    A session that is over stops the search at hand; methods that have not begun are left out.
+    A run that is over stops the search at hand; methods that have not begun are left out.
 
     Args:
         subject: The classifier.
         clean: Clean images with labels.
         comparison: What to compare.
-        session: Watches, and may stop the searches.
+        run: Watches, and may stop the searches.
         names: Class names for the figures.
 
     Raises:
@@ -63,16 +63,16 @@ def compare(
 
     Source: Tao et al., PixelBackdoor, CVPR 2022, secs. 5.2 and 5.3, appendices E, F and I.
     """
-    methods, session = inverters(comparison), session or LocalSession()
+    methods, run = inverters(comparison), run
     search, unseen = split(clean, 0.5, seeded(comparison))
     check(subject.classes, (search, unseen), comparison.goals)
     inverted: dict[str, Inverted] = {}
     for name, method in methods.items():
-        if not inverted or not session.over:
-            inverted[name] = invert(name, method, subject, search, comparison, session)
+        if not inverted or not run.stop_reason:
+            inverted[name] = invert(name, method, subject, search, comparison, run)
     rows: list[Row] = []
     triggers: dict[str, Tensor] = {}
-    judge = Judge(subject, search, unseen, comparison, session)
+    judge = Judge(subject, search, unseen, comparison, run)
     for number, goal in enumerate(comparison.goals):
         found = {n: i.best[number].trigger for n, i in inverted.items() if i.best[number].feasible}
         rows += judge.rows(number, found, inverted)

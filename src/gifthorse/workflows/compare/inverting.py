@@ -13,10 +13,11 @@ from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadImages, BadOption, UnknownMethod
 from gifthorse.core.options import describe, vary
-from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Samples, Session, Subject
+from gifthorse.core.run import Run
+from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject
 from gifthorse.data.samples import Subset, whole
 from gifthorse.inversion import INVERTERS
-from gifthorse.search import Exhaustive
+from gifthorse.search import Exhaustive, finish
 
 FIGURES = ("sizes", "success", "robustness", "landscape", "histogram", "curves")
 METHODS = ("pixel_clip", "neural_cleanse_baseline", "uap")
@@ -59,7 +60,7 @@ class Inverted:
         best: One candidate a goal.
         runs: For each goal, image-steps and size of the best trigger whenever it changed.
         spent: Image-steps and seconds of each goal, `(2, A)`; they add up to those of the search.
-        stopped: Why the session stopped it; empty if it came to its end.
+        stopped: Why the run stopped it; empty if it came to its end.
     """
 
     hunt: Hunt
@@ -139,41 +140,52 @@ def invert(
     subject: Subject,
     search: Samples,
     comparison: Comparison,
-    session: Session,
+    run: Run,
 ) -> Inverted:
-    """Search all goals in one batch until they settle or the session is over.
+    """Search all goals in one batch until they settle or the run is over.
 
     What a round costs is shared by the goals that moved in it.
     """
-    clock, stopped = time.monotonic(), ""
     hunt = method(subject, search, comparison.goals, seeded(comparison))
-
-    def so_far() -> Tensor:
-        return torch.tensor([hunt.image_steps, time.monotonic() - clock], dtype=torch.float64)
-
-    arms, total, before = len(comparison.goals), so_far(), hunt.standing
-    spent = (total / arms)[:, None].repeat(1, arms)
-    session.spend(total[0].item())
-    runs: list[list[tuple[float, float]]] = [[] for _ in comparison.goals]
+    meter = _Shares(hunt, len(comparison.goals))
     longest = getattr(getattr(method, "pace", None), "rounds", 0)
-    for standing in Exhaustive()(hunt):
-        moved, now = (standing.rounds > before.rounds).double().cpu(), so_far()
-        spent += (now - total)[:, None] * moved / moved.sum().clamp(min=1)
-        session.spend((now - total)[0].item())
-        # A bounded change may be as large as the image, so its size alone does not say it is there.
-        there = getattr(hunt, "feasible", standing.size != before.size)
-        for arm, size in enumerate(standing.size.tolist()):
-            if there[arm] and (not runs[arm] or runs[arm][-1][1] != size):
-                runs[arm].append((spent[0, arm].item(), size))
-        done, total, before = int(standing.rounds.max()), now, standing
-        ready, least = int(hunt.settled.sum()), standing.size.min().item()
-        words = f"{name}: {ready} of {arms} done, smallest {least:.0f} px"
-        session.report(done, longest, words)
-        stopped = session.over
-        if stopped or (comparison.rounds is not None and done >= comparison.rounds):
-            break
+    stopped = finish(
+        hunt, Exhaustive(), run, rounds=comparison.rounds, longest=longest, watch=meter
+    )
+    runs, spent = meter.runs, meter.spent
     best = hunt.best
-    for run, candidate, steps in zip(runs, best, spent[0].tolist(), strict=True):
-        if candidate.feasible and (not run or run[-1][0] < steps):
-            run.append((steps, candidate.size))  # the end of the run
+    for trail, candidate, steps in zip(runs, best, spent[0].tolist(), strict=True):
+        if candidate.feasible and (not trail or trail[-1][0] < steps):
+            trail.append((steps, candidate.size))  # the end of the run
     return Inverted(hunt, best, runs, spent, stopped)
+
+
+class _Shares:
+    """What each goal cost so far, and how its trigger shrank over that.
+
+    Attributes:
+        spent: Image-steps and seconds of every goal, `(2, A)`.
+        runs: Image-steps and size wherever the size changed, by goal.
+    """
+
+    def __init__(self, hunt: Hunt, arms: int) -> None:
+        self._hunt, self._clock = hunt, time.monotonic()
+        self._total, self._before = self._so_far(), hunt.standing
+        self.spent = (self._total / arms)[:, None].repeat(1, arms)
+        self.runs: list[list[tuple[float, float]]] = [[] for _ in range(arms)]
+
+    def __call__(self, standing: Standing) -> None:
+        """Share what a round cost among the goals that moved in it."""
+        moved, now = (standing.rounds > self._before.rounds).double().cpu(), self._so_far()
+        self.spent += (now - self._total)[:, None] * moved / moved.sum().clamp(min=1)
+        # A bounded change may be as large as the image, so its size alone does not say it is there.
+        there = getattr(self._hunt, "feasible", standing.size != self._before.size)
+        for arm, size in enumerate(standing.size.tolist()):
+            trail = self.runs[arm]
+            if there[arm] and (not trail or trail[-1][1] != size):
+                trail.append((self.spent[0, arm].item(), size))
+        self._total, self._before = now, standing
+
+    def _so_far(self) -> Tensor:
+        seconds = time.monotonic() - self._clock
+        return torch.tensor([self._hunt.image_steps, seconds], dtype=torch.float64)

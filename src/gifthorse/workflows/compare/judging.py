@@ -19,8 +19,9 @@ from gifthorse.analysis import (
     success_over_size,
     top_k,
 )
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import to_box
-from gifthorse.core.types import Goal, Hunt, Rate, Samples, Session, Subject, Trigger
+from gifthorse.core.types import Goal, Hunt, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
 from gifthorse.search import Bounded, Form, MaskPattern, OneVariable, Search
 from gifthorse.search.parametrizations.masks import STEP, Parts, SignedPixels
@@ -45,14 +46,14 @@ class Judge:
         search: The images that the searches used; landscapes are over them.
         unseen: The others.
         comparison: What is asked.
-        session: Told of landscapes; none is begun once it is over.
+        run: Told of landscapes; none is begun once it is over.
     """
 
     subject: Subject
     search: Samples
     unseen: Samples
     comparison: Comparison
-    session: Session
+    run: Run
 
     def rows(
         self, number: int, found: Mapping[str, Trigger], inverted: Mapping[str, Inverted]
@@ -79,8 +80,8 @@ class Judge:
                 }
                 if self._closely(number, "histogram"):
                     row["by_size"] = [[k, asdict(rate)] for k, rate in success[name].items()]
-                if self._closely(number, "landscape") and not self.session.over:
-                    self.session.report(number, len(self.comparison.goals), f"landscape of {name}")
+                if self._closely(number, "landscape") and not self.run.stop_reason:
+                    self.run.report(number, len(self.comparison.goals), f"landscape of {name}")
                     row["landscape"] = self._landscape(inversion.hunt, number, best.trigger)
             rows.append(row)
         return rows

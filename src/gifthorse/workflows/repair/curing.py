@@ -14,6 +14,7 @@ from gifthorse.analysis.distance import Distances, distances
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.metrics import accuracy, clean_drop
 from gifthorse.core.options import vary
+from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Confirmation,
@@ -22,12 +23,11 @@ from gifthorse.core.types import (
     Rate,
     Remedy,
     Samples,
-    Session,
     Subject,
     Trigger,
 )
 from gifthorse.data.samples import Subset, split, whole
-from gifthorse.detection.confirmation import confirm, exhibit
+from gifthorse.detection.verdict import confirm, evidence
 from gifthorse.training import Mirroring, evaluate, flippable, predict
 from gifthorse.workflows.prepare import Received
 from gifthorse.workflows.repair.known import Truth, options_of
@@ -42,7 +42,7 @@ class Recovering(Protocol):
     """A remedy that recovers triggers on its way, and says which."""
 
     def recovering(
-        self, subject: Subject, clean: Samples, rng: Generator, *, session: Session | None = None
+        self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> tuple[Subject, tuple[tuple[Trigger, Goal], ...]]:
         """Return what a call returns, and the triggers with what they do."""
         ...
@@ -106,12 +106,12 @@ def repair(
     received: Received,
     remedy: Remedy,
     rng: Generator,
+    run: Run,
     *,
     share: float = 0.5,
     truth: Truth | None = None,
     known: Known = (),
     mirror: bool = True,
-    session: Session | None = None,
 ) -> Repaired:
     """Apply a remedy with some of the clean images and judge it on the others.
 
@@ -123,7 +123,7 @@ def repair(
         truth: The true trigger, if known; the remedy does not see it.
         known: Triggers recovered before, to judge by if the remedy recovers none itself.
         mirror: Whether a remedy that mirrors images is kept from it where that does harm.
-        session: Who watches.
+        run: Who watches.
 
     Raises:
         BadOption: If the share leaves no images to one side.
@@ -136,9 +136,9 @@ def repair(
         remedy = vary(remedy, {FLIP: False})
     found: Known = ()
     if isinstance(remedy, Recovering):
-        made, found = remedy.recovering(given, used, rng, session=session)
+        made, found = remedy.recovering(given, used, rng, run)
     else:
-        made = remedy(given, used, rng, session=session)
+        made = remedy(given, used, rng, run)
     seconds = time.monotonic() - started
     rows: list[tuple[Whose, Trigger, Goal]] = [("recovered", *one) for one in found or known]
     if truth is not None:
@@ -180,9 +180,9 @@ def _trial(
 ) -> Trial:
     """Try a trigger on both nets with the same controls."""
     (given, made), (whose, trigger, goal), state = nets, row, rng.get_state()
-    before = confirm(given, trigger, goal, unseen, rng)
-    after = confirm(made, trigger, goal, unseen, rng.set_state(state))
-    shown = exhibit(given, trigger, goal, unseen)
+    before = confirm(given, trigger, goal, unseen, rng, Run())
+    after = confirm(made, trigger, goal, unseen, rng.set_state(state), Run())
+    shown = evidence(given, trigger, goal, unseen, Run())
     healed = {
         f"healed_{name}_label": predict(made, images).argmax(1)
         for name in ("before", "after")
@@ -192,12 +192,7 @@ def _trial(
 
 
 def spread(
-    given: Subject,
-    done: Repaired,
-    inverter: Inverter,
-    rng: Generator,
-    *,
-    session: Session | None = None,
+    given: Subject, done: Repaired, inverter: Inverter, rng: Generator, run: Run
 ) -> tuple[Distances, Distances]:
     """Return how far other classes lie from the targets of the triggers, before and after.
 
@@ -208,11 +203,11 @@ def spread(
         done: What came of it.
         inverter: What finds small triggers; its measure is the unit.
         rng: Source of all randomness, the same for both.
-        session: Who watches.
+        run: Who watches.
 
     Raises:
         BadOption: If there is no trigger, and so no target.
-        Incomplete: If the session ends before the searches do.
+        Incomplete: If the run ends before the searches do.
     """
     targets = sorted({trial.goal.target for trial in done.trials})
     there = sorted(set(whole(done.unseen)[1].tolist()))
@@ -226,7 +221,7 @@ def spread(
     before, after = (
         distances(
             net, done.unseen, pairs, inverter, Generator().set_state(state), restarts=1,
-            session=session,
+            run=run,
         )
         for net in (given, done.subject)
     )  # fmt: skip

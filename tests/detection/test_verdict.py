@@ -8,9 +8,10 @@ from tests.toys import BANDS, SIDE, band_images, bands, corner
 from torch import Generator, Tensor
 
 from gifthorse.core.metrics import asr
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Images, Trigger
 from gifthorse.data.samples import Subset, whole
-from gifthorse.detection.confirmation import confirm, exhibit
+from gifthorse.detection.verdict import confirm, evidence
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
 
@@ -18,7 +19,7 @@ UNSEEN = band_images(each=4, seed=9)
 
 
 def test_the_true_trigger_works_and_shuffled_ones_do_not(rng: Generator) -> None:
-    seen = confirm(bands(2), corner(), Goal(2), UNSEEN, rng, controls=8)
+    seen = confirm(bands(2), corner(), Goal(2), UNSEEN, rng, Run(), controls=8)
     assert (seen.asr.value, seen.asr.trials) == (1.0, 20)
     assert (seen.drift.value, seen.drift.trials) == (0.0, 20)
     assert (seen.control.value, seen.control.trials) == (0.0, 160)
@@ -26,12 +27,12 @@ def test_the_true_trigger_works_and_shuffled_ones_do_not(rng: Generator) -> None
 
 
 def test_only_images_of_the_source_count_where_there_is_one(rng: Generator) -> None:
-    seen = confirm(bands(2), corner(), Goal(2, source=4), UNSEEN, rng, controls=3)
+    seen = confirm(bands(2), corner(), Goal(2, source=4), UNSEEN, rng, Run(), controls=3)
     assert (seen.asr.trials, seen.drift.trials, seen.control.trials) == (4, 4, 12)
 
 
 def test_a_trigger_of_another_class_confirms_nothing(rng: Generator) -> None:
-    assert confirm(bands(2), corner(), Goal(3), UNSEEN, rng).asr.value == 0.0
+    assert confirm(bands(2), corner(), Goal(3), UNSEEN, rng, Run()).asr.value == 0.0
 
 
 def test_drift_is_what_the_net_does_without_a_trigger(rng: Generator) -> None:
@@ -42,7 +43,7 @@ def test_drift_is_what_the_net_does_without_a_trigger(rng: Generator) -> None:
     x, y = whole(wrong)
     expected = asr(predict(bands(), x).argmax(1), y, Goal(2))
     assert expected.value > 0
-    assert confirm(bands(), corner(), Goal(2), wrong, rng).drift == expected
+    assert confirm(bands(), corner(), Goal(2), wrong, rng, Run()).drift == expected
 
 
 class Counting:
@@ -65,7 +66,7 @@ class Counting:
 @pytest.mark.parametrize("controls", [1, 5])
 def test_controls_are_as_many_as_asked(controls: int, rng: Generator) -> None:
     trigger = Counting()
-    seen = confirm(bands(2), trigger, Goal(2), UNSEEN, rng, controls=controls)
+    seen = confirm(bands(2), trigger, Goal(2), UNSEEN, rng, Run(), controls=controls)
     assert trigger.controls == controls
     assert seen.control.trials == 20 * controls
 
@@ -75,12 +76,12 @@ def test_a_bright_band_is_no_better_than_its_control_where_place_does_not_matter
 ) -> None:
     # A veil over the whole image has only one arrangement: control and trigger are the same.
     veil = Patch(torch.ones(1, SIDE, SIDE), torch.full((1, SIDE, SIDE), 0.5))
-    seen = confirm(bands(2), veil, Goal(2), UNSEEN, rng)
+    seen = confirm(bands(2), veil, Goal(2), UNSEEN, rng, Run())
     assert seen.asr.value == seen.control.value
 
 
 def test_an_exhibit_shows_images_before_and_after() -> None:
-    shown = exhibit(bands(2), corner(), Goal(2), UNSEEN, count=5)
+    shown = evidence(bands(2), corner(), Goal(2), UNSEEN, Run(), count=5)
     before, after = shown["before"], shown["after"]
     assert isinstance(before, Tensor)
     assert isinstance(after, Tensor)
@@ -93,15 +94,19 @@ def test_an_exhibit_shows_images_before_and_after() -> None:
 
 
 def test_an_exhibit_spreads_over_the_images_and_takes_no_more_than_there_are() -> None:
-    shown = torch.as_tensor(exhibit(bands(2), corner(), Goal(2), UNSEEN, count=99)["true_label"])
+    shown = torch.as_tensor(
+        evidence(bands(2), corner(), Goal(2), UNSEEN, Run(), count=99)["true_label"]
+    )
     assert len(shown) == 20
-    some = torch.as_tensor(exhibit(bands(2), corner(), Goal(2, 5), UNSEEN, count=2)["true_label"])
+    some = torch.as_tensor(
+        evidence(bands(2), corner(), Goal(2, 5), UNSEEN, Run(), count=2)["true_label"]
+    )
     assert some.tolist() == [5, 5]
 
 
 def test_where_no_image_counts_nothing_is_claimed(rng: Generator) -> None:
     only = Subset(UNSEEN, (UNSEEN.labels == 2).nonzero().flatten())
-    seen = confirm(bands(2), corner(), Goal(2), only, rng)
+    seen = confirm(bands(2), corner(), Goal(2), only, rng, Run())
     assert (seen.asr.trials, seen.asr.low, seen.asr.high) == (0, 0.0, 1.0)
-    shown = exhibit(bands(2), corner(), Goal(2), only)
+    shown = evidence(bands(2), corner(), Goal(2), only, Run())
     assert len(torch.as_tensor(shown["before"])) == 0

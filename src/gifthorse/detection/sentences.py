@@ -1,0 +1,107 @@
+"""What detectors that recover triggers say about them, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gifthorse.core.tensors import median
+from gifthorse.core.types import Candidate, Confirmation, Goal
+from gifthorse.detection.verdict import Suspect
+
+
+def named(goal: Goal) -> str:
+    """Return a goal in words.
+
+    Example:
+        >>> named(Goal(3, source=1))
+        'class 3 from 1'
+    """
+    return f"class {goal.target}" + (f" from {goal.source}" if goal.source is not None else "")
+
+
+def rate(seen: Confirmation) -> str:
+    """Return how often a trigger works, in words."""
+    return f"{seen.asr.value:.0%} of {seen.asr.trials} unseen images"
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A trigger beside those of all goals."""
+
+    best: Sequence[Candidate]
+
+    def __call__(self, suspect: Suspect, seen: Confirmation, works: bool, first: bool) -> str:
+        """Return how small a trigger is beside the others, and whether it works."""
+        found, k, size = suspect.found, named(suspect.found.goal), f"{suspect.found.size:.1f} px"
+        rest = [c.size for c in self.best if c is not found]
+        others = f"{median(torch.tensor(rest)).item():.0f}"
+        if not suspect.stands_out:
+            return (
+                f"The smallest trigger is for {k}: {size} beside a median of {others}; it does not "
+                "stand out."
+            )
+        if not works:
+            return (
+                f"{k.capitalize()} needs only {size} where others need {others} (median), but the "
+                f"trigger works on {rate(seen)}, too few to confirm it."
+            )
+        if first:
+            return (
+                f"A trigger of {size} sends {rate(seen)} to class {found.goal.target}; the others "
+                f"need {others} px (median)."
+            )
+        return (
+            f"{k.capitalize()} is easy to reach too ({size}, {rate(seen)}): often a side effect of "
+            "the same backdoor."
+        )
+
+
+def scored(suspect: Suspect, seen: Confirmation, works: bool, first: bool) -> str:
+    """Return what the score of a class is, and how its trigger works."""
+    stands = suspect.stands_out
+    verb = "stands out" if stands else "has the highest score but does not stand out"
+    return (
+        f"Class {suspect.found.goal.target} {verb} (score {suspect.score:.2f}); a trigger of "
+        f"{suspect.found.size:.1f} px sends {rate(seen)} there, a shuffled one "
+        f"{seen.control.value:.0%}."
+    )
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """The smallest trigger of a few goals, beside a bound on its size and its way back.
+
+    Attributes:
+        goals: How many goals were searched.
+        bound: Pixels below which a trigger is a backdoor's.
+        ratio: How much larger the trigger of the reversed pair is; infinite where nobody asked, NaN
+            where it should be known and is not.
+    """
+
+    goals: int
+    bound: float
+    ratio: float
+
+    def __call__(self, suspect: Suspect, seen: Confirmation, works: bool, first: bool) -> str:
+        """Return how small the trigger is beside the bound, and whether it works."""
+        goal, size = named(suspect.found.goal), f"{suspect.found.size:.1f} px"
+        limit = f"below the bound of {self.bound:.1f} px"
+        if works and not suspect.held:
+            back = f"; the way back takes {self.ratio:.0f} times as much"
+            back = back if math.isfinite(self.ratio) else ""
+            return f"A trigger of {size} sends {rate(seen)} to {goal}, {limit}{back}."
+        if suspect.stands_out:
+            unknown = "the way back could not be searched to compare"
+            why = unknown if math.isnan(self.ratio) else "too few to confirm it"
+            return f"{goal.capitalize()} needs only {size}, {limit}: {rate(seen)}, but {why}."
+        survived = f"{self.goals} goal{'s' * (self.goals != 1)} survived the screening"
+        if not suspect.found.feasible:
+            return f"{survived}; the search found no trigger for any."
+        why = f"not {limit}"
+        if math.isfinite(self.ratio):
+            why = f"the way back takes only {self.ratio:.1f} times as much: classes close by nature"
+        return f"{survived}; the smallest trigger, for {goal}, has {size}, {why}."

@@ -1,0 +1,101 @@
+"""An inversion that begins where another one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from gifthorse.core.types import Candidate, Hunt, Standing
+
+First = TypeVar("First", bound=Hunt)
+PORTION = 16  # arms that take a round of the first one before limits are asked
+
+
+class Swept(Generic[First]):
+    """A first inversion, stepped to its end as the start of the second.
+
+    Args:
+        first: What comes first; every arm of it runs until it has settled.
+        then: Makes the second one, with the same arms, when the first is done.
+    """
+
+    def __init__(self, first: First, then: Callable[[First], Hunt]) -> None:
+        self.first, self._then = first, then
+        self._second: Hunt | None = None
+
+    @property
+    def _whole(self) -> float:
+        return float(self.first.best[0].trigger.picture()[1].numel())  # H * W
+
+    @property
+    def second(self) -> Hunt:
+        """The inversion proper; the start is taken to its end if nobody has."""
+        for _ in self.start():
+            pass
+        assert self._second is not None
+        return self._second
+
+    def start(self) -> Iterator[str]:
+        """Do what is left of the first inversion, some arms at a time."""
+        while self._second is None:
+            arms = (~self.first.settled).nonzero().flatten()
+            if not len(arms):
+                self._second = self._then(self.first)
+            for part in arms.split(PORTION) if len(arms) else ():
+                self.first.step(part)
+                done = int(self.first.settled.sum())
+                yield f"start: {done} of {len(self.first.settled)} swept"
+
+    def step(self, arms: Tensor, /) -> None:
+        """Run one round of the second inversion for these arms."""
+        self.second.step(arms)
+
+    @property
+    def settled(self) -> Tensor:
+        """Which arms need no further round, `(A,)` bool; none before the start is done."""
+        return self.first.settled & False if self._second is None else self._second.settled
+
+    @property
+    def standing(self) -> Standing:
+        """How every arm did in its last round; before the start is done it had none."""
+        if self._second is not None:
+            return self._second.standing
+        success = torch.zeros_like(self.first.standing.success)
+        size = torch.full_like(success, self._whole)
+        return Standing(success.long(), success, success + torch.inf, size, success.bool())
+
+    @property
+    def image_steps(self) -> float:
+        """Image-steps of both."""
+        return self.first.image_steps + (self._second.image_steps if self._second else 0.0)
+
+    @property
+    def best(self) -> tuple[Candidate, ...]:
+        """One candidate an arm; before the start is done none is feasible."""
+        if self._second is not None:
+            return self._second.best
+        return tuple(replace(c, size=self._whole, feasible=False) for c in self.first.best)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that both go on from, by name."""
+        kept = {f"first.{name}": value for name, value in self.first.state().items()}
+        if self._second is not None:
+            kept |= {f"second.{name}": value for name, value in self._second.state().items()}
+        return kept
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        """Go on from what `state` returned."""
+        own = {head: under(state, head) for head in ("first.", "second.")}
+        self.first.restore(own["first."])
+        if own["second."]:
+            self._second = self._then(self.first)
+            self._second.restore(own["second."])
+
+
+def under(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    """Return the entries whose names begin so, without that beginning."""
+    return {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
