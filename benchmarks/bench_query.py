@@ -21,10 +21,11 @@ from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
+from gifthorse.bench.printing import text
 from gifthorse.bench.query import query
-from gifthorse.bench.sheets import text
+from gifthorse.bench.relation import frame
 from gifthorse.bench.store import SCHEMA, Store
-from gifthorse.bench.summary import tables
+from gifthorse.bench.tables import tables
 from setting import machine
 
 GROUPS = (
@@ -115,10 +116,16 @@ def measure(number: int) -> dict[str, float]:
             "load": round(os.getloadavg()[0], 1),
             **clocked("names", lambda: store.names("records")),
             **clocked("read", lambda: sum(1 for _ in store.records())),
-            **clocked("summary", lambda: text(tables(store.records(), reference=True))),
+            **clocked("summary", lambda: tabled(store)),
             **clocked("query", lambda: query(store, GROUPS)),
             "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
+
+
+def tabled(store: Store) -> str:
+    """Return all tables of a store as text."""
+    with frame(store) as con:
+        return text(tables(con, reference=True))
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ import json
 import time
 from pathlib import Path
 
-from gifthorse.workflows.scan import Request, examine
+from gifthorse.workflows.opening import Inputs
+from gifthorse.workflows.scan import scan
 from setting import machine
 
 GIFT = Path(__file__).parents[1] / "examples" / "gift"
@@ -20,7 +21,7 @@ def main() -> None:
     scans = {}
     for name in ("gift", "twin"):
         started = time.perf_counter()
-        report = examine(str(GIFT / f"{name}.safetensors"), Request(str(GIFT / "clean.npz")))
+        report = scan(str(GIFT / f"{name}.safetensors"), Inputs(str(GIFT / "clean.npz")))
         scans[name] = {"seconds": time.perf_counter() - started, "verdict": report.label}
     total = sum(float(s["seconds"]) for s in scans.values())
     print(json.dumps({"machine": machine(), "scans": scans, "seconds": total}, indent=1))

@@ -25,9 +25,8 @@ from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Verdict
 from gifthorse.detection import DETECTORS
-from gifthorse.models import load
 from gifthorse.triggers.storage import open_trigger
-from gifthorse.workflows.scan import Request, take_in
+from gifthorse.workflows.opening import Inputs, opened
 from setting import keep, machine
 
 # What the papers print for a 3x3 BadNet on CIFAR-10: TrojanZoo, Tables 11 (AIV) and 12 (MLN, MJS),
@@ -55,7 +54,7 @@ def overlap(verdict: Verdict, model: Path) -> float | None:
 
 def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:
     """Run one detector on one model."""
-    received = take_in(load(str(model)), Request(images=a.images), None, None)
+    received = opened(str(model), Inputs(a.images))
     known = describe(DETECTORS[name])
     options = dict(text.split("=", 1) for text in a.set)
     detector = vary(DETECTORS[name], {k: v for k, v in options.items() if k in known})

@@ -20,11 +20,10 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Images, Implant, Samples
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering.strip import entropy
-from gifthorse.models import load
 from gifthorse.training import predict
 from gifthorse.workflows.make import divide
+from gifthorse.workflows.opening import Inputs, opened
 from gifthorse.workflows.provenance import implanted
-from gifthorse.workflows.scan import Request, take_in
 from setting import keep, kept, machine
 
 MATES, SUSPECTS, FALSE_ALARMS = 8, 1000, 0.05
@@ -61,7 +60,7 @@ def main() -> None:
     for path in a.implants:
         name = path.stem.rpartition("-")[0] or path.stem
         if name not in result["rows"]:
-            received = take_in(load(str(path)), Request(images=a.images), None, None)
+            received = opened(str(path), Inputs(a.images))
             rng = torch.Generator().manual_seed(0)
             verdict = DETECTORS[a.detector](received.subject, received.samples, rng, Run())
             lead = verdict.findings[0].goal if verdict.findings else None

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gifthorse.core.types import Report
 from gifthorse.report import WRITERS, exit_code
-from gifthorse.workflows.scan import Request, examine
+from gifthorse.workflows.opening import Inputs
+from gifthorse.workflows.scan import scan
 
 GIFT = Path(__file__).parent / "gift"
 
@@ -21,7 +22,7 @@ def main(
     html: str = "",
 ) -> Report:
     """Scan, print the verdict and what speaks for it; write the HTML report if asked to."""
-    result = examine(model, Request(images=images, seed=0))
+    result = scan(model, Inputs(images))
     print(f"{result.label}: {result.reason}")
     for verdict in result.verdicts:
         for arm in sorted(verdict.arms, key=lambda a: a.size)[:3]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+from gifthorse.bench.relation import frame
 from gifthorse.bench.store import SCHEMA, Store
 
 FAMILY = {
@@ -97,6 +100,14 @@ def fill(store: Store, records: Iterable[Mapping[str, Any]] | None = None) -> li
     for one in kept:
         store.keep(one)
     return kept
+
+
+def framed(records: Iterable[Mapping[str, Any]]) -> AbstractContextManager[Any]:
+    """Lend a frame of records in their order, whatever their keys are."""
+    store = Store(f"memory://{uuid.uuid4().hex}")
+    for n, one in enumerate(records):
+        store.write(f"records/00/{n:06}.json", json.dumps(one, sort_keys=True).encode())
+    return frame(store)
 
 
 def bench(

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 from tests.bench.records import bench, fill, method, record
 
-from gifthorse.bench.query import Result, export, query, text
+from gifthorse.bench.query import QueryResult, export, query, text
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import UsageError
 
@@ -47,7 +47,7 @@ def test_columns_are_what_the_record_says(store: Store) -> None:
     fill(store, [one])
     found = query(store, "select * from records")
     row = dict(zip(found.columns, found.rows[0], strict=True))
-    for name in ("command", "words", "times", "cell", "figures"):
+    for name in ("command", "words", "times", "cell", "figures", "models", "versions", "machine"):
         said = row.pop(name)
         assert (said if name == "command" else json.loads(said)) == one[name]
     assert str(row.pop("started")) == "2026-11-21 15:00:00"
@@ -97,7 +97,7 @@ def test_chunks_make_no_difference(store: Store, monkeypatch: pytest.MonkeyPatch
     fill(store)
     sql = "select * from records order by key"
     whole = query(store, sql)
-    monkeypatch.setattr("gifthorse.bench.query.CHUNK", 7)
+    monkeypatch.setattr("gifthorse.bench.relation.CHUNK", 7)
     assert query(store, sql) == whole
 
 
@@ -183,7 +183,7 @@ def test_an_export_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> No
 
 def test_an_answer_is_a_table_of_80_columns() -> None:
     rows = (("fine_pruning", 3, 0.123456789), ("strip\x1b[31m", 12, None))
-    shown = text(Result(("defense", "n", "asr"), ("VARCHAR", "BIGINT", "DOUBLE"), rows))
+    shown = text(QueryResult(("defense", "n", "asr"), ("VARCHAR", "BIGINT", "DOUBLE"), rows))
     lines = shown.splitlines()
     assert [line.split() for line in lines if "0.123457" in line] == [
         ["fine_pruning", "3", "0.123457"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gifthorse.bench.store import SCHEMA, Store
+from gifthorse.bench.store import Store
 from gifthorse.core.errors import UsageError
 
 
@@ -20,7 +20,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 def record(key: str, **more: Any) -> dict[str, Any]:
     return {
-        "schema": SCHEMA,
         "key": key,
         "status": "ok",
         "figures": {"asr": 0.5, "tmc": None},
@@ -38,15 +37,6 @@ def test_a_record_comes_back_and_can_be_forgotten(store: Store) -> None:
     store.forget("ab12")
     store.forget("ab12")
     assert store.recorded() == {"cd34"}
-
-
-def test_records_of_another_schema_are_left_out_and_counted(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    store.keep(record("ab12"))
-    store.keep(record("cd34", schema=SCHEMA - 1))
-    assert [r["key"] for r in store.records()] == ["ab12"]
-    assert "keeps 1 records that another version of gifthorse wrote" in caplog.text
 
 
 def test_the_same_record_has_the_same_bytes(store: Store) -> None:

@@ -11,9 +11,10 @@ import torch
 from tests.toys import BLOB_CLASSES, QUICK, blob_images
 from typer.testing import CliRunner
 
-from gifthorse.bench import making, outlook, runner
+from gifthorse.bench import making, runner
 from gifthorse.bench import worker as work
 from gifthorse.bench.protocol import EvalConfig, Sizes
+from gifthorse.bench.results import estimate_cost
 from gifthorse.bench.runner import DIED, OVERRAN, Done, Serial
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell, Choice, Setting, judging, tasks
@@ -253,11 +254,12 @@ def test_a_dead_worker_leaves_word(tmp_path: Path) -> None:
 
 def test_costs_are_judged_by_what_was_recorded(done: Store) -> None:
     todo = runner.missing(cells(None, STRIP, seed=1), done)
-    ahead = outlook.outlook(todo, [done])
+    ahead = estimate_cost(todo, done)
     assert (ahead.train, ahead.implant, ahead.judge, ahead.unknown) == (1, 1, 4, 0)
     seconds = [r["times"]["seconds"] for r in done.records()]
     assert 0 < ahead.seconds < 10 * sum(seconds) + 100
-    unknown = outlook.outlook(runner.missing(cells(CLP), Store(done.root + "2")), [])
+    empty = Store(done.root + "2")
+    unknown = estimate_cost(runner.missing(cells(CLP), empty), empty)
     assert (unknown.tasks, unknown.unknown, unknown.seconds) == (4, 4, 0)
 
 

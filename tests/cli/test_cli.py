@@ -26,7 +26,8 @@ from gifthorse.detection import DETECTORS, PRESETS
 from gifthorse.inversion import INVERTERS
 from gifthorse.report.words import RULES
 from gifthorse.search import Search
-from gifthorse.workflows import scan as examine
+from gifthorse.workflows import scan as scanning
+from gifthorse.workflows.opening import Inputs
 from gifthorse.workflows.scan import Request, chosen, second
 
 GIFT = Path(__file__).parents[2] / "examples" / "gift"
@@ -404,45 +405,45 @@ def test_a_flag_that_no_detector_knows_is_refused(
 
 def test_a_preset_is_what_runs_without_detector() -> None:
     for preset, names in PRESETS.items():
-        assert tuple(chosen(Request("clean", preset=preset))) == names
-    assert tuple(chosen(Request("clean"))) == PRESETS["standard"]
-    named = Request("clean", preset="thorough", detectors=("pixel",))
+        assert tuple(chosen(Request(preset=preset))) == names
+    assert tuple(chosen(Request())) == PRESETS["standard"]
+    named = Request(preset="thorough", detectors=("pixel",))
     assert chosen(named) == {"pixel": DETECTORS["pixel"]}
 
 
 def test_only_the_default_as_it_was_calibrated_asks_a_second_detector() -> None:
-    assert list(second(Request("clean"))) == ["neural_cleanse_quick"]
+    assert list(second(Request())) == ["neural_cleanse_quick"]
     changes: tuple[dict[str, Any], ...] = (
         {"preset": "quick"},
         {"preset": "thorough"},
         {"detectors": ("pixel_quick",)},
         {"options": {"threshold": "2"}},
-        {"classes": "1-4"},
+        {"classes": (1, 2, 3, 4)},
         {"pairs": True},
     )
     for change in changes:
-        assert second(Request("clean", **change)) == {}
+        assert second(Request(**change)) == {}
 
 
 def test_flags_reach_the_request(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Request] = []
 
-    def ask(path: str, request: Request, progress: object) -> None:
+    def ask(path: str, inputs: Inputs, request: Request, progress: object) -> None:
+        assert inputs == Inputs(IMAGES, device="cpu")
         asked.append(request)
         raise UsageError("enough")
 
-    monkeypatch.setattr(examine, "examine", ask)
+    monkeypatch.setattr(scanning, "scan", ask)
     limits = ("--time-limit", "2m", "--budget", "9", "--resume", str(tmp_path))
-    flags = ("--preset", "quick", "--classes", "1-4", "--pairs", *limits)
+    flags = ("--device", "cpu", "--preset", "quick", "--classes", "1-4", "--pairs", *limits)
     assert scanned(run, MODEL, *flags).code == 4
     command = shlex.join(["gifthorse", "scan", MODEL, "--images", IMAGES, *flags])
     assert asked == [
         Request(
-            images=IMAGES,
             preset="quick",
-            classes="1-4",
+            classes=(1, 2, 3, 4),
             pairs=True,
-            time_limit="2m",
+            time_limit=120.0,
             budget=9,
             resume=tmp_path,
             command=command,

@@ -19,7 +19,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Finding, Goal, Label, Report, Samples, Subject, Verdict
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.detection.calibration import fit, shipped
-from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, scan
+from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, detect
 from gifthorse.workflows.prepare import Received
 
 CLEAN = (0.1, 0.8, 1.2, 1.9, 2.5, 3.4, 0.4, 1.1)
@@ -120,7 +120,7 @@ def report_on(
     received = Received(bands(), band_images(), intake, ())
     rng, rows = Generator().manual_seed(0), list(detectors.items())
     now, later = dict(rows[:first]), dict(rows[first:])
-    return scan(received, now, rng, Run(budget=over), second=later)
+    return detect(received, now, rng, Run(budget=over), second=later)
 
 
 def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(
@@ -135,7 +135,7 @@ def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(
     assert stopped.not_covered[-1].endswith("finds in more rounds: a limit stopped it")
 
 
-CLEAN_ROW, BAD_ROW = Fixed("NO BACKDOOR FOUND"), Fixed("BACKDOORED", (FOUND,))
+CLEAN_ROW, BAD_ROW = Fixed("NO BACKDOOR FOUND", score=0.5), Fixed("BACKDOORED", (FOUND,))
 
 
 @pytest.mark.parametrize(("first", "label"), [(CLEAN_ROW, "INCONCLUSIVE"), (BAD_ROW, "BACKDOORED")])

@@ -138,8 +138,8 @@ def test_a_verdict_is_complete() -> None:
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.settings == {k: str(v) for k, v in describe(TOY).items()}
     # 100 steps of 8 images for 6 classes; 20 search images forward, 20 unseen ones twice; and a
-    # confirmation on 24 images.
-    assert got.image_steps == 6 * (100 * 8 + 20 / 2 + 20) + 5 * 24
+    # confirmation on 24 images, and 8 of them shown before and after.
+    assert got.image_steps == 6 * (100 * 8 + 20 / 2 + 20) + 5 * 24 + 8
     assert got.seconds > 0
 
 

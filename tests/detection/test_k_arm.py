@@ -223,7 +223,7 @@ def test_a_verdict_is_complete_and_repeats() -> None:
     assert runs[0].arms != runs[2].arms
     assert runs[0].arms[0].rounds == 12
     assert set(runs[0].settings) == set(describe(short))
-    assert runs[0].statistics["image_steps"] == runs[0].image_steps
+    assert runs[0].image_steps > 0
     assert torch.equal(data.images, pixels)
 
 

@@ -27,10 +27,11 @@ from gifthorse.report.pictures import gaze, png
 from gifthorse.triggers import Additive, Patch, Stamp
 from gifthorse.triggers.storage import pack
 from gifthorse.workflows import analyze as dossier
-from gifthorse.workflows import scan as examine
 from gifthorse.workflows.analyze import Dossier
+from gifthorse.workflows.opening import Inputs, take_in
 from gifthorse.workflows.prepare import Received
 from gifthorse.workflows.repair import Truth, open_truth
+from gifthorse.workflows.scan import illustrated
 
 GIFT = Path(__file__).parents[2] / "examples" / "gift"
 MODEL, TWIN, IMAGES = GIFT / "gift.safetensors", GIFT / "twin.safetensors", GIFT / "clean.npz"
@@ -46,7 +47,7 @@ def run(*words: object) -> str:
 
 @pytest.fixture(scope="module")
 def received() -> Received:
-    return examine.take_in(load(str(MODEL)), examine.Request(str(IMAGES)), None, None)
+    return take_in(load(str(MODEL)), Inputs(str(IMAGES)))
 
 
 def test_the_gift_beside_its_twin(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def lead(report: Report) -> Finding:
 
 
 def test_a_report_shows_where_the_net_looks() -> None:
-    report = examine.illustrated(backdoored(), net())
+    report = illustrated(backdoored(), net())
     found = lead(report)
     assert found.evidence.keys() - lead(backdoored()).evidence.keys() == {
         "looks_before",
@@ -204,7 +205,7 @@ def test_a_report_without_captum_or_maps_or_a_suspect_stays_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 43))
-    shown = examine.illustrated(backdoored(), Subject(linear, (3, 32, 32), 43))
+    shown = illustrated(backdoored(), Subject(linear, (3, 32, 32), 43))
     assert lead(shown).evidence.keys() == lead(backdoored()).evidence.keys()
     calm = replace(
         backdoored(),
@@ -213,9 +214,9 @@ def test_a_report_without_captum_or_maps_or_a_suspect_stays_as_it_is(
             for v in backdoored().verdicts
         ),
     )
-    assert examine.illustrated(calm, net()) is calm
+    assert illustrated(calm, net()) is calm
     monkeypatch.setattr(attribution, "available", lambda: False)
-    shown = examine.illustrated(backdoored(), net())
+    shown = illustrated(backdoored(), net())
     assert lead(shown).evidence.keys() == lead(backdoored()).evidence.keys()
 
 

@@ -35,8 +35,8 @@ from gifthorse.filtering.scoring import judge, threshold
 from gifthorse.models import load
 from gifthorse.report.figures.contact_sheet import Sheet, plain_sheet
 from gifthorse.triggers.storage import open_trigger
-from gifthorse.workflows import scan as examine
 from gifthorse.workflows.filter import cost, fitted, screen, shared, targets
+from gifthorse.workflows.opening import Inputs, take_in
 from gifthorse.workflows.prepare import Received
 
 GIFT = Path(__file__).parents[2] / "examples" / "gift"
@@ -52,7 +52,7 @@ def run(*words: object) -> str:
 
 @cache
 def received() -> Received:
-    return examine.take_in(load(str(MODEL)), examine.Request(str(IMAGES)), None, None)
+    return take_in(load(str(MODEL)), Inputs(str(IMAGES)))
 
 
 @cache
@@ -171,7 +171,7 @@ def test_no_image_is_judged_by_a_model_that_fails_its_checks() -> None:
     with torch.no_grad():
         for p in opened.net.parameters():
             p.zero_()
-    broken = examine.take_in(opened, examine.Request(str(IMAGES)), None, None)
+    broken = take_in(opened, Inputs(str(IMAGES)))
     with pytest.raises(Incomplete, match="nothing was scored"):
         screen(broken, suspects, Bright(), rng(), Run())
 

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from gifthorse.cli.app import app
 from gifthorse.cli.repair import inverter
-from gifthorse.cli.support import REPAIR_REPORTS
 from gifthorse.core.errors import BadOption, Incomplete, UnknownMethod, UsageError
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
@@ -40,14 +39,14 @@ from gifthorse.detection.verdict import evidence as shown
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.models import load
 from gifthorse.remedies import REMEDIES, FineTuning, Unlearning
-from gifthorse.report import WRITERS
+from gifthorse.report import WRITERS, repairs
 from gifthorse.search import Pace
 from gifthorse.training import Recipe
 from gifthorse.triggers import Stamp
 from gifthorse.triggers.packing import unpacked
 from gifthorse.triggers.storage import pack
 from gifthorse.workflows import repair as repairing
-from gifthorse.workflows import scan as examine
+from gifthorse.workflows.opening import Inputs, take_in
 from gifthorse.workflows.prepare import Received
 from gifthorse.workflows.repair import Order, Repaired, open_scan, open_truth, repair, spread
 
@@ -73,7 +72,7 @@ def run(*words: object) -> str:
 
 @cache
 def received() -> Received:
-    return examine.take_in(load(str(MODEL)), examine.Request(str(IMAGES)), None, None)
+    return take_in(load(str(MODEL)), Inputs(str(IMAGES)))
 
 
 @dataclass
@@ -134,13 +133,13 @@ def test_bad_calls_are_named(tmp_path: Path) -> None:
 
 
 def test_a_model_that_fails_the_checks_is_not_repaired(tmp_path: Path) -> None:
-    request = examine.Request(str(IMAGES))
+    inputs = Inputs(str(IMAGES))
     opened = load(str(MODEL))
     with torch.no_grad():
         for p in opened.net.parameters():
             p.zero_()
     with pytest.raises(Incomplete, match="nothing was repaired"):
-        repair(examine.take_in(opened, request, None, None), Watching(), Generator(), Run())
+        repair(take_in(opened, inputs), Watching(), Generator(), Run())
 
 
 def test_a_truth_must_say_its_class(tmp_path: Path) -> None:
@@ -361,7 +360,7 @@ def test_classes_lie_further_from_the_target_without_its_backdoor() -> None:
     assert told["mean"] == {"before": before.mean, "after": after.mean}
     assert told["pairs"][0]["source"] == 0
     assert told["increase"] > 1
-    assert "the mean of 5 pairs of classes" in " ".join(REPAIR_REPORTS["text"](record).split())
+    assert "the mean of 5 pairs of classes" in " ".join(repairs.WRITERS["text"](record).split())
 
 
 def test_distances_need_a_target() -> None:

@@ -15,8 +15,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Filter, Images, Implant, Labels, Rate, Shape, Subject
 from gifthorse.data.samples import Subset, whole
 from gifthorse.filtering.scoring import judge, pairs, refused, threshold
-from gifthorse.training import predict
-from gifthorse.workflows.evaluate import EvalImages, Predictions, stamp
+from gifthorse.workflows.evaluate import EvalImages, Predictions, asked, stamp
 
 TRAINING = 5000  # images at most of a training set that is to be cleaned
 POISONED = 0.05  # of them: what spectral signatures expects, and BackdoorBench's usual rates span
@@ -98,16 +97,16 @@ class FilterEvaluation:
 
     def _online(self, parts: Sequence[Images], run: Run) -> tuple[Tensor, ...]:
         """Return the scores of images that come with the model's own answers for labels."""
-        labeled = [(x, predict(self.subject, x).argmax(1)) for x in parts]
+        labeled = [(x, asked(self.subject, x).argmax(1)) for x in parts]
         return self._scores(labeled, run)
 
     def _scores(self, parts: Sequence[Batch], run: Run) -> tuple[Tensor, ...]:
         """Return the scores of each part, all shown together in random order."""
-        images, labels = torch.cat([x for x, _ in parts]), torch.cat([y.cpu() for _, y in parts])
+        images, labels = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
         order = torch.randperm(len(images), generator=self.draw)
         suspects = _Suspects(images[order], labels[order], self.subject.classes)
         rng = Generator().manual_seed(self.seed)
-        given = self.method(self.subject, self.data.fit, suspects, rng, run).cpu()
+        given = self.method(self.subject, self.data.fit, suspects, rng, run)
         back = torch.empty_like(given).index_copy(0, order, given)
         return tuple(back.split([len(x) for x, _ in parts]))
 
@@ -162,7 +161,6 @@ class FilterEvaluation:
         """
         order = torch.randperm(len(self.data.train), generator=self.draw)[:TRAINING]
         x, y = whole(Subset(self.data.train, order))
-        y = y.cpu()
         chosen = torch.zeros_like(y, dtype=torch.bool)
         if made is not None:
             meant = made.goal.meant(y)

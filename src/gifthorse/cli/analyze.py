@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from gifthorse.analysis.attribution import MISSING
-from gifthorse.cli.support import pairs
+from gifthorse.cli import options, parsing
 from gifthorse.core.errors import ShapeMismatch, UsageError
 from gifthorse.core.metrics import asr
 from gifthorse.core.types import Goal, Rate, Samples, Subject, Trigger
@@ -29,8 +29,8 @@ commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 
 @commands.command()
 def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")],
-    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
+    model: options.Model,
+    images: options.Images,
     trigger: Annotated[
         Path, typer.Option(help="NAME.trigger.safetensors, or the .json of a scan.")
     ],
@@ -38,37 +38,28 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     against: Annotated[
         str | None, typer.Option(help="A clean model of the same images, to compare with.")
     ] = None,
-    arch: Annotated[
-        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
-    ] = None,
-    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same figures on the same machine.")] = 0,
+    arch: options.Arch = None,
+    normalize: options.Normalize = "auto",
+    changes: options.Options = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
 ) -> None:
     """Draw what a known trigger does inside a model: where it looks, features, neurons, channels.
 
     Writes pictures, and the numbers of each as JSON beside it. None of them is a verdict.
     """
     from gifthorse.core.options import vary
-    from gifthorse.models import load
-    from gifthorse.workflows import scan as examine
     from gifthorse.workflows.compare.showing import make
     from gifthorse.workflows.filing import write_case
-    from gifthorse.workflows.prepare import Received, parse
+    from gifthorse.workflows.opening import Inputs
+    from gifthorse.workflows.opening import opened as taken
 
-    dossier = vary(Dossier(), pairs(options))
-    request = examine.Request(images, arch, normalize)
-
-    def taken(path: str) -> Received:
-        return examine.take_in(load(path, arch), request, parse(normalize), None)
-
-    received = taken(model)
+    dossier = vary(Dossier(), parsing.pairs(changes))
+    inputs = Inputs(images, arch, normalize, device=device)
+    received = taken(model, inputs)
     known = opened(trigger, received.subject, received.samples)
     fit(known, received.subject, trigger)
-    other = taken(against).subject if against is not None else None
+    other = taken(against, inputs).subject if against is not None else None
     make(out)
     rng = Generator().manual_seed(seed)
     case = dossier(

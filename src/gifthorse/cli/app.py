@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,14 +10,8 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from gifthorse import __version__
-from gifthorse.cli import analyze as cli_analyze
-from gifthorse.cli import bench as cli_bench
-from gifthorse.cli import compare as cli_compare
-from gifthorse.cli import filter as cli_filter
-from gifthorse.cli import make as cli_make
-from gifthorse.cli import records as cli_records
-from gifthorse.cli import repair as cli_repair
-from gifthorse.cli.support import bar, describe_file, err, going_on, pairs, say, with_command
+from gifthorse.cli import analyze, bench, compare, filter, make, options, records, repair, scan
+from gifthorse.cli.terminal import describe_file, say, with_command
 from gifthorse.core.errors import GifthorseError, UsageError
 
 app = typer.Typer(
@@ -32,102 +24,9 @@ app = typer.Typer(
 console = Console(highlight=False)
 INTERRUPTED = 130  # exit status
 
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model files.")]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
-]
-Data = Annotated[str, typer.Option(help="Packed data set: a name (with GIFTHORSE_DATA) or path.")]
-Net = Annotated[str, typer.Option(help="One of `gifthorse list models`.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same model on the same machine.")]
-Output = Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")]
-
 
 @app.command()
-def scan(
-    models: Models,
-    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
-    arch: Annotated[
-        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
-    ] = None,
-    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
-    input_size: Annotated[str | None, typer.Option(help="HxW to resize images to.")] = None,
-    limit: Annotated[int, typer.Option(help="Use at most so many images.")] = 1000,
-    preset: Annotated[
-        str, typer.Option(help="What runs, one of `gifthorse list presets`.")
-    ] = "standard",
-    detector: Annotated[
-        list[str] | None,
-        typer.Option(help="One of `gifthorse list detectors`, in place of --preset; repeatable."),
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Search these target classes only: 0,3,7-9.")
-    ] = None,
-    class_pairs: Annotated[
-        bool, typer.Option("--pairs", help="Search every pair of classes (slow).")
-    ] = False,
-    options: Options = None,
-    time_limit: Annotated[
-        str | None, typer.Option(help="Stop the search of a model after 90, 90s, 10m or 1h.")
-    ] = None,
-    budget: Annotated[
-        int | None, typer.Option(help="Stop it after so many image-steps (forward and back).")
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Keep a stopped search here, and go on with one."),
-    ] = None,
-    seed: Seed = 0,
-    output_format: Annotated[str, typer.Option("-f", "--format", help="text or json.")] = "text",
-    out: Annotated[
-        list[str] | None, typer.Option("-o", "--out", metavar="FORMAT=PATH", help="Also write.")
-    ] = None,
-    fail_on: Annotated[
-        str, typer.Option(help="backdoored, suspicious or inconclusive.")
-    ] = "suspicious",
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 on findings.")] = False,
-    truth: Annotated[
-        Path | None, typer.Option(help="The true trigger, if known: say how well it was found.")
-    ] = None,
-) -> None:
-    """Say whether model files are backdoored, for which class, and how sure that is."""
-    from gifthorse.report import exit_code
-    from gifthorse.workflows import scan as examine
-
-    request = examine.Request(
-        images=images,
-        arch=arch,
-        normalize=normalize,
-        input_size=input_size,
-        limit=limit,
-        detectors=tuple(detector or ()),
-        options=pairs(options),
-        preset=preset,
-        classes=classes,
-        pairs=class_pairs,
-        time_limit=time_limit,
-        budget=budget,
-        resume=resume,
-        seed=seed,
-        command=shlex.join(["gifthorse", *sys.argv[1:]]),
-    )
-    fail = examine.fail_on(fail_on)
-    writers = examine.outputs(output_format, out or (), len(models))
-    codes = []
-    for model in models:
-        with bar(Path(model).name) as progress, going_on(resume, request.command):
-            report = examine.examine(model, request, progress)
-        for path in examine.emit(report, writers, console, fail):
-            err.print(f"wrote {path}", markup=False)
-        if truth is not None:
-            err.print(examine.compared(report, truth), markup=False)
-        codes.append(exit_code(report, fail))
-    code = next((c for c in (1, 2, 3) if c in codes), 0)
-    raise typer.Exit(0 if exit_zero and code == 1 else code)
-
-
-@app.command()
-def inspect(models: Models) -> None:
+def inspect(models: options.Models) -> None:
     """Say what is in model files, without running anything of them."""
     from gifthorse.models import inspect as look
 
@@ -159,13 +58,10 @@ def explain(
     typer.echo(catalog.explain(name))
 
 
-app.registered_commands += cli_make.commands.registered_commands
-app.registered_commands += cli_repair.commands.registered_commands
-app.registered_commands += cli_filter.commands.registered_commands
-cli_bench.commands.registered_commands += cli_records.commands.registered_commands
-app.add_typer(cli_bench.commands, name="bench")
-app.registered_commands += cli_compare.commands.registered_commands
-app.registered_commands += cli_analyze.commands.registered_commands
+for part in (scan, make, repair, filter, compare, analyze):
+    app.registered_commands += part.commands.registered_commands
+bench.commands.registered_commands += records.commands.registered_commands
+app.add_typer(bench.commands, name="bench")
 
 
 def version(show: bool) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gifthorse.cli.support import PlanFile, PlanStore, err, say
+from gifthorse.cli.options import PlanFile, PlanStore
+from gifthorse.cli.terminal import err, say
 from gifthorse.core.errors import Incomplete, UnknownMethod, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Retry = Annotated[bool, typer.Option("--retry", help="Do what failed or timed ou
 @commands.command()
 def plan(file: PlanFile, store: PlanStore = None) -> None:
     """Say what a plan consists of, what is left of it and what that will cost."""
-    from gifthorse.bench.places import opened
+    from gifthorse.bench.results import opened
 
     _spoken(*opened(file, store))
 
@@ -67,7 +68,7 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     """
     from gifthorse.bench import runner
     from gifthorse.bench.cluster import Needs
-    from gifthorse.bench.places import opened
+    from gifthorse.bench.results import opened
     from gifthorse.bench.worker import Worker
 
     made, place = opened(file, store)
@@ -110,7 +111,7 @@ def resume(
     retry: Retry = False,
 ) -> None:
     """Go on with a run that was stopped; like run, but something must be there already."""
-    from gifthorse.bench.places import opened
+    from gifthorse.bench.results import opened
 
     _, place = opened(file, store)
     if not place.recorded() and not place.models():
@@ -122,7 +123,7 @@ def resume(
 def status(file: PlanFile, store: PlanStore = None) -> None:
     """Say how far a run is, from any terminal."""
     from gifthorse.bench import runner
-    from gifthorse.bench.places import opened
+    from gifthorse.bench.results import opened
 
     made, place = opened(file, store)
     standing = runner.status(place)
@@ -150,7 +151,8 @@ def line(standing: RunStatus) -> str:
 
 
 def _spoken(made: BenchPlan, place: Store) -> None:
-    from gifthorse.bench import outlook, runner
+    from gifthorse.bench import runner
+    from gifthorse.bench.results import estimate_cost
     from gifthorse.bench.tasks import tasks
 
     typer.echo(wrapped(f"{made.name}: {len(made.cells)} cells. {made.about}"))
@@ -163,7 +165,7 @@ def _spoken(made: BenchPlan, place: Store) -> None:
         names = dict.fromkeys(str(getattr(getattr(c, what), "label", getattr(c, what)))
                               for c in made.cells if getattr(c, what) is not None)  # fmt: skip
         typer.echo(wrapped(f"  {what:8} {', '.join(names) or '-'}", " " * 11))
-    ahead = outlook.outlook(runner.missing(made.cells, place), [place])
+    ahead = estimate_cost(runner.missing(made.cells, place), place)
     typer.echo(
         f"left in {place.root}: {ahead.train} to train, {ahead.implant} to implant, "
         f"{ahead.judge} to judge"

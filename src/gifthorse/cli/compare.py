@@ -11,28 +11,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gifthorse.cli.support import bar, err, pairs
+from gifthorse.cli import options, parsing
+from gifthorse.cli.terminal import bar, err
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
-from gifthorse.models import load
-from gifthorse.workflows.prepare import Received, parse
 
 if TYPE_CHECKING:
-    from gifthorse.workflows.scan import Request
+    from gifthorse.workflows.opening import Inputs
+    from gifthorse.workflows.prepare import Received
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 
 
 @commands.command("compare-triggers")
 def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")],
-    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
-    arch: Annotated[
-        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
-    ] = None,
-    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
-    input_size: Annotated[str | None, typer.Option(help="HxW to resize images to.")] = None,
+    model: options.Model,
+    images: options.Images,
+    arch: options.Arch = None,
+    normalize: options.Normalize = "auto",
+    input_size: options.InputSize = None,
     limit: Annotated[int | None, typer.Option(help="Use at most so many images.")] = None,
     classes: Annotated[
         str | None, typer.Option(help="Target classes, such as 0,3,7-9; default all.")
@@ -57,44 +55,44 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             "default all."
         ),
     ] = None,
-    options: Annotated[
+    changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change an option; METHOD.NAME for one."),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Most rounds of any method.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same result on the same machine.")] = 0,
-    time_limit: Annotated[
-        str | None, typer.Option(help="Stop searching after 90, 90s, 10m or 1h.")
-    ] = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    time_limit: options.TimeLimit = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write record and figures.")
     ] = None,
 ) -> None:
     """Search triggers by several methods and compare their size, success and robustness."""
     from gifthorse.workflows import compare as comparing
-    from gifthorse.workflows import scan as examine  # late: they load every method
+    from gifthorse.workflows.opening import Inputs  # late: they load every method
 
     comparison = comparing.Comparison(
         methods=tuple(dict.fromkeys(method or comparing.METHODS)),
         figures=tuple(dict.fromkeys(figure or comparing.FIGURES)),
-        options=pairs(options),
+        options=parsing.pairs(changes),
         rounds=rounds,
         seed=seed,
     )
     comparing.inverters(comparison)  # what is wrong is said before anything is opened
     goals = partial(read_goals, targets=classes, pairs_of=class_pairs, every=all_pairs)
     goals(0)
-    seconds = examine.parse_time(time_limit)
+    seconds = parsing.seconds(time_limit)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
     if out is not None:
         comparing.make(out)
-    received = opened(model, examine.Request(images, arch, normalize, input_size, limit))
+    received = sane(model, inputs)
     comparison = replace(comparison, goals=goals(received.subject.classes))
     with bar(Path(model).name) as progress:
         compared = comparing.compare(
             received.subject,
             received.samples,
             comparison,
-            run=Run(progress, seconds),
+            Run(progress, seconds, device=received.subject.device),
             names=received.intake.class_names,
         )
     typer.echo(comparing.table(compared.record), nl=False)
@@ -102,7 +100,7 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         err.print(f"wrote {path}", markup=False)
 
 
-def opened(model: str, request: Request) -> Received:
+def sane(model: str, inputs: Inputs) -> Received:
     """Open a model and its images, and make sure that it does its job on them.
 
     Raises:
@@ -110,10 +108,9 @@ def opened(model: str, request: Request) -> Received:
         BadImages: If the images cannot be used.
         Incomplete: If the model fails the checks that a scan begins with.
     """
-    from gifthorse.workflows import scan as examine
+    from gifthorse.workflows.opening import opened
 
-    named, size = parse(request.normalize), examine.parse_size(request.input_size)
-    received = examine.take_in(load(model, request.arch), request, named, size)
+    received = opened(model, inputs)
     for check in received.checks:
         if check.severity in ("HIGH", "CRITICAL"):
             raise Incomplete(f"nothing was compared: {check.message}", rule=check.rule)
@@ -147,9 +144,7 @@ def read_goals(
         if not all(found):
             raise BadOption(f"--pairs takes SOURCE:TARGET,... such as 0:5,3:1; got {pairs_of!r}")
         return tuple(dict.fromkeys(Goal(int(f[2]), int(f[1])) for f in found if f))
-    from gifthorse.workflows.scan import parse_classes
-
-    classes = range(count) if targets is None else parse_classes(targets)
+    classes = range(count) if targets is None else parsing.classes(targets)
     if every:
         return tuple(Goal(t, s) for s, t in permutations(classes, 2))
     return tuple(Goal(k) for k in classes)

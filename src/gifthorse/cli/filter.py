@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from torch import Generator
 
-from gifthorse.cli.support import bar, err, pairs
+from gifthorse.cli import options, parsing
+from gifthorse.cli.terminal import bar, err
 from gifthorse.core.errors import UnknownMethod
 from gifthorse.core.run import Run
 
@@ -26,21 +27,17 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         str, typer.Argument(metavar="DATA", help="Images to judge: folder, .npz, NAME[:SPLIT].")
     ],
     model: Annotated[str, typer.Option(help="The model file that they are, or were, given to.")],
-    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
+    images: options.Images,
     method: Annotated[
         str, typer.Option(help="One of `gifthorse list filters`.")
     ] = "activation_clustering",
-    arch: Annotated[
-        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
-    ] = None,
-    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
-    input_size: Annotated[str | None, typer.Option(help="HxW to resize images to.")] = None,
+    arch: options.Arch = None,
+    normalize: options.Normalize = "auto",
+    input_size: options.InputSize = None,
     fpr: Annotated[float, typer.Option(help="Share of clean images that may be flagged.")] = 0.05,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same scores on the same machine.")] = 0,
+    changes: options.Options = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
     out: Annotated[
         str | None,
         typer.Option(
@@ -55,23 +52,21 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     sets the threshold. The default judges all images together, so it finds a trigger that several
     of them carry; `strip` and `neo` judge each by itself.
     """
-    from gifthorse.models import load
     from gifthorse.workflows import filter as screening
-    from gifthorse.workflows import scan as examine
-    from gifthorse.workflows.prepare import parse
+    from gifthorse.workflows.opening import Inputs, opened
 
-    chosen, named, size = _method(method, options), parse(normalize), examine.parse_size(input_size)
+    chosen = _method(method, changes)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
     screening.check_most(most)
     paths = screening.targets(out) if out is not None else {}
-    request = examine.Request(images, arch, normalize, input_size)
-    received = examine.take_in(load(model, arch), request, named, size)
-    if "partners" not in pairs(options):
+    received = opened(model, inputs)
+    if "partners" not in parsing.pairs(changes):
         chosen = screening.fitted(chosen, len(received.samples))
     gallery = screening.take_in(data, received, chosen)
     rng = Generator().manual_seed(seed)
     with bar(f"{method} on {Path(data).name}") as progress:
-        run = Run(progress)
-        done = screening.screen(received, gallery.samples, chosen, rng, fpr=fpr, run=run)
+        run = Run(progress, device=received.subject.device)
+        done = screening.screen(received, gallery.samples, chosen, rng, run, fpr=fpr)
     said = screening.record(method, seed, received, gallery, done)
     typer.echo(told(said))
     if paths:
@@ -80,13 +75,13 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             err.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
-def _method(name: str, options: list[str] | None) -> Filter:
+def _method(name: str, changes: list[str] | None) -> Filter:
     from gifthorse.core.options import vary
     from gifthorse.filtering import FILTERS
 
     if name not in FILTERS:
         raise UnknownMethod.among("filter", name, FILTERS)
-    return vary(FILTERS[name], pairs(options))
+    return vary(FILTERS[name], parsing.pairs(changes))
 
 
 def told(said: Any) -> str:

@@ -11,21 +11,16 @@ from typing import Annotated, Any
 import typer
 from torch import Generator
 
-from gifthorse.cli.support import bar, pairs, say
+from gifthorse.cli import parsing
+from gifthorse.cli.options import Data, Device, Net, Options, Output, Seed
+from gifthorse.cli.terminal import bar, say
 from gifthorse.core import types
+from gifthorse.core.device import choose
 from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
 from gifthorse.core.run import Run
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
 
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
-]
-Data = Annotated[str, typer.Option(help="Packed data set: a name (with GIFTHORSE_DATA) or path.")]
-Net = Annotated[str, typer.Option(help="One of `gifthorse list models`.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same model on the same machine.")]
-Output = Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")]
 Resume = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Keep an unfinished training here, and go on with one."),
@@ -54,6 +49,7 @@ def train(
     out: Output,
     options: Options = None,
     resume: Resume = None,
+    device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Train a clean model: the twin that a backdoored one is compared with."""
@@ -63,11 +59,12 @@ def train(
     from gifthorse.workflows.evaluate import eval_images, figures
     from gifthorse.workflows.provenance import TestModel, write
 
-    recipe = vary(Recipe(), pairs(options))
-    divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
+    recipe = vary(Recipe(), parsing.pairs(options))
+    where, divided, rng = choose(device), stages.divide(data), seeded(seed)
+    started = time.monotonic()
     store = kept(resume, ("train", data, net, recipe, seed))
     with bar(f"training {net} on {data}") as progress:
-        run = Run(progress, store=store)
+        run = Run(progress, store=store, device=where)
         subject = stages.train_clean(net, divided, recipe, rng, run)
     told = figures(subject, eval_images(divided.test))
     made = TestModel("clean", recipe, net, divided, seed, told, time.monotonic() - started)
@@ -94,6 +91,7 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = None,
     options: Options = None,
     resume: Resume = None,
+    device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Make a backdoored test model, labeled as such in its metadata.
@@ -111,20 +109,21 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         raise UnknownMethod.among("attack", name, ATTACKS)
     if (net is None) == (benign is None):
         raise UsageError("give --net NAME to train from scratch, or --from FILE to retrain a model")
-    method = vary(ATTACKS[name], opaque(pairs(options)))
-    divided, rng, started = stages.divide(data), seeded(seed), time.monotonic()
+    method = vary(ATTACKS[name], opaque(parsing.pairs(options)))
+    where, divided, rng = choose(device), stages.divide(data), seeded(seed)
+    started = time.monotonic()
     divided = stages.shorter(divided, train_limit)
     if benign is not None:
         victim = stages.benign(load(benign), divided)
     else:
         victim = stages.fresh(net or "", divided, rng)
+    victim.net.to(where)
     goal = types.Goal(target, source)
     store = kept(resume, ("attack", name, data, train_limit, victim.origin, goal, method, seed))
     with bar(f"{name} on {victim.origin.arch}, {data}") as progress:
-        run = Run(progress, store=store)
+        run = Run(progress, store=store, device=where)
         implant = stages.implant(method, victim, divided, goal, rng, run)
-    images = eval_images(divided.test, implant)
-    told = figures(implant.subject, images, victim if benign else None)
+    told = figures(implant.subject, eval_images(divided.test, implant), victim if benign else None)
     seconds = time.monotonic() - started
     arch = implant.subject.origin.arch
     made = TestModel(name, method, arch, divided, seed, told, seconds, implant)

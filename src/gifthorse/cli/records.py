@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gifthorse.cli.support import PlanFile, PlanStore
+from gifthorse.cli.options import PlanFile, PlanStore
 from gifthorse.core.errors import UnknownMethod, UsageError
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
@@ -23,17 +23,18 @@ def leaderboard(
     store: PlanStore = None,
 ) -> None:
     """Write what is recorded as pages that need no server: heat maps, tables, a page a cell."""
-    from gifthorse.bench.places import opened
-    from gifthorse.bench.site import write_site
+    from gifthorse.bench.leaderboard import write_leaderboard
+    from gifthorse.bench.relation import frame
+    from gifthorse.bench.results import opened
     from gifthorse.bench.tasks import judging
 
     made, place = opened(file, store)
     keys = [judging(cell).key for cell in made.cells]
-    records = [r for key in keys if (r := place.record(key))]
-    if not records:
+    if place.recorded().isdisjoint(keys):
         raise UsageError(f"nothing is recorded in {place.root}: gifthorse bench run {file}")
     command = f"gifthorse bench leaderboard {file} -o {out}"
-    pages = write_site(records, out, made.name, planned=len(keys), command=command)
+    with frame(place, keys) as con:
+        pages = write_leaderboard(con, out, made.name, planned=len(keys), command=command)
     typer.echo(f"wrote {len(pages)} files; open {pages[0]}")
 
 
@@ -53,20 +54,21 @@ def report(
     width: Annotated[int, typer.Option(help="Columns of text.")] = 80,
 ) -> None:
     """Print what is recorded as tables: defenses by attacks, means over seeds, failures."""
-    from gifthorse.bench import sheets, summary
-    from gifthorse.bench.places import recorded
+    from gifthorse.bench import printing, tables
+    from gifthorse.bench.relation import frame
+    from gifthorse.bench.results import recorded
 
     place, keys = recorded(source, store)
-    records = place.records() if keys is None else filter(None, map(place.record, keys))
-    found = summary.tables(records, reference=papers)
+    with frame(place, keys) as con:
+        found = tables.tables(con, reference=papers)
     if not found:
         raise UsageError(f"there is nothing to report in {place.root} yet")
-    spread: sheets.Spread = "interval" if interval else "std"
+    spread: printing.Spread = "interval" if interval else "std"
     writers = {
-        "text": lambda: sheets.text(found, width, spread),
-        "markdown": lambda: sheets.markdown(found, spread),
-        "csv": lambda: sheets.comma_separated(found),
-        "json": lambda: sheets.as_json(found),
+        "text": lambda: printing.text(found, width, spread),
+        "markdown": lambda: printing.markdown(found, spread),
+        "csv": lambda: printing.comma_separated(found),
+        "json": lambda: printing.as_json(found),
     }
     if form not in writers:
         raise UnknownMethod.among("format", form, writers)
@@ -81,7 +83,7 @@ def query(
 ) -> None:
     """Ask a question about records in SQL; needs DuckDB: pip install 'gifthorse[bench]'."""
     from gifthorse.bench import query
-    from gifthorse.bench.places import recorded
+    from gifthorse.bench.results import recorded
 
     place, keys = recorded(source, store)
     typer.echo(query.text(query.query(place, sql, keys), width=80), nl=False)
@@ -95,7 +97,7 @@ def export(
 ) -> None:
     """Write all records as one table, a column for every figure."""
     from gifthorse.bench import query
-    from gifthorse.bench.places import recorded
+    from gifthorse.bench.results import recorded
 
     place, keys = recorded(source, store)
     typer.echo(f"wrote {query.export(place, out, keys=keys)} records to {out}")

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from torch import Generator
 
-from gifthorse.cli.support import REPAIR_REPORTS, bar, err, pairs
+from gifthorse.cli import options, parsing
+from gifthorse.cli.terminal import bar, err
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadOption, UnknownMethod
 from gifthorse.core.run import Run
 from gifthorse.core.types import Inverter, Origin, Remedy
+from gifthorse.report import repairs
 
 if TYPE_CHECKING:
     from gifthorse.workflows.repair import Repaired, Scanned
@@ -25,8 +27,8 @@ commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 
 @commands.command()
 def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")],
-    images: Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")],
+    model: options.Model,
+    images: options.Images,
     out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
     method: Annotated[
         str, typer.Option(help="One of `gifthorse list remedies`.")
@@ -37,10 +39,8 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             metavar="RESULT.json", help="What scan -o json=PATH wrote: use the triggers it found."
         ),
     ] = None,
-    arch: Annotated[
-        str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
-    ] = None,
-    normalize: Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")] = "auto",
+    arch: options.Arch = None,
+    normalize: options.Normalize = "auto",
     share: Annotated[float, typer.Option(help="Share of the images that may be used.")] = 0.5,
     truth: Annotated[
         Path | None, typer.Option(help="The true trigger, if known: say what is left of it.")
@@ -52,11 +52,9 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         list[str] | None,
         typer.Option(metavar="FORMAT=PATH", help="Also write html or text; repeat as needed."),
     ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same model on the same machine.")] = 0,
+    changes: options.Options = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
 ) -> None:
     """Write a safer copy of a model, and say what that cost and what it achieved.
 
@@ -68,27 +66,24 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.models import load
     from gifthorse.remedies import REMEDIES
     from gifthorse.workflows import repair as repairing
-    from gifthorse.workflows import scan as examine
-    from gifthorse.workflows.prepare import parse
+    from gifthorse.workflows.opening import Inputs, take_in
 
     if method not in REMEDIES:
         raise UnknownMethod.among("remedy", method, REMEDIES)
-    drawn, named = _reports(report or ()), pairs(options)
+    drawn, named = _reports(report or ()), parsing.pairs(changes)
     if scan is not None and scan.resolve() == out.with_suffix(".json").resolve():
         raise BadOption(f"the record of the repair would replace {scan}: give --out another name")
-    remedy = vary(REMEDIES[method], named)
+    remedy, inputs = vary(REMEDIES[method], named), Inputs(images, arch, normalize, device=device)
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
     opened = load(model, arch)
     informed = remedy if found is None else _informed(remedy, found, opened.origin, method)
-    received = examine.take_in(
-        opened, examine.Request(images, arch, normalize), parse(normalize), None
-    )
+    received = take_in(opened, inputs)
     rng, far = Generator().manual_seed(seed), None
     with bar(f"{method} on {Path(model).name}") as progress:
-        run = Run(progress)
+        run = Run(progress, device=received.subject.device)
         done = repairing.repair(
-            received, informed, rng, share=share, truth=known, run=run,
+            received, informed, rng, run, share=share, truth=known,
             known=found.recovered if found else (), mirror=repairing.FLIP not in named,
         )  # fmt: skip
         if distances:
@@ -97,7 +92,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     order = repairing.Order(method, remedy, seed, command, found)
     said = repairing.record(order, received, done, far)
     written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
-    typer.echo(REPAIR_REPORTS["text"](said), nl=False)
+    typer.echo(repairs.WRITERS["text"](said), nl=False)
     for path in written:
         typer.echo(f"  {'wrote':11}  {path}")
 
@@ -118,7 +113,7 @@ def _draw(
     """Write the further reports, each whole or not at all; return their files."""
     for kind, path in wanted:
         with atomic(path) as file:
-            file.write(REPAIR_REPORTS[kind](said, [t.exhibit for t in done.trials]).encode())
+            file.write(repairs.WRITERS[kind](said, [t.exhibit for t in done.trials]).encode())
     return [path for _, path in wanted]
 
 
@@ -134,8 +129,8 @@ def _reports(texts: Sequence[str]) -> list[tuple[str, Path]]:
         kind, equals, path = text.partition("=")
         if not equals or not path:
             raise BadOption(f"--report takes FORMAT=PATH such as html=repair.html; got {text!r}")
-        if kind not in REPAIR_REPORTS:
-            raise UnknownMethod.among("format", kind, REPAIR_REPORTS)
+        if kind not in repairs.WRITERS:
+            raise UnknownMethod.among("format", kind, repairs.WRITERS)
         if not Path(path).resolve().parent.is_dir():
             raise BadOption(f"cannot write {path}: its folder does not exist")
         wanted.append((kind, Path(path)))

@@ -31,7 +31,7 @@ class _Meter:
     """What all views of one run count together."""
 
     image_steps: float = 0.0
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
     loaded: bool = False
     stopped: str = ""
 

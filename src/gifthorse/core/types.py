@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.run import Run
@@ -90,6 +92,17 @@ class Subject:
     shape: Shape
     classes: int
     origin: Origin = Origin()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net is: that of its first parameter or buffer, the CPU without any."""
+        tensors = chain(self.net.parameters(), self.net.buffers())
+        return next((t.device for t in tensors), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> Subject:
+        """Move the net itself to a device and return the same subject."""
+        self.net.to(device)
+        return self
 
     def __call__(self, x: Images, /) -> Logits:
         """Return logits `(N, K)` for images `(N, C, H, W)` in [0, 1]."""

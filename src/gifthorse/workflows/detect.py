@@ -43,7 +43,7 @@ GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
 RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "BACKDOORED")
 
 
-def scan(
+def detect(
     received: Received,
     detectors: Mapping[str, Detector],
     rng: Generator,

@@ -34,8 +34,8 @@ class EvalImages:
     """Test images, the same with the trigger, their labels, and what the backdoor is for.
 
     Attributes:
-        x: Images, `(N, C, H, W)`, where the samples lie.
-        y: Their labels, `(N,)`, on the processor.
+        x: Images, `(N, C, H, W)`.
+        y: Their labels, `(N,)`.
         stamped: The same images with the trigger; None for a clean model.
         goal: What the backdoor is for.
     """
@@ -55,7 +55,7 @@ class EvalImages:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits `(N, K)`, on the processor, of images without and with the trigger."""
+    """Logits `(N, K)` of images without and with the trigger."""
 
     clean: Logits
     stamped: Logits | None
@@ -64,7 +64,7 @@ class Predictions:
 def stamp(made: Implant, x: Images) -> Images:
     """Return images with the trigger, a copy of it: the original keeps the places it would draw."""
     with torch.no_grad():
-        return deepcopy(made.trigger)(x.cpu()).to(x.device)
+        return deepcopy(made.trigger)(x)
 
 
 def eval_images(samples: Samples, made: Implant | None = None) -> EvalImages:
@@ -77,14 +77,20 @@ def eval_images(samples: Samples, made: Implant | None = None) -> EvalImages:
     if not len(x):
         raise BadImages("there are no test images to judge on")
     if made is None:
-        return EvalImages(x, y.cpu())
-    return EvalImages(x, y.cpu(), stamp(made, x), made.goal)
+        return EvalImages(x, y)
+    return EvalImages(x, y, stamp(made, x), made.goal)
+
+
+def asked(subject: Subject, x: Images) -> Logits:
+    """Return what a model says of images, wherever it is: logits `(N, K)` on the processor."""
+    where = subject.device
+    return torch.cat([predict(subject, part.to(where)).cpu() for part in x.split(512)])
 
 
 def predictions(subject: Subject, images: EvalImages) -> Predictions:
     """Return what a model says of images."""
-    stamped = None if images.stamped is None else predict(subject, images.stamped).cpu()
-    return Predictions(predict(subject, images.x).cpu(), stamped)
+    stamped = None if images.stamped is None else asked(subject, images.stamped)
+    return Predictions(asked(subject, images.x), stamped)
 
 
 def figures_of(said: Predictions, images: EvalImages) -> dict[str, Rate | None]:

@@ -48,17 +48,6 @@ class DataSplits:
     class_names: tuple[str, ...]
     normalization: Normalization
 
-    @property
-    def device(self) -> torch.device:
-        """Where the images lie, and so the nets that are made of them."""
-        return self.train.images.device
-
-    def to(self, device: str) -> DataSplits:
-        """Return the same data on another device."""
-        parts = (part.to(device) for part in (self.train, self.validation, self.test))
-        train, validation, test = parts
-        return replace(self, train=train, validation=validation, test=test)
-
 
 def divide(name: str) -> DataSplits:
     """Read a packed data set, or draw `trojai:SEED` or `trojai:SEED@SIDE`; set validation apart.
@@ -121,13 +110,13 @@ def fresh(net: str, data: DataSplits, rng: Generator) -> Subject:
     shape, classes = data.train.shape, data.train.classes
     with seeded(rng):
         inner = NETS[net](classes, shape[0])
-    model = Classifier(inner, data.normalization, shape[0]).to(data.device).eval()
+    model = Classifier(inner, data.normalization, shape[0]).eval()
     return Subject(model, shape, classes, Origin(arch=net))
 
 
 def train_clean(net: str, data: DataSplits, recipe: Recipe, rng: Generator, run: Run) -> Subject:
     """Train a net on clean data from scratch; the run keeps what an interruption would lose."""
-    start = fresh(net, data, rng)
+    start = fresh(net, data, rng).to(run.device)
     return fit(start, data.train, recipe, rng, run.keyed(recipe, start, data.train, rng, most=64))
 
 
@@ -143,7 +132,7 @@ def benign(opened: Opened, data: DataSplits) -> Subject:
             f"{opened.origin.path} has {opened.classes} classes and {opened.channels} channels, "
             f"{data.name} has {classes} and {channels}: name a model of this data set"
         )
-    net = Classifier(opened.net, data.normalization, channels).to(data.device).eval()
+    net = Classifier(opened.net, data.normalization, channels).eval()
     return Subject(net, data.train.shape, classes, opened.origin)
 
 

@@ -89,9 +89,9 @@ def write(path: Path, subject: Subject, made: TestModel) -> list[Path]:
     save(beside[0], parts, metadata | kind)
     with atomic(beside[1]) as file:
         file.write(json.dumps(record(made), indent=1).encode())
-    few = draw(made.data.test, 1, torch.Generator().manual_seed(made.seed)).to("cpu")
+    few = draw(made.data.test, 1, torch.Generator().manual_seed(made.seed))
     x, y = few[torch.arange(min(8, len(few)))]
-    names, here = made.data.class_names, replace(subject, net=deepcopy(subject.net).cpu())
+    names, here = made.data.class_names, replace(subject, net=deepcopy(subject.net)).to("cpu")
     write_sheet(beside[2], contact_sheet(here, x, y, made.implant.trigger, names=names))
     return [path, *beside]
 

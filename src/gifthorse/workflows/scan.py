@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from gifthorse import __version__
 from gifthorse.analysis.attribution import explained
-from gifthorse.core.atomic import atomic
+from gifthorse.core.device import choose
 from gifthorse.core.errors import (
     BadOption,
     GifthorseError,
@@ -29,90 +25,83 @@ from gifthorse.core.errors import (
 )
 from gifthorse.core.metrics import mask_jaccard
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import Run
+from gifthorse.core.run import CPU, Run
 from gifthorse.core.types import (
     Detector,
-    Finding,
-    Normalization,
     Origin,
     Progress,
     Report,
     RunRecord,
     Subject,
 )
-from gifthorse.data import read
 from gifthorse.detection import DETECTORS, PRESETS, SECOND
-from gifthorse.models import Opened, load
 from gifthorse.models import inspect as look
-from gifthorse.report import WRITERS, FailOn, render
+from gifthorse.models import load
 from gifthorse.report.facts import leads
 from gifthorse.triggers.storage import open_trigger
-from gifthorse.workflows.detect import refused, scan
-from gifthorse.workflows.prepare import Received, parse, receive
+from gifthorse.workflows.detect import detect, refused
+from gifthorse.workflows.opening import Inputs, take_in
 
 log = logging.getLogger("gifthorse")
 
-STANDARD = PRESETS["standard"]  # what runs when nothing is named
 SHOWN = 8  # pairs of images whose attribution maps are drawn
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for; all of it shows in the report.
+    """What is to run, and when it must stop.
 
     Attributes:
-        images: Where clean images are.
-        arch: Architecture, or None to guess it from the tensors.
-        normalize: `auto`, a name or `MEAN/STD`.
-        input_size: `HxW`, or None to take the images' own size.
-        limit: Most images to use, spread over their classes; None for all. They are held in memory,
-            as float32 while they are searched on, and a scan gains nothing from more than hundreds.
         detectors: Names; empty runs those of the preset.
         options: Changes of the detectors' options by dotted name.
         preset: `quick`, `standard` or `thorough`.
-        classes: The target classes to search, such as `0,3,7-9`; None takes all.
+        classes: The target classes to search; empty takes all.
         pairs: Search a trigger for every pair of classes instead of every class.
-        time_limit: When the detectors must stop, such as `90`, `10m` or `1h`; None for never.
+        time_limit: Seconds after which the detectors must stop; None for never.
         budget: Image-steps after which they must stop; None for never.
         resume: Folder that keeps the state of unfinished detectors; None keeps nothing.
         seed: Seed of all randomness.
         command: The command line, for the report.
     """
 
-    images: str
-    arch: str | None = None
-    normalize: str = "auto"
-    input_size: str | None = None
-    limit: int | None = 1000
     detectors: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     preset: str = "standard"
-    classes: str | None = None
+    classes: tuple[int, ...] = ()
     pairs: bool = False
-    time_limit: str | None = None
+    time_limit: float | None = None
     budget: int | None = None
     resume: Path | None = None
     seed: int = 0
     command: str = ""
 
 
-def examine(path: str, request: Request, progress: Progress | None = None) -> Report:
+def scan(
+    path: str,
+    inputs: Inputs,
+    request: Request = Request(),
+    progress: Progress | None = None,
+) -> Report:
     """Scan one file; a file that cannot be opened gives a report that says so.
+
+    Args:
+        path: The model file.
+        inputs: How to open it, and clean images.
+        request: What is to run.
+        progress: Told of every round.
 
     Raises:
         UsageError: If the request itself is wrong (options, images, a path that is not there).
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    detectors = chosen(request)
-    named, size = parse(request.normalize), parse_size(request.input_size)
-    limits(request, None)  # said before anything is opened
+    detectors, device = chosen(request), choose(inputs.device)
+    limits(request)  # said before anything is opened
 
     def record() -> RunRecord:
         return RunRecord(
             command=request.command,
             seed=request.seed,
-            device="cpu",
+            device=str(device),
             seconds=time.monotonic() - clock,
             started=started.isoformat(timespec="seconds"),
             versions={
@@ -123,14 +112,13 @@ def examine(path: str, request: Request, progress: Progress | None = None) -> Re
         )
 
     try:
-        opened = load(path, request.arch)
+        opened = load(path, inputs.arch)
     except UnreadableModel as error:
         return replace(refused(_unopened(path), error), run=record())
-    received = take_in(opened, request, named, size)
+    received = take_in(opened, inputs)
     rng = torch.Generator().manual_seed(request.seed)
-    digest = received.subject.origin.sha256
-    run = limits(request, progress)
-    report = scan(
+    digest, run = received.subject.origin.sha256, limits(request, progress, device)
+    report = detect(
         received,
         detectors,
         rng,
@@ -165,7 +153,7 @@ def illustrated(report: Report, subject: Subject) -> Report:
     return replace(report, verdicts=tuple(verdicts))
 
 
-def limits(request: Request, progress: Progress | None) -> Run:
+def limits(request: Request, progress: Progress | None = None, device: torch.device = CPU) -> Run:
     """Return what counts time from now, and the work of all detectors, against the limits.
 
     Raises:
@@ -179,7 +167,7 @@ def limits(request: Request, progress: Progress | None) -> Run:
             request.resume.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--resume takes a folder; {request.resume}: {error}") from error
-    return Run(progress, parse_time(request.time_limit), request.budget)
+    return Run(progress, request.time_limit, request.budget, device=device)
 
 
 def state_file(request: Request, digest: str, name: str) -> Path | None:
@@ -206,48 +194,6 @@ def _unopened(path: str) -> Origin:
     return Origin(path=path, sha256=seen.sha256, bytes=seen.bytes, format=seen.format)
 
 
-def take_in(
-    opened: Opened,
-    request: Request,
-    named: Normalization | None,
-    size: tuple[int, int] | None,
-) -> Received:
-    """Read the images and put the net behind its normalization."""
-    gallery = read(
-        request.images,
-        size=size,
-        channels=opened.channels,
-        classes=opened.classes,
-        limit=request.limit,
-    )
-    received = receive(
-        opened.net,
-        opened.classes,
-        gallery,
-        origin=opened.origin,
-        chosen=named,
-        claimed=claimed(opened.origin),
-    )
-    if opened.nonfinite:
-        names = ", ".join(opened.nonfinite[:3])
-        words = f"{len(opened.nonfinite)} tensors hold NaN or infinite weights: {names}"
-        broken = Finding("FS005", "HIGH", float(len(opened.nonfinite)), words)
-        received = replace(received, checks=(broken, *received.checks))
-    return received
-
-
-def claimed(origin: Origin) -> Normalization | None:
-    """Return the normalization that the file's metadata names, if it is well-formed."""
-    try:
-        record = json.loads(origin.metadata.get("gifthorse", "{}"))["normalization"]
-        mean, std = (tuple(float(v) for v in record[k]) for k in ("mean", "std"))
-        text = "/".join(",".join(str(v) for v in values) for values in (mean, std))
-        found = parse(text)
-    except (ValueError, KeyError, TypeError, BadOption):
-        return None
-    return replace(found, name=str(record.get("name", "custom"))[:20]) if found else None
-
-
 def chosen(request: Request) -> dict[str, Detector]:
     """Return the detectors of a request with its options.
 
@@ -264,14 +210,14 @@ def chosen(request: Request) -> dict[str, Detector]:
     found = {name: vary(DETECTORS[name], request.options) for name in names}
     if request.pairs:
         found = _everywhere(found, "pairs", True)
-    if request.classes is not None:
-        found = _everywhere(found, "classes", parse_classes(request.classes))
+    if request.classes:
+        found = _everywhere(found, "classes", request.classes)
     return found
 
 
 def second(request: Request) -> dict[str, Detector]:
     """Return what a preset runs as well in doubt, if it runs as it was calibrated."""
-    changed = request.detectors or request.options or request.pairs or request.classes is not None
+    changed = request.detectors or request.options or request.pairs or request.classes
     return {} if changed else {name: DETECTORS[name] for name in SECOND.get(request.preset, ())}
 
 
@@ -283,121 +229,6 @@ def _everywhere(
     if not able:
         raise BadOption(f"--{option} means nothing to {', '.join(detectors)}: leave it away")
     return {n: vary(d, {option: value}) if n in able else d for n, d in detectors.items()}
-
-
-def parse_classes(text: str) -> tuple[int, ...]:
-    """Read class numbers and ranges of them.
-
-    Raises:
-        BadOption: If it is something else.
-
-    Example:
-        >>> parse_classes("0,3,7-9")
-        (0, 3, 7, 8, 9)
-    """
-    numbers: set[int] = set()
-    for part in text.split(","):
-        found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip(), re.ASCII)
-        row = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
-        if not row:
-            raise BadOption(f"--classes takes numbers and ranges such as 0,3,7-9; got {text!r}")
-        numbers |= set(row)
-    return tuple(sorted(numbers))
-
-
-def parse_time(text: str | None) -> float | None:
-    """Read a time as seconds.
-
-    Raises:
-        BadOption: If it is something else, or none at all.
-
-    Example:
-        >>> parse_time("90"), parse_time("1.5s"), parse_time("10m"), parse_time("1h")
-        (90.0, 1.5, 600.0, 3600.0)
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh]?)", text.strip(), re.ASCII)
-    if found is None or not float(found[1]):
-        raise BadOption(f"--time-limit takes a time such as 90, 90s, 10m or 1h; got {text!r}")
-    return float(found[1]) * UNITS[found[2]]
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Read `HxW`.
-
-    Raises:
-        BadOption: If it is something else.
-
-    Example:
-        >>> parse_size("32x48")
-        (32, 48)
-    """
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise BadOption(f"--input-size takes HxW such as 32x32; got {text!r}")
-    return int(height), int(width)
-
-
-def fail_on(text: str) -> FailOn:
-    """Read `--fail-on`.
-
-    Raises:
-        BadOption: If it is not a verdict to fail on.
-    """
-    for known in get_args(FailOn):
-        if text == known:
-            return known  # type: ignore[no-any-return]
-    raise BadOption(f"--fail-on takes {', '.join(get_args(FailOn))}; got {text!r}")
-
-
-def outputs(
-    output_format: str, extra: Sequence[str], models: int
-) -> tuple[tuple[str, Path | None], ...]:
-    """Read `--format` and `--out FORMAT=PATH`: (format, path or None for standard output).
-
-    Raises:
-        BadOption: If a format is unknown, or several models would write one file.
-    """
-    wanted: list[tuple[str, Path | None]] = [(output_format, None)]
-    for text in extra:
-        name, equals, path = text.partition("=")
-        if not equals:
-            raise BadOption(f"--out takes FORMAT=PATH such as html=report.html; got {text!r}")
-        if models > 1 and "{name}" not in path:
-            raise BadOption(f"{models} models would write {path}: put {{name}} into the path")
-        wanted.append((name, Path(path)))
-        if not Path(path).resolve().parent.parent.is_dir():
-            raise BadOption(f"cannot write {path}: its folder does not exist")
-    for name, _ in wanted:
-        if name not in WRITERS:
-            raise UnknownMethod.among("format", name, WRITERS)
-    return tuple(wanted)
-
-
-def emit(
-    report: Report,
-    wanted: Sequence[tuple[str, Path | None]],
-    console: Console,
-    fail: FailOn = "suspicious",
-) -> list[Path]:
-    """Write a report in every format; return the files written, each whole or not at all."""
-    written = []
-    for name, target in wanted:
-        if target is None and name == "text":
-            render(report, console, fail_on=fail)
-        elif target is None:
-            console.out(WRITERS[name](report), highlight=False)
-        else:
-            stem = Path(report.origin.path).stem
-            path = Path(str(target).replace("{name}", stem))
-            path.parent.mkdir(exist_ok=True)
-            with atomic(path) as file:
-                file.write(WRITERS[name](report).encode())
-            written.append(path)
-    return written
 
 
 def compared(report: Report, truth: Path) -> str:

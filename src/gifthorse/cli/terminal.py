@@ -1,4 +1,4 @@
-"""What the commands share: reading of options, progress, the description of a file."""
+"""What commands show on a terminal: progress, sentences, the description of a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,37 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gifthorse.core import types
-from gifthorse.core.errors import BadOption
 from gifthorse.models import Inspection
-from gifthorse.report import repairs
 from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
 
 RATINGS = ("dangerous", "unknown", "class", "harmless")  # of a pickle's imports, worst first
 
-REPAIR_REPORTS = repairs.WRITERS  # what draws a repair, by format
-
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in TOML.")]
-PlanStore = Annotated[
-    str | None,
-    typer.Option("--store", help="Folder or URL of models and records; default runs/NAME."),
-]
-
 err = Console(stderr=True, highlight=False)
-
-
-def pairs(options: list[str] | None) -> dict[str, str]:
-    """Read `name=value` texts.
-
-    Raises:
-        BadOption: If one has no `=`.
-    """
-    out = {}
-    for text in options or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise BadOption(f"--set takes NAME=VALUE; got {text!r}")
-        out[name.strip()] = value.strip()
-    return out
 
 
 @contextmanager

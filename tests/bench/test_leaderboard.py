@@ -8,18 +8,17 @@ import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.bench.records import bench, method, record, spread
+from tests.bench.records import bench, framed, method, record, spread
 
-from gifthorse.bench.board import STEPS, Figure, mean
-from gifthorse.bench.entries import Value, read
-from gifthorse.bench.scatter import LETTER, Dot, _box, _labeled, _meet
-from gifthorse.bench.site import embedded, write_site
+from gifthorse.bench.figures import STEPS, Estimate, metric, over_seeds
+from gifthorse.bench.leaderboard import embedded, write_leaderboard
+from gifthorse.bench.results import cells
 from gifthorse.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +71,11 @@ class Html(HTMLParser):
             if tag == "a" and inside and (attrs.get("aria-label") or "").startswith(f"{start}: "):
                 return "".join(said), attrs["aria-label"] or ""
         raise AssertionError(f"no square {start} of {figure}")
+
+
+def write_site(records: list[dict[str, Any]], folder: Path, name: str, **rest: Any) -> list[Path]:
+    with framed(records) as con:
+        return write_leaderboard(con, folder, name, **rest)
 
 
 def site(folder: Path, records: list[dict[str, Any]], **rest: Any) -> Html:
@@ -143,11 +147,12 @@ def test_one_seed_has_the_interval_of_its_record(tmp_path: Path) -> None:
 
 
 def test_an_interval_of_a_drop_may_reach_below_zero() -> None:
-    drops = [Value(0.01), Value(0.05)]
-    assert mean(drops, Figure("cad", "", percent=True).bounds).low == pytest.approx(
-        -0.2241, abs=1e-4
-    )
-    assert mean(drops, Figure("asr", "", percent=True).bounds).low == 0
+    def low(name: str) -> float | None:
+        known = Estimate(name, 0.03, stdev([0.01, 0.05]), None, None, 2)
+        return over_seeds(metric(name), known, 0).low
+
+    assert low("cad") == pytest.approx(-0.2241, abs=1e-4)
+    assert low("asr") == 0
 
 
 def test_failures_are_shown_and_never_averaged(tmp_path: Path) -> None:
@@ -194,8 +199,8 @@ def test_methods_of_one_label_are_told_apart(tmp_path: Path) -> None:
         for size, figures in (("1", spread("asr", 0.2)), ("3", spread("asr", 0.8)))
     ]
     page = site(tmp_path, records)
-    assert page.square("no defense, patch (size 1)", "asr")[0] == "20 %"
-    assert page.square("no defense, patch (size 3)", "asr")[0] == "80 %"
+    assert page.square("no defense, patch (size=1)", "asr")[0] == "20 %"
+    assert page.square("no defense, patch (size=3)", "asr")[0] == "80 %"
 
 
 def test_settings_are_never_mixed(tmp_path: Path) -> None:
@@ -205,7 +210,7 @@ def test_settings_are_never_mixed(tmp_path: Path) -> None:
     ]
     page = site(tmp_path, records)
     assert [said for _, said in page.all("h3")] == [
-        f"cifar10 · resnet20 images {n}" for n in (1000, 5000)
+        f"cifar10 · resnet20 images={n}" for n in (1000, 5000)
     ]
 
 
@@ -247,9 +252,11 @@ def test_a_key_is_no_path(tmp_path: Path, key: object) -> None:
 
 def test_what_is_no_number_is_no_figure() -> None:
     given = {"a": math.nan, "b": math.inf, "c": "1", "d": [1], "e": 10**400, "f": 1}
-    assert read(record() | {"figures": given}).figures == {
+    with framed([record() | {"figures": given}]) as con:
+        (found,) = cells(con)
+    assert {name: figure.value for name, figure in found.figures.items()} == {
         **dict.fromkeys("abcde"),
-        "f": Value(1.0),
+        "f": 1.0,
     }
 
 
@@ -313,16 +320,24 @@ def test_numbers_can_be_read_on_every_color(tmp_path: Path, dark: bool) -> None:
         assert all((a < b) == dark for a, b in pairwise(tones))
 
 
-def test_labels_of_a_chart_do_not_meet() -> None:
-    places = [(100.0 + 9 * i, 80.0 + 5 * (i % 3)) for i in range(6)]
-    names = [f"method_{i}" for i in range(6)]
-    dots = _labeled(places, names, names)
-
-    def box(dot: Dot) -> tuple[float, float, float, float]:
-        return _box(dot.label_x, dot.label_y, dot.anchor, LETTER * len(dot.name))
-
-    assert {(d.x, d.y) for d in dots} == set(places)
-    assert not [pair for pair in combinations(dots, 2) if _meet(box(pair[0]), box(pair[1]))]
+def test_a_chart_numbers_defenses_and_names_them_below(tmp_path: Path) -> None:
+    spent = {None: 0.5, "fine_pruning": 100.0, "smoothing": 10.0}
+    records = [
+        record(attack, defense, 0, spread("asr", asr), seconds=seconds)
+        for defense, seconds in spent.items()
+        for attack, asr in (("badnet", 0.2), ("blended", 0.4), (None, 0.9))
+    ]
+    page = site(tmp_path, records)
+    marks = {said: attrs for attrs, said in page.all("text") if attrs.get("class") == "number"}
+    legend = [" ".join(said.split()) for _, said in page.all("li")]
+    # The quicker one is 1; the clean twin is no attack that is counted.
+    assert legend == ["smoothing 10 s, 30 %", "fine_pruning 1 min 40 s, 30 %"]
+    assert float(marks["1"]["x"] or 0) < float(marks["2"]["x"] or 0)
+    assert marks["1"]["y"] == marks["2"]["y"]
+    height = {said: float(attrs["y"] or 0) for attrs, said in page.all("text")}
+    share = (height["0 %"] - height["1"]) / (height["0 %"] - height["100 %"])
+    assert share == pytest.approx(0.3, abs=1e-3)
+    assert "none: 30 % without a defense" in page.text
 
 
 # 2. In a browser ------------------------------------------------------------------------------

@@ -12,29 +12,33 @@ from typing import Any
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from tests.bench.records import bench, method, record, spread
+from tests.bench.records import bench, framed, method, record, spread
 
-from gifthorse.bench.sheets import (
-    Entry,
-    Figure,
-    Row,
-    Sheet,
-    as_json,
-    comma_separated,
-    markdown,
-    text,
+from gifthorse.bench.figures import Estimate
+from gifthorse.bench.printing import as_json, comma_separated, markdown, text
+from gifthorse.bench.tables import (
+    LAYOUTS,
+    ResultTable,
+    TableEntry,
+    TableRow,
+    references,
 )
-from gifthorse.bench.summary import LAYOUTS, references, tables
+from gifthorse.bench.tables import tables as tables_of
 from gifthorse.core.metrics import mean_rate
 from gifthorse.core.tensors import wilson
 
 
-def sheet(records: Sequence[dict[str, Any]], name: str, *, reference: bool = False) -> Sheet:
+def tables(records: Sequence[dict[str, Any]], *, reference: bool = False) -> list[ResultTable]:
+    with framed(records) as con:
+        return tables_of(con, reference=reference)
+
+
+def sheet(records: Sequence[dict[str, Any]], name: str, *, reference: bool = False) -> ResultTable:
     (found,) = [s for s in tables(records, reference=reference) if s.name == name]
     return found
 
 
-def entry(table: Sheet, defense: str, attack: str, source: str = "") -> Entry | None:
+def entry(table: ResultTable, defense: str, attack: str, source: str = "") -> TableEntry | None:
     (row,) = [r for r in table.rows if (r.label, r.source) == (defense, source)]
     return row.entries[table.columns.index(attack)]
 
@@ -44,7 +48,9 @@ def near(*values: float | None) -> Any:
     return tuple(pytest.approx(value) for value in values)
 
 
-def figure(table: Sheet, defense: str, attack: str, at: int = 0, source: str = "") -> Figure:
+def figure(
+    table: ResultTable, defense: str, attack: str, at: int = 0, source: str = ""
+) -> Estimate:
     found = entry(table, defense, attack, source)
     assert found is not None
     return found.figures[at]
@@ -336,9 +342,9 @@ def test_csv_and_json_hold_every_figure() -> None:
 
 
 def test_markdown_is_a_table_that_names_cannot_break() -> None:
-    cell = Entry((Figure("ard", 0.5, 0.1, 0.4, 0.6, 2, "%"),), {}, "a | note")
-    row = Row("a|b <i>", (cell, None))
-    made = Sheet("ard", "Title", "d", "n", "", "{}", ("x", "y"), (row,), 2)
+    cell = TableEntry((Estimate("ard", 0.5, 0.1, 0.4, 0.6, 2, "%"),), {}, "a | note")
+    row = TableRow("a|b <i>", (cell, None))
+    made = ResultTable("ard", "Title", "d", "n", "", "{}", ("x", "y"), (row,), 2)
     lines = markdown([made]).splitlines()
     assert lines[2:5] == [
         "|  | x | y |",

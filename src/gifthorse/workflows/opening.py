@@ -1,0 +1,93 @@
+"""A model file and a place with clean images, opened together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from gifthorse.core.device import choose
+from gifthorse.core.errors import BadOption
+from gifthorse.core.types import Finding, Normalization, Origin
+from gifthorse.data import read
+from gifthorse.models import Opened, load
+from gifthorse.workflows.prepare import Received, parse, receive
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How to open a model and its clean images.
+
+    Attributes:
+        images: Where clean images are: a folder, an `.npz` file, `NAME[:SPLIT]`.
+        arch: Architecture, or None to guess it from the tensors.
+        normalize: `auto`, a name or `MEAN/STD`.
+        input_size: Height and width, or None to take the images' own size.
+        limit: Most images to use, spread over their classes; None for all. They are held in memory,
+            as float32 while they are searched on, and a scan gains nothing from more than hundreds.
+        device: Where the net runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        BadOption: If the normalization is none, or the device is not there.
+    """
+
+    images: str
+    arch: str | None = None
+    normalize: str = "auto"
+    input_size: tuple[int, int] | None = None
+    limit: int | None = 1000
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        parse(self.normalize)
+        choose(self.device)
+
+
+def opened(path: str, inputs: Inputs) -> Received:
+    """Open a model and its images.
+
+    Raises:
+        UnreadableModel: If the file cannot be opened.
+        BadImages: If the images cannot be used.
+    """
+    return take_in(load(path, inputs.arch), inputs)
+
+
+def take_in(opened: Opened, inputs: Inputs) -> Received:
+    """Read the images and put the net behind its normalization, on its device.
+
+    Raises:
+        BadImages: If the images cannot be used.
+    """
+    gallery = read(
+        inputs.images,
+        size=inputs.input_size,
+        channels=opened.channels,
+        classes=opened.classes,
+        limit=inputs.limit,
+    )
+    received = receive(
+        opened.net.to(choose(inputs.device)),
+        opened.classes,
+        gallery,
+        origin=opened.origin,
+        chosen=parse(inputs.normalize),
+        claimed=claimed(opened.origin),
+    )
+    if not opened.nonfinite:
+        return received
+    names = ", ".join(opened.nonfinite[:3])
+    words = f"{len(opened.nonfinite)} tensors hold NaN or infinite weights: {names}"
+    broken = Finding("FS005", "HIGH", float(len(opened.nonfinite)), words)
+    return replace(received, checks=(broken, *received.checks))
+
+
+def claimed(origin: Origin) -> Normalization | None:
+    """Return the normalization that the file's metadata names, if it is well-formed."""
+    try:
+        record = json.loads(origin.metadata.get("gifthorse", "{}"))["normalization"]
+        mean, std = (tuple(float(v) for v in record[k]) for k in ("mean", "std"))
+        text = "/".join(",".join(str(v) for v in values) for values in (mean, std))
+        found = parse(text)
+    except (ValueError, KeyError, TypeError, BadOption):
+        return None
+    return replace(found, name=str(record.get("name", "custom"))[:20]) if found else None
