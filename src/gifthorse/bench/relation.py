@@ -95,8 +95,8 @@ def _fill(con: DuckDBPyConnection, store: Store, keys: Collection[str] | None) -
         texts = [content.decode() for content in found if content is not None]
         con.register("chunk", {"text": np.array(texts, dtype=object)})
         how = "insert into raw" if start else "create table raw as"
-        said = "select json_extract_string(text, ?) as said from chunk"
-        ours = "where json_extract_string(text, '$.schema') = ?"
+        said = "select json_extract_string(text, $1) as said from chunk"
+        ours = "where coalesce(json_extract_string(text, '$.schema'), $2) = $2"  # or damaged
         con.execute(f"{how} {said} {ours}", [paths, str(SCHEMA)])
         con.unregister("chunk")
         read += len(texts)
