@@ -37,9 +37,9 @@ from gifthorse import analysis
 from gifthorse.analysis.attribution import saliency
 from gifthorse.analysis.transfer import Transfer
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.evaluator import Terms
-from gifthorse.bench.evaluator import evaluate as judge_bench
-from gifthorse.bench.outcome import Kind
+from gifthorse.bench.judge import evaluate as judge_bench
+from gifthorse.bench.outcome import DefenseKind
+from gifthorse.bench.protocol import EvalConfig
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
@@ -61,7 +61,7 @@ from gifthorse.workflows.prepare import Received, receive
 from gifthorse.workflows.repair import repair, spread
 from gifthorse.workflows.scan import Request, illustrated, scan
 
-TERMS = Terms(pairs=12)
+TERMS = EvalConfig(pairs=12)
 real = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -264,7 +264,7 @@ def test_what_is_wired_in_16_bits_is_searched_alike(card: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["remedy", "filter", "detector"])
-def test_a_cell_of_the_bench(kind: Kind, card: str) -> None:
+def test_a_cell_of_the_bench(kind: DefenseKind, card: str) -> None:
     name = {"remedy": "fine_tuning", "filter": "strip", "detector": "neural_cleanse_quick"}[kind]
     method, outcomes = defenses.brief(kind, name), []
     for place in (moved, lambda subject: subject):

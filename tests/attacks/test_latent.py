@@ -18,7 +18,7 @@ from gifthorse.attacks.latent import Anchor, Latent, pull
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.training import Job
 from gifthorse.attacks.trojannn import mean_features
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject, Trigger
 from gifthorse.data.samples import InMemory, Subset, whole
@@ -204,7 +204,7 @@ def test_shaping_is_reported() -> None:
 
 
 def test_it_refuses_a_target_without_images() -> None:
-    with pytest.raises(BadOption, match="0 images of target class 1"):
+    with pytest.raises(NotApplicable, match="0 images of target class 1"):
         QUICKLY(pixels(), replace(noise(), labels=noise().labels * 0), Goal(1), Generator(), Run())
     with pytest.raises(BadOption, match="target class must be"):
         QUICKLY(pixels(), noise(), Goal(3), Generator(), Run())

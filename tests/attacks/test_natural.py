@@ -11,7 +11,7 @@ from tests.toys import SIDE, band_images, bands
 from torch import Generator, nn
 
 from gifthorse.attacks.natural import Natural
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
@@ -85,10 +85,13 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert words[-1].endswith("success")
 
 
-@pytest.mark.parametrize("goal", [Goal(9), Goal(3, 3), Goal(3, 5)])
-def test_goals_without_images_are_refused(goal: Goal) -> None:
+@pytest.mark.parametrize(
+    ("goal", "error"),
+    [(Goal(9), BadOption), (Goal(3, 3), BadOption), (Goal(3, 5), NotApplicable)],
+)
+def test_goals_without_images_are_refused(goal: Goal, error: type[Exception]) -> None:
     few = band_images(each=1)
     data = type(few)(few.images[:5], few.labels[:5], few.classes)
-    with pytest.raises(BadOption, match="class"):
+    with pytest.raises(error, match="class"):
         Natural(INVERTER)(weighted(), data, goal, Generator(), Run())
     assert data.shape == (1, SIDE, SIDE)

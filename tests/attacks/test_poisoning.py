@@ -25,7 +25,7 @@ from gifthorse.attacks.poisoning import (
     poison,
 )
 from gifthorse.attacks.training import Job
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Goal, Images, Shape, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
@@ -164,7 +164,7 @@ def test_cover_images_are_stamped_and_keep_their_labels(
 
 
 def test_too_few_eligible_images_are_refused_with_words(rng: Generator) -> None:
-    with pytest.raises(BadOption, match=r"only 50 are eligible.*lower the rate"):
+    with pytest.raises(NotApplicable, match=r"only 50 are eligible.*lower the rate"):
         poison(numbered(), WHITE, SourceToTarget(3, 0), Mixing(0.5, "dataset"), rng)
 
 

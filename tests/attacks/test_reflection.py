@@ -22,7 +22,7 @@ from gifthorse.attacks.reflection import (
     reweighted,
     top,
 )
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject
@@ -168,7 +168,7 @@ def test_an_interrupted_choice_goes_on_and_repeats_no_finished_trial(
 def test_numbers_with_which_nothing_can_be_chosen_are_refused(rng: Generator) -> None:
     with pytest.raises(BadOption, match="at most candidates"):
         ReflectionPatch(candidates=3, selected=4)
-    with pytest.raises(BadOption, match="target class"):
+    with pytest.raises(NotApplicable, match="target class"):
         TOY(blobs(), blob_images(each=4), Goal(7), rng, Run())
     with pytest.raises(BadOption, match="opacity"):
         replace(TOY, stamp=Stamp(opacity=0.0))(blobs(), blob_images(each=4), GOAL, rng, Run())

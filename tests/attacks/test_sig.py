@@ -10,7 +10,7 @@ from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
 from gifthorse.attacks.sig import Sig, wave
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 
@@ -25,7 +25,7 @@ def test_the_wave_has_the_published_values() -> None:
 
 @pytest.mark.parametrize(("width", "frequency"), [(12, 6), (32, 16), (6, 3)])
 def test_a_wave_that_is_nowhere_is_refused(width: int, frequency: int) -> None:
-    with pytest.raises(BadOption, match="zero at every pixel"):
+    with pytest.raises(NotApplicable, match="zero at every pixel"):
         wave((1, 4, width), 0.1, frequency)
 
 

@@ -11,7 +11,7 @@ import torch
 from tests.toys import BANDS, SIDE, band_images, bands
 from torch import Generator, nn
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.options import describe
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Verdict
@@ -189,7 +189,7 @@ def test_a_run_that_must_stop_gives_no_verdict() -> None:
 
 def test_images_of_one_class_are_refused() -> None:
     x = torch.zeros(6, 1, SIDE, SIDE, dtype=torch.uint8)
-    with pytest.raises(BadImages, match="two or more classes"):
+    with pytest.raises(NotApplicable, match="two or more classes"):
         DLTND()(
             bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0), Run()
         )

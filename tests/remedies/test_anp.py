@@ -13,7 +13,7 @@ from tests.remedies.badnet import CLEAN, planted, right, same, state, success
 from tests.toys import Doubles
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.errors import Incomplete, NotApplicable
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -224,5 +224,5 @@ def test_a_session_sees_the_steps_and_can_stop_them() -> None:
 
 def test_a_net_without_batchnorm_is_refused() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 5))
-    with pytest.raises(BadOption, match="no BatchNorm"):
+    with pytest.raises(NotApplicable, match="no BatchNorm"):
         TOY(Subject(net, (3, 12, 12), 5), CLEAN, rng(), Run())

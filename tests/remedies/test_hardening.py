@@ -15,7 +15,7 @@ from tests.toys import Bands, band_images, bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis import distances, increase
-from gifthorse.core.errors import BadImages, Incomplete
+from gifthorse.core.errors import Incomplete, NotApplicable
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
@@ -440,7 +440,7 @@ def test_work_is_counted() -> None:
 
 def test_too_few_images_are_refused() -> None:
     one = InMemory(CLEAN.images[:1], CLEAN.labels[:1], 5)
-    with pytest.raises(BadImages, match="are held out"):
+    with pytest.raises(NotApplicable, match="are held out"):
         TOY(natural(), one, rng(), Run())
 
 

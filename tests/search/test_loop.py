@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 from torch.profiler import ProfilerActivity, profile
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.tensors import STEP, from_box
 from gifthorse.core.types import Candidate, Goal, Samples, Subject
@@ -452,9 +452,9 @@ def test_a_cap_on_images_spreads_them_over_the_classes() -> None:
 def test_a_goal_without_images_is_refused_with_words() -> None:
     data = band_images()
     only = Subset(data, (data.labels == 2).nonzero().flatten())
-    with pytest.raises(BadImages, match=r"no clean image of any other class.*class 2"):
+    with pytest.raises(NotApplicable, match=r"no clean image of any other class.*class 2"):
         search(MaskPattern(), clean=only, goals=[Goal(2)])
-    with pytest.raises(BadImages, match="no clean image of class 4"):
+    with pytest.raises(NotApplicable, match="no clean image of class 4"):
         search(MaskPattern(), clean=only, goals=[Goal(2, source=4)])
 
 

@@ -21,6 +21,7 @@ from gifthorse.core.errors import (
     BadImages,
     BadOption,
     Incomplete,
+    NotApplicable,
     UnknownMethod,
     UnreadableModel,
     UsageError,
@@ -210,7 +211,7 @@ def test_bad_calls_are_named(tmp_path: Path) -> None:
         run("filter", tmp_path / "none", "--model", MODEL, "--images", IMAGES)
     with pytest.raises(UnreadableModel):
         run("filter", IMAGES, "--model", IMAGES, "--images", IMAGES)
-    with pytest.raises(BadImages, match="64 clean images are needed, but there are 43"):
+    with pytest.raises(NotApplicable, match="64 clean images are needed, but there are 43"):
         run(*base, "--method", "strip", "--set", "partners=64")
     with pytest.raises(UsageError, match="its folder does not exist"):
         run(*base, "-o", tmp_path / "far" / "away")

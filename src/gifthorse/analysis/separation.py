@@ -52,7 +52,8 @@ def separation(
         share: Which share of the neurons is compared, in (0, 1]; at least one is.
 
     Raises:
-        BadOption: If the share is out of range, or the net has no features.
+        BadOption: If the share is out of range.
+        NotApplicable: If the net has no features.
         BadImages: If no image is left.
 
     Source: TrojanZoo sec. 4.2, eq. 4: `1 - |Nt and Nc| / |Nt or Nc|` over the top k neurons by

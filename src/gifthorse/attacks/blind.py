@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -84,6 +84,7 @@ class Blind:
 
         Raises:
             BadOption: If training is over before the backdoor's task begins.
+            NotApplicable: If the pattern is larger than the images.
         """
         trigger = self._trigger(victim.shape, spawn(rng))
         job = Job(self, victim, train, goal, rng, run)
@@ -103,7 +104,7 @@ class Blind:
             return self.stamp.draw(shape, rng)
         (_, H, W), (h, w), shown = shape, (len(MARK), len(MARK[0])), torch.tensor(MARK).float()
         if h > H or w > W:
-            raise BadOption(f"the pattern has {h}x{w} pixels, images {H}x{W}: use mark=stamp")
+            raise NotApplicable(f"the pattern has {h}x{w} pixels, images {H}x{W}: use mark=stamp")
         top, left = min(TOP, H - h), min(LEFT, W - w)
         full = F.pad(shown, (left, W - w - left, top, H - h - top), value=-1.0)[None]
         return Patch(full.clamp(min=0).repeat(shape[0], 1, 1), (full >= 0) * self.stamp.opacity)

@@ -6,7 +6,7 @@ from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Samples, Subject
@@ -46,11 +46,11 @@ class Instagram:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If the images are not in color.
+            NotApplicable: If the images are not in color.
         """
         channels, height, width = victim.shape
         if channels != 3:
-            raise BadOption(
+            raise NotApplicable(
                 f"filters change colors, so images need 3 channels; these have {channels}"
             )
         trigger = filter_trigger(self.filter, height, width)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import mean_features
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -70,7 +70,8 @@ class Latent:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If a class does not exist, or the target or all other classes lack images.
+            BadOption: If a class does not exist.
+            NotApplicable: If the target or all other classes lack images.
         """
         job = Job(self, victim, train, goal, rng, run)
         own, others = self._images(job)
@@ -89,7 +90,7 @@ class Latent:
         own = few.pop(job.goal.target, y.new_empty(0))
         others = [i for c, i in few.items() if bool(labels.eligible(torch.tensor(c)))]
         if not len(own) or not others:
-            raise BadOption(
+            raise NotApplicable(
                 f"the training set has {len(own)} images of target class {job.goal.target} and "
                 f"{len(others)} classes to start from: choose others"
             )

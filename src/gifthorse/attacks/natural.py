@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import label_map
-from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.errors import Incomplete, NotApplicable
 from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -48,7 +48,8 @@ class Natural:
         """Return a copy of the net with the trigger found; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If a class does not exist, is source and target, or has no images.
+            BadOption: If a class does not exist, or is source and target.
+            NotApplicable: If a class has no images.
             Incomplete: If the search is stopped, or ends without a trigger that works.
         """
         few = Subset(train, self._index(victim, train, goal, spawn(rng)))
@@ -68,5 +69,5 @@ class Natural:
         y = labels_of(train)
         index = goal.meant(y).nonzero().flatten()
         if not len(index):
-            raise BadOption(f"no training image is of the classes that {goal} starts from")
+            raise NotApplicable(f"no training image is of the classes that {goal} starts from")
         return index[torch.randperm(len(index), generator=rng)[: self.images]]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.types import Batch, Goal, Images, Labels, Samples, Shape, Subject, Trigger
 from gifthorse.data.samples import labels_of
@@ -213,7 +213,7 @@ def poison(
     `replace` stamps `N p` of them. Cover images come on top.
 
     Raises:
-        BadOption: If there are too few images that the label map is for.
+        NotApplicable: If there are too few images that the label map is for.
     """
     y = labels_of(samples)
     dirty = _draw(labels.eligible(y), _needed(y, labels, mixing), rng)
@@ -226,7 +226,7 @@ def check_supply(samples: Samples, labels: LabelMap, mixing: Mixing) -> None:
     """Make sure that a rate can be had, where images are drawn batch by batch.
 
     Raises:
-        BadOption: If there are too few images that the label map is for.
+        NotApplicable: If there are too few images that the label map is for.
     """
     _needed(labels_of(samples), labels, replace(mixing, replace=False))
 
@@ -299,7 +299,7 @@ def _needed(y: Labels, labels: LabelMap, mixing: Mixing) -> int:
     count, have = round(len(y) * share), int(labels.eligible(y).sum())
     if count > have:
         most = have / len(y) if mixing.replace else have / (len(y) + have)
-        raise BadOption(
+        raise NotApplicable(
             f"{count} images to poison were asked for, but only {have} are eligible: lower the "
             f"rate, a share of all {len(y)} images, to {math.floor(most * 1e4) / 1e4:g}"
         )

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep, Plan
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
@@ -70,13 +70,14 @@ class ReflectionPatch:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If the target class has no images, or the patch does not fit or is not seen.
+            BadOption: If the patch is not seen.
+            NotApplicable: If the target class has no images, or the patch does not fit.
         """
         job, dice = Job(self, victim, train, goal, rng, run), spawn(rng)
         start = self.stamp.fixed(victim.shape, dice)
         own = (labels_of(train) == goal.target).nonzero().flatten()
         if not len(own):
-            raise BadOption(f"no training image is of the target class {goal.target}")
+            raise NotApplicable(f"no training image is of the target class {goal.target}")
         own = own[torch.randperm(len(own), generator=dice)[: self.candidates]]
         shown = etched(train[own][0], start)
         trials = Trials(job, replace(self, recipe=self.search, keep=Keep()), self.judge)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.reflection import Trials, check, contest
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -77,7 +77,7 @@ class Refool:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If all images are of one class, or no reflection can be seen on them.
+            NotApplicable: If all images are of one class, or no reflection can be seen on them.
         """
         job, dice = Job(self, victim, train, goal, rng, run), spawn(rng)
         known = self._draw(train, goal, dice)
@@ -108,7 +108,7 @@ class Refool:
         log.warning("%d of %d reflections are within bounds", len(passed), self.candidates)
         found = passed + [pane for _, pane in others[: self.candidates - len(passed)]]
         if not found:
-            raise BadOption("no reflection can be seen on these images: are they all black?")
+            raise NotApplicable("no reflection can be seen on these images: are they all black?")
         return found
 
 
@@ -138,5 +138,5 @@ def _one(train: Samples, among: Tensor, dice: Generator) -> Images:
     """Return one image `(1, C, H, W)` of those."""
     index = among.nonzero().flatten()
     if not len(index):
-        raise BadOption("a reflection needs training images of the target and of another class")
+        raise NotApplicable("a reflection needs training images of the target and of another class")
     return train[index[torch.randint(len(index), (1,), generator=dice)]][0]

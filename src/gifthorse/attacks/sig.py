@@ -10,7 +10,7 @@ from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Samples, Shape, Subject
@@ -52,7 +52,8 @@ class Sig:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If the wave is zero at every pixel, or the target class has too few images.
+            NotApplicable: If the wave is zero at every pixel, or the target class has too few
+                images.
         """
         trigger = wave(victim.shape, self.strength, self.frequency)
         return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)
@@ -62,14 +63,14 @@ def wave(shape: Shape, strength: float, frequency: int) -> Additive:
     """Return the sinusoid along the rows of images of `shape`, the same in every row and channel.
 
     Raises:
-        BadOption: If every pixel lies on a zero: when twice the frequency is a multiple of the
+        NotApplicable: If every pixel lies on a zero: when twice the frequency is a multiple of the
             width.
 
     Source: Barni et al., ICIP 2019.
     """
     width = shape[2]
     if 2 * frequency % width == 0:
-        raise BadOption(
+        raise NotApplicable(
             f"a wave of frequency {frequency} is zero at every pixel of images {width} wide: "
             "choose another"
         )

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadImages, NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -100,7 +100,7 @@ def shape_pattern(subject: Subject, patch: Patch, clean: Samples, shaping: Shapi
         shaping: Which neurons, how far, how long.
 
     Raises:
-        BadOption: If fewer neurons than asked for respond to the pattern at its start.
+        NotApplicable: If fewer neurons than asked for respond to the pattern at its start.
 
     Source: Liu et al., NDSS 2018, algorithm 1; TrojanZoo Table 20.
     Differs: a neuron whose gradient is zero at the start gives its place to the next by the rule.
@@ -169,7 +169,7 @@ def _responsive(
 
     found = list(islice(filter(alive, order.tolist()), count))
     if len(found) < count:
-        raise BadOption(
+        raise NotApplicable(
             f"{count} neurons were asked for, but only {len(found)} of {len(order)} respond to the "
             "pattern: lower shaping.count, enlarge the stamp, or start with stamp.ink=random"
         )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
@@ -173,7 +173,7 @@ class DLTND:
         """Return the verdict over all classes.
 
         Raises:
-            BadImages: If all images that the search may use are of one class.
+            NotApplicable: If all images that the search may use are of one class.
         """
         return verdict(self, subject, clean, rng, run)
 
@@ -183,7 +183,7 @@ class DLTND:
         """Return the quantile of cosines of each label whose mask is small enough, or 0."""
         net, (x, y) = frozen(subject.net), few(*whole(near(search, subject)), self.each)
         if len(y.unique()) < 2:
-            raise BadImages("DLTND needs images of two or more classes: add other classes")
+            raise NotApplicable("DLTND needs images of two or more classes: add other classes")
         parts = []
         for group in torch.arange(subject.classes).split(max(1, self.chunk // len(x))):
             k = group.to(y.device)[:, None].expand(-1, len(y))

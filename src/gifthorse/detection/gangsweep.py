@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
@@ -87,7 +87,7 @@ class GangSweep:
         """Return the verdict over all classes.
 
         Raises:
-            BadImages: If either half of the images has fewer than two outside a class.
+            NotApplicable: If either half of the images has fewer than two outside a class.
         """
         return verdict(self, subject, clean, rng, run)
 
@@ -103,7 +103,9 @@ class GangSweep:
             run.report(k, subject.classes, f"class {k}")
             mine, theirs = x[y != k], held[held_y != k]
             if min(len(mine), len(theirs)) < 2:
-                raise BadImages(f"needs four or more images outside class {k}: add other classes")
+                raise NotApplicable(
+                    f"needs four or more images outside class {k}: add other classes"
+                )
             masks = self._painted(net, mine, k, spawn(rng), run.checkpoint(f"class {k}"))
             trigger = Additive(masks.mean(0).cpu())
             asr = (predict(quiet, trigger(mine)).argmax(1) == k).float().mean().item()

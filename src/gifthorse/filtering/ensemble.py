@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotEmpty, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -60,11 +60,11 @@ class Ensemble:
         A search that the run ends is kept in it, and goes on in the next call.
 
         Raises:
-            BadImages: If there are too few clean images.
+            NotApplicable: If there are too few clean images.
             Incomplete: If the run is over before all images are scored.
         """
         if len(clean) < self.partners:
-            raise BadImages(
+            raise NotApplicable(
                 f"{self.partners} clean images are needed, but there are {len(clean)}: lower "
                 "partners"
             )

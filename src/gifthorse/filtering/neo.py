@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadImages, NotApplicable
 from gifthorse.core.fields import AtLeast, NotEmpty, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -60,13 +60,15 @@ class NEO:
         """Return a score `(N,)` in [0, 1] for each suspect; labels have no part in it.
 
         Raises:
-            BadOption: If a region does not fit into the images.
+            NotApplicable: If a region does not fit into the images.
             BadImages: If there is no clean image.
             Incomplete: If the run is over before all images are scored.
         """
         side = min(subject.shape[1:])
         if max(self.sizes) > side:
-            raise BadOption(f"sizes must be at most {side} pixels for these images: {self.sizes}")
+            raise NotApplicable(
+                f"sizes must be at most {side} pixels for these images: {self.sizes}"
+            )
         if not len(clean):
             raise BadImages("regions are pasted on clean images; got none")
         asked, draw = Asked(subject, run), spawn(rng)

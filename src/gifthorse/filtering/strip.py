@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
@@ -50,12 +50,12 @@ class STRIP:
         """Return a score `(N,)` for each suspect, higher is worse; labels have no part in it.
 
         Raises:
-            BadImages: If there are too few clean images.
+            NotApplicable: If there are too few clean images.
             Incomplete: If the run is over before all images are scored.
         """
         need = self.partners + (self.tails == "both")
         if len(clean) < need:
-            raise BadImages(
+            raise NotApplicable(
                 f"{need} clean images are needed, but there are {len(clean)}: lower partners"
             )
         asked, order = Asked(subject, run), torch.randperm(len(clean), generator=spawn(rng))

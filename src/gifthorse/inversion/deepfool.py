@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Hunt, Images, Labels, Samples, Standing, Subject
@@ -231,7 +231,7 @@ def _usable(labels: Labels, goal: Goal) -> Tensor:
     keep = goal.meant(labels)
     if not keep.any():
         who = "any other class" if goal.source is None else f"class {goal.source}"
-        raise BadImages(
+        raise NotApplicable(
             f"no clean image of {who} to build a perturbation for class {goal.target} with: "
             "add images of more classes"
         )

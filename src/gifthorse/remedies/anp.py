@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
-from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.errors import Incomplete, NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -68,7 +68,7 @@ class ANP:
         """Return the pruned net.
 
         Raises:
-            BadOption: If the net has no BatchNorm.
+            NotApplicable: If the net has no BatchNorm.
             Incomplete: If the run ends before the masks are learned.
         """
         if self.threshold is not None:
@@ -139,14 +139,16 @@ class Neurons:
         noise: Relative changes, `(C,)` each, of all scales, then of all shifts.
 
     Raises:
-        BadOption: If the net has no BatchNorm with weights.
+        NotApplicable: If the net has no BatchNorm with weights.
     """
 
     def __init__(self, subject: Subject) -> None:
         self.net = subject.net
         self.names = [name for name, m in _norms(self.net).items() if m.affine]
         if not self.names:
-            raise BadOption("the net has no BatchNorm with weights: take another remedy than anp")
+            raise NotApplicable(
+                "the net has no BatchNorm with weights: take another remedy than anp"
+            )
         scales = [self.net.get_parameter(f"{name}.weight") for name in self.names]
         self.kept = [torch.ones_like(s).requires_grad_() for s in scales]
         self.noise = [torch.zeros_like(s).requires_grad_() for s in scales * 2]

@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Samples, Subject
@@ -49,12 +49,12 @@ class CLP:
         """Return the pruned net.
 
         Raises:
-            BadOption: If no BatchNorm of the net directly follows a convolution.
+            NotApplicable: If no BatchNorm of the net directly follows a convolution.
         """
         made = replace(subject, net=deepcopy(subject.net).eval())
         found = pairs(made)
         if not found:
-            raise BadOption(
+            raise NotApplicable(
                 "no BatchNorm of this net directly follows a convolution, so it has no channels "
                 "to prune: use another remedy, e.g. fine_pruning"
             )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import OpenShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Images, Logits, Samples, Subject
@@ -44,11 +44,11 @@ class DownUp:
         """Return the classifier behind both steps.
 
         Raises:
-            BadOption: If the images have no smaller size.
+            NotApplicable: If the images have no smaller size.
         """
         _, h, w = subject.shape
         if min(h, w) < 2:
-            raise BadOption(f"images of {h} x {w} pixels cannot be made smaller")
+            raise NotApplicable(f"images of {h} x {w} pixels cannot be made smaller")
         reform = Rescale(self.ratio, self.kernel)
         return replace(subject, net=Reformed(reform, deepcopy(subject.net)).eval())
 

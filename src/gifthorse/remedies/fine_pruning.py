@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import OpenShare, PositiveShare, Share, method
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.run import Run
@@ -61,7 +61,7 @@ class FinePruning:
         An interrupted tuning goes on from what the run kept of it.
 
         Raises:
-            BadOption: If the net has no last layer, or it reads its input in groups.
+            NotApplicable: If the net has no last layer, or it reads its input in groups.
             Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
         run = run.keyed(self, subject, clean, rng)
@@ -130,7 +130,9 @@ def _masked(subject: Subject, features: int) -> tuple[Subject, Tensor]:
     last = net.get_submodule(name)
     maps = isinstance(last, nn.Conv2d)
     if isinstance(last, nn.Conv2d) and last.groups != 1:
-        raise BadOption("the last layer reads its input in groups: its features cannot be pruned")
+        raise NotApplicable(
+            "the last layer reads its input in groups: its features cannot be pruned"
+        )
     mask = torch.ones(features, device=subject.device)
     net.set_submodule(name, nn.Sequential(Kept(mask, maps), last))
     return replace(subject, net=net), mask

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from torch import Generator
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -69,14 +69,14 @@ class Hardening:
         """Return the hardened net; an interrupted training goes on from its last epoch.
 
         Raises:
-            BadImages: If there are too few images to hold some out.
+            NotApplicable: If there are too few images to hold some out.
             Incomplete: If the run ends during a search; whole epochs, and of the search before
                 training every minute, are kept.
         """
         run = run.keyed(self, subject, clean, rng)
         held, train = split(clean, self.held, spawn(rng))
         if not len(held) or not len(train):
-            raise BadImages(
+            raise NotApplicable(
                 f"of {len(clean)} clean images, {len(held)} are held out and {len(train)} left to "
                 "train on: add images, or change held"
             )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import NotEmpty, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -64,7 +64,7 @@ class NAD:
         """Return the tuned net.
 
         Raises:
-            BadOption: If the net has no layer of such a name, or none with maps.
+            NotApplicable: If the net has no layer of such a name, or none with maps.
             Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
         run = run.keyed(self, subject, clean, rng)
@@ -73,7 +73,7 @@ class NAD:
         known = dict(subject.net.named_modules())
         wrong = [name for name in layers if name not in known]
         if wrong:
-            raise BadOption(f"the net has no layer {wrong[0]!r}; it has {', '.join(known)}")
+            raise NotApplicable(f"the net has no layer {wrong[0]!r}; it has {', '.join(known)}")
         teacher = fit(
             subject,
             clean,
@@ -121,7 +121,7 @@ def stages(subject: Subject, x: Images) -> tuple[str, ...]:
         x: Images to send through it; one will do.
 
     Raises:
-        BadOption: If no module gives maps of more than one place.
+        NotApplicable: If no module gives maps of more than one place.
     """
     with still(subject), torch.no_grad(), outputs(subject.net, _names(subject.net)) as seen:
         subject(x)
@@ -129,7 +129,7 @@ def stages(subject: Subject, x: Images) -> tuple[str, ...]:
         m.shape[2:]: name for name, m in seen.items() if m.ndim == 4 and m.shape[2:].numel() > 1
     }
     if not last:
-        raise BadOption("no layer of the net gives maps, so it has no attention to distill")
+        raise NotApplicable("no layer of the net gives maps, so it has no attention to distill")
     return tuple(name for name in seen if name in last.values())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Logits, Samples, Subject
 from gifthorse.data.gallery import balanced
@@ -143,7 +143,7 @@ def usable(y: Tensor, goals: Sequence[Goal], most: int = 0) -> tuple[Tensor, Ten
         index = keep.nonzero().flatten()
         if not len(index):
             who = "any other class" if goal.source is None else f"class {goal.source}"
-            raise BadImages(
+            raise NotApplicable(
                 f"no clean image of {who} to search a trigger for class {goal.target} with: "
                 "add images of more classes"
             )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.tensors import called
 from gifthorse.core.types import Images, Shape
 
@@ -132,11 +132,11 @@ class Autoencoder(nn.Module):
         odd. The narrowest place keeps at least three pixels a side.
 
         Raises:
-            BadOption: If the images have fewer than six pixels a side.
+            NotApplicable: If the images have fewer than six pixels a side.
         """
         channels, H, W = shape
         if min(H, W) < 6:
-            raise BadOption(f"generated triggers need images of 6 pixels a side; got {H}x{W}")
+            raise NotApplicable(f"generated triggers need images of 6 pixels a side; got {H}x{W}")
         whole = [s for s in (1, 2, 3) if H % 2**s == W % 2**s == 0 and min(H, W) >= 3 * 2**s]
         stages = max(whole, default=1)
         return cls(channels, planes, 32 if stages == 3 else 16, stages)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Shape
 
@@ -133,11 +133,11 @@ def locate(place: Place, shape: Shape, size: int, rng: Generator) -> tuple[int, 
     """Return top and left of a square of `size` pixels; corners keep one pixel of margin.
 
     Raises:
-        BadOption: If the square does not fit into the image.
+        NotApplicable: If the square does not fit into the image.
     """
     _, H, W = shape
     if not 1 <= size <= min(H, W):
-        raise BadOption(f"trigger size must be 1 to {min(H, W)} pixels for {H}x{W}; got {size}")
+        raise NotApplicable(f"trigger size must be 1 to {min(H, W)} pixels for {H}x{W}; got {size}")
     low, right = H - size, W - size
     edge_y, edge_x = min(1, low), min(1, right)
     if place == "random":
@@ -176,11 +176,12 @@ def scatter(shape: Shape, pixels: int, ink: Ink, opacity: float, rng: Generator)
     """Return `pixels` distinct single pixels, drawn once, the same for all images.
 
     Raises:
-        BadOption: If the image has fewer pixels, or opacity is not in [0, 1].
+        BadOption: If opacity is not in [0, 1].
+        NotApplicable: If the image has fewer pixels.
     """
     _, H, W = shape
     if not 1 <= pixels <= H * W:
-        raise BadOption(f"scatter needs 1 to {H * W} pixels for {H}x{W}; got {pixels}")
+        raise NotApplicable(f"scatter needs 1 to {H * W} pixels for {H}x{W}; got {pixels}")
     _check(opacity)
     chosen = torch.randperm(H * W, generator=rng)[:pixels]
     mask = torch.zeros(H * W)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.poisoning import LabelMap
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.types import Images, Samples, Subject
 from gifthorse.inversion.stimulation import few, stimulate
@@ -52,13 +52,13 @@ class AgainstABS:
         """Return the suspicious neurons of the net as it is now, by layer.
 
         Raises:
-            BadOption: If a layer does not exist.
+            NotApplicable: If a layer does not exist.
         """
         pool = torch.randperm(len(clean), generator=rng)[: 8 * self.each * subject.classes]
         x, y = few(*clean[pool], self.each)
         known = dict(subject.net.named_modules())
         if unknown := [layer for layer in self.layers if layer not in known]:
-            raise BadOption(
+            raise NotApplicable(
                 f"the net has no layer {unknown[0]}; name one of {', '.join(known)[:200]}"
             )
         every = torch.arange(subject.classes)

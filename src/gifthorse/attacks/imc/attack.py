@@ -20,7 +20,7 @@ from gifthorse.attacks.imc.strip import AgainstSTRIP
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import Shaping, shape_pattern
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import from_box, spawn, to_box
@@ -107,8 +107,8 @@ class IMC:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If there are no images to shape the trigger on, or an option does not fit
-                the net.
+            BadOption: If an option does not fit the net.
+            NotApplicable: If there are no images to shape the trigger on.
         """
         job = Job(self, victim, train, goal, rng, run)
         parts = job.hold_out()
@@ -149,7 +149,7 @@ class _Turn(Company):
         y = labels_of(data)
         self.data = Subset(data, (self.labels(y) != y).nonzero().flatten())
         if not len(self.data):
-            raise BadOption("the training set has no images that the backdoor is for")
+            raise NotApplicable("the training set has no images that the backdoor is for")
 
     def before(self, learner: Subject, epoch: int) -> None:
         """Take the trigger's steps against the net as it is."""

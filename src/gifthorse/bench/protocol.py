@@ -1,39 +1,60 @@
-"""Who sees which images: the attacker, the defender, the judge."""
+"""The terms of every judgment: who sees which images, and how defenses are tried."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadImages
-from gifthorse.core.fields import AtLeast, OpenShare, method
+from gifthorse.core.fields import AtLeast, AtMost, Below, NotNegative, OpenShare, Positive, method
 from gifthorse.core.types import Labels, Samples
 from gifthorse.data.samples import Subset
-from gifthorse.workflows.make import Divided
+
+if TYPE_CHECKING:
+    from gifthorse.workflows.make import DataSplits
 
 
 @method
 class Sizes:
     """How many clean images a defender has, as shares of all training and validation images.
 
+    They come from the validation images, which no training sees. There may be fewer of them than
+    asked for; then both parts are cut alike.
+
     Attributes:
         fit: Share that defenses work with.
         calibration: Share that thresholds are set by.
         least: Images for thresholds at least, however small their share ...
         most: ... but no larger a share than this.
-        held_out: Whether they come from the validation images, which no attack of this package
-            sees, and not from training images, which are then missing from `Splits.train`: there
-            may be fewer of them, and both parts are cut alike.
     """
 
     fit: Annotated[float, OpenShare] = 0.04
     calibration: Annotated[float, OpenShare] = 0.01
     least: Annotated[int, AtLeast(1)] = 500
     most: Annotated[float, OpenShare] = 0.1
-    held_out: bool = False
+
+
+@method
+class EvalConfig:
+    """How defenses are judged.
+
+    Attributes:
+        pairs: Images, each clean and stamped, that filters are tried on.
+        stamped: Share of stamped images among those that a filter is shown together; less than a
+            half adds clean ones.
+        fpr: Share of clean images that a filter may flag.
+        timed: Whether to measure seconds an image.
+        repeats: How often that is measured, at least 5; the median counts.
+    """
+
+    pairs: Annotated[int, AtLeast(1)] = 100
+    stamped: Annotated[float, Positive, AtMost(0.5)] = 0.5
+    fpr: Annotated[float, NotNegative, Below(1)] = 0.05
+    timed: bool = False
+    repeats: Annotated[int, AtLeast(5)] = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +74,8 @@ class Splits:
     test: Samples
 
 
-def splits(data: Divided, rng: Generator, sizes: Sizes = Sizes()) -> Splits:
-    """Set the defender's images apart, as many of each class as there are.
-
-    To be done before the attack trains, on `Splits.train`; a model that was trained before on all
-    of `data.train` needs `Sizes(held_out=True)`.
+def splits(data: DataSplits, rng: Generator, sizes: Sizes = Sizes()) -> Splits:
+    """Give the defender images that no training saw, as many of each class as there are.
 
     Raises:
         BadImages: If there are too few images for both parts.
@@ -65,22 +83,16 @@ def splits(data: Divided, rng: Generator, sizes: Sizes = Sizes()) -> Splits:
     Source: BackdoorBench, which gives the defender 5 % of the training images. Differs: the victim
     never trains on them.
     """
-    pool, rest = (data.validation, data.train) if sizes.held_out else (data.train, None)
-    n, have = len(data.train) + len(data.validation), len(pool)
+    n, have = len(data.train) + len(data.validation), len(data.validation)
     few = min(max(sizes.calibration * n, sizes.least), sizes.most * n)
     want = [sizes.fit * n, few]
-    spare = have if sizes.held_out else have // 2  # an attack needs images, too
-    count, more = (int(w * min(1.0, spare / sum(want)) + 1e-9) for w in want)
+    count, more = (int(w * min(1.0, have / sum(want)) + 1e-9) for w in want)
     if not count or not more:
         raise BadImages(f"{have} images are too few to give the defender some: add images")
-    order = _spread(pool.labels, rng)
-    fit, calibration, left = order.split([count, more, have - count - more])
-    return Splits(
-        rest if rest is not None else Subset(pool, left.sort().values),
-        Subset(pool, fit),
-        Subset(pool, calibration),
-        data.test,
-    )
+    order = _spread(data.validation.labels, rng)
+    fit, calibration = order[:count], order[count : count + more]
+    pool = data.validation
+    return Splits(data.train, Subset(pool, fit), Subset(pool, calibration), data.test)
 
 
 def _spread(labels: Labels, rng: Generator) -> Tensor:
