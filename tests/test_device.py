@@ -269,7 +269,7 @@ def test_a_cell_of_the_bench(kind: DefenseKind, card: str) -> None:
     method, outcomes = defenses.brief(kind, name), []
     for place in (moved, lambda subject: subject):
         made = Implant(place(wired(2)), checker(), Goal(2))
-        outcome = judge_bench(made, method, defenses.DATA, seed(), Run(), kind=kind, terms=TERMS)
+        outcome = judge_bench(made, method, defenses.DATA, seed(), Run(), kind=kind, config=TERMS)
         here(outcome)
         outcomes.append(outcome)
     assert outcomes[0].before == outcomes[1].before
