@@ -52,7 +52,7 @@ from gifthorse.inversion import INVERTERS
 from gifthorse.remedies import REMEDIES
 from gifthorse.report import WRITERS
 from gifthorse.training import evaluate, fit, predict
-from gifthorse.workflows.analyze import Dossier
+from gifthorse.workflows.analyze import TriggerAnalysis
 from gifthorse.workflows.compare import Comparison, compare
 from gifthorse.workflows.detect import detect
 from gifthorse.workflows.filter import screen
@@ -343,7 +343,7 @@ def test_triggers_are_compared(card: str) -> None:
 
 
 def test_a_trigger_is_analyzed(card: str) -> None:
-    plan = Dossier(permutations=5, draws=1, method="pca")
+    plan = TriggerAnalysis(permutations=5, draws=1, method="pca")
     case = plan(
         moved(wired(2)), wired_images(8), checker(), Goal(2), seed(), against=moved(wired())
     )

@@ -34,11 +34,6 @@ def test_other_filters_implant(name: str) -> None:
     assert accuracy(evaluate(made.subject, TEST), TEST.labels).value >= 0.95
 
 
-def test_a_filter_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(BadOption, match="gotham"):
-        Instagram(filter="gothem")  # type: ignore[arg-type]
-
-
 def test_gray_images_are_refused() -> None:
     gray = replace(blobs(), shape=(1, 12, 12))
     with pytest.raises(BadOption, match="these have 1"):

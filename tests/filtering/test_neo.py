@@ -146,14 +146,6 @@ def test_windows_lie_where_they_should() -> None:
     assert bool(masks[1, 0, 2:, 3:].all())
 
 
-@pytest.mark.parametrize(
-    "options", [{"sizes": ()}, {"sizes": (0,)}, {"stride": -1}, {"places": 0}, {"most": 0}]
-)
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=next(iter(options))):
-        NEO(**options)
-
-
 def test_regions_must_fit_and_clean_images_be_there() -> None:
     with pytest.raises(BadOption, match="at most 18"):
         NEO(sizes=(3, 19))(bands(), CLEAN, TEST, seeded(), Run())

@@ -131,13 +131,6 @@ def test_tuning_is_that_of_the_pruned_net() -> None:
     assert torch.equal(last(tame).weight, last(other).weight)
 
 
-@pytest.mark.parametrize("name", ["ratio", "tolerance", "held", "step"])
-def test_bad_options_are_refused(name: str) -> None:
-    for value in (-0.1, 1.1):
-        with pytest.raises(BadOption, match=name):
-            vary(FinePruning(), {name: value})
-
-
 def test_a_last_layer_in_groups_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(4, 2, 1, groups=2), nn.Flatten())
     _, clean = four(maps=True)

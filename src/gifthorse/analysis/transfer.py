@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis.downstream import DOWNSTREAM, Downstream, classifier, table
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.metrics import accuracy, asr, asr_all, target_confidence
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
@@ -43,7 +44,7 @@ class Outcome:
     tmc: Rate | None = None
 
 
-@dataclass(frozen=True)
+@method
 class Transfer:
     """Tune a backdoored net on clean data, or put other classifiers on its features, and measure.
 
@@ -67,12 +68,10 @@ class Transfer:
     tunings: tuple[Tuning, ...] = TUNINGS
     downstream: tuple[Downstream, ...] = DOWNSTREAM
     recipe: Recipe = Recipe(epochs=50, batch=96, lr=0.01, decay=2e-4, schedule="cosine")
-    hidden: int = 128
+    hidden: Annotated[int, AtLeast(1)] = 128
     renew: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise BadOption(f"hidden must be at least 1 neuron; got {self.hidden}")
         if self.recipe.part != "full":
             raise BadOption(
                 f"recipe.part follows from tunings and must be full; got {self.recipe.part}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject
@@ -22,7 +21,7 @@ CHUNK = 256  # images that are made hard together
 LOOK = 1000  # training images that show whether a net is trained
 
 
-@dataclass(frozen=True)
+@method
 class LabelConsistent:
     """Stamp images of the target class that a clean net finds hard; no label changes.
 
@@ -53,21 +52,14 @@ class LabelConsistent:
     """
 
     stamp: Stamp = Stamp(ink="checker")
-    eps: float = 16 / 255
-    steps: int = 100
-    stride: float = 1.5 / 255
+    eps: Annotated[float, PositiveShare] = 16 / 255
+    steps: Annotated[int, AtLeast(1)] = 100
+    stride: Annotated[float, PositiveShare] = 1.5 / 255
     surrogate: Literal["auto", "victim", "fitted"] = "auto"
     labels: Scheme = "clean_label"
     mixing: Mixing = Mixing(rate=0.05, mode="dataset", replace=True)
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        for name in ("eps", "stride"):
-            if not 0 < getattr(self, name) <= 1:
-                raise BadOption(f"{name} must lie in (0, 1]; got {getattr(self, name)}")
-        if self.steps < 1:
-            raise BadOption(f"steps must be 1 or more; got {self.steps}")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run

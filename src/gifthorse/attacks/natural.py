@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import label_map
 from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Implant, Inverter, Samples, Subject
@@ -17,7 +19,7 @@ from gifthorse.data.samples import Subset, labels_of
 from gifthorse.search import Exhaustive, found
 
 
-@dataclass(frozen=True)
+@method
 class Natural:
     """Search the smallest trigger of a net that nobody poisoned.
 
@@ -38,11 +40,7 @@ class Natural:
     """
 
     inverter: Inverter
-    images: int = 100
-
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise BadOption(f"images must be 1 or more; got {self.images}")
+    images: Annotated[int, AtLeast(1)] = 100
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.types import Batch, Goal, Images, Labels, Samples, Shape, Subject, Trigger
 from gifthorse.data.samples import labels_of
 from gifthorse.training import BatchLoss, Mix
@@ -110,7 +111,7 @@ def label_map(goal: Goal, scheme: Scheme, classes: int) -> LabelMap:
     return SourceToTarget(goal.source, goal.target)
 
 
-@dataclass(frozen=True)
+@method
 class Mixing:
     """How stamped images come into training.
 
@@ -128,15 +129,13 @@ class Mixing:
             poisoned data from elsewhere would be. Only `dataset` mode can stamp before.
     """
 
-    rate: float = 0.01
+    rate: Annotated[float, OpenShare] = 0.01
     mode: Mode = "batch"
     replace: bool = False
-    cover: float = 1.0
+    cover: Annotated[float, NotNegative] = 1.0
     stamp: Literal["after", "before"] = "after"
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise BadOption(f"rate must lie between 0 and 1, both excluded; got {self.rate}")
         if self.stamp == "before" and self.mode != "dataset":
             raise BadOption("only mode=dataset can stamp before augmentation")
 

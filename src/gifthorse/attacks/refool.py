@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
@@ -12,6 +13,7 @@ from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.reflection import Trials, check, contest
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Implant, Samples, Subject
@@ -25,7 +27,7 @@ SIMILAR = (0.7, 0.85)  # SSIM that a reflection may leave: seen, yet not conspic
 TRIES = 20  # draws for each candidate that is wanted
 
 
-@dataclass(frozen=True)
+@method
 class Refool:
     """Poison with images that look as if taken through a pane that mirrors another image.
 
@@ -55,11 +57,11 @@ class Refool:
     too few pass the bounds, those nearest to them in SSIM fill up.
     """
 
-    candidates: int = 50
-    selected: int = 10
-    rounds: int = 5
-    judge: int = 1000
-    ghosts: float = 0.49
+    candidates: Annotated[int, AtLeast(1)] = 50
+    selected: Annotated[int, AtLeast(1)] = 10
+    rounds: Annotated[int, AtLeast(1)] = 5
+    judge: Annotated[int, AtLeast(1)] = 1000
+    ghosts: Annotated[float, Share] = 0.49
     search: Recipe = Recipe(epochs=5)
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing()
@@ -67,9 +69,7 @@ class Refool:
     keep: Keep = Keep()
 
     def __post_init__(self) -> None:
-        check(self.candidates, self.selected, self.rounds, self.judge)
-        if not 0 <= self.ghosts <= 1:
-            raise BadOption(f"ghosts must lie in [0, 1]; got {self.ghosts}")
+        check(self.candidates, self.selected)
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run

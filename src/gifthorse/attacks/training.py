@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -21,6 +21,7 @@ from gifthorse.attacks.poisoning import (
     poison,
 )
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import Below, NotNegative, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
@@ -41,7 +42,7 @@ from gifthorse.training import (
 KEYED = 64  # training images that name a run: all of them would take as long as an epoch
 
 
-@dataclass(frozen=True)
+@method
 class Keep:
     """Which epoch's net is kept.
 
@@ -55,12 +56,8 @@ class Keep:
     accuracy drop. Differs: chooses on held-out training images, not on the test set.
     """
 
-    share: float = 0.0
-    max_drop: float = 0.03
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise BadOption(f"keep.share must lie in [0, 1); got {self.share}")
+    share: Annotated[float, NotNegative, Below(1)] = 0.0
+    max_drop: Annotated[float, Share] = 0.03
 
 
 class Plan(Protocol):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject
@@ -22,7 +23,7 @@ from gifthorse.training import Recipe, still, tune
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
-@dataclass(frozen=True)
+@method
 class Shaping:
     """How a pattern is made to excite neurons of the penultimate layer.
 
@@ -42,25 +43,14 @@ class Shaping:
     """
 
     rule: Literal["rare", "connected"] = "rare"
-    count: int = 2
+    count: Annotated[int, AtLeast(1)] = 2
     value: float = 10.0
-    threshold: float = 5.0
-    steps: int = 20
-    lr: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.rule not in ("rare", "connected"):
-            raise BadOption(f"shaping.rule must be rare or connected; got {self.rule!r}")
-        for name, least in (("count", 1), ("steps", 1), ("threshold", 0)):
-            if getattr(self, name) < least:
-                raise BadOption(
-                    f"shaping.{name} must be at least {least}; got {getattr(self, name)}"
-                )
-        if self.lr <= 0:
-            raise BadOption(f"shaping.lr must be positive; got {self.lr}")
+    threshold: Annotated[float, NotNegative] = 5.0
+    steps: Annotated[int, AtLeast(1)] = 20
+    lr: Annotated[float, Positive] = 0.1
 
 
-@dataclass(frozen=True)
+@method
 class TrojanNN:
     """Poison part of the training set with a pattern that excites chosen neurons of the victim.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadImages
+from gifthorse.core.fields import AtLeast, OpenShare, method
 from gifthorse.core.types import Labels, Samples
 from gifthorse.data.samples import Subset
 from gifthorse.workflows.make import Divided
 
 
-@dataclass(frozen=True)
+@method
 class Sizes:
     """How many clean images a defender has, as shares of all training and validation images.
 
@@ -27,18 +29,11 @@ class Sizes:
             may be fewer of them, and both parts are cut alike.
     """
 
-    fit: float = 0.04
-    calibration: float = 0.01
-    least: int = 500
-    most: float = 0.1
+    fit: Annotated[float, OpenShare] = 0.04
+    calibration: Annotated[float, OpenShare] = 0.01
+    least: Annotated[int, AtLeast(1)] = 500
+    most: Annotated[float, OpenShare] = 0.1
     held_out: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("fit", "calibration", "most"):
-            if not 0 < getattr(self, name) < 1:
-                raise BadOption(f"{name} must be a share in (0, 1); got {getattr(self, name)}")
-        if self.least < 1:
-            raise BadOption(f"least must be 1 image or more; got {self.least}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from torch import Generator
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.evaluator import Sizes, Terms
 from gifthorse.core.errors import UnknownMethod, UsageError
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.options import describe, vary
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering import FILTERS
@@ -103,7 +104,7 @@ class Choice:
         }
 
 
-@dataclass(frozen=True)
+@method
 class Setting:
     """What all cells of a plan have in common.
 
@@ -121,16 +122,16 @@ class Setting:
         threads: Processor threads of a task; more are faster and give slightly other figures.
     """
 
-    images: int | None = None
-    test: int | None = None
+    images: Annotated[int, AtLeast(1)] | None = None
+    test: Annotated[int, AtLeast(1)] | None = None
     sizes: Sizes = Sizes(held_out=True)
     terms: Terms = Terms()
-    target: int = 0
+    target: Annotated[int, NotNegative] = 0
     start: Literal["benign", "scratch"] = "benign"
     recipe: Recipe = Recipe()
     benign: str = ""
-    time_limit: float | None = None
-    threads: int = 1
+    time_limit: Annotated[float, NotNegative] | None = None
+    threads: Annotated[int, AtLeast(1)] = 1
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from gifthorse.bench.outcome import Figure
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadImages
+from gifthorse.core.fields import AtLeast, AtMost, Below, NotNegative, Positive, method
 from gifthorse.core.metrics import (
     accuracy,
     asr,
@@ -30,7 +32,7 @@ from gifthorse.data.samples import whole
 from gifthorse.training import predict
 
 
-@dataclass(frozen=True)
+@method
 class Terms:
     """How defenses are judged.
 
@@ -43,19 +45,11 @@ class Terms:
         repeats: How often that is measured, at least 5; the median counts.
     """
 
-    pairs: int = 100
-    stamped: float = 0.5
-    fpr: float = 0.05
+    pairs: Annotated[int, AtLeast(1)] = 100
+    stamped: Annotated[float, Positive, AtMost(0.5)] = 0.5
+    fpr: Annotated[float, NotNegative, Below(1)] = 0.05
     timed: bool = False
-    repeats: int = 5
-
-    def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise BadOption(f"pairs must be 1 or more; got {self.pairs}")
-        if not 0 < self.stamped <= 0.5:
-            raise BadOption(f"stamped must be a share in (0, 0.5]; got {self.stamped}")
-        if self.repeats < 5:
-            raise BadOption(f"repeats must be 5 or more, or a median says little; {self.repeats}")
+    repeats: Annotated[int, AtLeast(5)] = 5
 
 
 @dataclass(frozen=True, eq=False)

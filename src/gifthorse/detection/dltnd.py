@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
 from gifthorse.core.errors import BadImages
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import median
 from gifthorse.core.types import (
     Batch,
     Candidate,
@@ -109,7 +110,7 @@ class _Contest:
         return self.sign * margin(z, self.label)
 
 
-@dataclass(frozen=True)
+@method
 class DLTND:
     """Compare the outputs under one perturbation for all images with those under one for each.
 
@@ -149,23 +150,23 @@ class DLTND:
     than those of other labels, since in a linear net all labels have cosines near 1.
     """
 
-    lr: float = 0.01
-    image_lr: float = 0.1
-    steps: int = 101
-    rounds: int = 8
-    initial: float = 0.01
-    upper: float = 6.0
-    image_weight: float = 1.0
-    slack: float = 15.0
-    passed: float = 0.7
-    least: float = 0.5
-    near: float = 1.1
-    quantile: float = 0.25
+    lr: Annotated[float, Positive] = 0.01
+    image_lr: Annotated[float, Positive] = 0.1
+    steps: Annotated[int, AtLeast(1)] = 101
+    rounds: Annotated[int, AtLeast(1)] = 8
+    initial: Annotated[float, Positive] = 0.01
+    upper: Annotated[float, Positive] = 6.0
+    image_weight: Annotated[float, NotNegative] = 1.0
+    slack: Annotated[float, NotNegative] = 15.0
+    passed: Annotated[float, Share] = 0.7
+    least: Annotated[float, NotNegative] = 0.5
+    near: Annotated[float, Positive] = 1.1
+    quantile: Annotated[float, Share] = 0.25
     threshold: float = 0.75
-    ratio: float = 0.45
+    ratio: Annotated[float, NotNegative] = 0.45
     outputs: Literal["logits", "features"] = "logits"
-    each: int = 5
-    chunk: int = 512
+    each: Annotated[int, AtLeast(1)] = 5
+    chunk: Annotated[int, AtLeast(1)] = 512
     proof: Proof = Proof()
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
 from gifthorse.core.errors import BadImages
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Candidate, Goal, Images, Samples, Subject, Verdict
@@ -42,7 +43,7 @@ class Painter(nn.Module):
         return torch.tanh(self.out(self.up(torch.cat([fine, wide], 1)).relu()))
 
 
-@dataclass(frozen=True)
+@method
 class GangSweep:
     """Train a generator of perturbations for each class and look at what its mean mask does.
 
@@ -70,15 +71,15 @@ class GangSweep:
     a ridge; the floored deviation of `depth`; confirmation on unseen images.
     """
 
-    width: int = 16
-    epochs: int = 10
-    floor: int = 20
-    batch: int = 32
-    lr: float = 2e-3
-    weight: float = 0.05
-    allowance: float = 0.1
-    ridge: float = 0.01
-    bar: float = 0.6
+    width: Annotated[int, AtLeast(1)] = 16
+    epochs: Annotated[int, NotNegative] = 10
+    floor: Annotated[int, NotNegative] = 20
+    batch: Annotated[int, AtLeast(1)] = 32
+    lr: Annotated[float, Positive] = 2e-3
+    weight: Annotated[float, NotNegative] = 0.05
+    allowance: Annotated[float, NotNegative] = 0.1
+    ridge: Annotated[float, NotNegative] = 0.01
+    bar: Annotated[float, Share] = 0.6
     threshold: float = 2.0
     proof: Proof = Proof()
 

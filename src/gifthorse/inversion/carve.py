@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
+from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.search import Adaptive, Pace, Probe, Problem, Search, SignedPixels
 from gifthorse.search.objective import Mirroring
-from gifthorse.search.parametrizations.masks import STEP
 from gifthorse.search.start import under
 
 FORM = SignedPixels("clip")
 
 
-@dataclass(frozen=True)
+@method
 class Carve:
     """Minimize the loss over a set of pixels that is pruned and regrown, ever smaller.
 
@@ -45,15 +47,15 @@ class Carve:
     exchange of pixels is that of weights in Evci et al., Rigging the Lottery, ICML 2020.
     """
 
-    initial: float = 0.05
-    wait: int = 3
-    up: float = 1.5
+    initial: Annotated[float, NotNegative] = 0.05
+    wait: Annotated[int, AtLeast(1)] = 3
+    up: Annotated[float, Positive] = 1.5
     soft: Pace = Pace(
         batch=32, bar=0.9, steps=3, rounds=60, least=30, patience=10, notch=0.05, bf16=True
     )
-    shrink: float = 0.06
-    turn: float = 0.15
-    strength: float = 0.5
+    shrink: Annotated[float, Share] = 0.06
+    turn: Annotated[float, Share] = 0.15
+    strength: Annotated[float, Share] = 0.5
     mirror: bool = False
     pace: Pace = Pace(
         batch=50, bar=0.9, steps=4, floor=4, rounds=80, patience=30, loss="prob", bf16=True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.data.samples import near, whole
 from gifthorse.search import Adaptive, Pace, Problem, Search
@@ -15,7 +16,7 @@ from gifthorse.search.losses import Distance, Margin, Trial
 from gifthorse.search.parametrizations.opaque import Opaque
 
 
-@dataclass(frozen=True)
+@method
 class CWL0:
     """Replace ever fewer pixels: minimize `mean ||x' - x||^2 + c max(z_other - z_t, -kappa)`.
 
@@ -37,12 +38,12 @@ class CWL0:
     the paper's text ranks an absolute pattern value.
     """
 
-    initial: float = 1e-3
-    limit: float = 2e6
-    solve: int = 1000
-    least: float = 0.01
-    share: float = 0.3
-    kappa: float = 0.0
+    initial: Annotated[float, Positive] = 1e-3
+    limit: Annotated[float, Positive] = 2e6
+    solve: Annotated[int, AtLeast(1)] = 1000
+    least: Annotated[float, NotNegative] = 0.01
+    share: Annotated[float, Share] = 0.3
+    kappa: Annotated[float, NotNegative] = 0.0
     pace: Pace = Pace(lr=0.01, betas=(0.9, 0.999), bar=0.9, rounds=1000)
 
     def __call__(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gifthorse.core.errors import BadImages
+from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Hunt, Images, Labels, Samples, Standing, Subject
 from gifthorse.data.samples import near, whole
@@ -23,7 +25,7 @@ FIGURES = ("success", "fooling", "asr", "penalty", "size", "rounds", "feasible")
 KEPT = ("perturbations", "stored", *FIGURES)  # what a pass changes
 
 
-@dataclass(frozen=True)
+@method
 class DeepFoolUAP:
     """Add up the smallest steps that carry one image after another over to the target.
 
@@ -48,12 +50,12 @@ class DeepFoolUAP:
     images of the target class are left out; overshoot 0.02 (USB's code: 0.2).
     """
 
-    bar: float = 0.6
-    overshoot: float = 0.02
-    iterations: int = 20
-    max_pass: int = 5
-    bound: float | None = None
-    chunk: int = 512
+    bar: Annotated[float, Share] = 0.6
+    overshoot: Annotated[float, NotNegative] = 0.02
+    iterations: Annotated[int, AtLeast(1)] = 20
+    max_pass: Annotated[int, AtLeast(1)] = 5
+    bound: Annotated[float, NotNegative] | None = None
+    chunk: Annotated[int, AtLeast(1)] = 512
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator

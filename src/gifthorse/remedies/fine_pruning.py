@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import OpenShare, PositiveShare, Share, method
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -20,7 +21,7 @@ from gifthorse.models.features import head
 from gifthorse.training import Recipe, evaluate, fit
 
 
-@dataclass(frozen=True)
+@method
 class FinePruning:
     """Silence the features that clean images stir least, then tune what is left.
 
@@ -48,20 +49,11 @@ class FinePruning:
     """
 
     policy: Literal["ratio", "tolerance"] = "ratio"
-    ratio: float = 0.95
-    tolerance: float = 0.04
-    held: float = 0.2
-    step: float = 0.01
+    ratio: Annotated[float, Share] = 0.95
+    tolerance: Annotated[float, Share] = 0.04
+    held: Annotated[float, OpenShare] = 0.2
+    step: Annotated[float, PositiveShare] = 0.01
     recipe: Recipe = Recipe(epochs=20, lr=0.01, schedule="cosine")
-
-    def __post_init__(self) -> None:
-        for name in ("ratio", "tolerance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadOption(f"{name} is a share, 0 to 1; got {getattr(self, name)}")
-        if not 0 < self.held < 1:
-            raise BadOption(f"held must lie between 0 and 1, e.g. 0.2; got {self.held}")
-        if not 0 < self.step <= 1:
-            raise BadOption(f"step must lie above 0 and be 1 at most, e.g. 0.01; got {self.step}")
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned and tuned net.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import NotNegative, Positive, Share, method
 from gifthorse.core.types import Hunt, Standing
 
 PIXELS = 224 * 224  # of the images that the published constants are for
@@ -21,7 +21,7 @@ _HOPELESS: dict[str, tuple[tuple[int, float], ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@method
 class KArm:
     """Step one arm a round; which one, a bandit decides from how the arms shrink.
 
@@ -54,14 +54,14 @@ class KArm:
     """
 
     mode: Literal["global", "pair", "back"] = "global"
-    rounds: int = 1000
-    seed: int = 0
-    warmup: int = 2
-    first: float = 2500.0
-    beta: float = 1e4
-    random: float = 0.3
-    gains: int = 60
-    patience: int = 10
+    rounds: Annotated[int, NotNegative] = 1000
+    seed: Annotated[int, NotNegative] = 0
+    warmup: Annotated[int, NotNegative] = 2
+    first: Annotated[float, Positive] = 2500.0
+    beta: Annotated[float, NotNegative] = 1e4
+    random: Annotated[float, Share] = 0.3
+    gains: Annotated[int, NotNegative] = 60
+    patience: Annotated[int, NotNegative] = 10
 
     def __call__(self, hunt: Hunt) -> Iterator[Standing]:
         """Step one arm after another and yield how all stand, until the race is over."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from gifthorse.core.device import half
 from gifthorse.core.errors import Incomplete
+from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
@@ -32,7 +33,7 @@ BatchLoss: TypeAlias = Callable[[Subject, Batch], Tensor]
 Mix: TypeAlias = Callable[[Images, Labels, Tensor], Batch]  # images, labels, their indices
 
 
-@dataclass(frozen=True)
+@method
 class Recipe:
     """How to train a classifier.
 
@@ -51,15 +52,15 @@ class Recipe:
             `features` before it. What is not trained keeps its BatchNorm statistics, too.
     """
 
-    epochs: int = 15
-    batch: int = 128
-    lr: float = 0.2
-    momentum: float = 0.9
-    decay: float = 5e-4
+    epochs: Annotated[int, NotNegative] = 15
+    batch: Annotated[int, AtLeast(1)] = 128
+    lr: Annotated[float, NotNegative] = 0.2
+    momentum: Annotated[float, Share] = 0.9
+    decay: Annotated[float, NotNegative] = 5e-4
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
-    pad: int = 4
+    pad: Annotated[int, NotNegative] = 4
     flip: bool = True
-    smoothing: float = 0.0
+    smoothing: Annotated[float, Share] = 0.0
     bf16: bool = True
     part: Literal["full", "features", "classifier"] = "full"
 

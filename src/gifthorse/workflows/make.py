@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ from gifthorse.models.load import Opened, load, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.models.zoo import NETS
 from gifthorse.report.figures.contact_sheet import contact_sheet, write_sheet
-from gifthorse.training import Recipe, fit, predict
+from gifthorse.training import Recipe, fit, predict, still
 from gifthorse.triggers.storage import open_trigger, pack
 
 VALIDATION = 2000  # images of CIFAR-10's training split kept for generation (PixelBackdoor, sec. 5)
@@ -285,7 +286,10 @@ def write(path: Path, subject: Subject, made: Made) -> list[Path]:
     few = draw(made.data.test, 1, torch.Generator().manual_seed(made.seed))
     x, y = few[torch.arange(min(8, len(few)))]
     names = made.data.class_names
-    write_sheet(beside[2], contact_sheet(subject, x, y, made.implant.trigger, names=names))
+    with still(subject), torch.no_grad():
+        z = deepcopy(made.implant.trigger)(x)  # one that wanders stays where it was
+        said, says = (predict(subject, shown).argmax(1) for shown in (x, z))
+    write_sheet(beside[2], contact_sheet((x, said), (z, says), y, names=names))
     return [path, *beside]
 
 

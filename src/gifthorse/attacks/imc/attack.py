@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import Shaping, shape_pattern
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import from_box, spawn, to_box
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
@@ -31,7 +32,7 @@ from gifthorse.training.loop import Signed
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
-@dataclass(frozen=True)
+@method
 class Inner:
     """The trigger's own steps, before every epoch of the net.
 
@@ -48,25 +49,14 @@ class Inner:
     """
 
     start: Literal["stamp", "trojannn"] = "stamp"
-    steps: int = 20
+    steps: Annotated[int, NotNegative] = 20
     optimizer: Literal["adam", "pgd"] = "adam"
-    lr: float = 0.1
-    skip: float = 1.0
-    residual: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.start not in ("stamp", "trojannn") or self.optimizer not in ("adam", "pgd"):
-            raise BadOption(
-                "inner.start must be stamp or trojannn, inner.optimizer adam or pgd; got "
-                f"{self.start!r} and {self.optimizer!r}"
-            )
-        if self.steps < 0 or self.lr <= 0:
-            raise BadOption(
-                f"inner.steps must be at least 0 and inner.lr positive; got {self.steps}, {self.lr}"
-            )
+    lr: Annotated[float, Positive] = 0.1
+    skip: Annotated[float, Positive] = 1.0
+    residual: Annotated[float, NotNegative] = 1.0
 
 
-@dataclass(frozen=True)
+@method
 class IMC:
     """Optimize the trigger against the net before every epoch of poisoned training.
 
