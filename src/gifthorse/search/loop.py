@@ -76,7 +76,7 @@ class Search:
         if not self.pace.patience:
             return spent
         still = (self._stale >= self.pace.patience) & (self.rounds >= self.pace.least)
-        return spent | (self.feasible & still & self.cost.rose & self.cost.fell)
+        return spent | (self.feasible & still & self._turned)
 
     @property
     def standing(self) -> Standing:
@@ -86,8 +86,13 @@ class Search:
             self._success.clone(),
             self._last.clone(),
             self._size.clone(),
-            self.cost.rose & self.cost.fell,
+            self._turned,
         )
+
+    @property
+    def _turned(self) -> Tensor:
+        """Whether the weight of size moved both ways; a bar of 0 is never missed."""
+        return self.cost.rose & (self.cost.fell | (self.pace.bar <= 0))
 
     @property
     def image_steps(self) -> float:
@@ -342,6 +347,7 @@ class Search:
         for mine, new in zip(self._parts, parts, strict=True):
             mine[arms] = new
         gained = ~self.feasible[arms] | (size <= self._anchor[arms] * (1 - self.pace.gain))
+        gained |= self.pace.rule == "success"  # what is stored works more often
         self._anchor[arms] = torch.where(gained, size, self._anchor[arms])
         self._stale[arms] = torch.where(gained, 0, self._stale[arms])
         self._size[arms], self._soft[arms], self._asr[arms] = size, soft, asr
