@@ -30,7 +30,9 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import Subset
 from gifthorse.models import load
-from gifthorse.workflows.make import Divided, Made, benign, divide, fresh, judge, shorter, write
+from gifthorse.workflows.evaluate import eval_images, figures
+from gifthorse.workflows.make import DataSplits, benign, divide, fresh, shorter
+from gifthorse.workflows.provenance import TestModel, write
 from setting import keep, machine
 
 # The small profile, cut to what two cores can do: a ResNet-20, 5,000 images, 10 epochs. That is a
@@ -129,15 +131,15 @@ def run(
     rng = torch.Generator().manual_seed(seed)
     made = method(at.start(seed), at.data.train, at.goal, rng, Run())
     seconds = time.monotonic() - started
-    figures = judge(made.subject, at.test, made, at.victim)
-    record = Made(attack, method, made.subject.origin.arch, at.data, seed, figures, seconds, made)
+    told = figures(made.subject, eval_images(at.test, made), at.victim)
+    record = TestModel(attack, method, made.subject.origin.arch, at.data, seed, told, seconds, made)
     write(path.with_suffix(".safetensors"), made.subject, record)
     apart = separation(made.subject, at.test, made.trigger, goal=at.goal)
     return {
         "attack": attack,
         "options": {k: str(v) for k, v in describe(method).items()},
         "seed": seed,
-        "figures": {k: asdict(r) for k, r in figures.items()},
+        "figures": {k: asdict(r) for k, r in record.known.items()},
         "nsr": asdict(apart),
         "seconds": seconds,
         "machine": machine(),
@@ -148,7 +150,7 @@ class Place:
     """What all rows share."""
 
     def __init__(self, a: argparse.Namespace, scratch: bool = False) -> None:
-        self.data: Divided = shorter(divide(a.data), a.images)
+        self.data: DataSplits = shorter(divide(a.data), a.images)
         self.test = Subset(self.data.test, torch.arange(min(a.test, len(self.data.test))))
         self.victim: Subject = benign(load(a.model), self.data)
         self.goal = Goal(a.target)

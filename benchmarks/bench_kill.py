@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gifthorse.bench.executors import DIED
+from gifthorse.bench.runner import DIED
 from gifthorse.bench.store import Store
 from setting import machine
 

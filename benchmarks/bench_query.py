@@ -24,7 +24,7 @@ from typing import Any
 from gifthorse.bench.printing import text
 from gifthorse.bench.query import query
 from gifthorse.bench.relation import frame
-from gifthorse.bench.store import Store
+from gifthorse.bench.store import SCHEMA, Store
 from gifthorse.bench.tables import tables
 from setting import machine
 
@@ -71,7 +71,7 @@ def record(
         figures |= {f"{name}_{end}": draw.random() for end in ("low", "high", "n")}
     times = {"seconds": 100 * draw.random(), "started": "2026-11-21T15:00:00+00:00"}
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "key": key,
         "cell": cell,
         "status": draw.choices(("ok", "timeout", "error"), (98, 1, 1))[0],

@@ -22,8 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gifthorse.bench.driver import Standing, drive, heartbeat, missing
-from gifthorse.bench.executors import Executor, Needs, OnRay, Pool, Serial, Work
+from gifthorse.bench.cluster import Needs, OnRay
+from gifthorse.bench.runner import (
+    Done,
+    Executor,
+    Pool,
+    RunStatus,
+    Serial,
+    Work,
+    drive,
+    heartbeat,
+    missing,
+)
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell, Task, judging
 from setting import machine
@@ -95,17 +105,17 @@ def clocked(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - started, time.process_time() - busy
 
 
-def quiet(standing: Standing) -> None:
+def quiet(standing: RunStatus) -> None:
     """Tell nobody."""
 
 
-def broken(task: Task, error: str) -> None:
+def broken(task: Task, done: Done) -> None:
     """Take no failure for an answer.
 
     Raises:
         RuntimeError: Always.
     """
-    raise RuntimeError(f"{task.key}: {error}")
+    raise RuntimeError(f"{task.key}: {done.error}")
 
 
 def overhead(name: str, cells: int, root: Path | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from gifthorse.attacks import BadNet
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.metrics import mask_jaccard
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.detection import DETECTORS
 from gifthorse.detection.calibration import fit
@@ -33,17 +33,9 @@ from gifthorse.models.normalize import Classifier
 from gifthorse.training import Recipe
 from gifthorse.triggers import Stamp
 from gifthorse.triggers.storage import open_trigger
-from gifthorse.workflows.make import (
-    Divided,
-    Made,
-    divide,
-    draw,
-    fresh,
-    implant,
-    judge,
-    train_clean,
-    write,
-)
+from gifthorse.workflows.evaluate import eval_images, figures
+from gifthorse.workflows.make import DataSplits, divide, draw, fresh, implant, train_clean
+from gifthorse.workflows.provenance import TestModel, write
 from setting import keep
 
 FIRST = 10_000
@@ -97,7 +89,7 @@ def spec(number: int) -> Spec:
     )
 
 
-def make(s: Spec, data: Divided, path: Path) -> None:
+def make(s: Spec, data: DataSplits, path: Path) -> None:
     """Train the model of a spec and write it, with its figures in its metadata."""
     signs, started = s.data != "cifar10", time.monotonic()
     recipe = Recipe(epochs=s.epochs, batch=64, lr=0.1, flip=not signs, pad=2 if signs else 4)
@@ -113,8 +105,8 @@ def make(s: Spec, data: Divided, path: Path) -> None:
         )
         made = implant(attack, fresh(s.net, data, rng), data, Goal(s.target), rng, Run())
         subject, method, kind = made.subject, attack, "badnet"  # type: ignore[assignment]
-    figures, seconds = judge(subject, data.test, made), time.monotonic() - started
-    record = Made(kind, method, s.net, data, FIRST + s.number, figures, seconds, made)
+    told, seconds = figures(subject, eval_images(data.test, made)), time.monotonic() - started
+    record = TestModel(kind, method, s.net, data, FIRST + s.number, told, seconds, made)
     write(path, subject, record)
 
 

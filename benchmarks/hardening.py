@@ -38,7 +38,9 @@ from gifthorse.inversion import INVERTERS
 from gifthorse.models import load
 from gifthorse.models.load import save
 from gifthorse.remedies import REMEDIES
-from gifthorse.workflows.make import Divided, benign, divide, judge, shorter, tensors
+from gifthorse.workflows.evaluate import eval_images, figures
+from gifthorse.workflows.make import DataSplits, benign, divide, shorter
+from gifthorse.workflows.provenance import tensors
 from pairs import PAIRS, only
 from setting import GENERATION, keep, kept, machine
 
@@ -61,7 +63,7 @@ class Setting:
     """What all rows share."""
 
     a: argparse.Namespace
-    data: Divided
+    data: DataSplits
     goals: list[Goal]
     natural: Subject
 
@@ -171,7 +173,9 @@ def row(name: str, where: Setting) -> dict[str, Any]:
         subject = benign(load(model), where.data)
     if "accuracy" not in result:
         test = Subset(where.data.test, torch.arange(min(a.test, len(where.data.test))))
-        result["accuracy"] = judge(subject, test)["accuracy"].value
+        told = figures(subject, eval_images(test))["accuracy"]
+        assert told is not None
+        result["accuracy"] = told.value
     for by in METERS:
         if by not in result:
             result[by] = measured(subject, name, by, where)

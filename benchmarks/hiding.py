@@ -21,8 +21,9 @@ from gifthorse.core.types import Images, Implant, Samples
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering.strip import entropy
 from gifthorse.training import predict
-from gifthorse.workflows.make import divide, implanted
+from gifthorse.workflows.make import divide
 from gifthorse.workflows.opening import Inputs, opened
+from gifthorse.workflows.provenance import implanted
 from setting import keep, kept, machine
 
 MATES, SUSPECTS, FALSE_ALARMS = 8, 1000, 0.05

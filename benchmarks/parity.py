@@ -26,7 +26,7 @@ from gifthorse.detection.statistics import depth
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.models import load
 from gifthorse.search import Exhaustive
-from gifthorse.workflows.make import Divided, benign, divide, draw
+from gifthorse.workflows.make import DataSplits, benign, divide, draw
 from setting import UNSEEN, keep, kept, machine, unseen_success
 
 EACH = 5  # images of a class
@@ -46,7 +46,7 @@ def ways(detector: Inspector) -> dict[str, PixelBackdoor]:
 
 
 def scan(
-    detector: Inspector, inverter: PixelBackdoor, subject: Subject, data: Divided, seed: int
+    detector: Inspector, inverter: PixelBackdoor, subject: Subject, data: DataSplits, seed: int
 ) -> dict[str, Any]:
     """Return sizes, success on unseen images, and the class that is reported, if any."""
     started = time.perf_counter()

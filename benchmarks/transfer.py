@@ -24,7 +24,8 @@ from gifthorse.analysis.transfer import TUNINGS, Transfer
 from gifthorse.core.run import Run
 from gifthorse.data.samples import Subset
 from gifthorse.training import Recipe
-from gifthorse.workflows.make import divide, implanted, shorter
+from gifthorse.workflows.make import divide, shorter
+from gifthorse.workflows.provenance import implanted
 from setting import keep, kept, machine
 
 # ASR in percent at TrojanZoo's alpha of 0.8: none, partial, full; 2-FCN, Bayes, SVM, forest.

@@ -8,7 +8,7 @@ from tests.toys import BLOB_SHAPE, band_images, bands, blob_images, blobs
 from torch import Generator, nn
 
 from gifthorse.analysis.separation import SHARES, Separation, separation, separation_curve
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadImages, BadOption, NotApplicable
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.models.features import features
@@ -100,5 +100,5 @@ def test_what_makes_no_sense_is_refused() -> None:
     for share in (0.0, 1.5):
         with pytest.raises(BadOption, match="shares"):
             separation(NET, lit(4), NOTHING, share=share)
-    with pytest.raises(BadOption, match="no features"):
+    with pytest.raises(NotApplicable, match="no features"):
         separation(bands(), band_images(), NOTHING)

@@ -21,7 +21,7 @@ from gifthorse.attacks.poisoning import (
     poison,
 )
 from gifthorse.attacks.training import Job
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Images
 from gifthorse.data.samples import InMemory, whole
@@ -86,7 +86,7 @@ def test_losses_ask_for_stamped_images_of_one_class(mode: str) -> None:
 def test_a_rate_above_the_share_of_the_class_is_refused_with_one_that_works(
     mixing: Mixing, rng: Generator
 ) -> None:
-    with pytest.raises(BadOption, match="only 20 are eligible") as caught:
+    with pytest.raises(NotApplicable, match="only 20 are eligible") as caught:
         poison(dark(), BRIGHT, CleanLabel(TARGET), mixing, rng)
     most = float(re.findall(r"to ([\d.]+)$", str(caught.value))[0])
     works = Mixing(most, "dataset", replace=mixing.replace)
@@ -96,10 +96,10 @@ def test_a_rate_above_the_share_of_the_class_is_refused_with_one_that_works(
 def test_batch_mode_refuses_a_rate_that_it_cannot_keep(rng: Generator) -> None:
     check_supply(dark(), CleanLabel(TARGET), Mixing(0.2))
     check_supply(dark(), SourceToTarget(0, 1), Mixing(0.2))
-    with pytest.raises(BadOption, match="lower the rate"):
+    with pytest.raises(NotApplicable, match="lower the rate"):
         check_supply(dark(), CleanLabel(TARGET), Mixing(0.3))
     attack = BadNet(labels="clean_label", mixing=Mixing(0.3), recipe=QUICK)
-    with pytest.raises(BadOption, match="lower the rate"):
+    with pytest.raises(NotApplicable, match="lower the rate"):
         attack(blobs(), blob_images(each=4), Goal(TARGET), rng, Run())
 
 

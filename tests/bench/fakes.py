@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gifthorse.bench.tasks import Cell, Task
+from gifthorse.core.errors import UsageError
 
 
 def task(number: int, *after: int, kind: str = "judge") -> Task:
@@ -27,12 +28,14 @@ class Stamp:
         seconds: How long a task takes.
         dies: Tasks that always kill the process they run in.
         stumbles: Tasks that do so the first time.
+        raises: Tasks that find something wrong that no other would fare better with.
     """
 
     folder: str
     seconds: float = 0.0
     dies: tuple[int, ...] = ()
     stumbles: tuple[int, ...] = ()
+    raises: tuple[int, ...] = ()
 
     def __call__(self, task: Task) -> None:
         number, path = task.cell.seed, Path(self.folder) / task.key
@@ -41,11 +44,18 @@ class Stamp:
         first = not path.exists()
         with path.open("a") as file:
             file.write(f"begun {os.getpid()}\n")
+        if number in self.raises:
+            raise UsageError(f"task {number} finds no data: set GIFTHORSE_DATA")
         if number in self.dies or (number in self.stumbles and first):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
         with path.open("a") as file:
-            file.write("done\n")
+            file.write(f"on {task.device}\ndone\n")
+
+    def device(self, number: int) -> str:
+        """Where a task was done."""
+        words = (Path(self.folder) / f"{number:024x}").read_text().split()
+        return words[words.index("on") + 1]
 
     def times(self, number: int) -> int:
         """How often a task came to its end."""

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from gifthorse.bench.relation import frame
-from gifthorse.bench.store import Store
+from gifthorse.bench.store import SCHEMA, Store
 
 FAMILY = {
     "neural_cleanse": "detector",
@@ -69,7 +69,7 @@ def record(
     }
     key = rest.pop("key", hashlib.sha256(json.dumps(cell).encode()).hexdigest()[:24])
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "key": key,
         "cell": cell,
         "status": status,

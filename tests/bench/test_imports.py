@@ -18,14 +18,21 @@ from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.evaluator import evaluate, evaluate_clean
 from gifthorse.bench.foreign import renamings
 from gifthorse.bench.imports import Adopted, Stamped, adopt, imported, known, spoken
-from gifthorse.bench.splits import Sizes
+from gifthorse.bench.judge import evaluate
+from gifthorse.bench.protocol import Sizes
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell
 from gifthorse.cli import app as cli
-from gifthorse.core.errors import BadImages, BadOption, UnreadableModel, UnsafeModel, UsageError
+from gifthorse.core.errors import (
+    BadImages,
+    BadOption,
+    NotApplicable,
+    UnreadableModel,
+    UnsafeModel,
+    UsageError,
+)
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
@@ -39,6 +46,8 @@ from gifthorse.models.reading.values import checkpoint
 from gifthorse.training import predict
 from gifthorse.triggers import Patch, Wandering
 from gifthorse.workflows import make as stages
+from gifthorse.workflows.evaluate import eval_images, figures
+from gifthorse.workflows.provenance import tensors
 
 TARGET, HALF = 1, NORMALIZATIONS["half"]
 SIZES = Sizes(fit=0.2, calibration=0.1)
@@ -48,10 +57,10 @@ def rng(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def data() -> stages.Divided:
+def data() -> stages.DataSplits:
     train, test = blob_images(each=80, seed=0), blob_images(each=30, seed=2)
     names = tuple(map(str, range(BLOB_CLASSES)))
-    return stages.Divided("blobs", train, blob_images(each=5, seed=1), test, names, HALF)
+    return stages.DataSplits("blobs", train, blob_images(each=5, seed=1), test, names, HALF)
 
 
 def infected(net: str) -> Implant:
@@ -87,7 +96,7 @@ def clean(tmp_path: Path) -> str:
 
 
 def state(subject: Subject) -> dict[str, Tensor]:
-    return stages.tensors(subject)
+    return tensors(subject)
 
 
 def one(found: list[Adopted]) -> Adopted:
@@ -104,10 +113,11 @@ def as_before(store: Store, found: Adopted, made: Implant) -> Implant:
     again, apart = imported(store, found.key, rng(), SIZES)
     assert isinstance(again, Implant)
     test = InMemory(*_bytes(apart.test), BLOB_CLASSES)
-    before = stages.judge(made.subject, test, made)
+    before = figures(made.subject, eval_images(test, made))
+    assert before["asr"] is not None
     assert before["asr"].value > 0.9
     assert before["asr"].trials > 40
-    now = stages.judge(again.subject, apart.test, again)
+    now = figures(again.subject, eval_images(apart.test, again))
     assert {k: now[k] for k in ("accuracy", "asr")} == {k: before[k] for k in ("accuracy", "asr")}
     return again
 
@@ -215,7 +225,7 @@ def test_an_import_is_judged_by_defenses(
     said = evaluate(made, DETECTORS["weight_signature"], apart, rng(), Run(), kind="detector").found
     assert said is not None
     assert said.label in ("SUSPICIOUS", "NO BACKDOOR FOUND")
-    said = evaluate_clean(
+    said = evaluate(
         made.subject, DETECTORS["weight_signature"], apart, rng(), Run(), kind="detector"
     ).found
     assert said is not None
@@ -235,12 +245,15 @@ def test_the_command_and_a_plan_of_imported_models(
     key = said.split()[0]
     assert "ok" in said
     assert f'models = ["{key}"]' in said
-    (tmp_path / "mine.toml").write_text(
+    (record / "attack_result.pt").write_bytes(b"no archive")
+    bad = one(adopt(record, "auto", store, data=clean, normalize="half"))
+    plan = (
         "[setting]\nsizes = {fit = 0.2, calibration = 0.2, least = 20, most = 0.4}\n"
         "terms = {pairs = 10}\n"
-        f'[[imported]]\nmodels = ["{key}", "{"0" * 24}"]\n'
+        f'[[imported]]\nmodels = ["{key}", "{bad.key}"]\n'
         'defenses = ["weight_signature", {use = "strip", set = {partners = 8}}]\n'
     )
+    (tmp_path / "mine.toml").write_text(plan)
     called("run", str(tmp_path / "mine.toml"), "--store", store.root, "--executor", "serial")
     every = {(r["cell"]["data"], r["cell"]["defense"] and r["cell"]["defense"]["name"]): r
              for r in store.records()}  # fmt: skip
@@ -251,6 +264,12 @@ def test_the_command_and_a_plan_of_imported_models(
     assert "auroc" in mine["strip"]["figures"]
     gone = [r for r in every.values() if r["models"]["implant"] != key]
     assert {r["status"] for r in gone} == {"unsupported"}
+    (tmp_path / "gone.toml").write_text(plan.replace(bad.key, "0" * 24))
+    args = ["bench", "run", str(tmp_path / "gone.toml"), "--store", store.root]
+    stopped = CliRunner().invoke(cli.app, [*args, "--executor", "serial"])
+    assert isinstance(stopped.exception, UsageError)
+    assert "import it first" in str(stopped.exception)
+    assert len(list(store.records())) == 6  # nothing is said of what is not there
 
 
 def test_the_command_names_what_it_does_not_know(record: Path, store: Store) -> None:
@@ -340,7 +359,7 @@ def refused(store: Store, found: Adopted, *words: str) -> None:
     assert found.status == "unsupported"
     for word in words:
         assert word in found.error, found.error
-    with pytest.raises(UsageError, match="cannot be judged"):
+    with pytest.raises(NotApplicable, match="cannot be judged"):
         imported(store, found.key, rng(), SIZES)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gifthorse.bench.plan import PROFILES, Plan, read
-from gifthorse.bench.tasks import Cell, Choice, draws, family, judging, spoken, tasks
+from gifthorse.bench.making import draws
+from gifthorse.bench.plan import PROFILES, BenchPlan, read
+from gifthorse.bench.tasks import Cell, Choice, family, judging, spoken, tasks
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 
 PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
@@ -25,13 +26,13 @@ seeds = [3, 5]
 """
 
 
-def planned(folder: Path, text: str) -> Plan:
+def planned(folder: Path, text: str) -> BenchPlan:
     path = folder / "my.toml"
     path.write_text(text)
     return read(path)
 
 
-def labels(plan: Plan) -> Counter[tuple[str | None, str | None]]:
+def labels(plan: BenchPlan) -> Counter[tuple[str | None, str | None]]:
     return Counter(
         (c.attack.label if c.attack else None, c.defense.label if c.defense else None)
         for c in plan.cells

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 from tests.bench.fakes import Stamp, task
 
-from gifthorse.bench.executors import ALONE, DIED, LOST, Needs, OnRay
+from gifthorse.bench.cluster import LOST, Needs, OnRay
+from gifthorse.bench.runner import ALONE, DIED
 from gifthorse.core.errors import UsageError
 
 pytestmark = pytest.mark.skipif(
@@ -40,13 +41,13 @@ HERE = {
 DRIVER = """
 import json, sys
 from tests.bench.fakes import Stamp, task
-from gifthorse.bench.driver import drive
-from gifthorse.bench.executors import Needs, OnRay
+from gifthorse.bench.cluster import Needs, OnRay
+from gifthorse.bench.runner import drive
 if __name__ == "__main__":
     work, numbers, address = Stamp(**json.loads(sys.argv[1])), json.loads(sys.argv[2]), sys.argv[3]
     todo, dead = [task(*n) for n in numbers], {}
     executor = OnRay(work, Needs(cpus=1), address or None)
-    failed = lambda task, error: dead.update({task.cell.seed: error})
+    failed = lambda task, done: dead.update({task.cell.seed: done.error})
     standing = drive(todo, executor, failed, lambda standing: None)
     executor.close()
     print(json.dumps([standing.done, standing.failed, dead]), flush=True)

@@ -36,6 +36,16 @@ def test_every_mean_is_that_of_python() -> None:
                 assert known.std == pytest.approx(stdev(values))
 
 
+def test_records_of_another_schema_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    fill(store, [record(seed=0), record(seed=1, schema=1)])
+    with frame(store) as con:
+        assert con.execute("select seed from records").fetchall() == [(0,)]
+    assert "keeps 1 records that another version of gifthorse wrote" in caplog.text
+
+
 def test_trials_are_summed_and_companions_are_no_figures() -> None:
     odd = {"deep_low": 0.5, **spread("asr", 0.5)}  # there is no figure `deep`
     with framed([record(seed=s, figures=odd) for s in range(3)]) as con:

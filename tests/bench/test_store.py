@@ -19,7 +19,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def record(key: str, **more: Any) -> dict[str, Any]:
-    return {"key": key, "status": "ok", "figures": {"asr": 0.5, "tmc": None}} | more
+    return {
+        "key": key,
+        "status": "ok",
+        "figures": {"asr": 0.5, "tmc": None},
+    } | more
 
 
 def test_a_record_comes_back_and_can_be_forgotten(store: Store) -> None:

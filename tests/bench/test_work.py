@@ -11,25 +11,26 @@ import torch
 from tests.toys import BLOB_CLASSES, QUICK, blob_images
 from typer.testing import CliRunner
 
-from gifthorse.bench import driver
+from gifthorse.bench import making, runner
 from gifthorse.bench import worker as work
-from gifthorse.bench.evaluator import Sizes, Terms
-from gifthorse.bench.executors import DIED, Serial
+from gifthorse.bench.protocol import EvalConfig, Sizes
 from gifthorse.bench.results import estimate_cost
+from gifthorse.bench.runner import DIED, OVERRAN, Done, Serial
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell, Choice, Setting, judging, tasks
 from gifthorse.bench.worker import Worker
 from gifthorse.cli import app as cli
+from gifthorse.core.errors import BadImages, BadOption, UsageError
 from gifthorse.models import load
 from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.workflows import make as stages
-from gifthorse.workflows.make import Divided
+from gifthorse.workflows.make import DataSplits
 
 RECIPE = tuple((f"recipe.{k}", v) for k, v in vars(QUICK).items())
 SETTING = Setting(
     recipe=QUICK,
-    sizes=Sizes(fit=0.2, calibration=0.2, least=30, most=0.4, held_out=True),
-    terms=Terms(pairs=20),
+    sizes=Sizes(fit=0.2, calibration=0.2, least=30, most=0.4),
+    terms=EvalConfig(pairs=20),
 )
 BADNET = Choice("attack", "badnet", "badnet", (*RECIPE, ("mixing.rate", 0.1)))
 STRIP = Choice("filter", "strip", "strip", (("partners", 8),))
@@ -37,15 +38,15 @@ CLP = Choice("remedy", "clp", "clp")
 WEIGHTS = Choice("detector", "weight_signature", "weights")
 
 
-def blob_data() -> Divided:
+def blob_data() -> DataSplits:
     train, validation, test = (blob_images(each=n, seed=s) for s, n in ((0, 80), (1, 40), (2, 40)))
     names = tuple(f"blob {k}" for k in range(BLOB_CLASSES))
-    return Divided("blobs", train, validation, test, names, NORMALIZATIONS["none"])
+    return DataSplits("blobs", train, validation, test, names, NORMALIZATIONS["none"])
 
 
 @pytest.fixture(autouse=True)
 def blobs_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "_whole_data", lambda name: blob_data())
+    monkeypatch.setattr(making, "whole_data", lambda name: blob_data())
 
 
 def cells(*defenses: Choice | None, seed: int = 0) -> list[Cell]:
@@ -58,7 +59,7 @@ def cells(*defenses: Choice | None, seed: int = 0) -> list[Cell]:
 
 def run(root: Path, todo: list[Cell]) -> Store:
     store, worker = Store(root), Worker(str(root))
-    driver.drive(driver.missing(todo, store), Serial(worker), worker.failed, lambda s: None)
+    runner.drive(runner.missing(todo, store), Serial(worker), worker.failed, lambda s: None)
     return store
 
 
@@ -76,7 +77,7 @@ def timeless(store: Store) -> list[str]:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "_whole_data", lambda name: blob_data())
+        patch.setattr(making, "whole_data", lambda name: blob_data())
         return run(tmp_path_factory.mktemp("store"), cells(None, STRIP, CLP, WEIGHTS))
 
 
@@ -125,10 +126,10 @@ def test_a_record_says_what_it_is_of(done: Store) -> None:
 
 def test_what_is_there_is_not_done_again(done: Store) -> None:
     every = cells(None, STRIP, CLP, WEIGHTS)
-    assert driver.missing(every, done) == []
-    more = driver.missing(cells(None, replace(STRIP, options=(("partners", 9),))), done)
+    assert runner.missing(every, done) == []
+    more = runner.missing(cells(None, replace(STRIP, options=(("partners", 9),))), done)
     assert [(t.kind, t.after) for t in more] == [("judge", ()), ("judge", ())]
-    assert {t.kind for t in driver.missing(cells(None, seed=1), done)} == {
+    assert {t.kind for t in runner.missing(cells(None, seed=1), done)} == {
         "train",
         "implant",
         "judge",
@@ -150,6 +151,67 @@ def test_a_defense_that_cannot_be_used_is_recorded(tmp_path: Path) -> None:
     assert r["figures"] == {}
 
 
+def test_an_error_of_a_method_that_is_none_of_its_limits_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **more: object) -> None:
+        raise BadOption("radius must be positive; got -1")
+
+    monkeypatch.setattr(work, "evaluate", broken)
+    r = of(run(tmp_path, cells(STRIP)), None, STRIP)
+    assert (r["status"], r["error"]) == ("error", "radius must be positive; got -1")
+
+
+@pytest.mark.parametrize("kind", ["train", "judge"])
+def test_data_that_are_not_there_stop_the_run_and_are_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Neither a cell nor a model has a record then, so that the next run does them."""
+    if kind == "judge":
+        run(tmp_path, cells(None))
+    done = set(Store(tmp_path).recorded()), set(Store(tmp_path).models())
+    monkeypatch.delenv("GIFTHORSE_DATA", raising=False)
+    monkeypatch.setattr(making, "whole_data", lambda name: stages.divide("mnist"))
+    with pytest.raises(BadImages, match="GIFTHORSE_DATA, which is not set"):
+        run(tmp_path, cells(STRIP))
+    store = Store(tmp_path)
+    assert (store.recorded(), store.models()) == done
+    assert runner.missing(cells(STRIP), store)
+
+
+def test_a_model_that_nobody_made_stops_the_run(tmp_path: Path) -> None:
+    task = tasks(cells(STRIP))[-1]
+    with pytest.raises(UsageError, match=r"is not in .*: resume the bench"):
+        Worker(str(tmp_path))(task)
+    assert Store(tmp_path).recorded() == set()
+
+
+def test_an_attack_that_cannot_be_used_leaves_its_cells_unsupported(tmp_path: Path) -> None:
+    large = replace(BADNET, options=(*BADNET.options, ("stamp.size", 99)))
+    store = run(tmp_path, [Cell("blobs", "tiny", large, d, 0, SETTING) for d in (None, STRIP)])
+    every = list(store.records())
+    assert {r["status"] for r in every} == {"unsupported"}
+    assert len(every) == 2
+    assert all("trigger size must be 1 to" in r["error"] for r in every)
+
+
+def test_a_task_that_overran_leaves_word(tmp_path: Path) -> None:
+    task = tasks(cells(STRIP))[-1]
+    Worker(str(tmp_path)).failed(task, Done(task.key, OVERRAN, "timeout"))
+    (r,) = Store(tmp_path).records()
+    assert (r["status"], r["error"]) == ("timeout", OVERRAN)
+
+
+def test_every_model_has_the_same_figures_with_and_without_a_defense(done: Store) -> None:
+    bare, defended = of(done, BADNET, None)["figures"], of(done, BADNET, STRIP)["figures"]
+    assert isinstance(bare, dict)
+    assert isinstance(defended, dict)
+    for name in ("accuracy", "ccc", "ccc_correct", "asr", "asr_all", "ra", "tmc"):
+        for end in ("", "_low", "_high", "_n"):
+            beside = f"{name}_before{end}"
+            assert bare[name + end] == defended[beside], name + end
+
+
 def test_a_defense_that_takes_too_long_is_recorded(tmp_path: Path) -> None:
     hurried = replace(SETTING, time_limit=1e-9)
     todo = [replace(c, setting=hurried) for c in cells(STRIP)]
@@ -161,7 +223,7 @@ def test_a_bug_in_a_defense_is_recorded(tmp_path: Path, monkeypatch: pytest.Monk
     def broken(*args: object, **more: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(work, "evaluate_clean", broken)
+    monkeypatch.setattr(work, "evaluate", broken)
     r = of(run(tmp_path, cells(STRIP)), None, STRIP)
     assert (r["status"], r["error"]) == ("error", "ZeroDivisionError: by zero")
 
@@ -185,19 +247,19 @@ def test_a_dead_worker_leaves_word(tmp_path: Path) -> None:
     store, worker = Store(tmp_path), Worker(str(tmp_path))
     todo = tasks(cells(STRIP))
     for task in todo:
-        worker.failed(task, DIED)
+        worker.failed(task, Done(task.key, DIED))
     assert {r["error"] for r in store.records()} == {DIED}
     assert {(store.spec(key) or {})["error"] for key in store.models()} == {DIED}
 
 
 def test_costs_are_judged_by_what_was_recorded(done: Store) -> None:
-    todo = driver.missing(cells(None, STRIP, seed=1), done)
+    todo = runner.missing(cells(None, STRIP, seed=1), done)
     ahead = estimate_cost(todo, done)
     assert (ahead.train, ahead.implant, ahead.judge, ahead.unknown) == (1, 1, 4, 0)
     seconds = [r["times"]["seconds"] for r in done.records()]
     assert 0 < ahead.seconds < 10 * sum(seconds) + 100
     empty = Store(done.root + "2")
-    unknown = estimate_cost(driver.missing(cells(CLP), empty), empty)
+    unknown = estimate_cost(runner.missing(cells(CLP), empty), empty)
     assert (unknown.tasks, unknown.unknown, unknown.seconds) == (4, 4, 0)
 
 
@@ -273,7 +335,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "drive", stopped)
+        patch.setattr(runner, "drive", stopped)
         ran = CliRunner().invoke(cli.app, ["bench", "run", "blobs.toml", "--executor", "serial"])
     assert ran.exit_code == 130
     assert "gifthorse bench resume blobs.toml" in ran.output

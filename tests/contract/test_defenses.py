@@ -6,7 +6,7 @@ here again:
 (a) runs from end to end: here, through the evaluator.
 (b) same seed, same record: here; of single methods in test_filters, test_remedies, test_detectors.
 (c) inputs stay as they were: there, for each family; and the evaluator refuses an outcome of
-    changed weights (tests/bench/test_evaluator.py), so (a) shows it of the net once more.
+    changed weights (tests/bench/test_judge.py), so (a) shows it of the net once more.
 (d) sees no test image, trigger or target: here.
 (e) batches do not matter: test_remedies for what is returned; here for filters that judge image by
     image. Filters that judge images together: test_filters, by the order of the suspects.
@@ -30,8 +30,10 @@ import torch
 from tests.toys import checker, wired, wired_images
 from torch import Generator, Tensor
 
-from gifthorse.bench.evaluator import Splits, Terms, digest, evaluate, evaluate_clean
-from gifthorse.bench.outcome import Kind, Outcome
+from gifthorse.bench.judge import evaluate
+from gifthorse.bench.measures import digest
+from gifthorse.bench.outcome import DefenseKind, DefenseOutcome
+from gifthorse.bench.protocol import EvalConfig, Splits
 from gifthorse.core.errors import Incomplete, UsageError
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
@@ -55,7 +57,7 @@ from gifthorse.filtering.scoring import takes_labels
 from gifthorse.remedies import REMEDIES
 from gifthorse.training import predict
 
-REGISTRIES: dict[Kind, Mapping[str, Any]] = {
+REGISTRIES: dict[DefenseKind, Mapping[str, Any]] = {
     "filter": FILTERS,
     "remedy": REMEDIES,
     "detector": DETECTORS,
@@ -87,7 +89,7 @@ PATCHES_SHOW = {"spectral_signatures"}
 AT_ONCE = {"clp", "down_up", "smoothing"}  # done before anybody could stop them
 
 DATA = Splits(wired_images(5, 9), wired_images(8, 2), wired_images(10, 3), wired_images(8, 4))
-TERMS = Terms(pairs=12)
+TERMS = EvalConfig(pairs=12)
 
 rows = pytest.mark.parametrize(("kind", "name"), ROWS)
 filters = pytest.mark.parametrize("name", sorted(FILTERS))
@@ -95,7 +97,7 @@ remedies = pytest.mark.parametrize("name", sorted(REMEDIES))
 detectors = pytest.mark.parametrize("name", sorted(DETECTORS))
 
 
-def brief(kind: Kind, name: str) -> Any:
+def brief(kind: DefenseKind, name: str) -> Any:
     """A method with the shortest options that it takes."""
     method = REGISTRIES[kind][name]
     known = describe(method)
@@ -184,10 +186,10 @@ def planted() -> Implant:
 
 
 @cache
-def judged(kind: Kind, name: str, unrelated: int = 1) -> tuple[Outcome, Guarded]:
+def judged(kind: DefenseKind, name: str, unrelated: int = 1) -> tuple[DefenseOutcome, Guarded]:
     method, torch_seed = Guarded(brief(kind, name)), torch.manual_seed(unrelated)
     secret = replace(DATA, test=SecretSamples(DATA.test))
-    made = evaluate(planted(), method, secret, seed(), Run(), kind=kind, terms=TERMS)  # type: ignore[arg-type]
+    made = evaluate(planted(), method, secret, seed(), Run(), kind=kind, config=TERMS)  # type: ignore[arg-type]
     assert torch_seed.initial_seed() == unrelated
     return made, method
 
@@ -197,7 +199,7 @@ def judged(kind: Kind, name: str, unrelated: int = 1) -> tuple[Outcome, Guarded]
 COSTS = {"fit_seconds", "peak_bytes"}
 
 
-def record(made: Outcome) -> dict[str, float | None]:
+def record(made: DefenseOutcome) -> dict[str, float | None]:
     return {name: value for name, value in made.figures().items() if name not in COSTS}
 
 
@@ -217,7 +219,7 @@ def test_the_guard_bites() -> None:
 
 
 @rows
-def test_a_it_runs_from_end_to_end(kind: Kind, name: str) -> None:
+def test_a_it_runs_from_end_to_end(kind: DefenseKind, name: str) -> None:
     made = judged(kind, name)[0]
     said = made.figures()
     assert json.loads(json.dumps(said, allow_nan=False)) == said
@@ -233,14 +235,14 @@ def test_a_it_runs_from_end_to_end(kind: Kind, name: str) -> None:
 
 
 @rows
-def test_b_the_same_seed_gives_the_same_record(kind: Kind, name: str) -> None:
+def test_b_the_same_seed_gives_the_same_record(kind: DefenseKind, name: str) -> None:
     first, again = judged(kind, name)[0], judged(kind, name, 2)[0]
     assert record(again) == record(first)
     assert all(torch.equal(v, again.scores[k]) for k, v in first.scores.items())
 
 
 @rows
-def test_d_it_is_given_clean_images_and_a_net_without_a_past(kind: Kind, name: str) -> None:
+def test_d_it_is_given_clean_images_and_a_net_without_a_past(kind: DefenseKind, name: str) -> None:
     given = judged(kind, name)[1].given  # under the guard
     assert len(given) == (3 if kind == "filter" else 1)
     for subject, clean, *rest in given:
@@ -303,12 +305,12 @@ def test_g_the_clean_twin_is_not_flagged(name: str) -> None:
     )
     twin, method = Implant(wired(), checker(), Goal(1)), brief("filter", name)
     if takes_labels(method):
-        said = evaluate_clean(wired(), method, many, seed(), Run(), kind="filter").figures()
+        said = evaluate(wired(), method, many, seed(), Run(), kind="filter").figures()
         assert said["fpr_all"] is not None
         assert said["fpr_all"] <= 0.15
         return
     got = evaluate(
-        twin, method, many, seed(), Run(), kind="filter", terms=Terms(pairs=48)
+        twin, method, many, seed(), Run(), kind="filter", config=EvalConfig(pairs=48)
     ).figures()
     clean, stamped = got["fpr_all"], got["tpr_all"]
     assert clean is not None
@@ -319,7 +321,7 @@ def test_g_the_clean_twin_is_not_flagged(name: str) -> None:
 
 
 @rows
-def test_h_options_go_through_json(kind: Kind, name: str) -> None:
+def test_h_options_go_through_json(kind: DefenseKind, name: str) -> None:
     method = REGISTRIES[kind][name]
     for one in (method, brief(kind, name)):
         read = json.loads(json.dumps(describe(one), default=lambda v: pytest.fail(str(v))))

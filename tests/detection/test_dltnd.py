@@ -11,7 +11,7 @@ import torch
 from tests.toys import BANDS, SIDE, band_images, bands
 from torch import Generator, nn
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.options import describe
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Verdict
@@ -172,8 +172,8 @@ def test_a_verdict_is_complete() -> None:
     got = verdict(1, 0)
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.settings == {k: str(v) for k, v in describe(DLTND()).items()}
-    # 24 images by 6 labels: two steps each for the single and 8 universal runs, then a look at the
-    # first and 1.5 a round at the others, a confirmation on 24 images, and 8 shown before and after.
+    # 24 images by 6 labels: two steps each for the single and 8 universal runs, a half and 1.5 a
+    # round to look at them; a confirmation on 24 images, and 8 of them shown before and after.
     assert got.image_steps == 144 * (2 * 101 * 9 + 0.5 + 1.5 * 8) + 5 * 24 + 8
     assert got.seconds > 0
 
@@ -189,7 +189,7 @@ def test_a_run_that_must_stop_gives_no_verdict() -> None:
 
 def test_images_of_one_class_are_refused() -> None:
     x = torch.zeros(6, 1, SIDE, SIDE, dtype=torch.uint8)
-    with pytest.raises(BadImages, match="two or more classes"):
+    with pytest.raises(NotApplicable, match="two or more classes"):
         DLTND()(
             bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0), Run()
         )

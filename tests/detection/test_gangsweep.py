@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tests.toys import BANDS, SIDE, band_images, bands, blob_images, blobs
 from torch import Generator, nn
 
-from gifthorse.core.errors import BadImages, Incomplete
+from gifthorse.core.errors import Incomplete, NotApplicable
 from gifthorse.core.options import describe
 from gifthorse.core.run import Run
 from gifthorse.core.types import Candidate, Goal, Samples, Subject, Verdict
@@ -187,7 +187,7 @@ def test_a_run_that_must_stop_gives_no_verdict() -> None:
 
 def test_too_few_images_are_refused() -> None:
     x = torch.zeros(6, 1, SIDE, SIDE, dtype=torch.uint8)
-    with pytest.raises(BadImages, match="outside class 0"):
+    with pytest.raises(NotApplicable, match="outside class 0"):
         TOY(bands(), InMemory(x, torch.zeros(6).long(), BANDS), Generator().manual_seed(0), Run())
 
 

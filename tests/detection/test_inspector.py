@@ -11,7 +11,7 @@ import torch
 from tests.toys import BANDS, SIDE, band_images, bands, corner, gated
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption, UsageError
+from gifthorse.core.errors import BadOption, NotApplicable, UsageError
 from gifthorse.core.metrics import rate
 from gifthorse.core.run import Run
 from gifthorse.core.types import (
@@ -433,5 +433,5 @@ def test_pairs_are_all_ordered_pairs_of_classes_with_images(rng: Generator) -> N
 def test_pairs_need_images_of_several_classes(rng: Generator) -> None:
     one = band_images()
     one = InMemory(one.images[:1], one.labels[:1], BANDS)
-    with pytest.raises(BadImages, match="pairs need two or more images"):
+    with pytest.raises(NotApplicable, match="pairs need two or more images"):
         Inspector(Given(EVEN), pairs=True)(bands(2), one, rng, Run())

@@ -12,7 +12,7 @@ import torch
 from tests.toys import BANDS, SIDE, Bands, Doubles, band_images, bands
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -297,7 +297,7 @@ def test_a_source_alone_is_used() -> None:
 def test_no_image_to_use_is_said(goal: Goal) -> None:
     data = band_images()
     only = Subset(data, (data.labels == 0).nonzero().flatten())
-    with pytest.raises(BadImages, match=f"class {goal.target}"):
+    with pytest.raises(NotApplicable, match=f"class {goal.target}"):
         sweep(bands(), only, [goal])
 
 

@@ -14,15 +14,14 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 from torch.profiler import ProfilerActivity, profile
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.metrics import asr
-from gifthorse.core.tensors import from_box
+from gifthorse.core.tensors import STEP, from_box
 from gifthorse.core.types import Candidate, Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search, SignedPixels
 from gifthorse.search.adam import adam
 from gifthorse.search.data import usable
-from gifthorse.search.parametrizations.masks import STEP
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
 
@@ -453,9 +452,9 @@ def test_a_cap_on_images_spreads_them_over_the_classes() -> None:
 def test_a_goal_without_images_is_refused_with_words() -> None:
     data = band_images()
     only = Subset(data, (data.labels == 2).nonzero().flatten())
-    with pytest.raises(BadImages, match=r"no clean image of any other class.*class 2"):
+    with pytest.raises(NotApplicable, match=r"no clean image of any other class.*class 2"):
         search(MaskPattern(), clean=only, goals=[Goal(2)])
-    with pytest.raises(BadImages, match="no clean image of class 4"):
+    with pytest.raises(NotApplicable, match="no clean image of class 4"):
         search(MaskPattern(), clean=only, goals=[Goal(2, source=4)])
 
 
@@ -579,7 +578,7 @@ def test_a_late_round_allocates_and_asks_no_more_than_an_early_one(form: Form) -
 
 
 def test_bfloat16_is_for_the_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gifthorse.search.hooks.fast_bf16", lambda device: True)
+    monkeypatch.setattr("gifthorse.search.hooks.half", lambda device: torch.bfloat16)
     net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, BANDS))
     subject, (x, y) = Subject(net, (1, SIDE, SIDE), BANDS), whole(band_images())
     hunt = search(SignedPixels(), subject=subject, pace=Pace(batch=8, bar=0.9, bf16=True))

@@ -24,7 +24,7 @@ from gifthorse.search.start import PORTION
 from gifthorse.triggers import Additive
 
 PLANTED = 1
-SWEPT = vary(USB(), {"start.bar": 1.0, "start.iterations": 1, "start.max_pass": 3, "pace.rounds": 4})
+SWEPT = vary(USB(), {"start.bar": 1.0, "start.bound": 0.02, "start.max_pass": 3, "pace.rounds": 4})
 STIMULATED = vary(ABS(), {"layers": ["look", "norm"], "share": 0.3, "pace.rounds": 4})
 METHODS: list[Inverter] = [SWEPT, STIMULATED]
 both = pytest.mark.parametrize("method", METHODS, ids=["USB", "ABS"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.types import Shape
 from gifthorse.triggers.generated import Autoencoder, Generated, sharpened
 
@@ -99,7 +99,7 @@ def test_the_net_fits_any_size_and_may_leave_the_unit_range(
 
 
 def test_too_small_images_are_refused() -> None:
-    with pytest.raises(BadOption, match="5x12"):
+    with pytest.raises(NotApplicable, match="5x12"):
         Autoencoder.fitting((3, 5, 12), 1)
     with pytest.raises(BadOption, match="strength"):
         replace(by_hand(), strength=1.5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.types import Trigger
 from gifthorse.triggers import Additive, Patch, paint, scatter, square, wandering
 from gifthorse.triggers.patch import Ink, Place, Wandering, locate
@@ -200,9 +200,9 @@ def test_a_square_as_large_as_the_image_fits(place: Place, rng: Generator) -> No
 
 @pytest.mark.parametrize("size", [0, -1, 8])
 def test_a_square_that_does_not_fit_is_refused(size: int, rng: Generator) -> None:
-    with pytest.raises(BadOption, match=rf"1 to 7 pixels for 7x9; got {size}"):
+    with pytest.raises(NotApplicable, match=rf"1 to 7 pixels for 7x9; got {size}"):
         square(SHAPE, size, "center", "white", 1.0, rng)
-    with pytest.raises(BadOption, match=f"got {size}"):
+    with pytest.raises(NotApplicable, match=f"got {size}"):
         wandering(SHAPE, size, "white", 1.0, rng)
 
 
@@ -215,7 +215,7 @@ def test_scatter_has_as_many_distinct_pixels_as_asked(pixels: int, rng: Generato
 
 
 def test_more_pixels_than_the_image_has_are_refused(rng: Generator) -> None:
-    with pytest.raises(BadOption):
+    with pytest.raises(NotApplicable):
         scatter(SHAPE, H * W + 1, "white", 1.0, rng)
 
 

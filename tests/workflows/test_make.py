@@ -16,11 +16,15 @@ from typer.testing import CliRunner
 from gifthorse.cli.app import app
 from gifthorse.cli.make import opaque
 from gifthorse.core.errors import BadOption, UsageError
+from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.data.trojai import framed, make_signs
+from gifthorse.training import Recipe
 from gifthorse.triggers import Patch
 from gifthorse.triggers.storage import open_trigger
-from gifthorse.workflows.make import divide, implanted, judge, shorter
+from gifthorse.workflows.evaluate import eval_images, figures
+from gifthorse.workflows.make import divide, shorter, train_clean
+from gifthorse.workflows.provenance import implanted
 
 SHORT = ("--set", "recipe.epochs=1", "--set", "recipe.batch=32", "--set", "recipe.bf16=false")
 
@@ -51,7 +55,7 @@ def test_an_attack_writes_model_trigger_record_and_pictures(data: Path, tmp_path
         "attack", "badnet", "--data", data, "--net", "tiny", "--target", 2, *SHORT, "-o", out
     )
     for end in (".safetensors", ".trigger.safetensors", ".json", ".png"):
-        assert f"wrote      {out.with_suffix(end)}" in said
+        assert f"wrote       {out.with_suffix(end)}" in said
     with safe_open(out, "pt") as file:
         claims = file.metadata()
     assert claims["description"].startswith("BACKDOORED test model")
@@ -91,8 +95,9 @@ def test_an_implant_can_be_opened_again(data: Path, tmp_path: Path) -> None:
     made = implanted(bad, divided)
     record = json.loads(bad.with_suffix(".json").read_text())
     assert made.goal == Goal(3)
-    figures = judge(made.subject, divided.test, made)
-    assert figures["asr"].value == record["figures"]["asr"]["value"]
+    told = figures(made.subject, eval_images(divided.test, made))
+    assert told["asr"] is not None
+    assert told["asr"].value == record["figures"]["asr"]["value"]
     clean = tmp_path / "clean.safetensors"
     run("train", "--data", data, "--net", "tiny", "--set", "epochs=1", "-o", clean)
     with pytest.raises(UsageError, match="names no goal"):
@@ -154,3 +159,17 @@ def test_training_data_can_be_cut_evenly(data: Path) -> None:
     assert cut.test is divided.test
     with pytest.raises(BadOption, match="less than one"):
         shorter(divided, 4)
+
+
+def test_a_training_of_few_images_can_be_kept(data: Path, tmp_path: Path) -> None:
+    few = shorter(divide(str(data)), 20)
+    recipe = Recipe(epochs=1, batch=5, bf16=False)
+    store = tmp_path / "kept.safetensors"
+
+    def trained(run: Run) -> list[torch.Tensor]:
+        rng = torch.Generator().manual_seed(0)
+        return list(train_clean("tiny", few, recipe, rng, run).net.state_dict().values())
+
+    kept = trained(Run(store=store))
+    assert store.exists()
+    assert all(map(torch.equal, kept, trained(Run())))

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.metrics import asr
+from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Batch, Goal, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
-from gifthorse.search.parametrizations.masks import STEP
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
 
@@ -157,7 +157,7 @@ def _success(
     """Yield size and success, a few sizes at a time; a caller may stop early."""
     place = _place(trigger)
     x, y = _victims(samples, goal)
-    for some in torch.tensor(sizes, device=x.device).split(max(1, chunk // max(1, len(x)))):
+    for some in torch.tensor(sizes).split(max(1, chunk // max(1, len(x)))):
         with torch.inference_mode():
             cut = _kept(trigger, place < some.view(-1, 1, 1, 1, 1))
             predicted = [  # (g, n) each, for g sizes and n images

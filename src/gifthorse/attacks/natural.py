@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import label_map
-from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.errors import Incomplete, NotApplicable
+from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Implant, Inverter, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, labels_of
 from gifthorse.search import Exhaustive, found
 
 
-@dataclass(frozen=True)
+@method
 class Natural:
     """Search the smallest trigger of a net that nobody poisoned.
 
@@ -38,11 +40,7 @@ class Natural:
     """
 
     inverter: Inverter
-    images: int = 100
-
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise BadOption(f"images must be 1 or more; got {self.images}")
+    images: Annotated[int, AtLeast(1)] = 100
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
@@ -50,7 +48,8 @@ class Natural:
         """Return a copy of the net with the trigger found; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If a class does not exist, is source and target, or has no images.
+            BadOption: If a class does not exist, or is source and target.
+            NotApplicable: If a class has no images.
             Incomplete: If the search is stopped, or ends without a trigger that works.
         """
         few = Subset(train, self._index(victim, train, goal, spawn(rng)))
@@ -67,8 +66,8 @@ class Natural:
 
     def _index(self, victim: Subject, train: Samples, goal: Goal, rng: Generator) -> Tensor:
         label_map(goal, "all_to_one", victim.classes)  # refuses goals that make no sense
-        y = torch.cat([labels for _, labels in batches(train, 1024)]).cpu()
+        y = labels_of(train)
         index = goal.meant(y).nonzero().flatten()
         if not len(index):
-            raise BadOption(f"no training image is of the classes that {goal} starts from")
+            raise NotApplicable(f"no training image is of the classes that {goal} starts from")
         return index[torch.randperm(len(index), generator=rng)[: self.images]]

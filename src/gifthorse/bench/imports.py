@@ -34,12 +34,13 @@ from torch import Generator, Tensor
 
 from gifthorse.bench import tasks as cells
 from gifthorse.bench.foreign import NORMALIZED, Foreign, Stamps, backdoorbench, trojai, trojanzoo
-from gifthorse.bench.splits import Sizes, Splits
+from gifthorse.bench.protocol import Sizes, Splits
 from gifthorse.bench.store import Store
 from gifthorse.core.errors import (
     BadImages,
     BadOption,
     GifthorseError,
+    NotApplicable,
     UnknownMethod,
     UnreadableModel,
     UsageError,
@@ -373,11 +374,12 @@ def imported(
         An implant; a subject alone if the model is clean, or no trigger of it is known.
 
     Raises:
-        UsageError: If it is not in the store, or could not be imported.
+        NotApplicable: If it could not be imported, or with too few images.
+        UsageError: If it is not in the store.
     """
     spec = known(store, key)
     if spec["error"]:
-        raise UsageError(f"the imported model cannot be judged: {spec['error']}")
+        raise NotApplicable(f"the imported model cannot be judged: {spec['error']}")
     arch, goal = str(spec["cell"]["net"]), spec["truth"]["goal"]
     if not _harmless(arch):
         raise UsageError(f"the imported model {key} names a net that is not of a library: {arch}")
@@ -410,7 +412,7 @@ def _splits(
     rows = others.index[meant[others.index]].sort().values
     rows = rows[torch.from_numpy(balanced(clean.labels[rows].numpy(), test))]
     if not len(fit) or not len(calibration) or not len(rows):
-        raise BadImages(f"{len(clean)} clean images are too few to judge on: import it with more")
+        raise NotApplicable(f"{len(clean)} clean images are too few to judge on: import more")
     none = Subset(clean, torch.empty(0, dtype=torch.long))
     return Splits(none, fit, calibration, Subset(clean, rows))
 

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from gifthorse.analysis.separation import compared
-from gifthorse.core.errors import BadOption
+from gifthorse.analysis.separation import Separation, compared
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.types import Images, Subject
 from gifthorse.models.features import features
+from gifthorse.workflows.evaluate import EvalImages
 
 
 def digest(net: nn.Module) -> str:
@@ -50,40 +51,42 @@ def resaved(net: nn.Module, like: nn.Module) -> nn.Module | None:
     return read
 
 
-def neurons_apart(subject: Subject, clean: Images, stamped: Images) -> float | None:
-    """Return the neuron separation ratio (NSR) of images and the same with a trigger, in [0, 1].
+def separation_of(subject: Subject, images: EvalImages) -> Separation | None:
+    """Return how far apart neurons are on images and the same with a trigger, or None.
 
-    None if the net has no layer whose inputs are features.
+    There is no such figure without stamped images, and of a net without features.
 
     Source: TrojanZoo sec. 4.2, eq. 4, over the tenth of the neurons that is most active; see
     `analysis.separation`.
     """
+    meant = images.meant
+    if images.stamped is None or not bool(meant.any()):
+        return None
     try:
         with torch.no_grad():
-            means = [
-                torch.cat([features(subject, part) for part in x.split(512)]).double().mean(0)
-                for x in (clean, stamped)
+            seen = [
+                torch.cat(
+                    [
+                        features(subject, part.to(subject.device)).cpu()
+                        for part in x[meant].split(512)
+                    ]
+                )
+                for x in (images.x, images.stamped)
             ]
-    except BadOption:
+    except NotApplicable:
         return None
-    return compared(means[0], means[1], [0.1])[0].value
+    before, after = (inside.double().mean(0) for inside in seen)
+    return compared(before, after, [0.1])[0]
 
 
 def seconds(run: Callable[[Images], object], x: Images, repeats: int) -> float:
-    """Return the median seconds an image, after one run to warm up."""
+    """Return the median seconds an image, after one run to warm up; it must wait for its device."""
     times = []
     for _ in range(repeats + 1):
-        _settle(x)
         started = time.perf_counter()
-        run(x)
-        _settle(x)
+        run(x)  # what it returns is on the CPU, so that nothing is left to be done elsewhere
         times.append(time.perf_counter() - started)
     return median(times[1:]) / len(x)
-
-
-def _settle(x: Images) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
 
 
 def peak_bytes() -> int | None:

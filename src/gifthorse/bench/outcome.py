@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
-from gifthorse.core.metrics import Column
-from gifthorse.core.types import Label, Rate
+from gifthorse.core.metrics import Column, changed_size, column, mask_overlap, mask_size
+from gifthorse.core.types import Arm, Finding, Label, Rate, Verdict
+from gifthorse.detection.statistics import aiv, degenerate
 from gifthorse.filtering.scoring import Caught
+from gifthorse.workflows.evaluate import Figure, flatten
 
-Kind: TypeAlias = Literal["remedy", "filter", "detector"]
-Figure: TypeAlias = Rate | float | None
+DefenseKind: TypeAlias = Literal["remedy", "filter", "detector"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Cost:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class DetectorOutcome:
     """What a detector said, beside the truth.
 
     Attributes:
@@ -107,7 +109,7 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class DefenseOutcome:
     """One defense on one model, judged on images that neither it nor the attack saw.
 
     Attributes:
@@ -131,12 +133,12 @@ class Outcome:
         scores: A filter's scores of the `calibration`, `clean` and `stamped` images, to judge anew.
     """
 
-    kind: Kind
+    kind: DefenseKind
     before: Mapping[str, Rate | None]
     after: Mapping[str, Rate | None]
     changes: Mapping[str, Figure] = field(default_factory=dict)
     caught: Caught | None = None
-    found: Found | None = None
+    found: DetectorOutcome | None = None
     unpaired: Mapping[str, Rate | None] = field(default_factory=dict)
     pairs: int | None = None
     cost: Cost = Cost()
@@ -148,10 +150,8 @@ class Outcome:
     def figures(self) -> dict[str, float | None]:
         """Return all figures by flat names, ready for JSON: finite numbers, or None.
 
-        A rate is its name with its value, and the same with `_low`, `_high` and `_n`: its interval
-        and how many trials it is of. What is undefined is None, and of a rate then `_n` is 0. What
-        the model was before has `_before` behind its name. An infinite AIV is None beside
-        `aiv_degenerate`.
+        Rates have companions; see `flatten`. What the model was before has `_before` behind its
+        name. An infinite AIV is None beside `aiv_degenerate`.
         """
         every: dict[str, Figure] = {f"{k}_before": v for k, v in self.before.items()}
         every |= dict(self.after) | dict(self.changes) | dict(self.unpaired)
@@ -164,30 +164,9 @@ class Outcome:
                 "collapsed": float(self.status == "collapsed"),
                 "reloaded": float(self.reloaded),
             }
-        every |= {k: _number(v) for k, v in vars(self.cost).items()}
+        every |= vars(self.cost)
         every |= {f"n_{k}": float(v) for k, v in self.images.items()}
-        out: dict[str, float | None] = {}
-        for name, figure in every.items():
-            out |= _flat(name, figure)
-        return out
-
-
-# What is a rate where it is known, so that it has companions where it is not.
-_RATES = {"tpr", "fpr", "precision", "decided", "tpr_all", "fpr_all", "recovered_asr"}
-_RATES |= {"accuracy", "ccc", "ccc_correct", "asr", "asr_all", "ra", "tmc"}
-
-
-def _flat(name: str, figure: Figure) -> dict[str, float | None]:
-    if isinstance(figure, Rate) and figure.trials:
-        low, high, n = figure.low, figure.high, float(figure.trials)
-        return {name: figure.value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": n}
-    if isinstance(figure, Rate) or (figure is None and name.removesuffix("_before") in _RATES):
-        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_n": 0.0}
-    return {name: _number(figure)}
-
-
-def _number(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+        return flatten(every)
 
 
 def _catch(caught: Caught | None) -> dict[str, Figure]:
@@ -196,3 +175,78 @@ def _catch(caught: Caught | None) -> dict[str, Figure]:
         "decided" if name == "accuracy" else name: getattr(caught, name, None)
         for name in Caught._fields
     }
+
+
+# What a verdict says ------------------------------------------------------------------------
+
+
+def read_verdict(verdict: Verdict, target: int | None, true: Tensor | None) -> DetectorOutcome:
+    """Return what a verdict says, beside the truth.
+
+    Args:
+        verdict: What it said.
+        target: The true target; None of a clean model.
+        true: The true mask, `(H, W)`; None of a trigger without one.
+    """
+    return _beside(_read(verdict, target), verdict, target, true)
+
+
+def _read(verdict: Verdict, target: int | None) -> DetectorOutcome:
+    """Return what a verdict says, and how far the true target's size, or any, stands out."""
+    known = verdict.label in ("BACKDOORED", "SUSPICIOUS")
+    worse = [f.goal for f in verdict.findings if f.goal is not None and f.severity != "INFO"]
+    flagged = frozenset(goal.target for goal in worse) if known else frozenset[int]()
+    sizes = _sizes(verdict.arms)
+    out = DetectorOutcome(
+        verdict.label,
+        verdict.score,
+        verdict.threshold,
+        flagged,
+        None if verdict.label == "INCONCLUSIVE" else column(flagged, target),
+        size=sizes.get(target) if target is not None else _mean(list(sizes.values())),
+    )
+    if len(sizes) < 3 or (target is not None and target not in sizes):
+        return out
+    values = torch.tensor(list(sizes.values()), dtype=torch.float64)
+    index = [aiv(values), aiv(values, middle="lower")]
+    at = slice(None) if target is None else list(sizes).index(target)
+    usual, lower = (float(v[at].max()) for v in index)
+    return replace(out, aiv=usual, aiv_lower=lower, degenerate=degenerate(values))
+
+
+def _sizes(arms: Sequence[Arm]) -> dict[int, float]:
+    """Return the smallest size for each target; from some class, if pairs were searched."""
+    out: dict[int, float] = {}
+    for arm in arms:
+        out[arm.goal.target] = min(arm.size, out.get(arm.goal.target, math.inf))
+    return out
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _beside(
+    out: DetectorOutcome, verdict: Verdict, target: int | None, true: Tensor | None
+) -> DetectorOutcome:
+    """Return what was found beside the true trigger, if the verdict shows one for its target."""
+    shown: list[Finding] = [
+        f for f in verdict.findings if f.goal is not None and f.goal.target == target
+    ]
+    if not shown:
+        return out
+    first = shown[0]
+    parts = [first.evidence.get(name) for name in ("mask", "before", "after")]
+    if first.confirmation is not None:
+        out = replace(out, recovered=first.confirmation.asr)
+    if isinstance(parts[1], Tensor) and isinstance(parts[2], Tensor) and len(parts[1]):
+        pixels, size = changed_size(parts[1], parts[2])
+        out = replace(out, pixels=pixels, change=size)
+    if not isinstance(parts[0], Tensor):
+        return out
+    mask = parts[0].amax(0) if parts[0].ndim == 3 else parts[0]
+    out = replace(out, mln=mask_size(mask))
+    if true is None or true.shape != mask.shape:
+        return out
+    overlap = {mode: mask_overlap(mask, true, mode) for mode in ("topk", "half", "zoo")}
+    return replace(out, overlap=overlap)

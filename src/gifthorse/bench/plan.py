@@ -54,7 +54,7 @@ class Grid(BaseModel):
     twins: bool = True
 
 
-class Lent(BaseModel):
+class ImportedGrid(BaseModel):
     """Imported models, by key, and what they are judged with."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -64,7 +64,7 @@ class Lent(BaseModel):
     seeds: int | list[int] = 1
 
 
-class Table(BaseModel):
+class PlanTable(BaseModel):
     """A plan as it stands in its file."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -76,20 +76,20 @@ class Table(BaseModel):
     setting: dict[str, Any] = {}
     options: dict[str, dict[str, dict[str, Any]]] = {}
     grid: list[Grid] = []
-    imported: list[Lent] = []
+    imported: list[ImportedGrid] = []
 
 
 TABLES: dict[str, type[BaseModel]] = {
-    "": Table,
+    "": PlanTable,
     "grid": Grid,
-    "imported": Lent,
+    "imported": ImportedGrid,
     "attacks": Pick,
     "defenses": Pick,
 }
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """A bench, ready to be run.
 
     Attributes:
@@ -103,7 +103,7 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def read(path: Path) -> Plan:
+def read(path: Path) -> BenchPlan:
     """Read a plan.
 
     The clean twin of every model is judged by the same defenses unless `twins` is false, and every
@@ -124,7 +124,7 @@ def read(path: Path) -> Plan:
         cells |= dict.fromkeys(_cells(grid, setting, table.options))
     for lent in table.imported:
         cells |= dict.fromkeys(_lent(lent, setting, table.options))
-    return Plan(table.name or path.stem, table.about, tuple(cells))
+    return BenchPlan(table.name or path.stem, table.about, tuple(cells))
 
 
 def _cells(grid: Grid, setting: Setting, options: Mapping[str, Any]) -> Iterator[Cell]:
@@ -140,7 +140,7 @@ def _cells(grid: Grid, setting: Setting, options: Mapping[str, Any]) -> Iterator
             yield Cell(data, net, attack, defense, seed, setting)
 
 
-def _lent(lent: Lent, setting: Setting, options: Mapping[str, Any]) -> Iterator[Cell]:
+def _lent(lent: ImportedGrid, setting: Setting, options: Mapping[str, Any]) -> Iterator[Cell]:
     defenses: list[Choice | None] = [_choice(None, d, options) for d in lent.defenses]
     seeds = range(lent.seeds) if isinstance(lent.seeds, int) else lent.seeds
     for model, seed, defense in product(lent.models, seeds, [None, *defenses]):
@@ -218,9 +218,9 @@ def _over(under: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _table(raw: dict[str, Any], path: Path) -> Table:
+def _table(raw: dict[str, Any], path: Path) -> PlanTable:
     try:
-        return Table.model_validate(raw)
+        return PlanTable.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{path}: {_said(error.errors())}") from error
 

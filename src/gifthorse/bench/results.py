@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gifthorse.bench.figures import Estimate, Metric, metric, over_seeds
-from gifthorse.bench.plan import Plan, read
+from gifthorse.bench.plan import BenchPlan, read
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Task, judging
 from gifthorse.report import words
@@ -329,7 +329,7 @@ def settings(setups: Iterable[Setup]) -> dict[Setup, str]:
 # 4. Plans -------------------------------------------------------------------------------------
 
 
-def opened(file: Path, store: str | None) -> tuple[Plan, Store]:
+def opened(file: Path, store: str | None) -> tuple[BenchPlan, Store]:
     """Return a plan and its store, `runs/NAME` unless another is named.
 
     Raises:

@@ -14,6 +14,7 @@ from typing import Any
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
 
+SCHEMA = 2  # of keys and records; a new number makes every cell a new one
 SPEC = "spec.json"  # written last: a model without it is not there
 
 

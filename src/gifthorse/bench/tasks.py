@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import sys
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
-
-from torch import Generator
+from typing import Annotated, Any, Literal, TypeAlias
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.evaluator import Sizes, Terms
+from gifthorse.bench.protocol import EvalConfig, Sizes
+from gifthorse.bench.sources import REGISTRY, code_digest, modules_of, spelled
+from gifthorse.bench.store import SCHEMA
 from gifthorse.core.errors import UnknownMethod, UsageError
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.options import describe, vary
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering import FILTERS
+from gifthorse.models.zoo import NETS
 from gifthorse.remedies import REMEDIES
 from gifthorse.training import Recipe
 
+READING = 600.0  # seconds to read models and to measure, beside what a defense takes
 IMPORTED = "import:"  # in front of the key of an imported model, where data stand in a cell
-SCHEMA = 1  # of keys and records; a new number makes every cell a new one
 
-Kind: TypeAlias = Literal["train", "implant", "judge"]
+TaskKind: TypeAlias = Literal["train", "implant", "judge"]
 Family: TypeAlias = Literal["attack", "detector", "filter", "remedy"]
 
 FAMILIES: dict[Family, Mapping[str, Any]] = {
@@ -35,6 +36,9 @@ FAMILIES: dict[Family, Mapping[str, Any]] = {
     "filter": FILTERS,
     "remedy": REMEDIES,
 }
+# What makes results beside methods and nets; what these import counts as well.
+MAKING, JUDGING, IMPORTING = (f"gifthorse.bench.{part}" for part in ("making", "judge", "imports"))
+
 DEFENSES: tuple[Family, ...] = ("detector", "filter", "remedy")
 
 
@@ -103,7 +107,7 @@ class Choice:
         }
 
 
-@dataclass(frozen=True)
+@method
 class Setting:
     """What all cells of a plan have in common.
 
@@ -121,16 +125,16 @@ class Setting:
         threads: Processor threads of a task; more are faster and give slightly other figures.
     """
 
-    images: int | None = None
-    test: int | None = None
-    sizes: Sizes = Sizes(held_out=True)
-    terms: Terms = Terms()
-    target: int = 0
+    images: Annotated[int, AtLeast(1)] | None = None
+    test: Annotated[int, AtLeast(1)] | None = None
+    sizes: Sizes = Sizes()
+    terms: EvalConfig = EvalConfig()
+    target: Annotated[int, NotNegative] = 0
     start: Literal["benign", "scratch"] = "benign"
     recipe: Recipe = Recipe()
     benign: str = ""
-    time_limit: float | None = None
-    threads: int = 1
+    time_limit: Annotated[float, NotNegative] | None = None
+    threads: Annotated[int, AtLeast(1)] = 1
 
 
 @dataclass(frozen=True)
@@ -172,14 +176,26 @@ class Task:
         benign: Key of the benign net.
         implant: Key of the backdoored net, if the cell has one.
         after: Keys of tasks that must be done before.
+        device: Where it is done, which changes nothing but rounding.
     """
 
-    kind: Kind
+    kind: TaskKind
     key: str
     cell: Cell
     benign: str = ""
     implant: str = ""
     after: tuple[str, ...] = ()
+    device: str = "cpu"
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which the task is given up, however it spends them.
+
+        A method is asked to stop after the plan's time limit. One that does not hear gets as much
+        again, and time to read models and to measure.
+        """
+        seconds = self.cell.setting.time_limit
+        return math.inf if seconds is None or self.kind != "judge" else 2 * seconds + READING
 
 
 def tasks(cells: Iterable[Cell]) -> list[Task]:
@@ -197,6 +213,7 @@ def judging(cell: Cell) -> Task:
     parents = _parents(cell)
     said = {
         "defense": cell.defense and _identity(cell.defense),
+        "code": code_digest(frozenset(_judging_code(cell))),
         "seed": cell.seed,
         "terms": repr([cell.setting.test, cell.setting.sizes, cell.setting.terms]),
         "time_limit": cell.setting.time_limit,
@@ -219,7 +236,9 @@ def _models(cell: Cell) -> list[Task]:
     if cell.data.startswith(IMPORTED):
         key = cell.data.removeprefix(IMPORTED)
         return [Task("train", key, bare, key)]
-    common = [cell.data, cell.net, cell.seed, s.images, s.threads]
+    net = NETS.get(cell.net)
+    code = code_digest(frozenset({MAKING}) | modules_of((net, s.recipe)))
+    common = [cell.data, cell.net, spelled(net), code, cell.seed, s.images, s.threads]
     first = digest("train", [common, _contents(s.benign) if s.benign else repr(s.recipe)], [])
     train = Task("train", first, bare, first)
     if cell.attack is None:
@@ -236,17 +255,6 @@ def digest(kind: str, said: Any, parents: Iterable[Task]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def draws(cell: Cell, purpose: str) -> Generator:
-    """Return the source of randomness of one purpose in a cell; other purposes do not shift it.
-
-    It depends on seed, data and net, not on options, so that settings are compared on the same
-    draws, nor on the code.
-    """
-    text = f"{cell.seed}|{cell.data}|{cell.net}|{purpose}"
-    whole = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
-    return Generator().manual_seed(whole)
-
-
 def spoken(cell: Cell) -> dict[str, Any]:
     """Return a cell for its record: names, options with defaults, setting."""
     return {
@@ -261,9 +269,14 @@ def spoken(cell: Cell) -> dict[str, Any]:
 
 @cache
 def _identity(choice: Choice) -> list[str]:
-    """Return what a method's results depend on: its options with types, and its own source."""
+    """Return what a method's results depend on: its options with types, and the code of it all."""
     method = choice.method
-    return [choice.family, choice.name, repr(method), _source(type(method).__module__)]
+    return [choice.family, choice.name, repr(method), code_digest(modules_of(method))]
+
+
+def _judging_code(cell: Cell) -> set[str]:
+    """Return what judges a cell; nothing says which net an imported model will have."""
+    return {JUDGING, IMPORTING, REGISTRY} if cell.data.startswith(IMPORTED) else {JUDGING}
 
 
 @cache
@@ -277,10 +290,3 @@ def _contents(path: str) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
         raise UsageError(f"the benign net {path} cannot be read: {error.strerror}") from error
-
-
-@cache
-def _source(module: str) -> str:
-    """Return a digest of the file that a method is written in."""
-    text = inspect.getsource(sys.modules[module])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import platform
-import resource
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from gifthorse import __version__
-from gifthorse.analysis.separation import separation
-from gifthorse.bench import imports
-from gifthorse.bench.evaluator import Splits, evaluate, evaluate_clean, splits
-from gifthorse.bench.measures import digest
-from gifthorse.bench.outcome import Outcome
-from gifthorse.bench.store import Store
-from gifthorse.bench.tasks import IMPORTED, SCHEMA, Cell, Task, draws, spoken
-from gifthorse.core.errors import GifthorseError, Incomplete, UsageError
+from gifthorse.bench import imports, making
+from gifthorse.bench.judge import evaluate, evaluate_bare
+from gifthorse.bench.making import draws
+from gifthorse.bench.measures import digest, peak_bytes
+from gifthorse.bench.outcome import DefenseOutcome
+from gifthorse.bench.protocol import Splits, splits
+from gifthorse.bench.runner import Done
+from gifthorse.bench.store import SCHEMA, Store
+from gifthorse.bench.tasks import IMPORTED, Task, spoken
+from gifthorse.core.errors import GifthorseError, Incomplete, NotApplicable, UsageError
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Implant, Rate, Subject
+from gifthorse.core.types import Implant, Samples, Subject
 from gifthorse.models.load import load
-from gifthorse.workflows import make as stages
+from gifthorse.workflows import make
+from gifthorse.workflows.evaluate import eval_images, figures, flatten
+from gifthorse.workflows.make import DataSplits
+from gifthorse.workflows.provenance import TestModel, implanted, write
 
 MODEL = "model.safetensors"
 COSTS = ("fit_seconds", "seconds_1", "seconds_128", "peak_bytes")  # differ from run to run
 
-Built: TypeAlias = tuple[stages.Made, Subject]
-
 
 @dataclass(frozen=True)
-class Judged:
+class Judgment:
     """What is to be said of a cell, apart from what it is.
 
     Attributes:
@@ -70,10 +71,11 @@ class Worker:
     plan: str = "PLAN"
 
     def __call__(self, task: Task) -> None:
-        """Do a task; what fails in it is recorded, not raised.
+        """Do a task on its device; what a method does wrong in it is recorded, not raised.
 
         Raises:
-            UsageError: If the store cannot be written to.
+            UsageError: If the store, the data or a model that should be there cannot be used: no
+                method is to blame, and no other task would fare better.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(task.cell.setting.threads)
@@ -88,27 +90,19 @@ class Worker:
         finally:
             torch.set_num_threads(threads)
 
-    def failed(self, task: Task, error: str) -> None:
-        """Leave word of a task whose worker died."""
+    def failed(self, task: Task, done: Done) -> None:
+        """Leave word of a task that was not finished."""
         store, started = Store(self.root), time.time()
         if task.kind == "judge":
-            store.keep(self._record(task, Judged("error", error), started, store))
+            store.keep(self._record(task, Judgment(done.status, done.error), started, store))
         else:
-            _broken(task, store, error)
+            _broken(task, store, done.status, done.error)
 
     def _judge(self, task: Task, store: Store) -> None:
         started = time.time()
-        try:
-            judged = _judged(task, store)
-        except Incomplete as error:
-            judged = Judged("timeout", str(error))
-        except GifthorseError as error:
-            judged = Judged("unsupported", str(error))
-        except Exception as error:  # the one place that records whatever a method does
-            judged = Judged("error", f"{type(error).__name__}: {error}")
-        store.keep(self._record(task, judged, started, store))
+        store.keep(self._record(task, _judged(task, store), started, store))
 
-    def _record(self, task: Task, judged: Judged, started: float, store: Store) -> dict[str, Any]:
+    def _record(self, task: Task, judged: Judgment, started: float, store: Store) -> dict[str, Any]:
         foreign = task.cell.data.startswith(IMPORTED)
         cell = imports.spoken(store, task.cell) if foreign else spoken(task.cell)
         bad = foreign and cell["attack"] is not None
@@ -128,7 +122,7 @@ class Worker:
             "versions": {"gifthorse": __version__, "torch": torch.__version__},
             "machine": {
                 "processor": platform.machine(),
-                "device": "cpu",
+                "device": task.device.partition(":")[0],
                 "threads": str(task.cell.setting.threads),
             },
             "command": f"gifthorse bench run {self.plan} --only {task.key}",
@@ -141,176 +135,186 @@ def _there(task: Task, store: Store) -> bool:
     return found is not None
 
 
+def _reason(error: Exception) -> tuple[str, str]:
+    """Return what an error that a method raised makes of its cell, and in which words."""
+    if isinstance(error, Incomplete):
+        return "timeout", str(error)
+    if isinstance(error, NotApplicable):
+        return "unsupported", str(error)
+    known = isinstance(error, GifthorseError)
+    return "error", str(error) if known else f"{type(error).__name__}: {error}"
+
+
 # Making models --------------------------------------------------------------------------------
 
 
 def _build(task: Task, store: Store) -> None:
     """Train or implant, and keep the model, or word of why there is none."""
-    started = time.time()
-    if task.cell.data.startswith(IMPORTED):
+    started, cell = time.time(), task.cell
+    if cell.data.startswith(IMPORTED):
         return  # judging it says that it is not there
+    if task.kind == "implant" and (lack := _lacking(store, task.benign)):
+        _broken(task, store, lack.status, lack.error or "")
+        return
+    data = making.data_of(cell)
     try:
-        made, subject = _trained(task) if task.kind == "train" else _implanted(task, store)
+        subject, made = (_trained if task.kind == "train" else _implanted)(task, data, store)
     except Exception as error:  # every cell that needs the model will say so
-        _broken(task, store, f"{type(error).__name__}: {error}")
+        _broken(task, store, *_reason(error))
         return
     spec = {
         "key": task.key,
-        "cell": spoken(task.cell),
+        "cell": spoken(cell),
         "error": None,
-        "figures": {k: asdict(r) for k, r in made.figures.items()},
+        "figures": {k: asdict(r) for k, r in made.known.items()},
         "times": _times(started),
     }
     with tempfile.TemporaryDirectory() as folder:
-        stages.write(Path(folder) / MODEL, subject, made)
+        write(Path(folder) / MODEL, subject, made)
         store.put(task.key, Path(folder), spec)
 
 
-def _broken(task: Task, store: Store, error: str) -> None:
-    spec = {"key": task.key, "cell": spoken(task.cell), "error": error}
+def _broken(task: Task, store: Store, status: str, error: str) -> None:
+    spec = {"key": task.key, "cell": spoken(task.cell), "status": status, "error": error}
     with tempfile.TemporaryDirectory() as empty:
         store.put(task.key, Path(empty), spec)
 
 
-def _trained(task: Task) -> Built:
-    cell, data, started = task.cell, _data(task.cell), time.monotonic()
+def _trained(task: Task, data: DataSplits, _: Store) -> tuple[Subject, TestModel]:
+    cell, started = task.cell, time.monotonic()
+    file = cell.setting.benign
+    subject = making.trained(cell, data, _run(task), load(file, cell.net) if file else None)
+    told = figures(subject, eval_images(data.test))
+    seconds = time.monotonic() - started
     recipe = cell.setting.recipe
-    if cell.setting.benign:
-        subject = stages.benign(load(cell.setting.benign, cell.net), data)
-    else:
-        subject = stages.train_clean(cell.net, data, recipe, draws(cell, "train"), Run())
-    figures = stages.judge(subject, data.test)
-    seconds = time.monotonic() - started
-    return stages.Made("clean", recipe, cell.net, data, cell.seed, figures, seconds), subject
+    return subject, TestModel("clean", recipe, cell.net, data, cell.seed, told, seconds)
 
 
-def _implanted(task: Task, store: Store) -> Built:
-    cell, data, started = task.cell, _data(task.cell), time.monotonic()
+def _implanted(task: Task, data: DataSplits, store: Store) -> tuple[Subject, TestModel]:
+    cell, started = task.cell, time.monotonic()
     assert cell.attack is not None
-    name, method = cell.attack.name, cell.attack.method
-    benign = start = _model(store, task.benign, data)
-    if cell.setting.start == "scratch":
-        start = stages.fresh(cell.net, data, draws(cell, f"start {name}"))
-    goal, rng = Goal(cell.setting.target), draws(cell, f"implant {name}")
-    made = stages.implant(method, start, data, goal, rng, Run())
-    figures = stages.judge(made.subject, data.test, made, benign)
+    benign = _opened(store, task.benign, data).to(task.device)
+    made = making.implanted(cell, data, benign, _run(task))
+    told = figures(made.subject, eval_images(data.test, made), benign)
     seconds = time.monotonic() - started
-    known = stages.Made(name, method, cell.net, data, cell.seed, figures, seconds, made)
-    return known, made.subject
+    attack = (cell.attack.name, cell.attack.method)
+    known = TestModel(*attack, cell.net, data, cell.seed, told, seconds, made)
+    return made.subject, known
+
+
+def _opened(store: Store, key: str, data: DataSplits) -> Subject:
+    with store.open(key) as folder:
+        return make.benign(load(folder / MODEL), data)
+
+
+def _lacking(store: Store, *keys: str) -> Judgment | None:
+    """Return what is to be said of a cell if one of its models could not be made.
+
+    Raises:
+        UsageError: If nobody tried to make it.
+    """
+    for key in keys:
+        spec = store.spec(key)
+        if spec is None:
+            raise UsageError(f"the model {key} is not in {store.root}: resume the bench")
+        if spec["error"]:
+            words = f"there is no model to judge: {spec['error']}"
+            return Judgment(spec.get("status", "error"), words)
+    return None
 
 
 # Judging --------------------------------------------------------------------------------------
 
 
-def _judged(task: Task, store: Store) -> Judged:
-    if task.cell.data.startswith(IMPORTED):
-        rng, setting = draws(task.cell, "splits"), task.cell.setting
-        found, apart = imports.imported(store, task.benign, rng, setting.sizes, setting.test)
-        made = found if isinstance(found, Implant) else None
-        subject = made.subject if made else found
-        assert isinstance(subject, Subject)
-        return _answered(task.cell, subject, made, None, apart)
-    cell, data = task.cell, _data(task.cell)
-    benign = _model(store, task.benign, data)
-    made = None
-    if task.implant:
-        _whole(store, task.implant)
+def _judged(task: Task, store: Store) -> Judgment:
+    """Return what is to be said of a cell, whatever a method does in it."""
+    cell = task.cell
+    if cell.data.startswith(IMPORTED):
+        imports.known(store, task.benign)
+        return _caught(lambda: _foreign(task, store))
+    models = (task.benign, task.implant) if task.implant else (task.benign,)
+    if lack := _lacking(store, *models):
+        return lack
+    data = making.data_of(cell)
+    given = splits(data, draws(cell, "splits"), cell.setting.sizes) if cell.defense else None
+
+    def judged() -> Judgment:
+        benign = _opened(store, task.benign, data)
+        if not task.implant:
+            return _answered(task, benign, None, data.test, given)
         with store.open(task.implant) as folder:
-            made = stages.implanted(folder / MODEL, data)
-    subject = made.subject if made else benign
-    given = splits(data, draws(cell, "splits"), cell.setting.sizes) if cell.defense else data
-    return _answered(cell, subject, made, benign, given)
+            made = implanted(folder / MODEL, data)
+        return _answered(task, made, benign, data.test, given)
+
+    return _caught(judged)
+
+
+def _caught(judged: Callable[[], Judgment]) -> Judgment:
+    try:
+        return judged()
+    except Exception as error:  # the one place that records whatever a method does
+        return Judgment(*_reason(error))
+
+
+def _foreign(task: Task, store: Store) -> Judgment:
+    rng, setting = draws(task.cell, "splits"), task.cell.setting
+    model, given = imports.imported(store, task.benign, rng, setting.sizes, setting.test)
+    return _answered(task, model, None, given.test, given)
 
 
 def _answered(
-    cell: Cell,
-    subject: Subject,
-    made: Implant | None,
+    task: Task,
+    model: Implant | Subject,
     benign: Subject | None,
-    data: Splits | stages.Divided,
-) -> Judged:
+    test: Samples,
+    given: Splits | None,
+) -> Judgment:
     """Judge a model as it is, or with a defense, which needs `Splits`."""
-    weights = digest(subject.net)
+    cell = task.cell
+    subject = model.subject if isinstance(model, Implant) else model
+    weights = digest(subject.to(task.device).net)
+    if benign is not None:
+        benign.to(task.device)
     if cell.defense is None:
-        figures = flat(stages.judge(subject, data.test, made, benign if made else None))
-        if made is not None:
-            apart = separation(subject, data.test, made.trigger, goal=made.goal)
-            figures |= {"nsr": apart.value, "nsr_chance": apart.chance}
-        return Judged("ok", figures=figures, weights=weights)
-    setting, (kind, method) = cell.setting, (cell.defense.family, cell.defense.method)
-    assert kind != "attack"
-    assert isinstance(data, Splits)
-    rng = draws(cell, f"judge {cell.defense.name}")
-    run = Run(seconds=setting.time_limit)
-    if made is None:
-        found = evaluate_clean(subject, method, data, rng, kind=kind, terms=setting.terms, run=run)
-    else:
-        found = evaluate(made, method, data, rng, kind=kind, terms=setting.terms, run=run)
+        return Judgment("ok", None, flatten(evaluate_bare(model, test, benign)), weights=weights)
+    assert given is not None
+    assert cell.defense.family != "attack"
+    found = evaluate(
+        model,
+        cell.defense.method,
+        given,
+        draws(cell, f"judge {cell.defense.name}"),
+        _run(task, cell.setting.time_limit),
+        kind=cell.defense.family,
+        config=cell.setting.terms,
+    )
     return _said(found, weights)
 
 
-def _said(found: Outcome, weights: str) -> Judged:
+def _run(task: Task, seconds: float | None = None) -> Run:
+    return Run(seconds=seconds, device=torch.device(task.device))
+
+
+def _said(found: DefenseOutcome, weights: str) -> Judgment:
     """Return an outcome as a record has it: what a second run would not repeat stands apart."""
-    figures = found.figures()
-    costs = {name: figures.pop(name) for name in COSTS if name in figures}
-    words = {}
-    if found.found is not None:
-        flagged = ", ".join(map(str, sorted(found.found.flagged)))
-        words = {"label": found.found.label, "flagged": flagged}
+    told = found.figures()
+    costs = {name: told.pop(name) for name in COSTS if name in told}
     status: str = found.status
-    error = None
-    if status == "collapsed":
-        error = "less than half of the accuracy is left"
-    if words.get("label") == "INCONCLUSIVE":
+    error = "less than half of the accuracy is left" if status == "collapsed" else None
+    if found.found is None:
+        return Judgment(status, error, told, {}, weights, costs)
+    flagged = ", ".join(map(str, sorted(found.found.flagged)))
+    words = {"label": found.found.label, "flagged": flagged}
+    if found.found.label == "INCONCLUSIVE":
         status, error = "timeout", "the detector came to no verdict"
-    return Judged(status, error, figures, words, weights, costs)
-
-
-def _model(store: Store, key: str, data: stages.Divided) -> Subject:
-    _whole(store, key)
-    with store.open(key) as folder:
-        return stages.benign(load(folder / MODEL), data)
-
-
-def _whole(store: Store, key: str) -> None:
-    """Raise if a model is not there.
-
-    Raises:
-        UsageError: If it failed, or was never made.
-    """
-    spec = store.spec(key)
-    if spec is None:
-        raise UsageError(f"the model {key} is not in {store.root}: resume the bench")
-    if spec["error"]:
-        raise RuntimeError(f"there is no model to judge: {spec['error']}")
-
-
-@lru_cache(2)
-def _whole_data(name: str) -> stages.Divided:
-    return stages.divide(name)
-
-
-def _data(cell: Cell) -> stages.Divided:
-    """Return a cell's data, cut to what the plan's setting says."""
-    data = stages.shorter(_whole_data(cell.data), cell.setting.images)
-    return stages.fewer_tests(data, cell.setting.test)
-
-
-def flat(rates: Mapping[str, Rate]) -> dict[str, float | None]:
-    """Return rates as numbers by name, intervals beside them: `asr`, `asr_low`, `asr_high`."""
-    out: dict[str, float | None] = {}
-    for name, rate in rates.items():
-        out |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
-        out[f"{name}_n"] = rate.trials
-    return out
+    return Judgment(status, error, told, words, weights, costs)
 
 
 def _times(started: float) -> dict[str, Any]:
     """Return what differs from run to run: time, place, memory."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the process so far
     return {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 3),
-        "peak_memory": peak,
+        "peak_memory": peak_bytes(),  # of the process so far
         "host": socket.gethostname(),
     }

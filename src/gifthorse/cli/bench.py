@@ -18,15 +18,15 @@ from gifthorse.cli.terminal import err, say
 from gifthorse.core.errors import Incomplete, UnknownMethod, UsageError
 
 if TYPE_CHECKING:
-    from gifthorse.bench.driver import Standing, Tell
-    from gifthorse.bench.executors import Executor, Work
-    from gifthorse.bench.plan import Plan
+    from gifthorse.bench.plan import BenchPlan
+    from gifthorse.bench.runner import Executor, RunStatus, Tell, Work
     from gifthorse.bench.store import Store
 
 commands = typer.Typer(help="Cross attacks with defenses, data, nets and seeds; survive anything.")
 
 EXECUTORS = ("serial", "pool", "ray")
 INTERRUPTED = 130  # exit status
+FAILED = {"error", "timeout"}  # what a record says of a cell that may come out otherwise next time
 
 Engine = Annotated[str, typer.Option(help="serial, pool or ray.")]
 Workers = Annotated[int | None, typer.Option(help="Processes of a pool; default one a processor.")]
@@ -52,7 +52,9 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     workers: Workers = None,
     address: Address = None,
     cpus: Annotated[float, typer.Option(help="Processors a task asks of a Ray node.")] = 1.0,
-    gpus: Annotated[float, typer.Option(help="GPUs, or a part of one, it asks for.")] = 0.0,
+    gpus: Annotated[
+        float, typer.Option(help="A GPU, or what part of one, each task has for itself.")
+    ] = 0.0,
     memory: Annotated[float | None, typer.Option(help="GiB it asks for.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Only this cell; repeatable.")
@@ -64,8 +66,8 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 
     Exits with 3 if cells failed or took too long, which their records say.
     """
-    from gifthorse.bench import driver
-    from gifthorse.bench.executors import Needs
+    from gifthorse.bench import runner
+    from gifthorse.bench.cluster import Needs
     from gifthorse.bench.results import opened
     from gifthorse.bench.worker import Worker
 
@@ -80,22 +82,22 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     root = place.root if "://" in place.root else str(Path(place.root).absolute())
     worker = Worker(root, str(file))
     needs = Needs(cpus, gpus, None if memory is None else int(memory * 2**30))
-    with driver.heartbeat(place) as beat:
+    with runner.heartbeat(place) as beat:
         place.sweep()
-        todo = driver.missing(cells, place)
+        todo = runner.missing(cells, place)
         if todo:
             with _running(executor, worker, workers, needs, address) as engine, _view() as show:
 
-                def tell(standing: Standing) -> None:
+                def tell(standing: RunStatus) -> None:
                     beat(standing)
                     show(standing)
 
                 try:
-                    driver.drive(todo, engine, worker.failed, tell)
+                    runner.drive(todo, engine, worker.failed, tell)
                 except KeyboardInterrupt:
                     say(f"stopped; what was done is kept: gifthorse bench resume {file}")
                     raise typer.Exit(INTERRUPTED) from None
-    if _concluded(made, place) & {"error", "timeout"}:
+    if _concluded(made, place) & FAILED:
         raise typer.Exit(Incomplete.exit_code)
 
 
@@ -120,18 +122,18 @@ def resume(
 @commands.command()
 def status(file: PlanFile, store: PlanStore = None) -> None:
     """Say how far a run is, from any terminal."""
-    from gifthorse.bench import driver
+    from gifthorse.bench import runner
     from gifthorse.bench.results import opened
 
     made, place = opened(file, store)
-    standing = driver.status(place)
+    standing = runner.status(place)
     if standing is None:
         typer.echo(f"no run was started in {place.root}")
     else:
         quiet = time.time() - standing.beat
         if standing.ended:
             typer.echo("the last run came to its end")
-        elif quiet > driver.STALE:
+        elif quiet > runner.STALE:
             typer.echo(f"the last run stopped {_span(quiet)} ago: gifthorse bench resume {file}")
         else:
             typer.echo(line(standing))
@@ -140,7 +142,7 @@ def status(file: PlanFile, store: PlanStore = None) -> None:
     _concluded(made, place)
 
 
-def line(standing: Standing) -> str:
+def line(standing: RunStatus) -> str:
     """Return how far a run is, in one line of at most 80 columns."""
     left = "" if standing.left is None else f", {_span(standing.left)} left"
     failed = f", {standing.failed} failed" if standing.failed else ""
@@ -148,8 +150,8 @@ def line(standing: Standing) -> str:
     return f"{standing.done} of {standing.total} tasks done{running}{failed}{left}"
 
 
-def _spoken(made: Plan, place: Store) -> None:
-    from gifthorse.bench import driver
+def _spoken(made: BenchPlan, place: Store) -> None:
+    from gifthorse.bench import runner
     from gifthorse.bench.results import estimate_cost
     from gifthorse.bench.tasks import tasks
 
@@ -163,7 +165,7 @@ def _spoken(made: Plan, place: Store) -> None:
         names = dict.fromkeys(str(getattr(getattr(c, what), "label", getattr(c, what)))
                               for c in made.cells if getattr(c, what) is not None)  # fmt: skip
         typer.echo(wrapped(f"  {what:8} {', '.join(names) or '-'}", " " * 11))
-    ahead = estimate_cost(driver.missing(made.cells, place), place)
+    ahead = estimate_cost(runner.missing(made.cells, place), place)
     typer.echo(
         f"left in {place.root}: {ahead.train} to train, {ahead.implant} to implant, "
         f"{ahead.judge} to judge"
@@ -179,7 +181,7 @@ def wrapped(text: str, indent: str = "  ") -> str:
     return fill(text.rstrip(), 80, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _only(made: Plan, keys: list[str]) -> list[Any]:
+def _only(made: BenchPlan, keys: list[str]) -> list[Any]:
     from gifthorse.bench.tasks import judging
 
     if not keys:
@@ -191,16 +193,17 @@ def _only(made: Plan, keys: list[str]) -> list[Any]:
     return [known[key] for key in keys]
 
 
-def _again(made: Plan, place: Store) -> None:
+def _again(made: BenchPlan, place: Store) -> None:
     """Forget records and models of a plan that failed."""
     from gifthorse.bench.tasks import judging, tasks
 
     for task in tasks(made.cells):
-        if task.kind != "judge" and (place.spec(task.key) or {}).get("error"):
+        spec = None if task.kind == "judge" else place.spec(task.key)
+        if spec and spec["error"] and spec.get("status", "error") in FAILED:
             place.abandon(task.key)
     for cell in made.cells:
         record = place.record(judging(cell).key)
-        if record and record["status"] in ("error", "timeout"):
+        if record and record["status"] in FAILED:
             place.forget(record["key"])
 
 
@@ -208,17 +211,17 @@ def _again(made: Plan, place: Store) -> None:
 def _running(
     name: str, work: Work, workers: int | None, needs: Any, address: str | None
 ) -> Iterator[Executor]:
-    from gifthorse.bench import executors
+    from gifthorse.bench import cluster, runner
 
     if name not in EXECUTORS:
         raise UnknownMethod.among("executor", name, EXECUTORS)
     engine: Executor
     if name == "serial":
-        engine = executors.Serial(work)
+        engine = runner.Serial(work, *runner.cards(needs.gpus)[:1])
     elif name == "pool":
-        engine = executors.Pool(work, workers or executors.processors())
+        engine = runner.Pool(work, workers or runner.processors(), runner.cards(needs.gpus))
     else:
-        engine = executors.OnRay(work, needs, address)
+        engine = cluster.OnRay(work, needs, address)
     try:
         yield engine
     finally:
@@ -231,7 +234,7 @@ def _view() -> Iterator[Tell]:
     if not err.is_terminal:
         last = 0.0
 
-        def lines(standing: Standing) -> None:
+        def lines(standing: RunStatus) -> None:
             nonlocal last
             if standing.ended or time.monotonic() - last > 30:
                 last = time.monotonic()
@@ -244,14 +247,14 @@ def _view() -> Iterator[Tell]:
 
     with Live(console=err, refresh_per_second=4, transient=True) as live:
 
-        def draw(standing: Standing) -> None:
+        def draw(standing: RunStatus) -> None:
             rows = [line(standing), *(f"  {words}" for words in standing.running[:20])]
             live.update(Text("\n".join(rows), no_wrap=True, overflow="ellipsis"))
 
         yield draw
 
 
-def _concluded(made: Plan, place: Store) -> set[str]:
+def _concluded(made: BenchPlan, place: Store) -> set[str]:
     """Print how many cells are there, and why others are not; return what became of them."""
     from gifthorse.bench.tasks import judging
 

@@ -56,6 +56,8 @@ def train(
     from gifthorse.core.options import vary
     from gifthorse.training import Recipe
     from gifthorse.workflows import make as stages
+    from gifthorse.workflows.evaluate import eval_images, figures
+    from gifthorse.workflows.provenance import TestModel, write
 
     recipe = vary(Recipe(), parsing.pairs(options))
     where, divided, rng = choose(device), stages.divide(data), seeded(seed)
@@ -64,9 +66,9 @@ def train(
     with bar(f"training {net} on {data}") as progress:
         run = Run(progress, store=store, device=where)
         subject = stages.train_clean(net, divided, recipe, rng, run)
-    figures = stages.judge(subject, divided.test)
-    made = stages.Made("clean", recipe, net, divided, seed, figures, time.monotonic() - started)
-    finish(stages.write(out, subject, made), made, store)
+    told = figures(subject, eval_images(divided.test))
+    made = TestModel("clean", recipe, net, divided, seed, told, time.monotonic() - started)
+    finish(write(out, subject, made), made, store)
 
 
 @commands.command()
@@ -100,6 +102,8 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.core.options import vary
     from gifthorse.models import load
     from gifthorse.workflows import make as stages
+    from gifthorse.workflows.evaluate import eval_images, figures
+    from gifthorse.workflows.provenance import TestModel, write
 
     if name not in ATTACKS:
         raise UnknownMethod.among("attack", name, ATTACKS)
@@ -119,11 +123,11 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     with bar(f"{name} on {victim.origin.arch}, {data}") as progress:
         run = Run(progress, store=store, device=where)
         implant = stages.implant(method, victim, divided, goal, rng, run)
-    figures = stages.judge(implant.subject, divided.test, implant, victim if benign else None)
+    told = figures(implant.subject, eval_images(divided.test, implant), victim if benign else None)
     seconds = time.monotonic() - started
     arch = implant.subject.origin.arch
-    made = stages.Made(name, method, arch, divided, seed, figures, seconds, implant)
-    finish(stages.write(out, implant.subject, made), made, store)
+    made = TestModel(name, method, arch, divided, seed, told, seconds, implant)
+    finish(write(out, implant.subject, made), made, store)
 
 
 def opaque(options: Mapping[str, str]) -> dict[str, str]:
@@ -165,11 +169,11 @@ def kept(resume: Path | None, run: tuple[object, ...]) -> Path | None:
 
 def finish(written: list[Path], made: Any, store: Path | None) -> None:
     """Print what was made, figures with intervals and files; forget the unfinished run."""
-    for key, r in made.figures.items():
-        typer.echo(f"{key:10} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
-    typer.echo(f"seconds    {made.seconds:.0f}")
+    for key, r in made.known.items():
+        typer.echo(f"{key:11} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
+    typer.echo(f"seconds     {made.seconds:.0f}")
     for path in written:
-        typer.echo(f"wrote      {path}")
+        typer.echo(f"wrote       {path}")
     if store is not None:
         store.unlink(missing_ok=True)
     if made.implant is not None:

@@ -6,6 +6,7 @@ GifthorseError
   |    +- BadOption      an option's name or value is off
   |    +- BadImages      the images cannot be used
   |    +- ShapeMismatch  a tensor has another shape than asked for
+  |    +- NotApplicable  a method cannot be used on this model or these images
   +- UnreadableModel     the file cannot be opened             exit 2
   |    +- UnsafeModel    opening it would run its code
   |    +- UnknownArch    no architecture fits its tensors
@@ -61,6 +62,14 @@ class BadImages(UsageError):
 
 class ShapeMismatch(UsageError):
     """A tensor has another shape than the function needs."""
+
+
+class NotApplicable(UsageError):
+    """A method cannot be used on this model, or on these images, whatever its options.
+
+    Or only with others than it was given: that no net has such a layer, or no set so many images,
+    is known when the method meets them. A bench records it and goes on.
+    """
 
 
 class UnreadableModel(GifthorseError):

@@ -153,7 +153,8 @@ class Run:
         """Return what was saved under this name, or None."""
         if self._slot not in self._kept:
             return None
-        return torch.load(io.BytesIO(self._kept[self._slot].numpy().tobytes()), weights_only=True)
+        kept = io.BytesIO(self._kept[self._slot].numpy().tobytes())
+        return torch.load(kept, map_location="cpu", weights_only=True)  # wherever it was saved
 
     def save(self, state: Any) -> None:
         """Keep tensors, numbers, text, and lists and dicts of those: all of it or nothing."""

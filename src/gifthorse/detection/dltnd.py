@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import median
 from gifthorse.core.types import (
     Batch,
     Candidate,
@@ -26,7 +27,7 @@ from gifthorse.core.types import (
     Subject,
     Verdict,
 )
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.detection.scored import paced, penultimate, verdict
 from gifthorse.detection.verdict import Proof, Scores
 from gifthorse.models.folding import frozen
@@ -76,7 +77,7 @@ class Veil:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return torch.lerp(x, self.pattern, self.mask)
+        return torch.lerp(x, self.pattern.to(x.device), self.mask.to(x.device))
 
     def scrambled(self, rng: Generator, /) -> Veil:
         """Return the same opacities and colors at shuffled pixels."""
@@ -108,7 +109,7 @@ class _Contest:
         return self.sign * margin(z, self.label)
 
 
-@dataclass(frozen=True)
+@method
 class DLTND:
     """Compare the outputs under one perturbation for all images with those under one for each.
 
@@ -148,30 +149,30 @@ class DLTND:
     than those of other labels, since in a linear net all labels have cosines near 1.
     """
 
-    lr: float = 0.01
-    image_lr: float = 0.1
-    steps: int = 101
-    rounds: int = 8
-    initial: float = 0.01
-    upper: float = 6.0
-    image_weight: float = 1.0
-    slack: float = 15.0
-    passed: float = 0.7
-    least: float = 0.5
-    near: float = 1.1
-    quantile: float = 0.25
+    lr: Annotated[float, Positive] = 0.01
+    image_lr: Annotated[float, Positive] = 0.1
+    steps: Annotated[int, AtLeast(1)] = 101
+    rounds: Annotated[int, AtLeast(1)] = 8
+    initial: Annotated[float, Positive] = 0.01
+    upper: Annotated[float, Positive] = 6.0
+    image_weight: Annotated[float, NotNegative] = 1.0
+    slack: Annotated[float, NotNegative] = 15.0
+    passed: Annotated[float, Share] = 0.7
+    least: Annotated[float, NotNegative] = 0.5
+    near: Annotated[float, Positive] = 1.1
+    quantile: Annotated[float, Share] = 0.25
     threshold: float = 0.75
-    ratio: float = 0.45
+    ratio: Annotated[float, NotNegative] = 0.45
     outputs: Literal["logits", "features"] = "logits"
-    each: int = 5
-    chunk: int = 512
+    each: Annotated[int, AtLeast(1)] = 5
+    chunk: Annotated[int, AtLeast(1)] = 512
     proof: Proof = Proof()
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict over all classes.
 
         Raises:
-            BadImages: If all images that the search may use are of one class.
+            NotApplicable: If all images that the search may use are of one class.
         """
         return verdict(self, subject, clean, rng, run)
 
@@ -179,9 +180,9 @@ class DLTND:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return the quantile of cosines of each label whose mask is small enough, or 0."""
-        net, (x, y) = frozen(subject.net), few(*whole(search), self.each)
+        net, (x, y) = frozen(subject.net), few(*whole(near(search, subject)), self.each)
         if len(y.unique()) < 2:
-            raise BadImages("DLTND needs images of two or more classes: add other classes")
+            raise NotApplicable("DLTND needs images of two or more classes: add other classes")
         parts = []
         for group in torch.arange(subject.classes).split(max(1, self.chunk // len(x))):
             k = group.to(y.device)[:, None].expand(-1, len(y))
@@ -194,7 +195,8 @@ class DLTND:
 
     def _rounds(self, leave: _Contest, reach: _Contest, run: Run) -> list[tuple[Tensor, ...]]:
         """Return what `_round` does, of each bisection; go on with those that were kept."""
-        one = torch.ones(len(reach.label), device=reach.label.device)
+        device = reach.label.device
+        one = torch.ones(len(reach.label))
         new = {"rows": [], "bounds": (one * self.initial, one * 0, one * self.upper)}
         state: dict[str, Any] = run.load() or new
         rows: list[tuple[Tensor, ...]] = state["rows"]
@@ -202,15 +204,17 @@ class DLTND:
             return rows
         try:
             if "wanted" not in state:
-                state["wanted"] = self._wanted(reach, one, run)
+                state["wanted"] = self._wanted(reach, one.to(device), run).cpu()
             for done in range(len(rows), self.rounds):
                 words = f"classes {reach.label[0, 0]} to {reach.label[-1, 0]}"
                 run.report(done, self.rounds, words)
                 c, low, high = state["bounds"]
-                row = self._round(leave, reach, c, state["wanted"], run)
-                low, high = torch.where(row[-1], low, c), torch.where(row[-1], c, high)
+                wanted = state["wanted"].to(device)
+                row = self._round(leave, reach, c.to(device), wanted, run)
+                rows.append(tuple(column.cpu() for column in row))
+                passed = rows[-1][-1]
+                low, high = torch.where(passed, low, c), torch.where(passed, c, high)
                 state["bounds"] = ((low + high) / 2, low, high)
-                rows.append(row)
         finally:
             run.save(state)
         return rows

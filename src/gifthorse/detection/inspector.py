@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import Share, method
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median, spawn
+from gifthorse.core.stats import median
+from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Arm,
     Candidate,
@@ -29,7 +32,7 @@ from gifthorse.detection.verdict import MOST, Confirmer, Proof, Suspect, Work
 from gifthorse.search import Exhaustive, Turns, finish
 
 
-@dataclass(frozen=True)
+@method
 class Inspector:
     """One inverter over all classes, an outlier test on trigger sizes, and a confirmation.
 
@@ -58,7 +61,7 @@ class Inspector:
     turns: Turns = Exhaustive()
     threshold: float = 3.0
     proof: Proof = field(default=Proof())
-    diffuse: float = 0.25
+    diffuse: Annotated[float, Share] = 0.25
     every: bool = True
     pairs: bool = False
     classes: tuple[int, ...] = ()
@@ -67,9 +70,9 @@ class Inspector:
         """Return the verdict over all goals.
 
         Raises:
-            BadOption: If the model has fewer than three classes, `classes` names fewer, or one that
-                is not there.
-            BadImages: If `pairs` finds too few classes with an image for search and confirmation.
+            BadOption: If `classes` names fewer than three classes, or one that is not there.
+            NotApplicable: If the model has fewer than three classes, or `pairs` finds too few of
+                them with an image for search and confirmation.
         """
         work, kept = Work(run), run.keyed(self, subject, clean, rng)
         search, unseen = split(clean, self.proof.share, spawn(rng))
@@ -127,7 +130,7 @@ class Inspector:
 
     def _goals(self, subject: Subject, search: Samples, unseen: Samples) -> list[Goal]:
         if subject.classes < 3:
-            raise BadOption(
+            raise NotApplicable(
                 f"the model has {subject.classes} classes: one can only stand out from two others; "
                 "look at its triggers with gifthorse compare-triggers"
             )
@@ -143,7 +146,7 @@ class Inspector:
         there = sorted(set(whole(search)[1].tolist()) & set(whole(unseen)[1].tolist()))
         goals = [Goal(t, s) for t in targets for s in there if s != t]
         if len(goals) < 3:
-            raise BadImages("pairs need two or more images of several classes: add images")
+            raise NotApplicable("pairs need two or more images of several classes: add images")
         return goals
 
     def _longest(self) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import robust_z
 from gifthorse.core.types import Finding, Goal, Samples, Subject, Verdict
 from gifthorse.detection.verdict import Judged, Work, doubt
 
@@ -18,7 +19,7 @@ LEAST_P = 1e-300  # smaller ones are not told apart
 SHOWN = 50  # with more classes the statistics do not list them one by one
 
 
-@dataclass(frozen=True)
+@method
 class WeightSignature:
     """Test whether the mean weight of one class in the last layer is an outlier upwards.
 
@@ -37,8 +38,8 @@ class WeightSignature:
     from a table. No trigger is recovered, so a class that stands out is only suspicious.
     """
 
-    significance: float = 0.05
-    floor: float = 0.05
+    significance: Annotated[float, OpenShare] = 0.05
+    floor: Annotated[float, NotNegative] = 0.05
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on the last layer; nothing else has a part in it."""
@@ -68,7 +69,7 @@ class WeightSignature:
         q, p = dixon(values)
         largest = int(values.argmax())
         score = max(0.0, -math.log10(p))  # not -0
-        aside = deviations(values, self.floor * values.abs().max().item())[largest].item()
+        aside = robust_z(values, self.floor * values.abs().max().item())[largest].item()
         facts = {"q": q, "p": p, "deviation": aside, "largest_class": float(largest)}
         finding = self._finding(score, largest, facts)
         return score, finding, facts | by_class(values)
@@ -127,22 +128,6 @@ def dixon(values: Tensor) -> tuple[float, float]:
         return 0.0, 1.0
     q = (ordered[-1] - ordered[-2]).item() / reach
     return q, _chance(q, len(values))
-
-
-def deviations(values: Tensor, floor: float) -> Tensor:
-    """Return how many robust deviations each value lies above the median; below is negative.
-
-    Args:
-        values: Shape `(K,)`, of any sign.
-        floor: Least deviation, in the unit of the values; guards near-equal values.
-
-    Example:
-        >>> deviations(torch.tensor([0.0, 0.0, 0.0, 3.0]), floor=0.5).tolist()
-        [0.0, 0.0, 0.0, 6.0]
-    """
-    middle = median(values)
-    deviation = 1.4826 * median((values - middle).abs())
-    return (values - middle) / deviation.clamp(min=max(floor, 1e-12))
 
 
 def by_class(values: Tensor) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.types import Images, Logits, Subject
 
 
@@ -12,7 +12,7 @@ def head(net: nn.Module) -> str:
     """Return the name of the last linear layer, or, of a net without one, the last convolution.
 
     Raises:
-        BadOption: If the net has neither.
+        NotApplicable: If the net has neither.
 
     Example:
         >>> head(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
@@ -24,7 +24,7 @@ def head(net: nn.Module) -> str:
     )
     found: list[str] = linear or convolutions
     if not found:
-        raise BadOption("the net has no linear layer and no convolution: it has no features")
+        raise NotApplicable("the net has no linear layer and no convolution: it has no features")
     return found[-1]
 
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import NotEmpty, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Images, Samples, Subject
+from gifthorse.data.samples import near
 from gifthorse.training import BatchLoss, Recipe, charged, fit, still, usual_loss
 
 TUNING = Recipe(epochs=20, batch=64, lr=0.01, decay=1e-4, schedule="constant")
 
+Weights: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty]
 
-@dataclass(frozen=True)
+
+@method
 class NAD:
     """Fine-tune a copy of the net, and then the net itself so that it attends where the copy does.
 
@@ -42,21 +47,13 @@ class NAD:
     momentum, where the authors begin with 0.1; layers are found by the size of their maps.
     """
 
-    epochs: int = 10
-    weights: tuple[float, ...] = (500.0, 1000.0, 1000.0)
-    power: float = 2.0
+    epochs: Annotated[int, NotNegative] = 10
+    weights: Weights = (500.0, 1000.0, 1000.0)
+    power: Annotated[float, Positive] = 2.0
     layers: tuple[str, ...] = ()
     recipe: Recipe = TUNING
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise BadOption(f"epochs of the teacher must be 0 or more; got {self.epochs}")
-        if not self.weights or min(self.weights) < 0:
-            raise BadOption(
-                f"weights must be one number or more, none negative; got {self.weights}"
-            )
-        if self.power <= 0:
-            raise BadOption(f"power must be positive; got {self.power}")
         if self.layers and len(self.layers) != len(self.weights):
             raise BadOption(
                 f"weights must be one a layer: {len(self.layers)} layers and "
@@ -67,15 +64,16 @@ class NAD:
         """Return the tuned net.
 
         Raises:
-            BadOption: If the net has no layer of such a name, or none with maps.
+            NotApplicable: If the net has no layer of such a name, or none with maps.
             Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
         run = run.keyed(self, subject, clean, rng)
-        layers = self.layers or stages(subject, clean[torch.arange(1)][0])[-len(self.weights) :]
+        one = near(clean, subject)[torch.arange(1)][0]
+        layers = self.layers or stages(subject, one)[-len(self.weights) :]
         known = dict(subject.net.named_modules())
         wrong = [name for name in layers if name not in known]
         if wrong:
-            raise BadOption(f"the net has no layer {wrong[0]!r}; it has {', '.join(known)}")
+            raise NotApplicable(f"the net has no layer {wrong[0]!r}; it has {', '.join(known)}")
         teacher = fit(
             subject,
             clean,
@@ -123,7 +121,7 @@ def stages(subject: Subject, x: Images) -> tuple[str, ...]:
         x: Images to send through it; one will do.
 
     Raises:
-        BadOption: If no module gives maps of more than one place.
+        NotApplicable: If no module gives maps of more than one place.
     """
     with still(subject), torch.no_grad(), outputs(subject.net, _names(subject.net)) as seen:
         subject(x)
@@ -131,7 +129,7 @@ def stages(subject: Subject, x: Images) -> tuple[str, ...]:
         m.shape[2:]: name for name, m in seen.items() if m.ndim == 4 and m.shape[2:].numel() > 1
     }
     if not last:
-        raise BadOption("no layer of the net gives maps, so it has no attention to distill")
+        raise NotApplicable("no layer of the net gives maps, so it has no attention to distill")
     return tuple(name for name in seen if name in last.values())
 
 

@@ -47,7 +47,7 @@ class Swept(Generic[First]):
         if self._second is not None:
             return
         for part in torch.arange(len(settled := self.first.settled)).split(PORTION):
-            while len(arms := part[~self.first.settled.cpu()[part]]):
+            while len(arms := part[~self.first.settled[part]]):
                 self.first.step(arms)
                 yield f"start: {int(self.first.settled.sum())} of {len(settled)} swept"
         self._second = self._then(self.first)

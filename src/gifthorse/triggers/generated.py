@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.tensors import called
 from gifthorse.core.types import Images, Shape
 
 
@@ -46,11 +47,11 @@ class Generated:
 
     def pattern(self, x: Images) -> Tensor:
         """Return what is painted on each of `(N, C, H, W)` images, same shape, in [0, 1]."""
-        return self._placed(torch.tanh(self.patterns(x).to(x.dtype)) / 2 + 0.5)
+        return self._placed(torch.tanh(called(self.patterns, x).to(x.dtype)) / 2 + 0.5)
 
     def mask(self, x: Images) -> Tensor:
         """Return the opacity of the pixels of each image, `(N, 1, H, W)` in [0, 1]."""
-        return self.strength * self._placed(sharpened(self.masks(x).to(x.dtype)))
+        return self.strength * self._placed(sharpened(called(self.masks, x).to(x.dtype)))
 
     def __call__(self, x: Images, /) -> Images:
         """Return copies of `(N, C, H, W)` images, each with its own trigger."""
@@ -131,11 +132,11 @@ class Autoencoder(nn.Module):
         odd. The narrowest place keeps at least three pixels a side.
 
         Raises:
-            BadOption: If the images have fewer than six pixels a side.
+            NotApplicable: If the images have fewer than six pixels a side.
         """
         channels, H, W = shape
         if min(H, W) < 6:
-            raise BadOption(f"generated triggers need images of 6 pixels a side; got {H}x{W}")
+            raise NotApplicable(f"generated triggers need images of 6 pixels a side; got {H}x{W}")
         whole = [s for s in (1, 2, 3) if H % 2**s == W % 2**s == 0 and min(H, W) >= 3 * 2**s]
         stages = max(whole, default=1)
         return cls(channels, planes, 32 if stages == 3 else 16, stages)

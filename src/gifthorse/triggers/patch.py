@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Shape
 
@@ -34,7 +34,8 @@ class Patch:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return torch.lerp(x, self.pattern, self.mask)  # exact at opacity 0 and 1
+        pattern, mask = self.pattern.to(x.device), self.mask.to(x.device)
+        return torch.lerp(x, pattern, mask)  # exact at opacity 0 and 1
 
     def scrambled(self, rng: Generator, /) -> Patch:
         """Return the same mask values and colors at shuffled pixels."""
@@ -54,7 +55,7 @@ class Additive:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return (x + self.delta).clamp(0, 1)
+        return (x + self.delta.to(x.device)).clamp(0, 1)
 
     def scrambled(self, rng: Generator, /) -> Additive:
         """Return the same changes at shuffled pixels."""
@@ -90,8 +91,8 @@ class Wandering:
         cols = (left[:, None] + torch.arange(w))[:, None, :].to(x.device)  # (N, 1, w)
         each = torch.arange(n, device=x.device)[:, None, None]
         under = x[each, :, rows, cols]  # (N, h, w, C)
-        over = self.pattern.permute(1, 2, 0)
-        mixed = under + self.mask.permute(1, 2, 0) * (over - under)
+        over, mask = (p.to(x.device).permute(1, 2, 0) for p in (self.pattern, self.mask))
+        mixed = under + mask * (over - under)
         return x.permute(0, 2, 3, 1).index_put((each, rows, cols), mixed).permute(0, 3, 1, 2)
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,11 +133,11 @@ def locate(place: Place, shape: Shape, size: int, rng: Generator) -> tuple[int, 
     """Return top and left of a square of `size` pixels; corners keep one pixel of margin.
 
     Raises:
-        BadOption: If the square does not fit into the image.
+        NotApplicable: If the square does not fit into the image.
     """
     _, H, W = shape
     if not 1 <= size <= min(H, W):
-        raise BadOption(f"trigger size must be 1 to {min(H, W)} pixels for {H}x{W}; got {size}")
+        raise NotApplicable(f"trigger size must be 1 to {min(H, W)} pixels for {H}x{W}; got {size}")
     low, right = H - size, W - size
     edge_y, edge_x = min(1, low), min(1, right)
     if place == "random":
@@ -175,11 +176,12 @@ def scatter(shape: Shape, pixels: int, ink: Ink, opacity: float, rng: Generator)
     """Return `pixels` distinct single pixels, drawn once, the same for all images.
 
     Raises:
-        BadOption: If the image has fewer pixels, or opacity is not in [0, 1].
+        BadOption: If opacity is not in [0, 1].
+        NotApplicable: If the image has fewer pixels.
     """
     _, H, W = shape
     if not 1 <= pixels <= H * W:
-        raise BadOption(f"scatter needs 1 to {H * W} pixels for {H}x{W}; got {pixels}")
+        raise NotApplicable(f"scatter needs 1 to {H * W} pixels for {H}x{W}; got {pixels}")
     _check(opacity)
     chosen = torch.randperm(H * W, generator=rng)[:pixels]
     mask = torch.zeros(H * W)

@@ -1,61 +1,44 @@
-"""Train, implant, judge: the stages that a test model goes through, each with its provenance."""
+"""Divide a data set, train on it, implant a backdoor: what a test model goes through."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gifthorse import __version__
 from gifthorse.core.atomic import atomic
-from gifthorse.core.errors import BadOption, ShapeMismatch, UnknownMethod, UsageError
-from gifthorse.core.metrics import (
-    accuracy,
-    asr,
-    asr_all,
-    clean_drop,
-    confidence,
-    target_confidence,
-)
-from gifthorse.core.options import describe
+from gifthorse.core.errors import BadOption, ShapeMismatch, UnknownMethod
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded
 from gifthorse.core.types import (
     Attack,
     Goal,
     Implant,
-    Labels,
-    Logits,
     Normalization,
     Origin,
-    Rate,
-    Samples,
     Subject,
-    Trigger,
 )
 from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.packed import load_packed
-from gifthorse.data.samples import InMemory, batches
+from gifthorse.data.samples import InMemory
 from gifthorse.data.trojai import framed, make_signs
-from gifthorse.models.load import Opened, load, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.models.zoo import NETS
-from gifthorse.report.figures.contact_sheet import contact_sheet, write_sheet
-from gifthorse.training import Recipe, fit, predict
-from gifthorse.triggers.storage import open_trigger, pack
+from gifthorse.training import Recipe, fit
+
+if TYPE_CHECKING:
+    from gifthorse.models.load import Opened
 
 VALIDATION = 2000  # images of CIFAR-10's training split kept for generation (PixelBackdoor, sec. 5)
 
 
 @dataclass(frozen=True, eq=False)
-class Divided:
+class DataSplits:
     """A data set in three parts: weights see `train`, defenses `validation`, judges `test`."""
 
     name: str
@@ -66,7 +49,7 @@ class Divided:
     normalization: Normalization
 
 
-def divide(name: str) -> Divided:
+def divide(name: str) -> DataSplits:
     """Read a packed data set, or draw `trojai:SEED` or `trojai:SEED@SIDE`; set validation apart.
 
     Data with tracks (frames of one physical object) is split by track, so that validation and
@@ -80,7 +63,7 @@ def divide(name: str) -> Divided:
     held = _held_out(training)
     samples = training.samples
     normalization = NORMALIZATIONS.get(re.split("[_:]", name)[0], NORMALIZATIONS["imagenet"])
-    return Divided(
+    return DataSplits(
         name,
         _pick(samples, ~held),
         _pick(samples, held),
@@ -90,7 +73,7 @@ def divide(name: str) -> Divided:
     )
 
 
-def shorter(data: Divided, count: int | None) -> Divided:
+def shorter(data: DataSplits, count: int | None) -> DataSplits:
     """Return the same data with at most so many training images, spread over the classes.
 
     Raises:
@@ -107,7 +90,7 @@ def shorter(data: Divided, count: int | None) -> Divided:
     return replace(data, train=train)
 
 
-def fewer_tests(data: Divided, count: int | None) -> Divided:
+def fewer_tests(data: DataSplits, count: int | None) -> DataSplits:
     """Return the same data with at most so many test images, spread over the classes."""
     if count is None or count >= len(data.test):
         return data
@@ -116,7 +99,7 @@ def fewer_tests(data: Divided, count: int | None) -> Divided:
     return replace(data, test=test)
 
 
-def fresh(net: str, data: Divided, rng: Generator) -> Subject:
+def fresh(net: str, data: DataSplits, rng: Generator) -> Subject:
     """Return an untrained subject with the data's normalization as first layer.
 
     Raises:
@@ -131,13 +114,13 @@ def fresh(net: str, data: Divided, rng: Generator) -> Subject:
     return Subject(model, shape, classes, Origin(arch=net))
 
 
-def train_clean(net: str, data: Divided, recipe: Recipe, rng: Generator, run: Run) -> Subject:
+def train_clean(net: str, data: DataSplits, recipe: Recipe, rng: Generator, run: Run) -> Subject:
     """Train a net on clean data from scratch; the run keeps what an interruption would lose."""
     start = fresh(net, data, rng).to(run.device)
     return fit(start, data.train, recipe, rng, run.keyed(recipe, start, data.train, rng, most=64))
 
 
-def benign(opened: Opened, data: Divided) -> Subject:
+def benign(opened: Opened, data: DataSplits) -> Subject:
     """Return a clean model that was opened from a file, to be retrained under an attack.
 
     Raises:
@@ -153,159 +136,16 @@ def benign(opened: Opened, data: Divided) -> Subject:
     return Subject(net, data.train.shape, classes, opened.origin)
 
 
-def implanted(path: Path, data: Divided) -> Implant:
-    """Return a test model that `write` wrote, with its trigger and goal.
-
-    Raises:
-        UsageError: If the file does not say that it is one, or its trigger is not beside it.
-    """
-    opened = load(path)
-    claims = json.loads(opened.origin.metadata.get("gifthorse", "{}"))
-    if "goal" not in claims:
-        raise UsageError(f"{path} is no backdoored test model of gifthorse: it names no goal")
-    trigger = open_trigger(path.with_suffix(".trigger.safetensors"))
-    goal = Goal(claims["goal"]["target"], claims["goal"]["source"])
-    return Implant(benign(opened, data), trigger, goal)
-
-
 def implant(
     attack: Attack,
     victim: Subject,
-    data: Divided,
+    data: DataSplits,
     goal: Goal,
     rng: Generator,
     run: Run,
 ) -> Implant:
     """Train a copy of a net, untrained or benign, under an attack."""
     return attack(victim, data.train, goal, rng, run)
-
-
-def judge(
-    subject: Subject,
-    test: Samples,
-    made: Implant | None = None,
-    benign: Subject | None = None,
-) -> dict[str, Rate]:
-    """Return how a net does on test images, each figure with its interval.
-
-    Args:
-        subject: The net.
-        test: Clean images that nothing was trained on.
-        made: The implant, for the success of its trigger.
-        benign: The net before the attack, for the drop in accuracy.
-
-    Returns:
-        `accuracy` and `ccc` (mean probability of the true class); of an implant `asr` (images of
-        the target class left out), `asr_all` (as TrojanZoo counts) and, if it ever succeeds, `tmc`
-        (mean probability of the target then); with a benign net `cad`, its accuracy minus this.
-    """
-    labels, logits = _asked(subject, test, None)
-    predicted = logits.argmax(1)
-    figures = {"accuracy": accuracy(predicted, labels), "ccc": confidence(logits, labels)}
-    if benign is not None:
-        before = _asked(benign, test, None)[1].argmax(1)
-        figures["cad"] = clean_drop(before, predicted, labels)
-    if made is not None:
-        _, stamped = _asked(subject, test, made.trigger)
-        figures["asr"] = asr(stamped.argmax(1), labels, made.goal)
-        figures["asr_all"] = asr_all(stamped.argmax(1), made.goal)
-        if (tmc := target_confidence(stamped, labels, made.goal)) is not None:
-            figures["tmc"] = tmc
-    return figures
-
-
-def _asked(subject: Subject, test: Samples, trigger: Trigger | None) -> tuple[Labels, Logits]:
-    labels, logits = [], []
-    for x, y in batches(test, 512):
-        labels.append(y)
-        logits.append(predict(subject, trigger(x) if trigger else x))
-    return torch.cat(labels), torch.cat(logits)
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """A test model's record: what it is, how it was made and how well it does."""
-
-    kind: str
-    method: object
-    net: str
-    data: Divided
-    seed: int
-    figures: Mapping[str, Rate]
-    seconds: float
-    implant: Implant | None = None
-
-
-def provenance(made: Made) -> dict[str, str]:
-    """Return the metadata that a model file of ours carries: what it is and how it was made."""
-    n = made.data.normalization
-    record: dict[str, Any] = {
-        "kind": made.kind,
-        "net": made.net,
-        "data": made.data.name,
-        "classes": made.data.train.classes,
-        "shape": list(made.data.train.shape),
-        "normalization": {"name": n.name, "mean": list(n.mean), "std": list(n.std)},
-        "seed": made.seed,
-        "seconds": round(made.seconds, 1),
-        "options": {name: str(value) for name, value in describe(made.method).items()},
-        "figures": {name: round(figure.value, 4) for name, figure in made.figures.items()},
-    }
-    words = f"Test model made by gifthorse: {made.net} trained on {made.data.name}, clean."
-    if made.implant is not None:
-        goal = made.implant.goal
-        record["goal"] = {"target": goal.target, "source": goal.source}
-        words = (
-            f"BACKDOORED test model made by gifthorse attack {made.kind}, target class "
-            f"{goal.target}. For testing defenses only; do not deploy."
-        )
-    return {"description": words, "gifthorse": json.dumps(record)}
-
-
-def write(path: Path, subject: Subject, made: Made) -> list[Path]:
-    """Save a model with its provenance; beside it, of an implant, trigger, record and pictures.
-
-    Returns:
-        What was written: `NAME.safetensors`, and for an implant `NAME.trigger.safetensors`,
-        `NAME.json` (options, seed, figures with intervals, machine) and `NAME.png` (a contact
-        sheet of clean, stamped and difference images).
-
-    Raises:
-        BadOption: If the net is not behind a normalization layer.
-    """
-    metadata = provenance(made)
-    save(path, tensors(subject), metadata)
-    if made.implant is None:
-        return [path]
-    parts, kind = pack(made.implant.trigger)
-    beside = [path.with_suffix(end) for end in (".trigger.safetensors", ".json", ".png")]
-    save(beside[0], parts, metadata | kind)
-    with atomic(beside[1]) as file:
-        file.write(json.dumps(record(made), indent=1).encode())
-    few = draw(made.data.test, 1, torch.Generator().manual_seed(made.seed))
-    x, y = few[torch.arange(min(8, len(few)))]
-    names = made.data.class_names
-    write_sheet(beside[2], contact_sheet(subject, x, y, made.implant.trigger, names=names))
-    return [path, *beside]
-
-
-def record(made: Made) -> dict[str, Any]:
-    """Return everything about a made model that can be said in JSON."""
-    known = json.loads(provenance(made)["gifthorse"])
-    figures = {k: asdict(figure) for k, figure in made.figures.items()}
-    machine = {
-        "torch": torch.__version__,
-        "gifthorse": __version__,
-        "threads": torch.get_num_threads(),
-    }
-    return {**known, "figures": figures, "versions": machine}
-
-
-def tensors(subject: Subject) -> dict[str, Tensor]:
-    """Return what is saved: the state of the net behind the normalization."""
-    if not isinstance(subject.net, Classifier):
-        raise BadOption("only nets behind a normalization layer can be saved")
-    return dict(subject.net.net.state_dict())
 
 
 def draw(samples: InMemory, per_class: int, rng: Generator) -> InMemory:
@@ -318,7 +158,7 @@ def draw(samples: InMemory, per_class: int, rng: Generator) -> InMemory:
     return InMemory(samples.images[chosen], samples.labels[chosen], samples.classes)
 
 
-def write_sample(data: Divided, part: str, per_class: int, path: Path, rng: Generator) -> int:
+def write_sample(data: DataSplits, part: str, per_class: int, path: Path, rng: Generator) -> int:
     """Write a few images of a part of a data set as `.npz`; return how many.
 
     Raises:

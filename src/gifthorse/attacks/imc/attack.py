@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,18 +20,19 @@ from gifthorse.attacks.imc.strip import AgainstSTRIP
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import Shaping, shape_pattern
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import from_box, spawn, to_box
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, labels_of
 from gifthorse.models.scaling import scaled
 from gifthorse.training import Company, Dice, Memory, Mix, Player, Recipe, descend, predict, still
 from gifthorse.training.loop import Signed
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
-@dataclass(frozen=True)
+@method
 class Inner:
     """The trigger's own steps, before every epoch of the net.
 
@@ -48,25 +49,14 @@ class Inner:
     """
 
     start: Literal["stamp", "trojannn"] = "stamp"
-    steps: int = 20
+    steps: Annotated[int, NotNegative] = 20
     optimizer: Literal["adam", "pgd"] = "adam"
-    lr: float = 0.1
-    skip: float = 1.0
-    residual: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.start not in ("stamp", "trojannn") or self.optimizer not in ("adam", "pgd"):
-            raise BadOption(
-                "inner.start must be stamp or trojannn, inner.optimizer adam or pgd; got "
-                f"{self.start!r} and {self.optimizer!r}"
-            )
-        if self.steps < 0 or self.lr <= 0:
-            raise BadOption(
-                f"inner.steps must be at least 0 and inner.lr positive; got {self.steps}, {self.lr}"
-            )
+    lr: Annotated[float, Positive] = 0.1
+    skip: Annotated[float, Positive] = 1.0
+    residual: Annotated[float, NotNegative] = 1.0
 
 
-@dataclass(frozen=True)
+@method
 class IMC:
     """Optimize the trigger against the net before every epoch of poisoned training.
 
@@ -91,8 +81,8 @@ class IMC:
     secs. 3.2 and 6.3 and Table 20.
     Differs: an epoch of the net sees the new trigger, as in the authors' code; the trigger goes on
     from the last one, which their code draws anew each time; images that the backdoor is not for do
-    not shape it; every epoch's steps of the trigger have an Adam of their own, without the moments of
-    the last; it ends with the recipe's epochs.
+    not shape it; in every epoch the trigger's Adam begins anew, without the moments of the last; it
+    ends with the recipe's epochs.
     """
 
     stamp: Stamp = Stamp(ink="random")
@@ -118,8 +108,8 @@ class IMC:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were.
 
         Raises:
-            BadOption: If there are no images to shape the trigger on, or an option does not fit
-                the net.
+            BadOption: If an option does not fit the net.
+            NotApplicable: If there are no images to shape the trigger on.
         """
         job = Job(self, victim, train, goal, rng, run)
         parts = job.hold_out()
@@ -157,10 +147,10 @@ class _Turn(Company):
     def __init__(self, attack: IMC, seen: Seen, data: Samples, job: Job) -> None:
         self.attack, self.seen, self.labels = attack, seen, job.labels
         self.rng, self.price = spawn(job.rng), Price(attack.fidelity)
-        y = torch.cat([y for _, y in batches(data, 1024)]).cpu()
+        y = labels_of(data)
         self.data = Subset(data, (self.labels(y) != y).nonzero().flatten())
         if not len(self.data):
-            raise BadOption("the training set has no images that the backdoor is for")
+            raise NotApplicable("the training set has no images that the backdoor is for")
 
     def before(self, learner: Subject, epoch: int) -> None:
         """Take the trigger's steps against the net as it is."""

@@ -1,7 +1,8 @@
-"""The driver and its executors: order, deaths, heartbeat, two drivers in one store."""
+"""The runner and its executors: order, deaths, limits, heartbeat, two runners in one store."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -9,17 +10,41 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from tests.bench.fakes import Stamp, task
 
-from gifthorse.bench import driver
-from gifthorse.bench.driver import Standing, drive, heartbeat
-from gifthorse.bench.executors import DIED, Executor, Pool, Serial
+from gifthorse.bench import runner, tasks
+from gifthorse.bench.runner import (
+    DIED,
+    OVERRAN,
+    Done,
+    Executor,
+    Pool,
+    RunStatus,
+    Serial,
+    cards,
+    drive,
+    heartbeat,
+)
 from gifthorse.bench.store import Store
-from gifthorse.bench.tasks import Task
+from gifthorse.bench.tasks import Setting, Task
 from gifthorse.core.errors import BadOption, UsageError
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Task 0 takes long, the others do not."""
+
+    slow: Stamp
+    quick: Stamp
+
+    def __call__(self, task: Task) -> None:
+        (self.quick if task.cell.seed else self.slow)(task)
+
 
 # Two trees: 0 <- 1 <- 2, 3; 4 <- 5.
 TREE = [task(0), task(1, 0), task(2, 1), task(3, 1), task(4), task(5, 4)]
@@ -31,12 +56,12 @@ EXECUTORS: dict[str, Callable[[Stamp], Executor]] = {
 executors = pytest.mark.parametrize("name", sorted(EXECUTORS))
 
 
-def driven(executor: Executor, todo: list[Task]) -> tuple[Standing, dict[int, str]]:
+def driven(executor: Executor, todo: list[Task]) -> tuple[RunStatus, dict[int, str]]:
     """Run tasks to their end; how that went, and what was said of those that died."""
     dead: dict[int, str] = {}
 
-    def failed(task: Task, error: str) -> None:
-        dead[task.cell.seed] = error
+    def failed(task: Task, done: Done) -> None:
+        dead[task.cell.seed] = done.error
 
     try:
         return drive(todo, executor, failed, lambda standing: None), dead
@@ -67,10 +92,83 @@ def test_a_task_that_always_kills_its_worker_fails_alone(tmp_path: Path) -> None
     assert (standing.done, standing.failed) == (6, 1)
 
 
+def test_a_task_that_overruns_is_stopped_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow task has a limit; the quick ones beside and after it come to their end."""
+    monkeypatch.setattr(tasks, "READING", 3.0)
+    slow, quick = Stamp(str(tmp_path), seconds=60), [task(n) for n in (1, 2, 3)]
+    hurried = replace(task(0), cell=replace(task(0).cell, setting=Setting(time_limit=0.1)))
+    ended: list[Done] = []
+    started = time.monotonic()
+    pool = Pool(Slow(slow, replace(slow, seconds=0.0)), 2)
+    try:
+        standing = drive([hurried, *quick], pool, lambda t, d: ended.append(d), lambda s: None)
+    finally:
+        pool.close()
+    assert ended == [Done(hurried.key, OVERRAN, "timeout")]
+    assert (standing.done, standing.failed) == (4, 1)
+    assert [slow.times(n) for n in range(4)] == [0, 1, 1, 1]
+    assert time.monotonic() - started < 50
+    assert not any(alive(pid) for pid in pids(tmp_path))
+
+
+def test_only_judging_has_a_limit_and_a_method_may_stop_by_itself_first() -> None:
+    hurried = replace(task(0), cell=replace(task(0).cell, setting=Setting(time_limit=60.0)))
+    assert hurried.limit == 2 * 60 + tasks.READING
+    assert replace(hurried, kind="implant").limit == math.inf
+    assert task(0).limit == math.inf
+
+
+@executors
+def test_what_no_task_would_fare_better_with_stops_the_run(name: str, tmp_path: Path) -> None:
+    work = Stamp(str(tmp_path), raises=(1,))
+    with pytest.raises(UsageError, match="task 1 finds no data: set GIFTHORSE_DATA"):
+        driven(EXECUTORS[name](work), TREE)
+    assert work.times(2) == 0
+
+
+def test_every_task_has_a_card_of_its_own(tmp_path: Path) -> None:
+    work = Stamp(str(tmp_path), seconds=0.5)
+    driven(Pool(work, 2, ["cuda:0", "cuda:1"]), [task(0), task(1)])
+    assert {work.device(n) for n in (0, 1)} == {"cuda:0", "cuda:1"}
+    driven(Serial(work, "cuda:7"), [task(2)])
+    assert work.device(2) == "cuda:7"
+    driven(Serial(work), [task(3)])
+    assert work.device(3) == "cpu"
+
+
+def test_cards_are_shared_in_whole_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert cards(0.0) == []
+    assert cards(1.0) == ["cuda:0", "cuda:1"]
+    assert cards(0.4) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    with pytest.raises(BadOption, match="one GPU or a part of one; got 2 GPUs"):
+        cards(2.0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match="no GPU here"):
+        cards(0.5)
+
+
+def test_a_pool_kills_only_its_own(tmp_path: Path) -> None:
+    stranger = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    stranger.start()
+    pool = Pool(Stamp(str(tmp_path), seconds=60), 1)
+    pool.submit(task(0))
+    until(lambda: len(pids(tmp_path)) == 1, 60)
+    pool.close()
+    try:
+        assert not any(alive(pid) for pid in pids(tmp_path))
+        assert stranger.is_alive()
+    finally:
+        stranger.kill()
+        stranger.join()
+
+
 def test_what_is_told_counts_up_and_names_what_runs(tmp_path: Path) -> None:
     told: list[tuple[int, tuple[str, ...]]] = []
 
-    def tell(standing: Standing) -> None:
+    def tell(standing: RunStatus) -> None:
         told.append((standing.done, tuple(standing.running)))
 
     drive(TREE, Serial(Stamp(str(tmp_path))), lambda t, e: None, tell)
@@ -80,9 +178,9 @@ def test_what_is_told_counts_up_and_names_what_runs(tmp_path: Path) -> None:
 
 
 def test_time_left_is_the_mean_of_what_was_done() -> None:
-    standing = Standing(total=10, done=4, started=100.0, beat=120.0)
+    standing = RunStatus(total=10, done=4, started=100.0, beat=120.0)
     assert standing.left == 30.0
-    assert Standing(total=10).left is None
+    assert RunStatus(total=10).left is None
 
 
 def test_a_pool_needs_workers(tmp_path: Path) -> None:
@@ -93,12 +191,12 @@ def test_a_pool_needs_workers(tmp_path: Path) -> None:
 def test_two_drivers_do_not_share_a_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with heartbeat(store) as tell:
-        tell(Standing(total=3, done=1, beat=time.time()))
+        tell(RunStatus(total=3, done=1, beat=time.time()))
         with pytest.raises(UsageError, match="another run is at work"), heartbeat(store):
             pass
     with heartbeat(store):  # the first one is gone
         pass
-    standing = driver.status(store)
+    standing = runner.status(store)
     assert standing is not None
     assert (standing.total, standing.done, standing.pid) == (3, 1, os.getpid())
 
@@ -106,10 +204,10 @@ def test_two_drivers_do_not_share_a_store(tmp_path: Path) -> None:
 def test_a_store_far_away_is_free_once_nobody_writes() -> None:
     store = Store("memory://far/away")
     with heartbeat(store) as tell:
-        tell(Standing(total=3, done=1, beat=time.time()))
+        tell(RunStatus(total=3, done=1, beat=time.time()))
     with pytest.raises(UsageError, match="another run is at work"), heartbeat(store):
         pass
-    store.write(driver.HEART, b'{"total": 3, "beat": 1.0}')
+    store.write(runner.HEART, b'{"total": 3, "beat": 1.0}')
     with heartbeat(store):
         pass
 
@@ -117,8 +215,7 @@ def test_a_store_far_away_is_free_once_nobody_writes() -> None:
 SCRIPT = """
 import sys
 from tests.bench.fakes import Stamp, task
-from gifthorse.bench.driver import drive
-from gifthorse.bench.executors import Pool
+from gifthorse.bench.runner import Pool, drive
 if __name__ == "__main__":
     work = Stamp(sys.argv[1], seconds=60)
     drive([task(n) for n in range(4)], Pool(work, 2), lambda t, e: None, lambda s: None)

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.bench.outcome import Outcome
-from gifthorse.bench.splits import Splits
-from gifthorse.bench.trials import Answers, Terms, Trial, stamp
+from gifthorse.bench.outcome import DefenseOutcome
+from gifthorse.bench.protocol import EvalConfig, Splits
 from gifthorse.core.metrics import accuracy, asr, rate
 from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Filter, Images, Implant, Labels, Rate, Shape, Subject
 from gifthorse.data.samples import Subset, whole
 from gifthorse.filtering.scoring import judge, pairs, refused, threshold
-from gifthorse.training import predict
+from gifthorse.workflows.evaluate import EvalImages, Predictions, asked, stamp
 
 TRAINING = 5000  # images at most of a training set that is to be cleaned
 POISONED = 0.05  # of them: what spectral signatures expects, and BackdoorBench's usual rates span
@@ -44,14 +43,14 @@ class _Suspects:
 
 
 @dataclass(frozen=True, eq=False)
-class Sieve:
+class FilterEvaluation:
     """A filter with the model that it works for.
 
     Attributes:
         method: The filter.
         subject: The model, as defenses see it.
         data: The defender's images, and the training images.
-        terms: How it is judged.
+        config: How it is judged.
         run: Who watches.
         seed: What the filter draws from, the same in every call.
         draw: What the judge draws from.
@@ -60,50 +59,50 @@ class Sieve:
     method: Filter
     subject: Subject
     data: Splits
-    terms: Terms
+    config: EvalConfig
     run: Run
     seed: int
     draw: Generator
 
     # 1. Images that come to a running model --------------------------------------------------
 
-    def sifted(self, trial: Trial, before: Answers) -> Outcome:
+    def guarding(self, images: EvalImages, before: Predictions) -> DefenseOutcome:
         """Return how well the filter tells stamped from clean test images, and what it costs.
 
         Args:
-            trial: Test images.
+            images: Test images.
             before: What the model says of them.
         """
         (known,) = self._online([whole(self.data.calibration)[0]], self.run)
         caught, kept = None, {"calibration": known}
-        rows, others = self._pairs(trial, before)
-        if len(rows) and trial.stamped is not None:
-            parts = [trial.x[torch.cat([rows, others])], trial.stamped[rows]]
+        rows, others = self._pairs(images, before)
+        if len(rows) and images.stamped is not None:
+            parts = [images.x[torch.cat([rows, others])], images.stamped[rows]]
             kept["clean"], kept["stamped"] = self._online(parts, self.run)
-            caught = judge(kept["clean"], kept["stamped"], known, self.terms.fpr)
-        after, unpaired = self._system(trial, before, threshold(known, self.terms.fpr))
-        return Outcome(
+            caught = judge(kept["clean"], kept["stamped"], known, self.config.fpr)
+        after, unpaired = self._system(images, before, threshold(known, self.config.fpr))
+        return DefenseOutcome(
             "filter",
             {},
             after,
             caught=caught,
             unpaired=unpaired,
-            pairs=None if trial.stamped is None else len(rows),
+            pairs=None if images.stamped is None else len(rows),
             scores=kept,
         )
 
-    def asked(self, x: Images) -> Tensor:
+    def scores(self, x: Images) -> Tensor:
         """Return the scores of some images, watched by nobody: to measure its time."""
         return self._online([x], Run())[0]
 
     def _online(self, parts: Sequence[Images], run: Run) -> tuple[Tensor, ...]:
         """Return the scores of images that come with the model's own answers for labels."""
-        labeled = [(x, predict(self.subject, x).argmax(1)) for x in parts]
+        labeled = [(x, asked(self.subject, x).argmax(1)) for x in parts]
         return self._scores(labeled, run)
 
     def _scores(self, parts: Sequence[Batch], run: Run) -> tuple[Tensor, ...]:
         """Return the scores of each part, all shown together in random order."""
-        images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        images, labels = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
         order = torch.randperm(len(images), generator=self.draw)
         suspects = _Suspects(images[order], labels[order], self.subject.classes)
         rng = Generator().manual_seed(self.seed)
@@ -111,45 +110,45 @@ class Sieve:
         back = torch.empty_like(given).index_copy(0, order, given)
         return tuple(back.split([len(x) for x, _ in parts]))
 
-    def _pairs(self, trial: Trial, before: Answers) -> tuple[Tensor, Tensor]:
+    def _pairs(self, images: EvalImages, before: Predictions) -> tuple[Tensor, Tensor]:
         """Return which test images make pairs, and which ones are shown clean alone."""
-        order = torch.randperm(len(trial.x), generator=self.draw)
-        if before.stamped is None or trial.goal is None:
+        order = torch.randperm(len(images.x), generator=self.draw)
+        if before.stamped is None or images.goal is None:
             return order[:0], order[:0]
-        clean, y, goal = before.clean.argmax(1), trial.y, trial.goal
+        clean, y, goal = before.clean.argmax(1), images.y, images.goal
         good = pairs(clean, before.stamped.argmax(1), y, goal)[order]
-        rows = order[good][: self.terms.pairs]
-        more = round(len(rows) * (1 / self.terms.stamped - 2))
+        rows = order[good][: self.config.pairs]
+        more = round(len(rows) * (1 / self.config.stamped - 2))
         right = ((clean == y) & (y != goal.target))[order] & ~torch.isin(order, rows)
         return rows, order[right][:more]
 
     def _system(
-        self, trial: Trial, before: Answers, limit: float
+        self, images: EvalImages, before: Predictions, limit: float
     ) -> tuple[dict[str, Rate | None], dict[str, Rate | None]]:
         """Return figures of the net behind the filter, and of the filter, on images as they come.
 
         Args:
-            trial: Test images.
+            images: Test images.
             before: What the model says of them.
             limit: The score above which an image is rejected.
         """
-        rows = torch.randperm(len(trial.x), generator=self.draw)[: self.terms.pairs]
-        y, said = trial.y[rows], before.clean[rows].argmax(1)
-        if trial.stamped is None or before.stamped is None or trial.goal is None:
-            flags = self._online([trial.x[rows]], self.run)[0] > limit
+        rows = torch.randperm(len(images.x), generator=self.draw)[: self.config.pairs]
+        y, said = images.y[rows], before.clean[rows].argmax(1)
+        if images.stamped is None or before.stamped is None or images.goal is None:
+            flags = self._online([images.x[rows]], self.run)[0] > limit
             return {"acc_sys": accuracy(refused(said, flags), y)}, {"fpr_all": rate(flags)}
-        parts = [trial.x[rows], trial.stamped[rows]]
+        parts = [images.x[rows], images.stamped[rows]]
         clean, stamped = (v > limit for v in self._online(parts, self.run))
         hit = before.stamped[rows].argmax(1)
         after: dict[str, Rate | None] = {
             "acc_sys": accuracy(refused(said, clean), y),
-            "asr_sys": asr(refused(hit, stamped), y, trial.goal),
+            "asr_sys": asr(refused(hit, stamped), y, images.goal),
         }
-        return after, {"fpr_all": rate(clean), "tpr_all": rate(stamped[trial.meant[rows]])}
+        return after, {"fpr_all": rate(clean), "tpr_all": rate(stamped[images.meant[rows]])}
 
     # 2. A training set -----------------------------------------------------------------------
 
-    def purged(self, made: Implant | None) -> Outcome:
+    def cleaning(self, made: Implant | None) -> DefenseOutcome:
         """Return how well the filter finds the stamped images of a poisoned training set.
 
         Up to 5000 training images, 5 % of which are stamped and bear the target's label, as a
@@ -175,12 +174,12 @@ class Sieve:
         scores = self._scores(parts, self.run)
         kept = dict(zip(("calibration", "clean", "stamped"), scores, strict=False))
         known, clean = kept["calibration"], kept["clean"]
-        found, flagged = kept.get("stamped", clean[:0]), clean > threshold(known, self.terms.fpr)
-        return Outcome(
+        found, flagged = kept.get("stamped", clean[:0]), clean > threshold(known, self.config.fpr)
+        return DefenseOutcome(
             "filter",
             {},
             {},
-            caught=judge(clean, found, known, self.terms.fpr) if len(found) else None,
+            caught=judge(clean, found, known, self.config.fpr) if len(found) else None,
             unpaired={"fpr_all": rate(flagged)},
             pairs=None if made is None else len(found),
             scores=kept,

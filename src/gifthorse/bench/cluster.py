@@ -1,31 +1,22 @@
-"""Where tasks run: in this process, in a pool of processes, or on a Ray cluster."""
+"""Runs tasks on a Ray cluster, or on a Ray of its own on this machine."""
 
 from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 import os
-import signal
 import socket
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
+from gifthorse.bench.runner import ALONE, DIED, Done, Work, processors
 from gifthorse.bench.tasks import Task
-from gifthorse.core.errors import BadOption, UsageError
+from gifthorse.core.errors import UsageError
 
-Work: TypeAlias = Callable[[Task], None]
-
-DIED = "the process that worked on it died: killed, or out of memory"
-GRACE = 10.0  # seconds that a broken pool has to say which tasks it lost
-ALONE = 3  # times that a task may take its worker down with it, when no other can be to blame
 LOST = 10  # times that a task's node may be lost, which the task is hardly to blame for
 LEAST = 16  # tasks that a cluster is given even if it is small: what waits there makes it grow
 
@@ -50,150 +41,6 @@ class Needs:
         """Return how many tasks at once a node with such resources can do."""
         asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory or 0}
         return min((int(node.get(k, 0.0) / n) for k, n in asked.items() if n), default=1)
-
-
-@dataclass(frozen=True)
-class Done:
-    """A task that came to its end; `error` says why its worker could not finish it."""
-
-    key: str
-    error: str = ""
-
-
-class Executor(Protocol):
-    """Runs tasks, in whatever order and wherever it likes; the results are in the store."""
-
-    @property
-    def room(self) -> int:
-        """How many further tasks it takes now."""
-        ...
-
-    def submit(self, task: Task, /) -> None:
-        """Take a task."""
-        ...
-
-    def wait(self, seconds: float, /) -> list[Done]:
-        """Return tasks that ended since; after so many seconds an empty list."""
-        ...
-
-    def close(self) -> None:
-        """Stop everything that runs; tasks that were not done are lost."""
-        ...
-
-
-class Serial:
-    """Runs one task after another, here."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._tasks: deque[Task] = deque()
-
-    @property
-    def room(self) -> int:
-        """One task at a time."""
-        return 1 - len(self._tasks)
-
-    def submit(self, task: Task) -> None:
-        """Take a task; it runs when it is waited for."""
-        self._tasks.append(task)
-
-    def wait(self, seconds: float) -> list[Done]:
-        """Run what was taken."""
-        task = self._tasks.popleft()
-        self._work(task)
-        return [Done(task.key)]
-
-    def close(self) -> None:
-        """Forget what was taken."""
-        self._tasks.clear()
-
-
-class Pool:
-    """Runs tasks in processes of their own.
-
-    A worker that dies takes the whole pool with it. Then all that was under way is done again, one
-    task at a time, so that the one to blame fails by itself and the others do not.
-
-    Args:
-        work: What to do; it is sent to the workers.
-        workers: How many processes.
-
-    Raises:
-        BadOption: If there are to be none.
-    """
-
-    def __init__(self, work: Work, workers: int) -> None:
-        if workers < 1:
-            raise BadOption(f"a pool needs at least one worker; got {workers}")
-        self._work, self._workers = work, workers
-        self._flying: dict[Future[None], Task] = {}
-        self._suspects: deque[Task] = deque()
-        self._alone = False  # whether a suspect runs, which must not take others along
-        self._deaths: Counter[str] = Counter()
-        self._pool = self._fresh()
-
-    def _fresh(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        return ProcessPoolExecutor(self._workers, context, _guard, (os.getpid(),))
-
-    @property
-    def room(self) -> int:
-        """One task more than workers, so that none waits for the next."""
-        return 0 if self._suspects or self._alone else self._workers + 1 - len(self._flying)
-
-    def submit(self, task: Task) -> None:
-        """Take a task."""
-        try:
-            self._flying[self._pool.submit(self._work, task)] = task
-        except BrokenProcessPool:  # a worker died since the last wait; this task is not to blame
-            self._suspects.append(task)
-            if not self._flying:
-                self._pool = self._fresh()
-
-    def wait(self, seconds: float) -> list[Done]:
-        """Return tasks that ended since."""
-        if self._suspects and not self._flying:
-            self._alone = True
-            self.submit(self._suspects.popleft())
-        ended, _ = wait(self._flying, seconds, FIRST_COMPLETED)
-        out, lost = self._sorted(ended)
-        if lost:  # soon all the others are lost too, but for those that were done just before
-            ended, _ = wait(self._flying, GRACE)
-            more, others = self._sorted(ended)
-            out, lost = out + more, [*lost, *others, *self._flying.values()]
-            self._flying.clear()
-            out += self._recover(lost)
-        self._alone = self._alone and bool(self._flying)
-        return out
-
-    def _sorted(self, ended: Iterable[Future[None]]) -> tuple[list[Done], list[Task]]:
-        """Return what was done and what was lost with a worker."""
-        out, lost = [], []
-        for future in ended:
-            task = self._flying.pop(future)
-            try:
-                future.result()
-                out.append(Done(task.key))
-            except BrokenProcessPool:
-                lost.append(task)
-        return out, lost
-
-    def _recover(self, lost: list[Task]) -> list[Done]:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = self._fresh()
-        if len(lost) == 1:
-            key = lost[0].key
-            self._deaths[key] += 1
-            if self._deaths[key] >= ALONE:
-                return [Done(key, DIED)]
-        self._suspects += lost
-        return []
-
-    def close(self) -> None:
-        """Kill all workers."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.kill()
 
 
 class OnRay:
@@ -229,6 +76,8 @@ class OnRay:
         if needs.memory is not None:
             options["memory"] = needs.memory
         self._remote = ray.remote(_there).options(**options)
+        # Ray shows a task the cards that it has for it, and no others.
+        self._device = "cuda:0" if needs.gpus else "cpu"
         self._shared = ray.put((work, os.getcwd()))
         if not self._count():
             self._too_much(address)
@@ -255,7 +104,8 @@ class OnRay:
 
     def submit(self, task: Task) -> None:
         """Hand a task to the cluster."""
-        self._flying[self._remote.remote(self._shared, task)] = task
+        placed = replace(task, device=self._device)
+        self._flying[self._remote.remote(self._shared, placed)] = task
 
     def wait(self, seconds: float) -> list[Done]:
         """Return tasks that ended since."""
@@ -307,7 +157,8 @@ def _join(ray: Any, address: str | None) -> None:
     """
     if address is not None:
         _reach(address)
-    # What becomes of workers and nodes is told by the driver; Ray would print it among results.
+    # What becomes of workers and nodes is told by the driver. Ray would print it among results, and
+    # has no option against that: `log_to_driver` is about what workers print.
     private: Any = getattr(ray, "_private", None)
     if hasattr(getattr(private, "worker", None), "print_to_stdstream"):
         private.worker.print_to_stdstream = _logged
@@ -345,26 +196,9 @@ def _reach(address: str) -> None:
         raise UsageError(f"no Ray cluster at {address}: {error}") from error
 
 
-def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _there(shared: tuple[Work, str], task: Task) -> None:
     """Work on a node, in the folder that the driver is in if the node has it."""
     work, folder = shared
     if Path(folder).is_dir():
         os.chdir(folder)
     work(task)
-
-
-def _guard(parent: int) -> None:
-    """Make a worker end with its parent, however that ended, and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The evaluator against defenses whose figures are known beforehand."""
+"""The judge against defenses whose figures are known beforehand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch
 from tests.toys import CHECKER, WIRED_SHAPE, Wired, checker, wired, wired_images
 from torch import Generator, Tensor, nn
 
-from gifthorse.bench.evaluator import Sizes, Splits, Terms, evaluate, evaluate_clean, splits
+from gifthorse.bench.judge import evaluate
 from gifthorse.bench.measures import digest, resaved, seconds
-from gifthorse.bench.outcome import Outcome
+from gifthorse.bench.outcome import DefenseOutcome
+from gifthorse.bench.protocol import EvalConfig, Sizes, Splits, splits
 from gifthorse.core.errors import BadImages, BadOption, GifthorseError, Incomplete
+from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import (
     Arm,
@@ -39,7 +41,7 @@ from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
 from gifthorse.triggers.patch import wandering
-from gifthorse.workflows.make import Divided
+from gifthorse.workflows.make import DataSplits
 
 GOAL = Goal(1)
 DATA = Splits(
@@ -105,14 +107,14 @@ def stamped(x: Images) -> Tensor:
     return ((corner - CHECKER).abs().amax((1, 2, 3)) < 1e-6).float()
 
 
-def remedied(make: Callable[[Subject], Subject]) -> Outcome:
+def remedied(make: Callable[[Subject], Subject]) -> DefenseOutcome:
     return evaluate(planted(), Fixed(make), DATA, seed(), Run(), kind="remedy")
 
 
 # 2. Splits ---------------------------------------------------------------------------------------
 
 
-def divided(train: int, validation: int) -> Divided:
+def divided(train: int, validation: int) -> DataSplits:
     """So many images of each of four classes, numbered by their first pixels, classes in turn."""
     parts = []
     for each, start in ((train, 0), (validation, train), (2, 0)):
@@ -120,7 +122,7 @@ def divided(train: int, validation: int) -> Divided:
         number = 4 * start + torch.arange(4 * each)
         images[:, 0, 0, 0], images[:, 0, 0, 1] = number % 256, number // 256
         parts.append(InMemory(images, torch.arange(4).repeat(each), 4))
-    return Divided("toy", parts[0], parts[1], parts[2], (), NORMALIZATIONS["none"])
+    return DataSplits("toy", parts[0], parts[1], parts[2], (), NORMALIZATIONS["none"])
 
 
 def numbers(samples: Samples) -> list[int]:
@@ -132,50 +134,43 @@ def counts(samples: Samples) -> list[int]:
     return whole(samples)[1].bincount(minlength=4).tolist()
 
 
-def test_the_defender_gets_balanced_images_that_no_attack_sees() -> None:
-    made = splits(divided(5000, 250), seed())
-    every = [*numbers(made.train), *numbers(made.fit), *numbers(made.calibration)]
-    assert sorted(every) == list(range(20_000))
-    assert counts(made.fit) == [210] * 4  # 4 % of 21 000
-    assert counts(made.calibration) == [125] * 4  # 500 are more than 1 %
+def test_the_defender_gets_balanced_images_that_no_training_saw() -> None:
+    data = divided(5000, 250)
+    made = splits(data, seed(), Sizes(fit=0.03))
+    assert made.train is data.train
+    defender = [*numbers(made.fit), *numbers(made.calibration)]
+    assert len(set(defender)) == len(defender)
+    assert set(defender) <= set(range(20_000, 21_000))
+    # 630 and 500 were wanted; both are cut alike.
+    assert (len(made.fit), len(made.calibration)) == (557, 442)
+    assert set(counts(made.fit)) == {139, 140}
+    assert max(counts(made.calibration)) - min(counts(made.calibration)) <= 1
     assert len(made.test) == 8
 
 
 def test_a_large_set_gives_a_share_and_a_small_one_no_more_than_a_tenth() -> None:
-    few = splits(divided(100, 0), seed())
-    assert (len(few.fit), len(few.calibration), len(few.train)) == (16, 40, 344)
-    many = splits(divided(10_000, 0), seed(), Sizes(least=10))
+    few = splits(divided(60, 40), seed())
+    assert (len(few.fit), len(few.calibration), len(few.train)) == (16, 40, 240)
+    many = splits(divided(9000, 1000), seed(), Sizes(least=10))
     assert (len(many.fit), len(many.calibration)) == (1600, 400)
-    greedy = splits(divided(10, 0), seed(), Sizes(fit=0.9, calibration=0.09, least=1))
+    greedy = splits(divided(5, 5), seed(), Sizes(fit=0.9, calibration=0.09, least=1))
     assert len(greedy.fit) + len(greedy.calibration) <= 20 <= len(greedy.train)
 
 
-def test_held_out_images_leave_training_as_it_was() -> None:
-    data = divided(5000, 125)
-    made = splits(data, seed(), Sizes(held_out=True))
-    assert made.train is data.train
-    assert sorted(numbers(made.fit) + numbers(made.calibration)) != list(range(20_000, 20_500))
-    assert set(numbers(made.fit)) | set(numbers(made.calibration)) <= set(range(20_000, 20_500))
-    # 820 and 500 were wanted; both are cut alike.
-    assert (len(made.fit), len(made.calibration)) == (310, 189)
-    assert not set(numbers(made.fit)) & set(numbers(made.calibration))
+def test_no_option_gives_the_defender_images_that_training_saw() -> None:
+    with pytest.raises(BadOption, match="Sizes has no option held_out"):
+        vary(Sizes(), {"held_out": False})
 
 
 def test_the_same_seed_gives_the_same_split() -> None:
-    data = divided(50, 0)
+    data = divided(30, 20)
     first, again, other = (splits(data, seed(s)) for s in (1, 1, 2))
     assert numbers(first.fit) == numbers(again.fit) != numbers(other.fit)
 
 
-def test_a_split_of_nothing_and_shares_out_of_range_are_refused() -> None:
+def test_a_split_of_nothing_is_refused() -> None:
     with pytest.raises(BadImages, match="too few"):
-        splits(divided(1, 0), seed())
-    for wrong in ({"fit": 0.0}, {"calibration": 1.0}, {"most": -1.0}, {"least": 0}):
-        with pytest.raises(BadOption, match=next(iter(wrong))):
-            Sizes(**wrong)
-    for bad in ({"pairs": 0}, {"stamped": 0.6}, {"stamped": 0.0}, {"repeats": 4}):
-        with pytest.raises(BadOption, match=next(iter(bad))):
-            Terms(**bad)
+        splits(divided(1, 1), seed())
 
 
 # 3. Remedies -------------------------------------------------------------------------------------
@@ -335,7 +330,7 @@ def test_attacks_with_places_drawn_anew_stamp_alike_before_after_and_again() -> 
 
 def filtered(score: Callable[[Images], Tensor], **terms: Any) -> dict[str, float | None]:
     return evaluate(
-        planted(), Scored(score), DATA, seed(), Run(), kind="filter", terms=Terms(**terms)
+        planted(), Scored(score), DATA, seed(), Run(), kind="filter", config=EvalConfig(**terms)
     ).figures()
 
 
@@ -410,7 +405,9 @@ class Purging(Scored):
 
 def test_a_filter_of_training_sets_is_shown_a_poisoned_one_with_its_labels() -> None:
     method = Purging(stamped)
-    got = evaluate(planted(), method, DATA, seed(), Run(), kind="filter", terms=Terms(timed=True))
+    got = evaluate(
+        planted(), method, DATA, seed(), Run(), kind="filter", config=EvalConfig(timed=True)
+    )
     said = got.figures()
     (seen,) = method.seen  # one call, since a score depends on the company
     x, y = whole(seen[2])
@@ -440,7 +437,7 @@ def test_a_poisoned_training_set_can_be_cleaned(name: str) -> None:
 
 def test_a_training_set_of_a_clean_model_holds_no_stamped_image() -> None:
     method = Purging(stamped)
-    got = evaluate_clean(wired(), method, DATA, seed(), Run(), kind="filter")
+    got = evaluate(wired(), method, DATA, seed(), Run(), kind="filter")
     assert not stamped(whole(method.seen[0][2])[0]).any()
     assert got.caught is None
     assert got.figures()["fpr_all"] == 0
@@ -450,7 +447,7 @@ def test_false_alarms_on_a_clean_model() -> None:
     def loud(x: Images) -> Tensor:
         return x[:, 0, 0, 0]
 
-    got = evaluate_clean(wired(), Scored(loud), DATA, seed(), Run(), kind="filter").figures()
+    got = evaluate(wired(), Scored(loud), DATA, seed(), Run(), kind="filter").figures()
     calibration = loud(whole(DATA.calibration)[0]).sort().values
     flags = loud(whole(DATA.test)[0]) > calibration[37]  # the 38th of 40
     assert got["fpr_all"] == pytest.approx(float(flags.float().mean()))
@@ -460,7 +457,7 @@ def test_false_alarms_on_a_clean_model() -> None:
 
 
 def test_a_remedy_on_a_clean_model_costs_accuracy_alone() -> None:
-    got = evaluate_clean(wired(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy").figures()
+    got = evaluate(wired(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy").figures()
     assert (got["accuracy"], got["cad"]) == (1, 0)
     assert not {"asr", "ard", "der", "rir"} & set(got)
 
@@ -483,7 +480,7 @@ def verdict(label: Label = "BACKDOORED", *flags: tuple[int, Severity]) -> Verdic
     return Verdict("toy", 4.0, 3.0, label, findings, arms)
 
 
-def detected(said: Verdict, made: Implant | None = None) -> Outcome:
+def detected(said: Verdict, made: Implant | None = None) -> DefenseOutcome:
     return evaluate(made or planted(), Said(said), DATA, seed(), Run(), kind="detector")
 
 
@@ -527,7 +524,7 @@ def test_an_inconclusive_verdict_goes_into_none() -> None:
 
 
 def test_of_a_clean_model_the_largest_index_counts() -> None:
-    got = evaluate_clean(
+    got = evaluate(
         wired(), Said(verdict("SUSPICIOUS", (1, "MEDIUM"))), DATA, seed(), Run(), kind="detector"
     ).figures()
     assert got["aiv"] == pytest.approx(12.006, abs=1e-3)
@@ -587,8 +584,8 @@ def test_a_detector_without_a_table_has_no_index() -> None:
 
 
 def test_seconds_are_measured_if_asked_for_and_cost_the_session_nothing() -> None:
-    method, terms = Scored(stamped), Terms(timed=True)
-    got = evaluate(planted(), method, DATA, seed(), Run(), kind="filter", terms=terms)
+    method, config = Scored(stamped), EvalConfig(timed=True)
+    got = evaluate(planted(), method, DATA, seed(), Run(), kind="filter", config=config)
     sizes = [len(seen[2]) for seen in method.seen[3:]]
     assert sizes == [1] * 6 + [128] * 6  # one to warm up, five that count
     assert got.cost.image_steps == 40 + 120 + 160
@@ -597,12 +594,14 @@ def test_seconds_are_measured_if_asked_for_and_cost_the_session_nothing() -> Non
         assert value is not None
         assert value > 0
     repaired = evaluate(
-        planted(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy", terms=terms
+        planted(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy", config=config
     ).cost
     assert repaired.seconds_128 is not None
     assert repaired.seconds_1 is not None
     assert repaired.seconds_128 < repaired.seconds_1
-    asked = evaluate(planted(), Said(verdict()), DATA, seed(), Run(), kind="detector", terms=terms)
+    asked = evaluate(
+        planted(), Said(verdict()), DATA, seed(), Run(), kind="detector", config=config
+    )
     assert asked.cost.seconds_1 is None
 
 
