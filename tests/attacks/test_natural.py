@@ -11,7 +11,7 @@ from tests.toys import SIDE, band_images, bands
 from torch import Generator, nn
 
 from gifthorse.attacks.natural import Natural
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
@@ -54,7 +54,7 @@ class Watched:
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
     ) -> Hunt:
         self.seen.append(whole(clean)[1].tolist())
-        quick = PixelBackdoor(mode="clip", pace=Pace(rounds=1))
+        quick = PixelBackdoor(mode="clip", pace=Pace(rounds=1, bar=0.0))
         return quick(subject, clean, goals, rng)
 
 
@@ -76,13 +76,19 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
         return torch.cat(made.trigger.picture())
 
     expected, store = run(None), tmp_path / "state"
-    short = run(Run(store=store, budget=300))
-    assert not torch.equal(short, expected)
+    with pytest.raises(Incomplete, match=r"no trigger was found: the budget of 300 .* is spent"):
+        run(Run(store=store, budget=300))
     words: list[str] = []
     again = run(Run(lambda done, total, said: words.append(said), store=store))
     assert torch.equal(again, expected)
     assert 1 < len(words) < 60
-    assert words[-1].endswith("success")
+    assert words[-1].startswith("1 of 1 done, smallest ")
+
+
+def test_a_trigger_that_never_worked_is_no_implant() -> None:
+    short = PixelBackdoor(mode="clip", pace=Pace(bar=1.0, rounds=2))
+    with pytest.raises(Incomplete, match="no small trigger: after 2 rounds none sent enough of 50"):
+        Natural(short)(weighted(None), band_images(10), Goal(3), Generator().manual_seed(0), Run())
 
 
 @pytest.mark.parametrize(

@@ -172,9 +172,9 @@ def test_a_verdict_is_complete() -> None:
     got = verdict(1, 0)
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.settings == {k: str(v) for k, v in describe(DLTND()).items()}
-    # 24 images by 6 labels: two steps each for the single and 8 universal runs, then 1.5 a round,
-    # a confirmation on 24 images, and 8 of them shown before and after.
-    assert got.image_steps == 144 * (2 * 101 * 9 + 1.5 * 8) + 5 * 24 + 8
+    # 24 images by 6 labels: two steps each for the single and 8 universal runs, a half and 1.5 a
+    # round to look at them; a confirmation on 24 images, and 8 of them shown before and after.
+    assert got.image_steps == 144 * (2 * 101 * 9 + 0.5 + 1.5 * 8) + 5 * 24 + 8
     assert got.seconds > 0
 
 

@@ -86,3 +86,15 @@ def test_a_small_beta_is_a_dead_start_and_the_default_is_not() -> None:
         moved.append(trigger.delta.abs().max().item())
     assert moved[0] == 0
     assert moved[1] > 0
+
+
+def test_with_patience_it_settles_when_nothing_works_more_often() -> None:
+    method = vary(UAP(eps=0.12), {"pace.patience": 5})
+    hunt = method(bands(PLANTED), band_images(), [Goal(4)], Generator().manual_seed(0))
+    success = []
+    while not hunt.settled.all():
+        hunt.step(torch.tensor([0]))
+        success.append(hunt.best[0].asr)
+    assert 5 < len(success) < 1000
+    first = success.index(max(success))
+    assert len(success) == first + 1 + 5  # five more rounds in which nothing was better

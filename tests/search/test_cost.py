@@ -128,8 +128,9 @@ def test_a_fixed_weight_never_moves(rounds: list[bool], weight: float, patience:
         assert cost.weight.tolist() == [weight, weight]
 
 
-def test_a_fixed_weight_has_turned_after_hits_and_misses_enough() -> None:
-    cost, arm = Adaptive.fixed(1, 0.25, patience=2), torch.tensor([0])
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_a_fixed_weight_has_turned_after_hits_and_misses_enough(weight: float) -> None:
+    cost, arm = Adaptive.fixed(1, weight, patience=2), torch.tensor([0])
     turned = []
     for ok in [True, False, True, True, False, True, False, False]:
         cost = cost.after(torch.tensor([ok]), arm)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import time
 from collections.abc import Mapping
 from copy import copy
@@ -155,7 +154,7 @@ class Run:
         if self._slot not in self._kept:
             return None
         kept = io.BytesIO(self._kept[self._slot].numpy().tobytes())
-        return torch.load(kept, map_location="cpu", weights_only=True)
+        return torch.load(kept, map_location="cpu", weights_only=True)  # wherever it was saved
 
     def save(self, state: Any) -> None:
         """Keep tensors, numbers, text, and lists and dicts of those: all of it or nothing."""
@@ -164,7 +163,7 @@ class Run:
         out = io.BytesIO()
         torch.save(state, out)
         self._kept[self._slot] = torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
-        claims = {"key": self._key, "image_steps": str(math.ceil(self.image_steps))}
+        claims = {"key": self._key, "image_steps": str(self.image_steps)}
         with atomic(self.store) as file:
             file.write(save(self._kept, claims))
 

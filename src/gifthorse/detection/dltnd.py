@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -190,36 +189,56 @@ class DLTND:
             label = y.expand_as(k)
             leave = _Contest(net, x, label, torch.where(label == k, -1.0, 1.0))
             reach = _Contest(net, x, k, torch.full_like(k, -1.0, dtype=torch.float32))
-            kept = run.checkpoint(f"classes from {int(group[0])}")
-            part = kept.load()
-            if part is None:
-                rows = self._rounds(leave, reach, run)
-                part = [torch.stack(column).cpu() for column in zip(*rows, strict=True)]
-                kept.save(part)
-            parts.append(part)
+            rows = self._rounds(leave, reach, run.checkpoint(f"classes from {int(group[0])}"))
+            parts.append([torch.stack(column) for column in zip(*rows, strict=True)])
         return self._scores(subject, *(torch.cat(p, 1) for p in zip(*parts, strict=True)))
 
-    def _rounds(self, leave: _Contest, reach: _Contest, run: Run) -> Iterator[tuple[Tensor, ...]]:
-        """Yield masks, patterns, score, hits and success `(a, ...)` of each bisection."""
-        others = reach.label != leave.label  # (a, n)
-        count, images = others.shape
-        one = torch.ones(count, device=others.device)
+    def _rounds(self, leave: _Contest, reach: _Contest, run: Run) -> list[tuple[Tensor, ...]]:
+        """Return what `_round` does, of each bisection; go on with those that were kept."""
+        device = reach.label.device
+        one = torch.ones(len(reach.label))
+        new = {"rows": [], "bounds": (one * self.initial, one * 0, one * self.upper)}
+        state: dict[str, Any] = run.load() or new
+        rows: list[tuple[Tensor, ...]] = state["rows"]
+        if len(rows) == self.rounds:
+            return rows
+        try:
+            if "wanted" not in state:
+                state["wanted"] = self._wanted(reach, one.to(device), run).cpu()
+            for done in range(len(rows), self.rounds):
+                words = f"classes {reach.label[0, 0]} to {reach.label[-1, 0]}"
+                run.report(done, self.rounds, words)
+                c, low, high = state["bounds"]
+                wanted = state["wanted"].to(device)
+                row = self._round(leave, reach, c.to(device), wanted, run)
+                rows.append(tuple(column.cpu() for column in row))
+                passed = rows[-1][-1]
+                low, high = torch.where(passed, low, c), torch.where(passed, c, high)
+                state["bounds"] = ((low + high) / 2, low, high)
+        finally:
+            run.save(state)
+        return rows
+
+    def _wanted(self, reach: _Contest, one: Tensor, run: Run) -> Tensor:
+        """Return the outputs under perturbations of single images, `(a, n, D)`."""
+        images = len(reach.images)
         alone = self._solve(reach, one * self.image_weight, self.image_lr, images, run)
-        wanted = self._outputs(reach, *alone)
-        c, low, high = one * self.initial, one * 0, one * self.upper
-        for done in range(self.rounds):
-            words = f"classes {reach.label[0, 0]} to {reach.label[-1, 0]}"
-            run.report(done, self.rounds, words)
-            m, q = self._solve(leave, c, self.lr, 1, run)
-            run.charge(1.5 * others.numel())
-            with torch.no_grad():
-                passed = (leave.terms(m, q) <= 0).float().mean(1) > self.passed
-                hits = ((reach.terms(m, q) < 0) & others).sum(1) / others.sum(1)
-            cosines = F.cosine_similarity(self._outputs(leave, m, q), wanted, dim=-1)
-            scores = cosines.masked_fill(~others, torch.nan).nanquantile(self.quantile, dim=1)
-            yield m[:, 0], q[:, 0], scores, hits, passed
-            low, high = torch.where(passed, low, c), torch.where(passed, c, high)
-            c = (low + high) / 2
+        run.charge(reach.label.numel() / 2)
+        return self._outputs(reach, *alone)
+
+    def _round(
+        self, leave: _Contest, reach: _Contest, c: Tensor, wanted: Tensor, run: Run
+    ) -> tuple[Tensor, ...]:
+        """Return masks, patterns, score, hits and success `(a, ...)` for weights c."""
+        others = reach.label != leave.label  # (a, n)
+        m, q = self._solve(leave, c, self.lr, 1, run)
+        run.charge(1.5 * others.numel())
+        with torch.no_grad():
+            passed = (leave.terms(m, q) <= 0).float().mean(1) > self.passed
+            hits = ((reach.terms(m, q) < 0) & others).sum(1) / others.sum(1)
+        cosines = F.cosine_similarity(self._outputs(leave, m, q), wanted, dim=-1)
+        scores = cosines.masked_fill(~others, torch.nan).nanquantile(self.quantile, dim=1)
+        return m[:, 0], q[:, 0], scores, hits, passed
 
     def _solve(
         self, contest: _Contest, c: Tensor, lr: float, own: int, run: Run

@@ -106,25 +106,31 @@ class GangSweep:
                 raise NotApplicable(
                     f"needs four or more images outside class {k}: add other classes"
                 )
-            masks = self._painted(net, mine, k, spawn(rng), run.checkpoint(f"class {k}"))
-            trigger = Additive(masks.mean(0).cpu())
-            asr = (predict(quiet, trigger(mine)).argmax(1) == k).float().mean().item()
-            size = trigger.delta.abs().amax(0).sum().item()
+            kept, draw = run.checkpoint(f"class {k}"), spawn(rng)
+            seen = kept.load()
+            if seen is None:
+                masks = self._paint(net, mine, k, draw, run)
+                seen = self._look(quiet, masks, mine, theirs, k, run)
+                kept.save(seen)
+            mean, asr, ratio, cosine = seen
+            size = mean.abs().amax(0).sum().item()
+            trigger = Additive(mean)
             best.append(Candidate(Goal(k), trigger, size, asr, self.epochs, asr >= self.bar))
-            ratios.append(self._ratio(penultimate(net, theirs), penultimate(net, trigger(theirs))))
-            alike.append(
-                F.cosine_similarity(masks.flatten(1), masks.mean(0).flatten()[None]).mean()
-            )
-            run.charge(len(mine) / 2 + len(theirs))
-        return self._scores(net, best, torch.stack(ratios), torch.stack(alike))
+            ratios.append(ratio)
+            alike.append(cosine)
+        return self._scores(net, best, torch.tensor(ratios), torch.tensor(alike))
 
-    def _painted(self, net: nn.Module, x: Images, target: int, rng: Generator, run: Run) -> Tensor:
-        """Return the masks of the images, from a generator that is trained only once."""
-        masks: Tensor | None = run.load()
-        if masks is None:
-            masks = self._paint(net, x, target, rng, run)
-            run.save(masks)
-        return masks.to(x.device)
+    def _look(
+        self, quiet: Subject, masks: Tensor, mine: Images, theirs: Images, k: int, run: Run
+    ) -> tuple[Tensor, float, float, float]:
+        """Return the mean mask, its success, its ratio, and how alike the masks are."""
+        mean = masks.mean(0).cpu()
+        trigger = Additive(mean)
+        asr = (predict(quiet, trigger(mine)).argmax(1) == k).float().mean().item()
+        before, after = (penultimate(quiet.net, x) for x in (theirs, trigger(theirs)))
+        cosine = F.cosine_similarity(masks.flatten(1), masks.mean(0).flatten()[None]).mean().item()
+        run.charge(len(mine) / 2 + len(theirs))
+        return mean, asr, self._ratio(before, after).item(), cosine
 
     def _paint(self, net: nn.Module, x: Images, target: int, rng: Generator, run: Run) -> Tensor:
         """Train a generator and return its masks of the images, `(N, C, H, W)`."""

@@ -63,7 +63,9 @@ class KArmScan:
     are grouped by their labels, not by predictions; between two classes, where screening says
     nothing, both are searched; the bounds alone make a model suspicious, and only a trigger that
     works on images that the search did not use, and does not when shuffled, a backdoored one;
-    without the symmetric check the bound decides about pairs.
+    without the symmetric check the bound decides about pairs; goals start each at
+    random, as the inverter starts them, where the code starts all alike, and pairs from a nearly
+    opaque square in the middle and in one color.
     """
 
     inverter: Inverter

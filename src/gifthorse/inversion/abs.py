@@ -117,11 +117,6 @@ class Suspicion:
             self._open(layer, found[: m.keep])
             yield f"{len(self.suspects)} of {len(self._layers)} layers stimulated"
 
-    def _ready(self) -> list[tuple[Search, Tensor]]:
-        for _ in self.start():
-            pass
-        return self._searches
-
     def _open(self, layer: str, suspects: list[Suspect]) -> None:
         """Set up the search for the suspects of a layer whose class is a goal."""
         m, self.suspects[layer] = self.method, suspects
@@ -146,7 +141,9 @@ class Suspicion:
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round of every suspect of these goals."""
-        for search, places in self._ready():
+        for _ in self.start():
+            pass
+        for search, places in self._searches:
             rows = (torch.isin(places, arms) & ~search.settled).nonzero().flatten()
             if len(rows):
                 search.step(rows)
@@ -155,9 +152,8 @@ class Suspicion:
     @property
     def settled(self) -> Tensor:
         """Which goals have no suspect that may still step, `(A,)` bool."""
-        if len(self.suspects) < len(self._layers):
-            return torch.zeros(len(self.goals), dtype=torch.bool)
-        done = torch.ones(len(self.goals), dtype=torch.bool)
+        stimulated = len(self.suspects) == len(self._layers)
+        done = torch.full((len(self.goals),), stimulated)
         for search, places in self._searches:
             done[places[~search.settled]] = False
         return done

@@ -47,7 +47,8 @@ class PixelBackdoor:
     Source: Tao et al., Better Trigger Inversion Optimization in Backdoor Scanning, CVPR 2022,
     eqs. 3 to 6; constants that the paper leaves open from its released code. Differs: true cross
     entropy; the trigger after a step, truncated, is tested on all generation images before it is
-    stored, by size first; in tanh mode the snap goes through the inverse of tanh.
+    stored, by size first; light that is added and removed alike is dropped as well as what is below
+    1/255; in tanh mode the snap goes through the inverse of tanh.
     """
 
     mode: Literal["tanh", "clip"] = "tanh"

@@ -40,7 +40,8 @@ class USB:
 
     Source: Xu et al., Universal Soldier for Backdoor Detection, 2023, eq. 1, algorithms 1 and 2.
     Differs: the mask norm has the adapted weight of the released code, not 1; v has both signs, so
-    mask and pattern start from its size and sign; a trigger is stored only if it meets the bar.
+    mask and pattern start from its size and sign; a trigger is stored only if it meets the bar; the
+    size is the norm of m, as in the code, not that of m p.
     """
 
     start: DeepFoolUAP = DeepFoolUAP()

@@ -75,15 +75,19 @@ class Search:
         done = self.rounds >= self.pace.rounds
         if self.pace.patience:
             still = (self._stale >= self.pace.patience) & (self.rounds >= self.pace.least)
-            done |= self.feasible & still & self.cost.rose & self.cost.fell
+            done |= self.feasible & still & self._turned
         return done.cpu()
 
     @property
     def standing(self) -> Standing:
         """How every arm did in its last round."""
-        turned = self.cost.rose & self.cost.fell
-        last = (self.rounds, self._success, self._last, self._size, turned)
+        last = (self.rounds, self._success, self._last, self._size, self._turned)
         return Standing(*(tensor.to("cpu", copy=True) for tensor in last))
+
+    @property
+    def _turned(self) -> Tensor:
+        """Whether the weight of size moved both ways; a bar of 0 is never missed."""
+        return self.cost.rose & (self.cost.fell | (self.pace.bar <= 0))
 
     @property
     def image_steps(self) -> float:
@@ -341,6 +345,7 @@ class Search:
         for mine, new in zip(self._parts, parts, strict=True):
             mine[arms] = new
         gained = ~self.feasible[arms] | (size <= self._anchor[arms] * (1 - self.pace.gain))
+        gained |= self.pace.rule == "success"  # what is stored works more often
         self._anchor[arms] = torch.where(gained, size, self._anchor[arms])
         self._stale[arms] = torch.where(gained, 0, self._stale[arms])
         self._size[arms], self._soft[arms], self._asr[arms] = size, soft, asr

@@ -43,8 +43,9 @@ class Pace:
         rounds: Most rounds an arm gets.
         least: Rounds an arm gets in any case.
         patience: An arm settles after this many rounds without a gain, once its cost has moved
-            both up and down; 0 never stops early.
-        gain: Relative decrease of the size that counts as a gain.
+            both up and down, or only up where the bar is 0; 0 never stops early.
+        gain: Relative decrease of the size that counts as a gain; by the rule `success` whatever
+            works more often is one.
         heed: Rounds without a gain after which one whose trigger then fails its test counts as one
             that missed the bar, so that the weight of size comes down; 0 lets batches alone decide,
             as in the papers, and an arm may hover just below the bar for good.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
+
+import torch
 
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.run import Run
@@ -13,6 +14,7 @@ from gifthorse.core.types import Candidate, Hunt, Standing, WithStart
 from gifthorse.search.schedulers import Turns
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
+ENDED = "ended"  # in the kept state of a search that came to its end: it is not stepped again
 
 
 def finish(
@@ -27,7 +29,8 @@ def finish(
     """Step an inversion to the end of its turns; return why it had to stop before, or nothing.
 
     This is the only place where an inversion is stepped. Its start (a sweep of whole images, the
-    stimulation of neurons) comes in portions that are counted, limited and kept like rounds.
+    stimulation of neurons) comes in portions that are counted, limited and kept like rounds. One
+    that was kept at its end is not stepped again.
 
     Args:
         hunt: An inversion that nobody has stepped yet; it goes on from what the run kept of it.
@@ -43,9 +46,11 @@ def finish(
     """
     state = run.load()
     if state is not None:
-        hunt.restore(state)
+        hunt.restore({name: value for name, value in state.items() if name != ENDED})
+        if ENDED in state:
+            return ""
     meter = _Meter(hunt, run, hunt.image_steps if state is not None else 0.0)
-    with _kept(hunt, run):
+    try:
         for done, total, words in _portions(hunt, turns, rounds, longest, watch):
             meter.charge()
             run.report(done, total, words)
@@ -53,8 +58,12 @@ def finish(
             meter.save(bool(stopped))
             if stopped:
                 return stopped
+    except KeyboardInterrupt:
         meter.charge()
-    run.save(hunt.state())
+        meter.save(True)
+        raise
+    meter.charge()
+    run.save(hunt.state() | ({ENDED: torch.tensor(True)} if rounds is None else {}))
     return ""
 
 
@@ -114,12 +123,3 @@ class _Meter:
         if at_once or time.monotonic() - self.saved > SAVE_EVERY:
             self.run.save(self.hunt.state())
             self.saved = time.monotonic()
-
-
-@contextmanager
-def _kept(hunt: Hunt, run: Run) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        run.save(hunt.state())
-        raise

@@ -12,7 +12,7 @@ from torch import Tensor
 from gifthorse.core.types import Candidate, Hunt, Standing
 
 First = TypeVar("First", bound=Hunt)
-PORTION = 16  # arms that take a round of the first one before limits are asked
+PORTION = 16  # arms that are taken to the end of the first one before the next ones begin
 
 
 class Swept(Generic[First]):
@@ -40,15 +40,17 @@ class Swept(Generic[First]):
         return self._second
 
     def start(self) -> Iterator[str]:
-        """Do what is left of the first inversion, some arms at a time."""
-        while self._second is None:
-            arms = (~self.first.settled).nonzero().flatten()
-            if not len(arms):
-                self._second = self._then(self.first)
-            for part in arms.split(PORTION) if len(arms) else ():
-                self.first.step(part)
-                done = int(self.first.settled.sum())
-                yield f"start: {done} of {len(self.first.settled)} swept"
+        """Do what is left of the first inversion, some arms at a time, each to its end.
+
+        Which arms step together does not depend on where an earlier run was stopped.
+        """
+        if self._second is not None:
+            return
+        for part in torch.arange(len(settled := self.first.settled)).split(PORTION):
+            while len(arms := part[~self.first.settled[part]]):
+                self.first.step(arms)
+                yield f"start: {int(self.first.settled.sum())} of {len(settled)} swept"
+        self._second = self._then(self.first)
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round of the second inversion for these arms."""

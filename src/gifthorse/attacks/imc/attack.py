@@ -81,7 +81,8 @@ class IMC:
     secs. 3.2 and 6.3 and Table 20.
     Differs: an epoch of the net sees the new trigger, as in the authors' code; the trigger goes on
     from the last one, which their code draws anew each time; images that the backdoor is not for do
-    not shape it; it ends with the recipe's epochs.
+    not shape it; in every epoch the trigger's Adam begins anew, without the moments of the last; it
+    ends with the recipe's epochs.
     """
 
     stamp: Stamp = Stamp(ink="random")

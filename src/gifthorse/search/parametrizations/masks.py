@@ -157,7 +157,8 @@ class SignedPixels:
         ties: Channels that tie for a pixel's maximum `share` the gradient, or the `first` takes it.
 
     Source: Tao et al., Better Trigger Inversion Optimization in Backdoor Scanning, CVPR 2022
-    (PixelBackdoor), eqs. 4 to 6. Differs: ties between channels share the gradient (`amax`).
+    (PixelBackdoor), eqs. 4 to 6. Differs: ties between channels share the gradient (`amax`); what
+    is added and removed at once, and differs by less than 1/255, is dropped too.
     """
 
     mode: Literal["tanh", "clip"] = "tanh"
