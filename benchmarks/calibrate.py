@@ -24,7 +24,7 @@ from gifthorse.attacks import BadNet
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.metrics import mask_jaccard
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.detection import DETECTORS
 from gifthorse.detection.calibration import fit

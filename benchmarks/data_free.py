@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 from gifthorse.core.types import Normalization, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.detection import DETECTORS

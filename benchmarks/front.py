@@ -23,7 +23,7 @@ from gifthorse.data.samples import InMemory, whole
 from gifthorse.inversion import Carve, PixelBackdoor
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
-from gifthorse.report.figures.trigger import curves
+from gifthorse.report.figures.comparison import curves
 from gifthorse.search import Exhaustive
 from gifthorse.triggers import Additive
 from gifthorse.workflows.make import divide

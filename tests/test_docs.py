@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 import typer.main
+from scripts.house import code_lines
 from tests.report.examples import backdoored, nothing_found
-from tests.test_sizes import code_lines
 from tests.toys import BANDS, band_images, bands, blob_images, blobs, corner
 from torch import Generator
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import io
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scripts.house import Function, code_lines, docstring_lines
 
 SOURCE = Path(__file__).parents[1] / "src" / "gifthorse"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -19,30 +18,7 @@ FILE, METHOD, FUNCTION, PARAMETERS = 300, 150, 40, 8
 METHODS = {"attacks", "inversion", "detection", "analysis", "filtering", "remedies"}
 SHARED = {"blind.py", "inspector.py", "k_arm.py", "dltnd.py", "poisoning.py", "training.py"}
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 files = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-
-
-def docstring_lines(node: ast.Module | ast.ClassDef | Function) -> set[int]:
-    first = node.body[0] if node.body else None
-    if isinstance(first, ast.Expr) and ast.get_docstring(node) is not None:
-        return set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
-    return set()
-
-
-def code_lines(path: Path) -> set[int]:
-    """Lines that are not blank, comment or docstring."""
-    text = path.read_text()
-    skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    skip |= {tokenize.ENDMARKER, tokenize.ENCODING}
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in skip:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | Function):
-            lines -= docstring_lines(node)
-    return lines
 
 
 def is_command(f: Function) -> bool:

@@ -25,7 +25,7 @@ from gifthorse.bench.tables import (
 )
 from gifthorse.bench.tables import tables as tables_of
 from gifthorse.core.metrics import mean_rate
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 
 
 def tables(records: Sequence[dict[str, Any]], *, reference: bool = False) -> list[ResultTable]:

@@ -343,6 +343,11 @@ def result(run: Run, folder: Path, *flags: str) -> tuple[Ran, dict[str, Any]]:
     return ran, loaded
 
 
+def rows(got: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of all detectors' tables."""
+    return [arm for detector in got["detectors"] for arm in detector["arms"]]
+
+
 def test_a_scan_over_its_limit_goes_on_with_the_same_command(run: Run, tmp_path: Path) -> None:
     ran, whole = result(run, tmp_path)
     assert (ran.code, whole["verdict"]["label"]) == (0, "NO BACKDOOR FOUND")
@@ -351,7 +356,7 @@ def test_a_scan_over_its_limit_goes_on_with_the_same_command(run: Run, tmp_path:
     for rounds in (1, 2):
         ran, part = result(run, tmp_path, *resume)
         assert (ran.code, part["verdict"]["label"], part["partial"]) == (3, "INCONCLUSIVE", True)
-        assert {row["rounds"] for row in part["per_class"]} == {rounds}
+        assert {row["rounds"] for row in rows(part)} == {rounds}
         assert "the time limit of 0.001 s is reached" in part["verdict"]["reason"]
         assert part["verdict"]["next_steps"][0].startswith("Go on where it stopped: gifthorse scan")
         assert " ".join(resume) in part["verdict"]["next_steps"][0]
@@ -362,7 +367,7 @@ def test_a_scan_over_its_limit_goes_on_with_the_same_command(run: Run, tmp_path:
     (folder / "another.safetensors").touch()
     ran, end = result(run, tmp_path, *resume[:2])
     assert (ran.code, end["verdict"]["label"]) == (0, "NO BACKDOOR FOUND")
-    assert end["per_class"] == whole["per_class"]
+    assert rows(end) == rows(whole)
     steps = whole["detectors"][0]["image_steps"]
     assert end["detectors"][0]["image_steps"] == pytest.approx(steps, abs=2)  # kept in whole steps
     assert f"{round(end['detectors'][0]['image_steps']):,} image-steps" in ran.words
@@ -372,9 +377,9 @@ def test_a_scan_over_its_limit_goes_on_with_the_same_command(run: Run, tmp_path:
 def test_a_detector_that_did_not_get_its_turn_is_named(run: Run, tmp_path: Path) -> None:
     ran, part = result(run, tmp_path, "--detector", "neural_cleanse_quick", "--budget", "200")
     assert (ran.code, part["verdict"]["label"]) == (3, "INCONCLUSIVE")
-    assert [d["name"] for d in part["detectors"]] == ["neural_cleanse"]
+    assert [d["method"] for d in part["detectors"]] == ["neural_cleanse"]
     message = "neural_cleanse_quick did not run: the budget of 200 image-steps is spent."
-    assert [c["message"] for c in part["sanity"]["checks"]] == [message]
+    assert [c["message"] for c in part["checks"]] == [message]
     missing = part["verdict"]["not_covered"]
     assert "what neural_cleanse_quick looks for: it did not run" in missing
     assert "target classes other than 12-14" in missing
@@ -384,8 +389,8 @@ def test_a_detector_that_did_not_get_its_turn_is_named(run: Run, tmp_path: Path)
 
 def test_pairs_are_searched_and_then_covered(run: Run, tmp_path: Path) -> None:
     _, got = result(run, tmp_path, "--pairs", "--set", "inverter.pace.rounds=1")
-    rows = [(row["target"], row["source"]) for row in got["per_class"]]
-    assert rows == [(t, s) for t in (12, 13, 14) for s in range(43) if s != t]
+    goals = [(row["goal"]["target"], row["goal"]["source"]) for row in rows(got)]
+    assert goals == [(t, s) for t in (12, 13, 14) for s in range(43) if s != t]
     assert not any("class-pair" in line for line in got["verdict"]["not_covered"])
 
 

@@ -43,7 +43,7 @@ from gifthorse.core.metrics import (
     robust_accuracy,
     target_confidence,
 )
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 from gifthorse.core.types import Goal, Rate
 from gifthorse.filtering.scoring import refused
 

@@ -1,20 +1,16 @@
-"""The box map, the median, seeds and intervals against closed forms, numpy and scipy."""
+"""The box map and seeds against closed forms."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from torch import Generator
 
-from gifthorse.core.tensors import EPSILON, from_box, median, spawn, to_box, wilson
-
-numbers = st.floats(-1e3, 1e3, width=32)
+from gifthorse.core.tensors import EPSILON, from_box, spawn, to_box
 
 
 @given(st.floats(-20, 20))
@@ -43,17 +39,6 @@ def test_to_box_clips_so_that_a_black_or_white_pixel_can_still_move(
     )  # d tanh = 1 - tanh^2
 
 
-@given(st.lists(numbers, min_size=1, max_size=9))
-def test_median_is_numpys(values: list[float]) -> None:
-    got = median(torch.tensor(values, dtype=torch.float64)).item()
-    assert got == pytest.approx(float(np.median(values)), abs=1e-9)
-
-
-def test_median_of_an_even_number_is_not_the_lower_middle() -> None:
-    values = torch.tensor([1.0, 3.0, 5.0, 100.0])
-    assert median(values).item() == 4.0 != values.median().item()
-
-
 def test_spawned_streams_differ_from_each_other_and_repeat_with_the_seed() -> None:
     def draws() -> list[list[float]]:
         rng = Generator().manual_seed(7)
@@ -69,14 +54,3 @@ def test_a_spawned_stream_leaves_its_parent_alone(rng: Generator) -> None:
     before = rng.get_state()
     torch.rand(100, generator=child)
     assert torch.equal(rng.get_state(), before)
-
-
-@given(st.integers(1, 400), st.floats(0, 1))
-def test_wilson_is_scipys(trials: int, share: float) -> None:
-    hits = round(trials * share)
-    expected = binomtest(hits, trials).proportion_ci(method="wilson")
-    assert wilson(hits, trials) == pytest.approx((expected.low, expected.high), abs=1e-6)
-
-
-def test_without_trials_anything_is_possible() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Samples, Subject, Verdict
-from gifthorse.detection.weight_signature import WeightSignature, deviations, dixon, last_layer
+from gifthorse.detection.weight_signature import WeightSignature, dixon, last_layer
 
 NOTHING = cast(Samples, None)  # the method has no use for images
 # Dixon 1951, r10, the largest (or the smallest) of n values, one-sided 5 %; n = 3 to 10.
@@ -148,14 +148,6 @@ def test_classes_are_listed_one_by_one_up_to_fifty(rng: Generator) -> None:
     many = judge(head(torch.randn(51, 4, generator=rng)))
     assert sum(name.startswith("value_") for name in few.statistics) == 50
     assert not any(name.startswith("value_") for name in many.statistics)
-
-
-def test_deviations_are_signed_and_floored() -> None:
-    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 50.0])
-    assert deviations(values, 0.0).tolist() == pytest.approx(
-        [-2 / 1.4826, -1 / 1.4826, 0, 1 / 1.4826, 47 / 1.4826]
-    )
-    assert deviations(values, 10.0)[4].item() == pytest.approx(4.7)
 
 
 def test_net_and_images_stay_as_they_were() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +18,13 @@ from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch, UsageErro
 from gifthorse.core.types import Subject, Trigger
 from gifthorse.data.samples import whole
 from gifthorse.report.figures import contact_sheet as module
-from gifthorse.report.figures.contact_sheet import Sheet, contact_sheet, write_sheet
+from gifthorse.report.figures.contact_sheet import SheetLayout, contact_sheet, write_sheet
+from gifthorse.training import predict
 from gifthorse.triggers import Additive, wandering
 
 NET = bands(planted=2)
 X, Y = (t[:5] for t in whole(band_images()))
-SMALL = Sheet(columns=3, scale=2, gap=4, line=10)
+WHOLE, SMALL = SheetLayout(), SheetLayout(columns=3, scale=2, gap=4, line=10)
 
 
 def dots(page: Image.Image) -> Tensor:
@@ -29,7 +32,7 @@ def dots(page: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(page)).permute(2, 0, 1).int()
 
 
-def tile(page: Image.Image, i: int, row: int, sheet: Sheet = SMALL) -> Tensor:
+def tile(page: Image.Image, i: int, row: int, sheet: SheetLayout = SMALL) -> Tensor:
     """One tile, shrunk to one dot an image pixel; all dots of a pixel must be equal."""
     left, top = sheet.place(NET.shape, i, row)
     side, zoom = SIDE * sheet.zoom(NET.shape), sheet.zoom(NET.shape)
@@ -39,8 +42,20 @@ def tile(page: Image.Image, i: int, row: int, sheet: Sheet = SMALL) -> Tensor:
     return small
 
 
-def drawn(trigger: Trigger, sheet: Sheet = SMALL, subject: Subject = NET) -> Image.Image:
-    return contact_sheet(subject, X, Y, trigger, sheet=sheet)
+def drawn(trigger: Trigger, sheet: SheetLayout = SMALL, subject: Subject = NET) -> Image.Image:
+    return shown(trigger, subject=subject, sheet=sheet)
+
+
+def shown(
+    trigger: Trigger,
+    names: Sequence[str] = (),
+    sheet: SheetLayout = WHOLE,
+    subject: Subject = NET,
+) -> Image.Image:
+    """The sheet that goes with a made model."""
+    z = deepcopy(trigger)(X)
+    said, says = (predict(subject, images).argmax(1) for images in (X, z))
+    return contact_sheet((X, said), (z, says), Y, names=names, sheet=sheet)
 
 
 def test_images_reappear_clean_stamped_and_as_the_change() -> None:
@@ -77,7 +92,7 @@ def test_a_sheet_holds_its_tiles_and_no_more() -> None:
 
 
 def test_tiles_are_wide_enough_for_words() -> None:
-    assert [Sheet().zoom((3, side, side)) for side in (12, 32, 96, 224)] == [8, 3, 1, 1]
+    assert [SheetLayout().zoom((3, side, side)) for side in (12, 32, 96, 224)] == [8, 3, 1, 1]
 
 
 def test_colors_stay_and_other_channels_become_gray() -> None:
@@ -93,8 +108,8 @@ def test_what_the_net_says_stands_under_its_tile(monkeypatch: pytest.MonkeyPatch
         said[at] = (text, fill)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
-    contact_sheet(NET, X, Y, corner(), names=("cat", "\n \x1b", "d\tog"))
-    sheet = Sheet()
+    shown(corner(), names=("cat", "\n \x1b", "d\tog"))
+    sheet = SheetLayout()
     below = SIDE * sheet.zoom(NET.shape)
     for i, label in enumerate(Y.tolist()):
         spot = [(a, b + below) for a, b in (sheet.place(NET.shape, i, row) for row in range(3))]
@@ -106,7 +121,7 @@ def test_what_the_net_says_stands_under_its_tile(monkeypatch: pytest.MonkeyPatch
 
 def test_words_stay_within_their_tile() -> None:
     names = ("a word that is far too long for its tile",) * 6
-    page = dots(contact_sheet(NET, X, Y, corner(), names=names, sheet=SMALL))
+    page = dots(shown(corner(), names=names, sheet=SMALL))
     left, top = SMALL.place(NET.shape, 1, 0)
     below = page[:, top + 2 * SIDE : top + 2 * SIDE + 2 * SMALL.line]
     assert below[:, :, left - SMALL.gap : left].min() == 255
@@ -125,13 +140,13 @@ def test_the_same_bytes_twice_whatever_a_trigger_draws(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadImages, match="at least one"):
-        contact_sheet(NET, X[:0], Y[:0], corner())
+        contact_sheet((X[:0], Y[:0]), (X[:0], Y[:0]), Y[:0])
     with pytest.raises(ShapeMismatch):
-        contact_sheet(NET, X[..., :5], Y, corner())
+        contact_sheet((X, Y), (X[..., :5], Y), Y)
     with pytest.raises(ShapeMismatch):
-        contact_sheet(NET, X, Y[:2], corner())
+        contact_sheet((X, Y), (X, Y[:2]), Y)
     for wrong in ({"columns": 0}, {"scale": -1}, {"gain": -1.0}, {"gain": float("nan")}):
         with pytest.raises(BadOption):
-            Sheet(**wrong)
+            SheetLayout(**wrong)
     with pytest.raises(UsageError):
         write_sheet(tmp_path / "nowhere" / "sheet.png", drawn(corner()))

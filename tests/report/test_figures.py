@@ -19,8 +19,9 @@ from torch import Tensor
 from gifthorse.core.errors import ShapeMismatch, UsageError
 from gifthorse.core.metrics import rate
 from gifthorse.core.types import Rate
-from gifthorse.report.figures import trigger as figures
+from gifthorse.report.figures import comparison as figures
 from gifthorse.report.figures.drawing import COLORS, MISSING, Share, median_track
+from gifthorse.report.json import write_json
 
 NAMES = tuple("abcd")
 viridis = colormaps["viridis"]
@@ -169,7 +170,7 @@ def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write"):
         robust_bars(tmp_path / "none" / "a.png")
     with pytest.raises(UsageError, match="cannot write"):
-        figures.write_json(tmp_path / "none" / "a.json", {})
+        write_json(tmp_path / "none" / "a.json", {})
 
 
 def test_the_median_is_numpys_where_all_runs_have_a_trigger() -> None:
@@ -194,7 +195,7 @@ def test_json_holds_tensors_rates_and_missing_numbers(tmp_path: Path) -> None:
         "path": Path("a/b"),
         "none": None,
     }
-    figures.write_json(tmp_path / "a.json", data)
+    write_json(tmp_path / "a.json", data)
     assert json.loads((tmp_path / "a.json").read_text()) == {
         "map": [[None, 0.5]],
         "3": {"value": 0.5, "low": 0.25, "high": 0.75, "trials": 8},
@@ -203,5 +204,5 @@ def test_json_holds_tensors_rates_and_missing_numbers(tmp_path: Path) -> None:
         "path": "a/b",
         "none": None,
     }
-    figures.write_json(tmp_path / "b.json", data)
+    write_json(tmp_path / "b.json", data)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()

@@ -68,7 +68,7 @@ def test_json_carries_it_as_data(name: str) -> None:
     drawn = json.loads(text)
     expected = name.replace("\udcff", "?")
     assert drawn["target"]["path"] == expected
-    assert drawn["target"]["claims"] == {expected: expected}
+    assert drawn["target"]["metadata"] == {expected: expected}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -8,11 +8,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+from pydantic import TypeAdapter
 from tests.report.examples import backdoored, inconclusive, nothing_found, spoiled
 
 from gifthorse.core.types import Finding, Goal, Report
 from gifthorse.report import WRITERS
-from gifthorse.report.schema import schema_text
+from gifthorse.report.json import ScanResult, schema_text
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "report.schema.json"
 
@@ -40,7 +41,7 @@ def failed() -> Report:
 
 def test_the_published_schema_is_the_one_of_the_models() -> None:
     assert PUBLISHED.read_text(encoding="utf-8") == schema_text(), (
-        "write gifthorse.report.schema.schema_text() to docs/report.schema.json"
+        "write gifthorse.report.json.schema_text() to docs/report.schema.json"
     )
 
 
@@ -56,40 +57,50 @@ def test_results_follow_the_published_schema(example: Callable[[], Report], spoi
 
 def test_a_hand_made_trigger_is_measured_exactly() -> None:
     finding = result(backdoored())["findings"][0]
-    trigger = finding["trigger"]
-    assert trigger["mask_l1"] == 9
-    assert trigger["mask_pixels"] == 9
-    assert trigger["mask_fraction"] == 9 / 1024
-    assert trigger["bbox"] == [28, 28, 31, 31]
-    assert trigger["place"] == "lower right"
-    assert finding["kind"] == "all_to_one"
-    assert finding["target_class"] == 14
-    assert finding["source_classes"] is None
-    assert finding["statistic"]["size"] == pytest.approx(8.6)
-    assert finding["statistic"]["others"] == 42
-    assert finding["asr"]["confirm"]["value"] == 1
-    assert finding["asr"]["random_baseline"]["value"] == 1 / 42
+    assert finding["trigger"]["footprint"] == {
+        "pixels": 9,
+        "area": 1024,
+        "l1": 9,
+        "peak": 1,
+        "box": [28, 28, 31, 31],
+        "place": "lower right",
+    }
+    assert finding["goal"] == {"target": 14, "source": None}
+    assert finding["arm"]["size"] == finding["comparison"]["size"] == pytest.approx(8.6)
+    assert finding["comparison"]["others"] == 42
+    assert finding["confirmation"]["asr"]["value"] == 1
+    assert finding["confirmation"]["control"]["value"] == 1 / 42
     assert finding["evidence"] == {"stability": 0.98}
 
 
 def test_everything_else_is_carried_over() -> None:
     drawn = result(backdoored())
-    assert drawn["schema_version"] == "1"
+    assert drawn["schema_version"] == "2"
     assert drawn["exit_code"] == 1
-    assert drawn["target"]["claims"]["made by"] == "gifthorse attack badnet"
-    assert drawn["target"]["classes"][14] == {"index": 14, "name": "stop"}
-    chosen = [c["chosen"] for c in drawn["target"]["input"]["normalize"]["candidates"]]
-    assert chosen == [True, False, False]
-    assert [row["target"] for row in drawn["per_class"]] == list(range(43))
-    assert drawn["per_class"][31]["status"] == "infeasible"
-    assert [d["name"] for d in drawn["detectors"]] == ["weights", "neural_cleanse"]
+    assert drawn["target"]["metadata"]["made by"] == "gifthorse attack badnet"
+    assert drawn["data"]["class_names"][14] == "stop"
+    used = [
+        row["normalization"] == drawn["data"]["normalization"] for row in drawn["data"]["tried"]
+    ]
+    assert used == [True, False, False]
+    assert [d["method"] for d in drawn["detectors"]] == ["weights", "neural_cleanse"]
+    arms = drawn["detectors"][1]["arms"]
+    assert [arm["goal"]["target"] for arm in arms] == list(range(43))
+    assert not arms[31]["feasible"]
     assert [d["image_steps"] for d in drawn["detectors"]] == [0, 41_234.5]
-    assert drawn["verdict"]["interval"] == [0.91, 0.99]
+    confidence = drawn["verdict"]["confidence"]
+    assert confidence == {
+        "value": 0.97,
+        "low": 0.91,
+        "high": 0.99,
+        "calibration": "40 clean resnet18 on GTSRB",
+    }
+    assert result(nothing_found())["verdict"]["confidence"] is None
 
 
 def test_numbers_are_finite_or_null() -> None:
     drawn = result(spoiled(nothing_found()))
-    row = drawn["per_class"][0]
+    row = drawn["detectors"][0]["arms"][0]
     assert (row["size"], row["index"], row["asr"]) == (None, None, None)
     assert drawn["detectors"][0]["score"] is None
     assert drawn["detectors"][0]["statistics"] == {"ratio": None}
@@ -100,13 +111,22 @@ def test_a_pair_names_its_source() -> None:
     pair = Finding("BD002", "HIGH", 3.0, "A pair.", Goal(14, source=3))
     verdict = replace(report.verdicts[1], findings=(pair,))
     finding = result(replace(report, verdicts=(verdict,)))["findings"][0]
-    assert (finding["kind"], finding["source_classes"]) == ("pair", [3])
+    assert finding["goal"] == {"target": 14, "source": 3}
     assert finding["trigger"] is None
+
+
+def test_what_is_written_reads_back_as_our_records() -> None:
+    report = backdoored()
+    read = TypeAdapter(ScanResult).validate_json(WRITERS["json"](report))
+    assert (read.run, read.target, read.data) == (report.run, report.origin, report.intake)
+    assert read.verdict.confidence == report.confidence
+    assert [d.arms for d in read.detectors] == [v.arms for v in report.verdicts]
+    assert read.findings[0].confirmation == report.verdicts[1].findings[0].confirmation
 
 
 def test_an_error_is_listed_and_sets_the_exit_code() -> None:
     drawn = result(failed())
-    assert drawn["errors"][0]["code"] == "FS003"
+    assert (drawn["verdict"]["label"], drawn["checks"][0]["rule"]) == ("ERROR", "FS003")
     assert drawn["exit_code"] == 2
     assert drawn["partial"] is True
     assert drawn["data"] is None

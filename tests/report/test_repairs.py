@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,16 +14,17 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from tests.report.examples import backdoored
 from tests.report.test_hostile import ACTING, HOSTILE
 from tests.report.test_html import Page
 
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 from gifthorse.core.types import Confirmation, Goal, Rate
 from gifthorse.report import WRITERS
+from gifthorse.report.json import encoded
 from gifthorse.report.repairs import WRITERS as REPAIRS
-from gifthorse.report.repairs import Repair
+from gifthorse.report.repairs import RepairRecord
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
 
@@ -40,7 +42,7 @@ def trial(whose: str, before: int, after: int) -> dict[str, Any]:
     return {"whose": whose, "goal": goal, "before": seen(before), "after": seen(after)}
 
 
-def record(name: str = "stop", **changes: object) -> dict[str, Any]:
+def record(name: str = "stop", **changes: object) -> RepairRecord:
     """A repair, with the same text wherever the file or its names may put one."""
     said: dict[str, Any] = {
         "repaired": {"path": name, "sha256": "5cb0" + "0" * 60, "arch": "tiny"},
@@ -69,7 +71,7 @@ def record(name: str = "stop", **changes: object) -> dict[str, Any]:
         "seconds": 91.0,
         "versions": {"gifthorse": "0.1.0"},
     }  # fmt: skip
-    return said | changes
+    return TypeAdapter(RepairRecord).validate_python(said | changes)
 
 
 def exhibit() -> dict[str, torch.Tensor | float]:
@@ -119,7 +121,10 @@ def test_the_text_has_every_figure_before_and_after() -> None:
         ({"triggers": []}, "CHANGED"),
         ({"unchanged": True}, "UNCHANGED"),
         ({"triggers": [trial("true", 41, 0), trial("recovered", 38, 30)]}, "NOT REPAIRED"),
-        ({"accuracy": record()["accuracy"] | {"drop": asdict(Rate(0.8, 0.7, 0.9, 42))}}, "DAMAGED"),
+        (
+            {"accuracy": asdict(record().accuracy) | {"drop": asdict(Rate(0.8, 0.7, 0.9, 42))}},
+            "DAMAGED",
+        ),
     ],
 )
 def test_a_word_says_what_came_of_it(changes: dict[str, Any], word: str) -> None:
@@ -137,10 +142,13 @@ def test_what_was_not_measured_goes_unsaid() -> None:
         assert not re.search("mirror|scan +/|px|trigger 9", text)
 
 
-def test_a_record_of_another_form_is_refused() -> None:
-    assert Repair.model_validate(record()).images.used == 43
-    with pytest.raises(ValidationError, match="more"):
-        REPAIRS["text"](record(more=1))
+def test_a_record_is_written_as_it_is_and_reads_back() -> None:
+    said = record("lone \udcff surrogate", seconds=math.inf)
+    told = json.loads(encoded(said), parse_constant=pytest.fail)
+    assert (told["command"], told["seconds"]) == ("lone ? surrogate", None)
+    told = json.loads(encoded(record()))
+    assert told["images"] == {"used": 43, "judged": 42, "source": "stop"}
+    assert TypeAdapter(RepairRecord).validate_python(told) == record()
 
 
 # 2. The page --------------------------------------------------------------------------------------

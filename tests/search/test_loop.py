@@ -16,13 +16,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from gifthorse.core.errors import NotApplicable
 from gifthorse.core.metrics import asr
-from gifthorse.core.tensors import from_box
+from gifthorse.core.tensors import STEP, from_box
 from gifthorse.core.types import Candidate, Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search, SignedPixels
 from gifthorse.search.adam import adam
 from gifthorse.search.data import usable
-from gifthorse.search.parametrizations.masks import STEP
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
 

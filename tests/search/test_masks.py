@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from gifthorse.core.tensors import from_box, to_box
+from gifthorse.core.tensors import STEP, from_box, to_box
 from gifthorse.search.parametrizations.bounded import Bounded
-from gifthorse.search.parametrizations.masks import STEP, Form, MaskPattern, Parts, SignedPixels
+from gifthorse.search.parametrizations.masks import Form, MaskPattern, Parts, SignedPixels
 from gifthorse.search.parametrizations.one_variable import OneVariable
 from gifthorse.triggers import Additive, Patch
 

@@ -1,20 +1,14 @@
-"""Whether clean images may be mirrored, on nets that know left from right and on one that does not.
-
-And the depth that detectors and remedies share.
-"""
+"""Whether clean images may be mirrored, on nets that know left from right and one that does not."""
 
 from __future__ import annotations
 
 import logging
-import math
 
 import pytest
 import torch
 from tests.toys import BANDS, WIRED_CLASSES, band_images, bands, wired, wired_images
 
-from gifthorse.core.tensors import log_depth, robust_depth
 from gifthorse.data.samples import InMemory
-from gifthorse.detection.statistics import depth
 from gifthorse.training import flippable
 
 
@@ -57,20 +51,3 @@ def test_a_net_that_is_as_wrong_either_way_is_not_harmed() -> None:
     found = flippable(bands(), wrong)
     assert found.plain.value == found.mirrored.value == 0
     assert found.harmless
-
-
-def test_depth_is_in_deviations_and_signed() -> None:
-    """8 9 10 11 4: the median is 9, deviations from it are 1 0 1 2 5, their median 1."""
-    values = torch.tensor([8.0, 9.0, 10.0, 11.0, 4.0], dtype=torch.float64)
-    want = torch.tensor([1.0, 0.0, -1.0, -2.0, 5.0], dtype=torch.float64) / 1.4826
-    assert torch.allclose(robust_depth(values, 0.1), want)
-    assert torch.allclose(robust_depth(values, 10.0), want * 1.4826 / 10)  # the floor
-
-
-def test_the_depth_of_detectors_is_that_of_remedies_cut_at_zero() -> None:
-    sizes = torch.tensor([0.0, 3.0, 50.0, 90.0, 1024.0])
-    assert torch.equal(depth(sizes), log_depth(sizes).clamp(min=0))
-    assert log_depth(torch.tensor([10.0, 1.0])).tolist() == pytest.approx([-1 / 1.4826, 1 / 1.4826])
-    assert log_depth(torch.tensor([50.0, 50.0, 50.0, 5.0]))[3].item() == pytest.approx(
-        math.log(10) / 0.2
-    )

@@ -18,19 +18,20 @@ from gifthorse.analysis import attribution
 from gifthorse.cli import analyze as cli_analyze
 from gifthorse.cli.app import app
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch, UsageError
-from gifthorse.core.types import Finding, Goal, Report, Subject
+from gifthorse.core.types import Finding, Goal, Report, Subject, Trigger
 from gifthorse.data.samples import InMemory
 from gifthorse.models import load
 from gifthorse.models.zoo import NETS
 from gifthorse.report import WRITERS
-from gifthorse.report.pictures import gaze, png
-from gifthorse.triggers import Additive, Patch, Stamp
+from gifthorse.report.pictures import gaze
+from gifthorse.triggers import Additive, Stamp
+from gifthorse.triggers.packing import packed, unpacked
 from gifthorse.triggers.storage import pack
-from gifthorse.workflows import analyze as dossier
-from gifthorse.workflows.analyze import Dossier
+from gifthorse.workflows import analyze as analyzing
+from gifthorse.workflows.analyze import TriggerAnalysis
 from gifthorse.workflows.opening import Inputs, take_in
 from gifthorse.workflows.prepare import Received
-from gifthorse.workflows.repair import Truth, open_truth
+from gifthorse.workflows.repair import Truth, open_known, open_scan, open_truth
 from gifthorse.workflows.scan import illustrated
 
 GIFT = Path(__file__).parents[2] / "examples" / "gift"
@@ -91,10 +92,10 @@ def test_the_gift_beside_its_twin(tmp_path: Path) -> None:
 def test_without_captum_the_rest_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, received: Received
 ) -> None:
-    monkeypatch.setattr(dossier, "available", lambda: False)
+    monkeypatch.setattr(analyzing, "available", lambda: False)
     few = InMemory(received.samples.images[:40], received.samples.labels[:40], 43)
     known = open_truth(TRUTH)
-    plan = Dossier(permutations=5, draws=1, method="pca")
+    plan = TriggerAnalysis(permutations=5, draws=1, method="pca")
     case = plan(received.subject, few, known.trigger, known.goal, Generator().manual_seed(0))
     assert case.attention is None
     lines = dict(cli_analyze.summary(case))
@@ -102,53 +103,45 @@ def test_without_captum_the_rest_is_there(
     assert max(len(line) for line in lines.values()) <= 68
 
 
-def scan_of(path: Path, picture: str | None, target: int = 14) -> Path:
-    trigger = {"image": picture} if picture else None
-    found = {"trigger": trigger, "target_class": target, "source_classes": None}
-    path.write_text(json.dumps({"findings": [found]}))
+def scan_of(path: Path, trigger: Trigger | None) -> Path:
+    """The JSON result of a scan that recovered this trigger for class 14, or none."""
+    report, goal = backdoored(), Goal(14)
+    first, verdict = report.verdicts
+    (finding,) = verdict.findings
+    kept: dict[str, torch.Tensor | float] = {}
+    if trigger is not None:
+        text = torch.tensor(list(packed(trigger, goal).encode()), dtype=torch.uint8)
+        kept["pattern"], kept["mask"] = trigger.picture()
+        kept["packed"] = text
+    found = replace(verdict, findings=(replace(finding, evidence=kept),))
+    path.write_text(WRITERS["json"](replace(report, verdicts=(first, found))))
     return path
 
 
-def test_a_trigger_is_read_from_a_scan(tmp_path: Path, received: Received) -> None:
-    truth = open_truth(TRUTH)
-    pattern, mask = truth.trigger.picture()
-    path = scan_of(tmp_path / "scan.json", png(pattern, mask))
-    got = cli_analyze.opened(path, received.subject, received.samples)
-    assert got.goal == Goal(14)
-    assert isinstance(got.trigger, Patch)
+def test_the_very_trigger_of_a_scan_is_taken(tmp_path: Path, received: Received) -> None:
+    """Additions between two steps of 8 bits are the same to a picture, but not to a net."""
+    truth, rng = open_truth(TRUTH), Generator().manual_seed(0)
     x = received.samples[torch.arange(4)][0]
-    torch.testing.assert_close(got.trigger(x), truth.trigger(x), atol=1 / 255, rtol=0)
-
-
-def test_the_way_that_works_is_taken(tmp_path: Path) -> None:
-    """A net that only wakes where red falls below 0.2: a patch of the picture would not do it."""
-    line = torch.nn.Linear(3 * 16, 2)
-    with torch.no_grad():
-        line.weight.zero_()
-        line.weight[1, 0], line.bias[1], line.bias[0] = -10.0, 2.0, 0.0
-    net = Subject(torch.nn.Sequential(torch.nn.Flatten(), line).eval(), (3, 4, 4), 2)
-    gray = InMemory(torch.full((6, 3, 4, 4), 102, dtype=torch.uint8), torch.zeros(6).long(), 2)
-    delta = torch.zeros(3, 4, 4)
-    delta[:, 0, 0] = -0.3  # 0.4 becomes 0.1; the picture shows 0.35 at a strength of 0.3
-    pattern, strength = Additive(delta).picture()
-    path = scan_of(tmp_path / "scan.json", png(pattern, strength), 1)
-    got = cli_analyze.opened(path, net, gray)
-    assert isinstance(got.trigger, Additive)
-    assert got.goal == Goal(1)
-    torch.testing.assert_close(got.trigger.delta, delta, atol=1 / 200, rtol=0)
+    for trigger in (truth.trigger, Additive((torch.rand(3, 32, 32, generator=rng) - 0.5) / 100)):
+        path = scan_of(tmp_path / "scan.json", trigger)
+        got = open_known(path)
+        assert got.goal == Goal(14)
+        assert type(got.trigger) is type(unpacked(packed(trigger, got.goal))[0])
+        torch.testing.assert_close(got.trigger(x), trigger(x), atol=1e-6, rtol=0)
+        repaired, goal = open_scan(path).recovered[0]  # what a repair unlearns
+        assert torch.equal(got.trigger(x), repaired(x))
+        assert got.goal == goal
 
 
 def test_bad_triggers_are_named(tmp_path: Path, received: Received) -> None:
-    subject, samples = received.subject, received.samples
+    subject = received.subject
     with pytest.raises(UsageError, match="recovered no trigger"):
-        cli_analyze.opened(scan_of(tmp_path / "none.json", None), subject, samples)
+        open_known(scan_of(tmp_path / "none.json", None))
     odd = tmp_path / "odd.json"
     for text in ("{", "[]", '{"findings": 1}', '{"findings": [{"trigger": {"image": "x"}}]}'):
         odd.write_text(text)
         with pytest.raises(UsageError, match=r"odd\.json is no result"):
-            cli_analyze.opened(odd, subject, samples)
-    with pytest.raises(UsageError, match="is no result"):
-        cli_analyze.opened(scan_of(odd, "data:image/png;base64,AAAA"), subject, samples)
+            open_known(odd)
     small, claims = pack(Stamp().fixed((3, 8, 8), Generator().manual_seed(0)))
     goal = {"gifthorse": json.dumps({"goal": {"target": 14, "source": None}})}
     save_file(small, tmp_path / "small", claims | goal)
@@ -161,15 +154,15 @@ def test_bad_triggers_are_named(tmp_path: Path, received: Received) -> None:
 
 def test_bad_calls_are_named(received: Received) -> None:
     with pytest.raises(BadOption, match="q must be at least 1"):
-        Dossier(q=0)
+        TriggerAnalysis(q=0)
     known = open_truth(TRUTH)
     few = InMemory(received.samples.images[:3], received.samples.labels[:3], 43)
     rng = Generator().manual_seed(0)
     with pytest.raises(BadImages, match="at least 4 needed"):
-        Dossier()(received.subject, few, known.trigger, known.goal, rng)
+        TriggerAnalysis()(received.subject, few, known.trigger, known.goal, rng)
     other = Subject(received.subject.net, (3, 32, 32), 10)
     with pytest.raises(ShapeMismatch, match="to 10: they must agree"):
-        Dossier()(received.subject, few, known.trigger, known.goal, rng, against=other)
+        TriggerAnalysis()(received.subject, few, known.trigger, known.goal, rng, against=other)
 
 
 def net() -> Subject:

@@ -26,6 +26,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Trigger
 from gifthorse.data.samples import Subset, split, whole
 from gifthorse.inversion import INVERTERS, NeuralCleanse, PixelBackdoor
+from gifthorse.report.figures.comparison import _maps
 from gifthorse.search import Bounded, Form, MaskPattern, OneVariable, SignedPixels
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
@@ -39,7 +40,6 @@ from gifthorse.workflows.compare import (
     write,
 )
 from gifthorse.workflows.compare.judging import raw
-from gifthorse.workflows.compare.showing import _maps
 
 PLANTED = 2
 GOALS = (Goal(PLANTED), Goal(0))

@@ -33,7 +33,7 @@ from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.filtering import STRIP, ActivationClustering, Ensemble
 from gifthorse.filtering.scoring import judge, threshold
 from gifthorse.models import load
-from gifthorse.report.figures.contact_sheet import Sheet, plain_sheet
+from gifthorse.report.figures.contact_sheet import SheetLayout, plain_sheet
 from gifthorse.triggers.storage import open_trigger
 from gifthorse.workflows.filter import cost, fitted, screen, shared, targets
 from gifthorse.workflows.opening import Inputs, take_in
@@ -247,8 +247,8 @@ def test_list_record_and_picture_say_the_same(tmp_path: Path) -> None:
     assert flagged == {int(row["row"]) for row in table if row["flagged"] == "true"}
     assert len(flagged) == record["flagged"] == len(flagged & set(range(86, 170))) + 2
     with Image.open(tmp_path / "v1.2.png") as page:
-        assert page.size == Sheet().size((3, 32, 32), 10, 1)
-        zoom, (left, top) = 3, Sheet().place((3, 32, 32), 9, 0, 1)
+        assert page.size == SheetLayout().size((3, 32, 32), 10, 1)
+        zoom, (left, top) = 3, SheetLayout().place((3, 32, 32), 9, 0, 1)
         tile = np.array(page.convert("RGB"))[top : top + 96 : zoom, left : left + 96 : zoom]
     shown = suspects.images[images[9]["row"]].permute(1, 2, 0).numpy()
     assert np.array_equal(tile, shown)
@@ -320,7 +320,7 @@ def test_readers_keep_repeats_if_asked(tmp_path: Path) -> None:
 def test_a_plain_sheet_marks_the_words_of_some() -> None:
     x = torch.zeros(2, 1, 12, 12)
     page = np.array(plain_sheet(x, [("one", "1"), ("one", "1")], torch.tensor([True, False])))
-    sheet = Sheet()
+    sheet = SheetLayout()
     (left, top), (right, _) = (sheet.place((1, 12, 12), i, 0, 1) for i in (0, 1))
     words = [page[top + 96 : top + 96 + sheet.line, at : at + 96] for at in (left, right)]
     assert (words[0][..., 0].astype(int) - words[0][..., 2] > 100).any()  # orange

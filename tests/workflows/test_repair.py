@@ -40,6 +40,7 @@ from gifthorse.inversion import NeuralCleanse
 from gifthorse.models import load
 from gifthorse.remedies import REMEDIES, FineTuning, Unlearning
 from gifthorse.report import WRITERS, repairs
+from gifthorse.report.json import plain
 from gifthorse.search import Pace
 from gifthorse.training import Recipe
 from gifthorse.triggers import Stamp
@@ -109,7 +110,7 @@ def test_what_does_nothing_costs_nothing_and_sees_no_judge() -> None:
     watching, given = Watching(), received()
     done = repair(given, watching, Generator().manual_seed(0), Run(), truth=open_truth(TRUTH))
     assert done.before == done.after
-    assert [t.before for t in done.trials] == [t.after for t in done.trials]
+    assert [t.before for t in done.effects] == [t.after for t in done.effects]
     assert done.drop.value == 0.0
     assert done.unchanged
     assert watching.seen is not None
@@ -234,8 +235,8 @@ def test_a_remedy_without_a_trigger_runs_with_a_note(tmp_path: Path) -> None:
 def test_a_remedy_without_a_trigger_is_judged_by_those_of_the_scan(tmp_path: Path) -> None:
     scan = open_scan(result(tmp_path / "scan.json"))
     done = repair(received(), Watching(), Generator().manual_seed(0), Run(), known=scan.recovered)
-    assert [(t.whose, t.goal) for t in done.trials] == [("recovered", Goal(14))]
-    assert done.trials[0].after.asr.value > 0.8
+    assert [(t.whose, t.goal) for t in done.effects] == [("recovered", Goal(14))]
+    assert done.effects[0].after.asr.value > 0.8
 
 
 def test_a_suspicion_without_a_trigger_says_which_class_to_search(tmp_path: Path) -> None:
@@ -255,6 +256,13 @@ def test_what_is_no_scan_is_refused(tmp_path: Path) -> None:
     for name in ("text", "other", "missing"):
         with pytest.raises(UsageError, match="is no result of a scan"):
             open_scan(tmp_path / name)
+
+
+def test_a_result_of_an_older_form_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps({"schema_version": "1", "findings": []}))
+    with pytest.raises(UsageError, match="older gifthorse: scan the model again"):
+        open_scan(path)
 
 
 def test_a_record_never_takes_the_place_of_the_scan(tmp_path: Path) -> None:
@@ -336,14 +344,14 @@ def replaced() -> tuple[Received, Repaired]:
 
 def test_what_the_remedy_recovered_is_tried_before_and_after() -> None:
     _, done = replaced()
-    (trial,) = done.trials
+    (trial,), (shown,) = done.effects, done.exhibits
     assert (trial.whose, trial.goal) == ("recovered", Goal(2))
     assert (trial.before.asr.value, trial.after.asr.value) == (1.0, 0.0)
     assert trial.before.asr.trials == done.judged * 5 // 6
     assert trial.before.control.value == trial.after.control.value == 0.0
-    assert torch.as_tensor(trial.exhibit["after_label"]).tolist() == [2] * 8
-    healed = torch.as_tensor(trial.exhibit["healed_after_label"])
-    assert torch.equal(healed, torch.as_tensor(trial.exhibit["true_label"]))
+    assert torch.as_tensor(shown["after_label"]).tolist() == [2] * 8
+    healed = torch.as_tensor(shown["healed_after_label"])
+    assert torch.equal(healed, torch.as_tensor(shown["true_label"]))
     assert not done.unchanged
 
 
@@ -356,7 +364,7 @@ def test_classes_lie_further_from_the_target_without_its_backdoor() -> None:
     assert before.mean < 6
     assert after.mean > 15
     record = repairing.record(Order("replacing", Replacing(), 0), given, done, (before, after))
-    told = json.loads(json.dumps(record, allow_nan=False))["distances"]
+    told = plain(record)["distances"]
     assert told["mean"] == {"before": before.mean, "after": after.mean}
     assert told["pairs"][0]["source"] == 0
     assert told["increase"] > 1

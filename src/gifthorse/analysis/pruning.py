@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.metrics import asr
+from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Batch, Goal, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
-from gifthorse.search.parametrizations.masks import STEP
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
 

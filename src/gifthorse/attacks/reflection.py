@@ -13,7 +13,8 @@ from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep, Plan
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median, spawn
+from gifthorse.core.stats import median
+from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Implant, Labels, Samples, Subject, Trigger
 from gifthorse.data.samples import Subset, batches
 from gifthorse.training import Recipe, still

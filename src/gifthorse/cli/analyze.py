@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from PIL import Image
-from torch import Generator, Tensor
+from torch import Generator
 
 from gifthorse.analysis.attribution import MISSING
 from gifthorse.cli import options, parsing
-from gifthorse.core.errors import ShapeMismatch, UsageError
-from gifthorse.core.metrics import asr
-from gifthorse.core.types import Goal, Rate, Samples, Subject, Trigger
-from gifthorse.data.samples import whole
-from gifthorse.training import predict
-from gifthorse.triggers import Additive, Patch
-from gifthorse.workflows.analyze import Case, Dossier
-from gifthorse.workflows.repair import Truth, open_truth
+from gifthorse.core.errors import ShapeMismatch
+from gifthorse.core.types import Rate, Subject
+from gifthorse.workflows.analyze import AnalysisResult, TriggerAnalysis, write_case
+from gifthorse.workflows.repair import Truth, open_known
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 
@@ -50,19 +42,18 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     """
     from gifthorse.core.options import vary
     from gifthorse.workflows.compare.showing import make
-    from gifthorse.workflows.filing import write_case
     from gifthorse.workflows.opening import Inputs
     from gifthorse.workflows.opening import opened as taken
 
-    dossier = vary(Dossier(), parsing.pairs(changes))
+    analysis = vary(TriggerAnalysis(), parsing.pairs(changes))
     inputs = Inputs(images, arch, normalize, device=device)
     received = taken(model, inputs)
-    known = opened(trigger, received.subject, received.samples)
+    known = open_known(trigger)
     fit(known, received.subject, trigger)
     other = taken(against, inputs).subject if against is not None else None
     make(out)
     rng = Generator().manual_seed(seed)
-    case = dossier(
+    case = analysis(
         received.subject, received.samples, known.trigger, known.goal, rng, against=other
     )
     written = write_case(case, out, received.intake.class_names)
@@ -89,46 +80,7 @@ def fit(known: Truth, subject: Subject, path: Path) -> None:
         ) from error
 
 
-def opened(path: Path, subject: Subject, clean: Samples) -> Truth:
-    """Read a trigger and its goal: what `gifthorse attack` wrote, or the result of a scan.
-
-    A scan's result shows a trigger, but not whether it replaces pixels or adds to them; the way
-    that succeeds more often is taken.
-
-    Raises:
-        UsageError: If the file holds no trigger.
-    """
-    if path.suffix != ".json":
-        return open_truth(path)
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = next(f for f in result["findings"] if f["trigger"] and f["trigger"]["image"])
-        goal = Goal(int(found["target_class"]), next(iter(found["source_classes"] or []), None))
-        picture = _decoded(found["trigger"]["image"])
-    except StopIteration as error:
-        raise UsageError(f"{path} is a scan that recovered no trigger") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{path} is no result of gifthorse scan: {error!r:.80}") from error
-    pattern, strength = picture[:3], picture[3:]
-    pattern = pattern if subject.shape[0] == 3 else pattern.mean(0, keepdim=True)
-    added = (2 * pattern - 1) * (strength > 0)
-    ways: list[Trigger] = [Patch(pattern, strength), Additive(added)]
-    if pattern.shape != subject.shape:
-        return Truth(ways[0], goal)  # whoever uses it says what is wrong
-    x, y = whole(clean)
-    rates = [asr(predict(subject, way(x)).argmax(1), y, goal).value for way in ways]
-    return Truth(ways[rates[1] > rates[0]], goal)
-
-
-def _decoded(uri: str) -> Tensor:
-    """Return a PNG data URI as `(4, H, W)` in [0, 1]."""
-    data = base64.b64decode(uri.partition(",")[2], validate=True)
-    image = Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGBA")
-    channels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return channels.view(image.height, image.width, 4).permute(2, 0, 1).float() / 255
-
-
-def summary(case: Case) -> list[tuple[str, str]]:
+def summary(case: AnalysisResult) -> list[tuple[str, str]]:
     """Return the figures that matter most: a word and a line of at most 68 characters each."""
     lines = [("success", f"{_spoken(case.asr)} of {case.pairs} stamped images")]
     if case.attention is None:

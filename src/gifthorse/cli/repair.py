@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from torch import Generator
@@ -20,6 +20,7 @@ from gifthorse.core.types import Inverter, Origin, Remedy
 from gifthorse.report import repairs
 
 if TYPE_CHECKING:
+    from gifthorse.report.repairs import RepairRecord
     from gifthorse.workflows.repair import Repaired, Scanned
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
@@ -107,13 +108,11 @@ def _informed(remedy: Remedy, found: Scanned, origin: Origin, method: str) -> Re
     return found.inform(remedy)
 
 
-def _draw(
-    wanted: Sequence[tuple[str, Path]], done: Repaired, said: Mapping[str, Any]
-) -> list[Path]:
+def _draw(wanted: Sequence[tuple[str, Path]], done: Repaired, said: RepairRecord) -> list[Path]:
     """Write the further reports, each whole or not at all; return their files."""
     for kind, path in wanted:
         with atomic(path) as file:
-            file.write(repairs.WRITERS[kind](said, [t.exhibit for t in done.trials]).encode())
+            file.write(repairs.WRITERS[kind](said, done.exhibits).encode())
     return [path for _, path in wanted]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 import time
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from gifthorse.core import types
 from gifthorse.models import Inspection
+from gifthorse.report.text import in_columns
 from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
 
 RATINGS = ("dangerous", "unknown", "class", "harmless")  # of a pickle's imports, worst first
@@ -108,10 +108,7 @@ def describe_file(found: Inspection) -> str:
     for name, lines in rows:
         for number, line in enumerate(lines):
             grid.add_row("" if number else name, Text(printable(line)))
-    out = io.StringIO()
-    plain = Console(file=out, width=80, color_system=None, legacy_windows=False)
-    plain.print(Text(printable(found.path)), Padding(grid, (0, 0, 0, 2)), sep="\n")
-    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+    return in_columns(Text(printable(found.path)), Padding(grid, (0, 0, 0, 2)))
 
 
 def _first(lines: Sequence[str], most: int = 8) -> list[str]:

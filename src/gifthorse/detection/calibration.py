@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from gifthorse.core.tensors import wilson
+from gifthorse.core.stats import wilson
 from gifthorse.core.types import Confidence
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from torch.optim import Adam
 
 from gifthorse.core.errors import NotApplicable
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import median
 from gifthorse.core.types import (
     Batch,
     Candidate,

@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median, spawn
+from gifthorse.core.stats import median
+from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Arm,
     Candidate,

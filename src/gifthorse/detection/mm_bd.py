@@ -12,7 +12,8 @@ from torch.optim import SGD
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median, spawn
+from gifthorse.core.stats import median
+from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Batch,
     Finding,

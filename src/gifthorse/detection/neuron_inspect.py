@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median, spawn
+from gifthorse.core.stats import mad, median, robust_z
+from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Finding, Goal, Images, Samples, Subject, Verdict
 from gifthorse.detection.verdict import Judged, Work, doubt
-from gifthorse.detection.weight_signature import by_class, deviations
+from gifthorse.detection.weight_signature import by_class
 from gifthorse.models.folding import frozen
 
 
@@ -111,10 +112,7 @@ class NeuronInspect:
         if self.mode == "zoo":
             weights = features.new_tensor([self.sparse, self.smooth, self.persist])
             return weights @ features
-        scaled = [
-            (f - f.mean()) / (1.4826 * median((f - median(f)).abs())).clamp(min=self._floor(f))
-            for f in features
-        ]
+        scaled = [(f - f.mean()) / mad(f, self._floor(f)) for f in features]
         return torch.stack(scaled).sum(0)
 
     def _judge(self, features: Tensor, stopped: str) -> Judged:
@@ -125,7 +123,7 @@ class NeuronInspect:
             return doubt("FS005", "The net gives gradients that are not finite numbers.")
         values = self.scores(features)
         floor = self.least if self.mode == "normalized" else self._floor(values)
-        below = deviations(-values, floor)
+        below = robust_z(-values, floor)
         k = int(below.argmax())
         score = max(0.0, below[k].item())
         names = ("sparse", "smooth", "persist")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import median
 from gifthorse.core.types import Candidate, Confirmation, Goal
 from gifthorse.detection.verdict import Suspect
 

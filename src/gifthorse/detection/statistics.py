@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.errors import ShapeMismatch
-from gifthorse.core.tensors import log_depth, median, robust_depth
+from gifthorse.core.stats import MAD_SCALE, log_depth, mad, median
 
 
 def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:
@@ -33,11 +33,9 @@ def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:
         >>> anomaly_index(torch.tensor([30.0, 31.0, 29.0, 1.0])).argmax().item()
         3
     """
-    if sizes.ndim != 1 or len(sizes) < 3:
-        raise ShapeMismatch(
-            f"sizes must have shape (K,) with K >= 3, one a class; got {tuple(sizes.shape)}"
-        )
-    return robust_depth(sizes, (floor * median(sizes)).clamp(min=1e-12)).clamp(min=0)
+    _check(sizes)
+    middle = median(sizes)
+    return ((middle - sizes) / mad(sizes, max(1e-12, (floor * middle).item()))).clamp(min=0)
 
 
 def depth(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
@@ -59,10 +57,7 @@ def depth(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
         >>> depth(torch.tensor([100.0, 100.0, 100.0, 100.0, 1.0])).argmax().item()
         4
     """
-    if sizes.ndim != 1 or len(sizes) < 3:
-        raise ShapeMismatch(
-            f"sizes must have shape (K,) with K >= 3, one a class; got {tuple(sizes.shape)}"
-        )
+    _check(sizes)
     return log_depth(sizes, floor).clamp(min=0)
 
 
@@ -101,7 +96,7 @@ def aiv(
     _check(values)
     apart = values.double() - _middle(values.double(), middle)
     deviation = _middle(apart.abs(), middle)
-    index = apart.abs() / (1.4826 * deviation + 1e-8)
+    index = apart.abs() / (MAD_SCALE * deviation + 1e-8)
     if not deviation:
         index = torch.where(apart == 0, 0.0, torch.inf)
     if side == "both":

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import robust_z
 from gifthorse.core.types import Finding, Goal, Samples, Subject, Verdict
 from gifthorse.detection.verdict import Judged, Work, doubt
 
@@ -68,7 +68,7 @@ class WeightSignature:
         q, p = dixon(values)
         largest = int(values.argmax())
         score = max(0.0, -math.log10(p))  # not -0
-        aside = deviations(values, self.floor * values.abs().max().item())[largest].item()
+        aside = robust_z(values, self.floor * values.abs().max().item())[largest].item()
         facts = {"q": q, "p": p, "deviation": aside, "largest_class": float(largest)}
         finding = self._finding(score, largest, facts)
         return score, finding, facts | by_class(values)
@@ -127,22 +127,6 @@ def dixon(values: Tensor) -> tuple[float, float]:
         return 0.0, 1.0
     q = (ordered[-1] - ordered[-2]).item() / reach
     return q, _chance(q, len(values))
-
-
-def deviations(values: Tensor, floor: float) -> Tensor:
-    """Return how many robust deviations each value lies above the median; below is negative.
-
-    Args:
-        values: Shape `(K,)`, of any sign.
-        floor: Least deviation, in the unit of the values; guards near-equal values.
-
-    Example:
-        >>> deviations(torch.tensor([0.0, 0.0, 0.0, 3.0]), floor=0.5).tolist()
-        [0.0, 0.0, 0.0, 6.0]
-    """
-    middle = median(values)
-    deviation = 1.4826 * median((values - middle).abs())
-    return (values - middle) / deviation.clamp(min=max(floor, 1e-12))
 
 
 def by_class(values: Tensor) -> dict[str, float]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.errors import BadImages, BadOption, Incomplete
-from gifthorse.core.metrics import rate
 from gifthorse.core.run import Run
+from gifthorse.core.stats import auroc, rate
 from gifthorse.core.types import Filter, Goal, Images, Labels, Logits, Rate, Samples, Subject
 from gifthorse.data.samples import batches
 from gifthorse.models.features import with_features
@@ -168,7 +168,7 @@ def judge(clean: Tensor, stamped: Tensor, calibration: Tensor, fpr: float = 0.05
     Source: TrojanZoo sec. 4.3 and Tables 10, 23. Differs: the threshold comes from images that are
     not scored, intervals are Wilson's, and what cannot be said is None, not 0.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # late: slow
+    from sklearn.metrics import average_precision_score, roc_curve  # late: slow
 
     if not len(clean) or not len(stamped):
         raise BadImages(f"scores of both kinds are needed; got {len(clean)} and {len(stamped)}")
@@ -188,7 +188,7 @@ def judge(clean: Tensor, stamped: Tensor, calibration: Tensor, fpr: float = 0.05
         precision=precise,
         accuracy=rate(flagged == truth),
         f1=None if precise is None else _harmonic(precise.value, recall.value),
-        auroc=float(roc_auc_score(truth, scores)),
+        auroc=auroc(clean, stamped),
         auprc=float(average_precision_score(truth, scores)),
         tpr_roc=float(ys[i - 1] + slope * (fpr - xs[i - 1])),
         tpr_zoo=rate(stamped > zoo).value,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.search import Adaptive, Pace, Probe, Problem, Search, SignedPixels
 from gifthorse.search.objective import Mirroring
-from gifthorse.search.parametrizations.masks import STEP
 from gifthorse.search.start import under
 
 FORM = SignedPixels("clip")

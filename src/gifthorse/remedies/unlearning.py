@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import log_depth, spawn
+from gifthorse.core.stats import log_depth
+from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Batch,
     Candidate,

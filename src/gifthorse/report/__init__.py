@@ -9,10 +9,10 @@ from gifthorse.report import html, json, text
 from gifthorse.report.status import FailOn, exit_code
 from gifthorse.report.text import render
 
-__all__ = ["WRITERS", "FailOn", "Writer", "exit_code", "render"]
+__all__ = ["WRITERS", "FailOn", "ReportWriter", "exit_code", "render"]
 
 
-class Writer(Protocol):
+class ReportWriter(Protocol):
     """Puts a report into one format."""
 
     def __call__(self, report: Report, /) -> str:
@@ -20,4 +20,4 @@ class Writer(Protocol):
         ...
 
 
-WRITERS: dict[str, Writer] = {"text": text.write, "json": json.write, "html": html.write}
+WRITERS: dict[str, ReportWriter] = {"text": text.write, "json": json.write, "html": html.write}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import median
 from gifthorse.core.types import Arm, Finding, Goal, Label, Report, Severity, Verdict
 
 _LABELS: tuple[Label, ...] = ("BACKDOORED", "SUSPICIOUS", "NO BACKDOOR FOUND", "INCONCLUSIVE")
@@ -44,7 +44,7 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SizeComparison:
     """The trigger size of one goal beside those of the others, sizes in pixels.
 
     Attributes:
@@ -142,7 +142,7 @@ def arm_of(verdict: Verdict, goal: Goal | None) -> Arm | None:
     return next((arm for arm in verdict.arms if arm.goal == goal), None)
 
 
-def compared(verdict: Verdict, goal: Goal | None) -> Comparison | None:
+def compared(verdict: Verdict, goal: Goal | None) -> SizeComparison | None:
     """Return a goal's size beside those of its like: classes with classes, pairs with pairs."""
     arm = arm_of(verdict, goal)
     if arm is None:
@@ -158,7 +158,7 @@ def compared(verdict: Verdict, goal: Goal | None) -> Comparison | None:
         return None
     middle = float(median(torch.tensor(finite)))
     ratio = arm.size / middle if middle else math.nan
-    return Comparison(arm.size, middle, len(finite), arm.index, ratio)
+    return SizeComparison(arm.size, middle, len(finite), arm.index, ratio)
 
 
 def cut(verdict: Verdict) -> float | None:

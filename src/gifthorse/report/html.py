@@ -14,19 +14,19 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 from torch import Tensor
 
-from gifthorse.core.types import Finding, Report, Verdict
+from gifthorse.core.types import Report, Verdict
 from gifthorse.report import words
 from gifthorse.report.facts import (
-    Comparison,
     Footprint,
     Lead,
+    SizeComparison,
     array,
     compared,
     footprint,
     leads,
     scalars,
 )
-from gifthorse.report.json import write as write_json
+from gifthorse.report.json import write as written
 from gifthorse.report.pictures import (
     HEIGHT,
     WIDTH,
@@ -37,6 +37,7 @@ from gifthorse.report.pictures import (
     heat,
     png,
     size_chart,
+    trigger_pictures,
     whisker,
 )
 
@@ -47,7 +48,7 @@ CLAIMS = 50  # metadata entries shown
 
 
 @dataclass(frozen=True)
-class Stamped:
+class StampedImage:
     """One clean image before and after the trigger, as data URIs, and what the net says.
 
     `looks` are where it looks before and after, and what differs; empty where that is not known.
@@ -63,22 +64,22 @@ class Stamped:
 
 
 @dataclass(frozen=True)
-class View:
+class FindingView:
     """A finding with everything that the page draws of it."""
 
     lead: Lead
     title: str
     goal: str
     spot: Footprint | None
-    comparison: Comparison | None
+    comparison: SizeComparison | None
     pictures: tuple[tuple[str, str], ...]
-    strip: tuple[Stamped, ...]
+    strip: tuple[StampedImage, ...]
     looks: str
     rows: tuple[Whisker, ...]
 
 
 @dataclass(frozen=True)
-class Tile:
+class KeyFigure:
     """A figure with the words that make it understood."""
 
     value: str
@@ -100,7 +101,7 @@ def write(report: Report) -> str:
         tried=_tried(report),
         coverage=_coverage(report),
         claims=list(report.origin.metadata.items())[:CLAIMS],
-        raw=Markup(escape(write_json(report))),  # noqa: S704 - escaped, line breaks kept
+        raw=Markup(escape(written(report))),  # noqa: S704 - escaped, line breaks kept
         w=words,
         plot={"width": WIDTH, "height": HEIGHT},
     )
@@ -140,35 +141,22 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 
-def _view(report: Report, lead: Lead) -> View:
+def _view(report: Report, lead: Lead) -> FindingView:
     finding = lead.finding
-    return View(
+    return FindingView(
         lead=lead,
         title=words.RULES.get(finding.rule, ""),
         goal=words.goal_label(report, finding.goal) if finding.goal else "",
         spot=footprint(finding.evidence),
         comparison=compared(lead.verdict, finding.goal),
-        pictures=_pictures(finding),
+        pictures=trigger_pictures(finding.evidence),
         strip=_strip(report, finding.evidence),
         looks=_about_looks(scalars(finding.evidence)),
         rows=confirmation_rows(finding.confirmation) if finding.confirmation else (),
     )
 
 
-def _pictures(finding: Finding) -> tuple[tuple[str, str], ...]:
-    """Return the captions and pictures of pattern, mask and both together."""
-    pattern, mask = array(finding.evidence, "pattern"), array(finding.evidence, "mask")
-    drawn = []
-    if pattern is not None:
-        drawn.append(("Pattern", png(pattern)))
-    if mask is not None:
-        drawn.append(("Mask", png(mask)))
-    if pattern is not None and mask is not None:
-        drawn.append(("Pattern under the mask", png(pattern, mask)))
-    return tuple(drawn)
-
-
-def _strip(report: Report, evidence: Mapping[str, Tensor | float]) -> tuple[Stamped, ...]:
+def _strip(report: Report, evidence: Mapping[str, Tensor | float]) -> tuple[StampedImage, ...]:
     """Return up to `EXAMPLES` stamped images."""
     before, after = array(evidence, "before"), array(evidence, "after")
     if before is None or after is None or not len(before):
@@ -176,7 +164,7 @@ def _strip(report: Report, evidence: Mapping[str, Tensor | float]) -> tuple[Stam
     changes = heat(before[:EXAMPLES], after[:EXAMPLES])
     was, is_now = array(evidence, "before_label"), array(evidence, "after_label")
     return tuple(
-        Stamped(
+        StampedImage(
             before=png(before[i]),
             after=png(after[i]),
             change=png(change),
@@ -223,37 +211,39 @@ def _said(report: Report, labels: Tensor | None, place: int) -> str:
     return f"{number} {words.class_name(report, number)}".strip()
 
 
-def _tiles(report: Report, views: tuple[View, ...]) -> list[Tile]:
+def _tiles(report: Report, views: tuple[FindingView, ...]) -> list[KeyFigure]:
     """Return the figures under the verdict: of the gravest finding, or of what was examined."""
     if views and report.label in ("BACKDOORED", "SUSPICIOUS"):
         return _finding_tiles(views[0])
     targets = {arm.goal.target for v in report.verdicts for arm in v.arms}
     tiles = []
     if report.intake:
-        tiles.append(Tile(f"{report.intake.images:,}", "clean images used"))
+        tiles.append(KeyFigure(f"{report.intake.images:,}", "clean images used"))
         rate = report.intake.accuracy
-        tiles.append(Tile(words.percent(rate.value), f"clean accuracy {words.interval(rate)}"))
+        tiles.append(KeyFigure(words.percent(rate.value), f"clean accuracy {words.interval(rate)}"))
     if targets:
-        tiles.append(Tile(f"{len(targets):,}", "classes examined"))
+        tiles.append(KeyFigure(f"{len(targets):,}", "classes examined"))
     if report.verdicts:
-        tiles.append(Tile(words.plural(len(report.verdicts), "method"), "of detection run"))
+        tiles.append(KeyFigure(words.plural(len(report.verdicts), "method"), "of detection run"))
     return tiles
 
 
-def _finding_tiles(view: View) -> list[Tile]:
+def _finding_tiles(view: FindingView) -> list[KeyFigure]:
     tiles, seen = [], view.lead.finding.confirmation
     if view.spot:
         part = f"of {view.spot.area:,} ({words.percent(view.spot.share)}), {view.spot.place}"
-        tiles.append(Tile(words.plural(view.spot.pixels, "pixel"), part))
+        tiles.append(KeyFigure(words.plural(view.spot.pixels, "pixel"), part))
     if seen:
         unseen = words.plural(seen.asr.trials, "unseen image")
         hit = f"of {unseen} obey the trigger {words.interval(seen.asr)}"
-        tiles.append(Tile(words.percent(seen.asr.value), hit))
-        tiles.append(Tile(words.percent(seen.control.value), "obey a random one of the same size"))
+        tiles.append(KeyFigure(words.percent(seen.asr.value), hit))
+        tiles.append(
+            KeyFigure(words.percent(seen.control.value), "obey a random one of the same size")
+        )
     if view.comparison:
         c = view.comparison
         smaller = f"pixels in size; the median of {c.others} others is {words.figure(c.median)}"
-        tiles.append(Tile(words.figure(c.size), smaller))
+        tiles.append(KeyFigure(words.figure(c.size), smaller))
     return tiles
 
 

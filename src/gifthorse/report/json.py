@@ -1,250 +1,291 @@
-"""A report as JSON: every figure, with small pictures inside."""
+"""The JSON result of a scan: our own records, with small pictures inside, and its JSON Schema."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
 
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 from torch import Tensor
 
-from gifthorse.core import types
-from gifthorse.report import schema
-from gifthorse.report.facts import Lead, arm_of, array, compared, footprint, leads, scalars
+from gifthorse.core.atomic import atomic
+from gifthorse.core.types import (
+    Arm,
+    Confidence,
+    Confirmation,
+    Finding,
+    Goal,
+    Intake,
+    Label,
+    Origin,
+    Report,
+    RunRecord,
+    Severity,
+)
+from gifthorse.report.facts import (
+    Footprint,
+    Lead,
+    SizeComparison,
+    arm_of,
+    array,
+    compared,
+    footprint,
+    leads,
+    scalars,
+)
 from gifthorse.report.pictures import png
 from gifthorse.report.status import exit_code, incomplete
 
+SCHEMA_VERSION: Final = "2"
 TEXT_LIMIT = 2000  # characters of a file's own claim
 CLAIMS_LIMIT = 100  # how many of its claims are kept
 
+T = TypeVar("T")
 
-def write(report: types.Report) -> str:
+
+@dataclass(frozen=True)
+class FileVerdict:
+    """The verdict on the file; without `confidence` it is uncalibrated."""
+
+    label: Label
+    reason: str
+    confidence: Confidence | None
+    not_covered: tuple[str, ...]
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckEntry:
+    """A finding that is not a detector's: sanity, file safety."""
+
+    rule: str
+    severity: Severity
+    score: float
+    message: str
+
+
+@dataclass(frozen=True)
+class TriggerEntry:
+    """The recovered trigger.
+
+    Attributes:
+        footprint: Where it sits.
+        image: The pattern under its mask as RGBA: a PNG data URI, one PNG pixel for a pixel.
+        mask: The mask alone, the same way.
+        packed: The trigger itself, which `repair --scan` and `analyze --trigger` take: base64 of
+            deflated (zlib) safetensors, whose metadata name its kind and its goal.
+    """
+
+    footprint: Footprint
+    image: str | None
+    mask: str | None
+    packed: str | None
+
+
+@dataclass(frozen=True)
+class FindingEntry:
+    """What a detector found; the gravest comes first.
+
+    Attributes:
+        id: `F1`, `F2` ...
+        detector: Registry name of the detector.
+        rule: Stable code, e.g. `BD001`.
+        severity: CRITICAL to INFO.
+        score: The statistic behind it; the detector has its threshold.
+        message: One sentence in words.
+        goal: What the backdoor does; null for a finding on the model as a whole.
+        arm: The goal's row in the detector's table.
+        comparison: Its size beside those of the others.
+        confirmation: The trigger on unseen images, beside shuffled ones and none.
+        trigger: The recovered trigger.
+        evidence: Further figures by name.
+    """
+
+    id: str
+    detector: str
+    rule: str
+    severity: Severity
+    score: float
+    message: str
+    goal: Goal | None
+    arm: Arm | None
+    comparison: SizeComparison | None
+    confirmation: Confirmation | None
+    trigger: TriggerEntry | None
+    evidence: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DetectorEntry:
+    """What a detector says; its fields are those of a `Verdict`; `arms` say what was searched."""
+
+    method: str
+    label: Label
+    score: float
+    threshold: float
+    seconds: float
+    image_steps: float
+    statistics: Mapping[str, float]
+    settings: Mapping[str, str]
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """The result of one scan. Numbers are finite or null.
+
+    Attributes:
+        schema_version: Which form this is.
+        tool: Name and version of the program that made it.
+        run: Command, seed, device, time and versions.
+        target: The file; its `metadata` are its own claims and not to be trusted.
+        data: Clean images, normalization and accuracy; null if the scan never got that far.
+        checks: Findings that are not a detector's: sanity, file safety.
+        verdict: The verdict on the file.
+        findings: What the detectors found, the gravest first.
+        detectors: What each of them says, with its table of goals.
+        partial: Whether something was left unexamined.
+        exit_code: The exit status that `gifthorse scan` has by default.
+    """
+
+    schema_version: Literal["2"]
+    tool: Mapping[Literal["name", "version"], str]
+    run: RunRecord
+    target: Origin
+    data: Intake | None
+    checks: tuple[CheckEntry, ...]
+    verdict: FileVerdict
+    findings: tuple[FindingEntry, ...]
+    detectors: tuple[DetectorEntry, ...]
+    partial: bool
+    exit_code: int
+
+
+# 1. Writing -----------------------------------------------------------------------------------
+
+
+def write(report: Report) -> str:
     """Return the report as JSON text in ASCII, so that no character acts on a terminal."""
-    result = collect(report).model_dump(mode="json")
-    return json.dumps(result, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    return encoded(collect(report), indent=2)
 
 
-def collect(report: types.Report) -> schema.Result:
-    """Return the report as the model that is serialized."""
-    return schema.Result(
-        schema_version=schema.SCHEMA_VERSION,
-        tool=schema.Tool(name="gifthorse", version=report.run.versions.get("gifthorse", "")),
-        run=_run(report.run),
-        target=_target(report),
-        data=_data(report.intake) if report.intake else None,
-        sanity=_sanity(report),
-        verdict=_verdict(report),
-        findings=[_finding(place, lead) for place, lead in enumerate(leads(report), 1)],
-        per_class=[_row(v.method, arm) for v in report.verdicts for arm in v.arms],
-        detectors=[_detector(verdict) for verdict in report.verdicts],
-        skipped=_skipped(report),
-        errors=_errors(report),
+def collect(report: Report) -> ScanResult:
+    """Return what is written of a report."""
+    claims = list(report.origin.metadata.items())[:CLAIMS_LIMIT]
+    kept = {key[:TEXT_LIMIT]: value[:TEXT_LIMIT] for key, value in claims}
+    return ScanResult(
+        schema_version=SCHEMA_VERSION,
+        tool={"name": "gifthorse", "version": report.run.versions.get("gifthorse", "")},
+        run=report.run,
+        target=replace(report.origin, metadata=kept),
+        data=report.intake,
+        checks=tuple(_like(CheckEntry, check) for check in report.checks),
+        verdict=_like(FileVerdict, report),
+        findings=tuple(_finding(place, lead) for place, lead in enumerate(leads(report), 1)),
+        detectors=tuple(_like(DetectorEntry, verdict) for verdict in report.verdicts),
         partial=incomplete(report),
         exit_code=exit_code(report),
     )
 
 
-def _run(run: types.RunRecord) -> schema.RunRecord:
-    return schema.RunRecord(
-        started=run.started,
-        duration_s=run.seconds,
-        command=run.command,
-        seed=run.seed,
-        device=run.device,
-        versions=dict(run.versions),
+def _like(kind: type[T], source: object, **more: object) -> T:
+    """Return an entry with the fields of the same name of a record, and with others."""
+    names = {f.name for f in fields(kind)} - more.keys()  # type: ignore[arg-type]
+    return kind(**{name: getattr(source, name) for name in names}, **more)
+
+
+def _finding(place: int, lead: Lead) -> FindingEntry:
+    finding, verdict = lead.finding, lead.verdict
+    return _like(
+        FindingEntry,
+        finding,
+        id=f"F{place}",
+        detector=verdict.method,
+        arm=arm_of(verdict, finding.goal),
+        comparison=compared(verdict, finding.goal),
+        trigger=_trigger(finding),
+        evidence=scalars(finding.evidence),
     )
 
 
-def _target(report: types.Report) -> schema.Target:
-    origin, intake = report.origin, report.intake
-    return schema.Target(
-        path=origin.path,
-        sha256=origin.sha256,
-        bytes=origin.bytes,
-        format=origin.format,
-        arch=schema.Architecture(name=origin.arch, how=origin.how),
-        tensors=origin.tensors,
-        params=origin.params,
-        dtypes=list(origin.dtypes),
-        notes=list(origin.notes),
-        claims=_claims(origin.metadata),
-        classes=_classes(intake) if intake else [],
-        input=_input(intake) if intake else None,
-    )
-
-
-def _claims(metadata: Mapping[str, str]) -> dict[str, str]:
-    kept = list(metadata.items())[:CLAIMS_LIMIT]
-    return {key[:TEXT_LIMIT]: value[:TEXT_LIMIT] for key, value in kept}
-
-
-def _classes(intake: types.Intake) -> list[schema.ClassName]:
-    names = dict(enumerate(intake.class_names))
-    count = max(len(intake.per_class), len(names))
-    return [schema.ClassName(index=k, name=names.get(k)) for k in range(count)]
-
-
-def _input(intake: types.Intake) -> schema.Input:
-    candidates = [
-        schema.NormalizationTried(
-            normalization=_normalization(row.normalization),
-            accuracy=_share(row.accuracy),
-            confidence=row.confidence,
-            chosen=row.normalization == intake.normalization,
-        )
-        for row in intake.tried
-    ]
-    choice = schema.NormalizationChoice(
-        used=_normalization(intake.normalization), how=intake.how, candidates=candidates
-    )
-    return schema.Input(shape=intake.shape, normalize=choice)
-
-
-def _normalization(n: types.Normalization) -> schema.Normalization:
-    return schema.Normalization(
-        name=n.name, mean=list(n.mean), std=list(n.std), scale=n.scale, bgr=n.bgr
-    )
-
-
-def _share(rate: types.Rate) -> schema.Share:
-    return schema.Share(value=rate.value, interval=(rate.low, rate.high), trials=rate.trials)
-
-
-def _data(intake: types.Intake) -> schema.Data:
-    return schema.Data(
-        source=intake.source,
-        sha256=intake.sha256,
-        images=intake.images,
-        per_class=list(intake.per_class),
-        labels_from=intake.labels_from,
-        notes=list(intake.notes),
-    )
-
-
-def _sanity(report: types.Report) -> schema.Sanity:
-    checks = [
-        schema.Check(rule=c.rule, severity=c.severity, message=c.message, value=c.score)
-        for c in report.checks
-    ]
-    accuracy = _share(report.intake.accuracy) if report.intake else None
-    return schema.Sanity(clean_accuracy=accuracy, checks=checks)
-
-
-def _verdict(report: types.Report) -> schema.VerdictOnFile:
-    c = report.confidence
-    return schema.VerdictOnFile(
-        label=report.label,
-        reason=report.reason,
-        confidence=c.value if c else None,
-        interval=(c.low, c.high) if c else None,
-        calibrated=c is not None,
-        calibration_id=c.calibration if c else None,
-        not_covered=list(report.not_covered),
-        next_steps=list(report.next_steps),
-    )
-
-
-def _finding(place: int, lead: Lead) -> schema.FindingFound:
-    finding, goal = lead.finding, lead.finding.goal
-    source = goal.source if goal else None
-    kind = "model" if goal is None else "all_to_one" if source is None else "pair"
-    return schema.FindingFound.model_validate(
-        {
-            "id": f"F{place}",
-            "detector": lead.verdict.method,
-            "rule": finding.rule,
-            "severity": finding.severity,
-            "kind": kind,
-            "message": finding.message,
-            "target_class": goal.target if goal else None,
-            "source_classes": None if source is None else [source],
-            "statistic": _statistic(lead),
-            "asr": _success(lead),
-            "trigger": _trigger(finding),
-            "evidence": scalars(finding.evidence),
-        }
-    )
-
-
-def _statistic(lead: Lead) -> schema.Statistic:
-    c = compared(lead.verdict, lead.finding.goal)
-    return schema.Statistic(
-        score=lead.finding.score,
-        threshold=lead.verdict.threshold,
-        size=c.size if c else None,
-        median_of_others=c.median if c else None,
-        others=c.others if c else 0,
-        depth=c.index if c else None,
-        size_ratio=c.ratio if c else None,
-    )
-
-
-def _success(lead: Lead) -> schema.Success:
-    arm, seen = arm_of(lead.verdict, lead.finding.goal), lead.finding.confirmation
-    return schema.Success(
-        search=arm.asr if arm else None,
-        confirm=_share(seen.asr) if seen else None,
-        random_baseline=_share(seen.control) if seen else None,
-        no_trigger=_share(seen.drift) if seen else None,
-    )
-
-
-def _trigger(finding: types.Finding) -> schema.TriggerFound | None:
-    spot = footprint(finding.evidence)
+def _trigger(finding: Finding) -> TriggerEntry | None:
+    spot, kept = footprint(finding.evidence), finding.evidence.get("packed")
     if spot is None:
         return None
     pattern, mask = array(finding.evidence, "pattern"), array(finding.evidence, "mask")
-    return schema.TriggerFound(
-        mask_l1=spot.l1,
-        mask_pixels=spot.pixels,
-        mask_fraction=spot.share,
-        bbox=spot.box,
-        place=spot.place,
+    return TriggerEntry(
+        footprint=spot,
         image=png(pattern, mask) if pattern is not None else None,
         mask=png(mask) if mask is not None else None,
-        packed=_packed(finding),
+        packed=bytes(kept.tolist()).decode("ascii") if isinstance(kept, Tensor) else None,
     )
 
 
-def _packed(finding: types.Finding) -> str | None:
-    """Return the trigger itself as text, None if the detector did not keep it."""
-    kept = finding.evidence.get("packed")
-    return bytes(kept.tolist()).decode("ascii") if isinstance(kept, Tensor) else None
+def encoded(value: object, *, indent: int = 1) -> str:
+    r"""Return records, mappings, lists, tensors and numbers as JSON text in ASCII.
+
+    Tensors become lists and records tables; what is not finite becomes null, and lone surrogates,
+    as in undecodable file names, which UTF-8 cannot hold, a question mark.
+
+    Example:
+        >>> print(encoded({"size": math.inf, "goal": Goal(14)}, indent=0).replace("\n", ""))
+        {"size": null,"goal": {"target": 14,"source": null}}
+    """
+    return json.dumps(plain(value), indent=indent, allow_nan=False) + "\n"
 
 
-def _row(detector: str, arm: types.Arm) -> schema.Row:
-    return schema.Row(
-        detector=detector,
-        target=arm.goal.target,
-        source=arm.goal.source,
-        size=arm.size,
-        index=arm.index,
-        asr=arm.asr,
-        rounds=arm.rounds,
-        status="found" if arm.feasible else "infeasible",
-    )
+def write_json(path: Path, value: object) -> None:
+    """Write a value to a file as `encoded` puts it, whole or not at all.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    with atomic(path) as file:
+        file.write(encoded(value).encode())
 
 
-def _detector(verdict: types.Verdict) -> schema.DetectorRun:
-    return schema.DetectorRun(
-        name=verdict.method,
-        label=verdict.label,
-        score=verdict.score,
-        threshold=verdict.threshold,
-        seconds=verdict.seconds,
-        image_steps=verdict.image_steps,
-        statistics=dict(verdict.statistics),
-        params=dict(verdict.settings),
-    )
+def plain(value: object) -> Any:
+    """Return what JSON can hold of a value, as `encoded` writes it."""
+    value = value.tolist() if isinstance(value, Tensor) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {plain(str(k)): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str | Path):
+        return str(value).encode("utf-8", "replace").decode("utf-8")
+    return value
 
 
-def _skipped(report: types.Report) -> list[schema.Skipped]:
-    if report.label != "NOT SCANNED":
-        return []
-    return [schema.Skipped(what=report.origin.path, why=report.reason)]
+# 2. Schema ------------------------------------------------------------------------------------
 
 
-def _errors(report: types.Report) -> list[schema.Failure]:
-    if report.label != "ERROR":
-        return []
-    code = report.checks[0].rule if report.checks else ""
-    return [schema.Failure(code=code, message=report.reason, where=report.origin.path)]
+class _Written(GenerateJsonSchema):
+    """A schema of what is written: every field is there, no other, and any number may be null."""
+
+    def float_schema(self, schema: Any) -> dict[str, Any]:
+        return {**super().float_schema(schema), "type": ["number", "null"]}
+
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        return {**super().dataclass_schema(schema), "additionalProperties": False}
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return True
+
+
+def schema_text() -> str:
+    """Return the JSON Schema of a result, as it is published in `docs/report.schema.json`."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **TypeAdapter(ScanResult).json_schema(mode="serialization", schema_generator=_Written),
+        "title": f"gifthorse scan result, version {SCHEMA_VERSION}",
+    }
+    return json.dumps(schema, indent=2) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gifthorse.core.types import Arm, Confirmation, Rate, Report, Verdict
-from gifthorse.report.facts import compared, cut
+from gifthorse.report.facts import array, compared, cut
 from gifthorse.report.words import class_label, class_name, figure, interval, percent
 
 # 1. Pictures ----------------------------------------------------------------------------------
@@ -32,13 +32,32 @@ def png(picture: Tensor, alpha: Tensor | None = None, colors: int = 0) -> str:
     color = picture if len(picture) == 3 else picture.mean(0, keepdim=True)
     if alpha is not None:
         color = torch.cat([color.expand(3, -1, -1) * (alpha > 0), alpha])
-    pixels = (color.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
-    grid = pixels.permute(1, 2, 0).squeeze(-1).contiguous().cpu().numpy()
     buffer = io.BytesIO()
-    image = Image.fromarray(grid)
+    image = Image.fromarray(dots(color).squeeze(-1).numpy())
     image = image.quantize(colors) if colors else image
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def colored(picture: Tensor) -> Tensor:
+    """Return a picture as color, `(3, H, W)`: other than three channels as their mean in gray."""
+    return picture if len(picture) == 3 else picture.mean(0, keepdim=True).expand(3, -1, -1)
+
+
+def dots(picture: Tensor) -> Tensor:
+    """Return a picture `(C, H, W)` in [0, 1] in 8 bits, `(H, W, C)` on the CPU; NaN is black."""
+    pixels = (picture.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(1, 2, 0).contiguous().cpu()
+
+
+def trigger_pictures(evidence: Mapping[str, Tensor | float]) -> tuple[tuple[str, str], ...]:
+    """Return captions and data URIs of pattern, mask and both together, as far as known."""
+    pattern, mask = array(evidence, "pattern"), array(evidence, "mask")
+    drawn = [("Pattern", png(pattern))] if pattern is not None else []
+    drawn += [("Mask", png(mask))] if mask is not None else []
+    if pattern is not None and mask is not None and pattern.shape[1:] == mask.shape[1:]:
+        drawn.append(("Pattern under the mask", png(pattern, mask)))
+    return tuple(drawn)
 
 
 def heat(before: Tensor, after: Tensor) -> Tensor:
@@ -82,7 +101,7 @@ WIDTH, HEIGHT = 580.0, 210.0  # of the plot in SVG units, without its axes
 
 
 @dataclass(frozen=True)
-class Bar:
+class ChartBar:
     """One class of the chart: a box in SVG units and the words of its tooltip."""
 
     x: float
@@ -99,7 +118,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A horizontal line: its place in SVG units and its words."""
 
     y: float
@@ -110,10 +129,10 @@ class Line:
 class SizeChart:
     """Bars by class number, lines at the median and at the cut, ticks of the vertical axis."""
 
-    bars: tuple[Bar, ...]
-    ticks: tuple[Line, ...]
-    median: Line | None
-    cut: Line | None
+    bars: tuple[ChartBar, ...]
+    ticks: tuple[ChartLine, ...]
+    median: ChartLine | None
+    cut: ChartLine | None
     named: bool
 
 
@@ -130,7 +149,9 @@ def size_chart(report: Report, verdict: Verdict) -> SizeChart | None:
     at = cut(verdict)
     step = _round_step(max(drawn) / 4)
     top = step * math.ceil(max([*drawn, at or 0.0]) * 1.02 / step)
-    ticks = (Line(_level(v * step, top), figure(v * step)) for v in range(round(top / step) + 1))
+    ticks = (
+        ChartLine(_level(v * step, top), figure(v * step)) for v in range(round(top / step) + 1)
+    )
     middle = _median(verdict, arms)
     return SizeChart(
         bars=_bars(report, verdict, arms, top),
@@ -158,7 +179,9 @@ def _median(verdict: Verdict, arms: Sequence[Arm]) -> float | None:
     return comparison.median if comparison else None
 
 
-def _bars(report: Report, verdict: Verdict, arms: Sequence[Arm], top: float) -> tuple[Bar, ...]:
+def _bars(
+    report: Report, verdict: Verdict, arms: Sequence[Arm], top: float
+) -> tuple[ChartBar, ...]:
     flagged = {f.goal for f in verdict.findings if f.severity in ("CRITICAL", "HIGH", "MEDIUM")}
     ticked = _ticked(
         [a.goal.target for a in arms], {a.goal.target for a in arms if a.goal in flagged}
@@ -166,7 +189,7 @@ def _bars(report: Report, verdict: Verdict, arms: Sequence[Arm], top: float) -> 
     pitch = WIDTH / len(arms)
     width = min(pitch * 0.72, 44.0)
     return tuple(
-        Bar(
+        ChartBar(
             x=(place + 0.5) * pitch - width / 2,
             y=_level(arm.size if arm.feasible else top, top),
             width=width,
@@ -197,10 +220,10 @@ def _tooltip(report: Report, arm: Arm) -> str:
     return f"{target}{source}: {found}, index {figure(arm.index)}, works on {percent(arm.asr)}"
 
 
-def _line(value: float | None, top: float, word: str) -> Line | None:
+def _line(value: float | None, top: float, word: str) -> ChartLine | None:
     if value is None or value > top:
         return None
-    return Line(_level(value, top), f"{word} {figure(value)}")
+    return ChartLine(_level(value, top), f"{word} {figure(value)}")
 
 
 def _level(value: float, top: float) -> float:

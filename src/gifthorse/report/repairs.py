@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from pydantic import BaseModel
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +16,8 @@ from gifthorse.core.types import Confirmation, Goal, Label, Rate
 from gifthorse.report import words
 from gifthorse.report.facts import array
 from gifthorse.report.html import template
-from gifthorse.report.pictures import Whisker, png, whisker
-from gifthorse.report.schema import Words
+from gifthorse.report.pictures import Whisker, png, trigger_pictures, whisker
+from gifthorse.report.text import facts_grid, in_columns
 
 Exhibit: TypeAlias = Mapping[str, Tensor | float]  # what to draw of a trigger
 BEARABLE = 0.02  # accuracy that a repair may surely have cost
@@ -28,30 +26,34 @@ TONES = {"REPAIRED": "plain", "NOT REPAIRED": "error"}  # the others are gray
 LAST = "A repair is no proof that no backdoor is left: scan the new file, too."
 
 
-class Repaired(BaseModel, extra="forbid"):
+@dataclass(frozen=True)
+class RepairSource:
     """The file that a repair began with."""
 
-    path: Words
-    sha256: Words
-    arch: Words
+    path: str
+    sha256: str
+    arch: str
 
 
-class Scan(BaseModel, extra="forbid"):
+@dataclass(frozen=True)
+class ScanUsed:
     """The scan whose triggers were used."""
 
-    path: Words
+    path: str
     label: Label
 
 
-class Images(BaseModel, extra="forbid"):
+@dataclass(frozen=True)
+class ImageCounts:
     """How many clean images the remedy used, and by how many others it was judged."""
 
     used: int
     judged: int
-    source: Words
+    source: str
 
 
-class Mirroring(BaseModel, extra="forbid"):
+@dataclass(frozen=True)
+class MirroringUsed:
     """Accuracy on clean images as they are and mirrored, and whether the remedy mirrored them."""
 
     plain: Rate
@@ -60,7 +62,8 @@ class Mirroring(BaseModel, extra="forbid"):
     harmless: bool
 
 
-class Accuracy(BaseModel, extra="forbid"):
+@dataclass(frozen=True)
+class AccuracyChange:
     """Clean accuracy before and after, and what was lost."""
 
     before: Rate
@@ -68,8 +71,16 @@ class Accuracy(BaseModel, extra="forbid"):
     drop: Rate
 
 
-class Trial(BaseModel, extra="forbid"):
-    """A trigger before and after, beside shuffled ones and none."""
+@dataclass(frozen=True)
+class TriggerEffect:
+    """A trigger before and after, beside shuffled ones and none.
+
+    Attributes:
+        whose: Whether it is the `true` trigger or a `recovered` one.
+        goal: What it does.
+        before: How often it works on the model as it came, on images that the remedy did not use.
+        after: The same on the repaired model, with the same shuffles.
+    """
 
     whose: Literal["true", "recovered"]
     goal: Goal
@@ -77,7 +88,8 @@ class Trial(BaseModel, extra="forbid"):
     after: Confirmation
 
 
-class Pair(BaseModel, extra="forbid"):
+@dataclass(frozen=True)
+class ClassDistance:
     """How far a class is from a target, in pixels."""
 
     source: int
@@ -86,39 +98,41 @@ class Pair(BaseModel, extra="forbid"):
     after: float
 
 
-class Distances(BaseModel, extra="forbid"):
+@dataclass(frozen=True)
+class DistanceChange:
     """How far classes are from the target, in pixels; `increase` is a mean of ratios, less 1."""
 
-    mean: dict[Literal["before", "after"], float]
-    failures: dict[Literal["before", "after"], int]
+    mean: Mapping[Literal["before", "after"], float]
+    failures: Mapping[Literal["before", "after"], int]
     increase: float | None
-    pairs: list[Pair]
+    pairs: tuple[ClassDistance, ...]
 
 
-class Repair(BaseModel, extra="forbid"):
-    """The JSON record of a repair."""
+@dataclass(frozen=True)
+class RepairRecord:
+    """Everything that is said of a repair; its JSON has the same fields."""
 
-    repaired: Repaired
-    method: Words
-    options: dict[Words, Words]
+    repaired: RepairSource
+    method: str
+    options: Mapping[str, str]
     seed: int
-    command: Words
-    scan: Scan | None
-    images: Images
-    class_names: list[Words]
-    mirroring: Mirroring | None
+    command: str
+    scan: ScanUsed | None
+    images: ImageCounts
+    class_names: tuple[str, ...]
+    mirroring: MirroringUsed | None
     unchanged: bool
-    accuracy: Accuracy
-    triggers: list[Trial]
-    distances: Distances | None
+    accuracy: AccuracyChange
+    triggers: tuple[TriggerEffect, ...]
+    distances: DistanceChange | None
     seconds: float
-    versions: dict[Words, Words]
+    versions: Mapping[str, str]
 
 
-class Writer(Protocol):
+class RepairWriter(Protocol):
     """Puts the record of a repair into one format."""
 
-    def __call__(self, said: Mapping[str, Any], exhibits: Sequence[Exhibit] = (), /) -> str:
+    def __call__(self, repair: RepairRecord, exhibits: Sequence[Exhibit] = (), /) -> str:
         """Return the whole document as text; exhibits belong to the triggers, in order."""
         ...
 
@@ -127,7 +141,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
-class Row:
+class BeforeAfter:
     """A figure before and after."""
 
     name: str
@@ -135,22 +149,22 @@ class Row:
     after: Rate
 
 
-def _rows(trial: Trial) -> list[Row]:
+def _rows(trial: TriggerEffect) -> list[BeforeAfter]:
     names = (f"{trial.whose} trigger", "  shuffled, same size", "  no trigger")
     shares = zip(_shares(trial.before), _shares(trial.after), strict=True)
-    return [Row(name, *pair) for name, pair in zip(names, shares, strict=True)]
+    return [BeforeAfter(name, *pair) for name, pair in zip(names, shares, strict=True)]
 
 
 def _shares(seen: Confirmation) -> tuple[Rate, Rate, Rate]:
     return seen.asr, seen.control, seen.drift
 
 
-def _goal(repair: Repair, goal: Goal) -> str:
+def _goal(repair: RepairRecord, goal: Goal) -> str:
     target = f"class {_class(repair, goal.target)}"
     return target if goal.source is None else f"{target}, from class {_class(repair, goal.source)}"
 
 
-def _class(repair: Repair, number: int) -> str:
+def _class(repair: RepairRecord, number: int) -> str:
     names = repair.class_names
     name = words.printable(names[number], words.NAME_LIMIT) if number < len(names) else ""
     return f'{number} "{name}"' if name and name != str(number) else str(number)
@@ -160,7 +174,7 @@ def _rate(rate: Rate) -> str:
     return f"{words.percent(rate.value)} {words.interval(rate)}"
 
 
-def _facts(repair: Repair) -> list[tuple[str, str]]:
+def _facts(repair: RepairRecord) -> list[tuple[str, str]]:
     """Return what was done, in words, without what went unsaid."""
     r, i, m, s = repair.repaired, repair.images, repair.mirroring, repair.scan
     digest = f"sha256 {r.sha256[:4]}…{r.sha256[-2:]}" if r.sha256 else ""
@@ -174,7 +188,7 @@ def _facts(repair: Repair) -> list[tuple[str, str]]:
     ]
 
 
-def _apart(repair: Repair) -> str:
+def _apart(repair: RepairRecord) -> str:
     """Return in words how far classes lie from the targets."""
     d = repair.distances
     if d is None:
@@ -186,7 +200,7 @@ def _apart(repair: Repair) -> str:
     return f"{before} px before, {after} px after, the mean of {pairs} of classes{more}{lost}"
 
 
-def _outcome(repair: Repair) -> tuple[str, str]:
+def _outcome(repair: RepairRecord) -> tuple[str, str]:
     """Return what came of it in a word and in a sentence."""
     works = [t for t in repair.triggers if t.after.asr.low > t.after.drift.high]
     lost = repair.accuracy.drop
@@ -207,40 +221,25 @@ def _outcome(repair: Repair) -> tuple[str, str]:
 # Text ---------------------------------------------------------------------------------------------
 
 
-def text(said: Mapping[str, Any], exhibits: Sequence[Exhibit] = ()) -> str:
+def text(repair: RepairRecord, exhibits: Sequence[Exhibit] = ()) -> str:
     """Return a repair as plain text of at most 80 columns without escape codes."""
-    repair, out = Repair.model_validate(said), io.StringIO()
-    plain = Console(
-        file=out, width=80, color_system=None, force_terminal=False, legacy_windows=False
-    )
-    plain.print(Group(*_blocks(repair)))
-    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+    return in_columns(Group(*_blocks(repair)))
 
 
-def _blocks(repair: Repair) -> Iterable[RenderableType]:
+def _blocks(repair: RepairRecord) -> Iterable[RenderableType]:
     version = repair.versions.get("gifthorse", "")
     head = f"gifthorse {version} · repair · seed {repair.seed}"
     yield from (Text(words.printable(head)), Text())
-    yield from (Padding(_grid(_facts(repair)), (0, 0, 0, 2), expand=False), Text())
+    yield from (Padding(facts_grid(_facts(repair)), (0, 0, 0, 2), expand=False), Text())
     word, sentence = _outcome(repair)
     yield from (Padding(Text(f"{word}. {sentence}"), (0, 0, 0, 2)), Text())
     yield Padding(_table(repair), (0, 0, 0, 2), expand=False)
     lost = f"{_rate(repair.accuracy.drop)}, on {repair.images.judged:,} images it did not use"
     rest = [("lost", f"accuracy {lost}"), ("distances", _apart(repair)), ("next", LAST)]
-    yield from (Text(), Padding(_grid(rest), (0, 0, 0, 2), expand=False))
+    yield from (Text(), Padding(facts_grid(rest), (0, 0, 0, 2), expand=False))
 
 
-def _grid(rows: Iterable[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(width=11, no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        if value:
-            grid.add_row(Text(name), Text(words.printable(value)))
-    return grid
-
-
-def _table(repair: Repair) -> Table:
+def _table(repair: RepairRecord) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
     for heading in ("", "before", "after"):
         table.add_column(heading, overflow="fold", justify="left")
@@ -257,7 +256,7 @@ def _table(repair: Repair) -> Table:
 
 
 @dataclass(frozen=True)
-class Stamped:
+class JudgedImage:
     """A clean image, the same with the trigger, and what both models say of them."""
 
     before: str
@@ -268,19 +267,18 @@ class Stamped:
 
 
 @dataclass(frozen=True)
-class View:
+class EffectView:
     """A trigger with everything that the page draws of it."""
 
-    trial: Trial
+    trial: TriggerEffect
     goal: str
     rows: tuple[tuple[str, Whisker, Whisker], ...]
     pictures: tuple[tuple[str, str], ...]
-    strip: tuple[Stamped, ...]
+    strip: tuple[JudgedImage, ...]
 
 
-def html(said: Mapping[str, Any], exhibits: Sequence[Exhibit] = ()) -> str:
+def html(repair: RepairRecord, exhibits: Sequence[Exhibit] = ()) -> str:
     """Return a repair as one self-contained HTML document."""
-    repair = Repair.model_validate(said)
     word, sentence = _outcome(repair)
     shown = [*exhibits, *({} for _ in repair.triggers[len(exhibits) :])]
     return template("repair.html").render(
@@ -290,7 +288,7 @@ def html(said: Mapping[str, Any], exhibits: Sequence[Exhibit] = ()) -> str:
         tone=TONES.get(word, "inconclusive"),
         last=LAST,
         facts_of=_facts(repair),
-        clean=_both(Row("Clean accuracy", repair.accuracy.before, repair.accuracy.after)),
+        clean=_both(BeforeAfter("Clean accuracy", repair.accuracy.before, repair.accuracy.after)),
         lost=_rate(repair.accuracy.drop),
         apart=_apart(repair),
         views=[_view(repair, *pair) for pair in zip(repair.triggers, shown, strict=True)],
@@ -298,22 +296,19 @@ def html(said: Mapping[str, Any], exhibits: Sequence[Exhibit] = ()) -> str:
     )
 
 
-def _both(row: Row) -> tuple[str, Whisker, Whisker]:
+def _both(row: BeforeAfter) -> tuple[str, Whisker, Whisker]:
     name = row.name.strip()
     return name[:1].upper() + name[1:], whisker(name, row.before), whisker(name, row.after)
 
 
-def _view(repair: Repair, trial: Trial, shown: Exhibit) -> View:
-    pattern, mask = array(shown, "pattern"), array(shown, "mask")
-    drawn = [("Pattern", png(pattern))] if pattern is not None else []
-    drawn += [("Mask", png(mask))] if mask is not None else []
-    if pattern is not None and mask is not None and pattern.shape[1:] == mask.shape[1:]:
-        drawn.append(("Pattern under the mask", png(pattern, mask)))
+def _view(repair: RepairRecord, trial: TriggerEffect, shown: Exhibit) -> EffectView:
     rows = tuple(_both(row) for row in _rows(trial))
-    return View(trial, _goal(repair, trial.goal), rows, tuple(drawn), _strip(repair, shown))
+    return EffectView(
+        trial, _goal(repair, trial.goal), rows, trigger_pictures(shown), _strip(repair, shown)
+    )
 
 
-def _strip(repair: Repair, shown: Exhibit) -> tuple[Stamped, ...]:
+def _strip(repair: RepairRecord, shown: Exhibit) -> tuple[JudgedImage, ...]:
     """Return up to `SHOWN` stamped images; none unless both models were asked about them."""
     names = ("before", "after", "before_label", "after_label")
     parts = [array(shown, name) for name in (*names, *(f"healed_{n}" for n in names[2:]))]
@@ -323,7 +318,7 @@ def _strip(repair: Repair, shown: Exhibit) -> tuple[Stamped, ...]:
     before, after, *labels = kept
     told = [[_class(repair, int(k)) for k in row.tolist()[:SHOWN]] for row in labels]
     return tuple(
-        Stamped(
+        JudgedImage(
             before=png(before[i]),
             after=png(after[i]),
             said=(said, stamped),
@@ -334,4 +329,4 @@ def _strip(repair: Repair, shown: Exhibit) -> tuple[Stamped, ...]:
     )
 
 
-WRITERS: dict[str, Writer] = {"text": text, "html": html}
+WRITERS: dict[str, RepairWriter] = {"text": text, "html": html}

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gifthorse.core.types import Confirmation, Intake, Report, Tried, Verdict
-from gifthorse.report.facts import Comparison, Lead, compared, footprint, leads
+from gifthorse.report.facts import Lead, SizeComparison, compared, footprint, leads
 from gifthorse.report.status import FailOn, exit_code
 from gifthorse.report.words import (
     CLAIM_LIMIT,
@@ -47,11 +47,16 @@ _CLAIMS = 6  # metadata entries shown
 
 def write(report: Report) -> str:
     """Return the report as plain text of at most 80 columns without escape codes."""
+    return in_columns(_whole(report))
+
+
+def in_columns(*blocks: RenderableType) -> str:
+    """Return blocks as plain text of at most 80 columns without escape codes."""
     out = io.StringIO()
     plain = Console(
         file=out, width=80, color_system=None, force_terminal=False, legacy_windows=False
     )
-    render(report, plain)
+    plain.print(*blocks, sep="\n")
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 
@@ -71,7 +76,7 @@ def render(
         outputs: Paths of the files that hold more, named on the last line.
         fail_on: The mildest verdict that counts as a finding, for the exit status shown.
     """
-    body = Group(*_blocks(report), _last(report, outputs, exit_code(report, fail_on)))
+    body = _whole(report, outputs, fail_on)
     if console.encoding.lower().startswith("utf"):
         console.print(body)
         return
@@ -79,6 +84,10 @@ def render(
         console.print(body)
     drawn = capture.get().translate(_ASCII)
     console.file.write(drawn.encode(console.encoding, "replace").decode(console.encoding))
+
+
+def _whole(report: Report, outputs: Sequence[str] = (), fail_on: FailOn = "suspicious") -> Group:
+    return Group(*_blocks(report), _last(report, outputs, exit_code(report, fail_on)))
 
 
 def _blocks(report: Report) -> Iterable[RenderableType]:
@@ -99,7 +108,7 @@ def _blocks(report: Report) -> Iterable[RenderableType]:
     yield from _checks(report)
     if report.next_steps:
         steps = [("next" if n == 0 else "", step) for n, step in enumerate(report.next_steps)]
-        yield from (Text(), _indented(_facts(steps), 4))
+        yield from (Text(), _indented(facts_grid(steps), 4))
     if report.not_covered:
         limits = "; ".join(report.not_covered)
         yield from (Text(), _indented(Text(printable(f"Not looked for: {limits}")), 2))
@@ -116,13 +125,14 @@ def _header(report: Report) -> Text:
     return Text(printable(" · ".join(parts)), style="dim")
 
 
-def _facts(rows: Iterable[tuple[str, str]]) -> Table:
-    """Return labels and values in two columns; every value is cut free of control characters."""
+def facts_grid(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return labels and values in two columns, free of control characters; none without a value."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(width=11, style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for label, value in rows:
-        grid.add_row(Text(printable(label)), Text(printable(value)))
+        if value:
+            grid.add_row(Text(printable(label)), Text(printable(value)))
     return grid
 
 
@@ -142,7 +152,7 @@ def _subject(report: Report) -> Table:
     claims = list(o.metadata.items())[:_CLAIMS]
     said = [f"{printable(k, NAME_LIMIT)}: {printable(v, CLAIM_LIMIT)}" for k, v in claims]
     rows += [("file claims" if n == 0 else "", claim) for n, claim in enumerate(said)]
-    return _facts(rows)
+    return facts_grid(rows)
 
 
 def _images(intake: Intake) -> list[tuple[str, str]]:
@@ -229,7 +239,7 @@ def _lead(report: Report, lead: Lead) -> RenderableType:
         rows.append(("compared", _beside(comparison)))
     said = finding.message == report.reason  # it stands above already
     words = [] if said else [Text(printable(finding.message))]
-    return Group(rule, *words, _facts(rows))
+    return Group(rule, *words, facts_grid(rows))
 
 
 def _works(c: Confirmation) -> str:
@@ -238,7 +248,7 @@ def _works(c: Confirmation) -> str:
     return f"{unseen}; {controls}; no trigger: {percent(c.drift.value)}"
 
 
-def _beside(c: Comparison) -> str:
+def _beside(c: SizeComparison) -> str:
     sizes = f"size {figure(c.size)} pixels; median of the other {c.others}: {figure(c.median)}"
     return f"{sizes} (depth {figure(c.index)}, size ratio {figure(c.ratio)})"
 
@@ -247,7 +257,7 @@ def _checks(report: Report) -> Iterable[RenderableType]:
     """Yield the findings on sanity and file."""
     if report.checks:
         rows = [(c.rule, f"{c.severity}: {c.message}") for c in report.checks]
-        yield from (Text(), _indented(_facts(rows), 4))
+        yield from (Text(), _indented(facts_grid(rows), 4))
 
 
 def _last(report: Report, outputs: Sequence[str], status: int) -> Padding:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gifthorse.core.tensors import median
+from gifthorse.core.stats import log_depth, log_sizes, mad, median
 from gifthorse.core.types import Hunt, Standing
 
 
@@ -78,18 +78,14 @@ class Halving:
             yield from _until(hunt, middle, None)
 
     def _alarming(self, size: Tensor) -> bool:
-        logs = size.clamp(min=0.1).log()
-        middle = median(logs)
-        deviation = (1.4826 * median((logs - middle).abs())).clamp(min=0.2)
-        return bool((middle - logs.min()) / deviation >= self.alarm)
+        return bool(log_depth(size).max() >= self.alarm)
 
     def _middle(self, size: Tensor) -> Tensor:
         """Return the arms whose sizes make the median and its deviation, sorted."""
         five = size.argsort()[max(0, len(size) // 2 - 2) : len(size) // 2 + 3]
-        logs = size.clamp(min=0.1).log()
-        away = (logs - median(logs)).abs()
-        near = (away <= self.reach * 1.4826 * median(away)).nonzero().flatten()
-        middle: Tensor = torch.cat([five, near]).unique()
+        logs = log_sizes(size)
+        near = (logs - median(logs)).abs() <= self.reach * mad(logs)
+        middle: Tensor = torch.cat([five, near.nonzero().flatten()]).unique()
         return middle
 
     def _smaller(self, size: Tensor, alive: Tensor) -> Tensor:

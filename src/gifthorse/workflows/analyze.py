@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -18,7 +22,7 @@ from gifthorse.analysis.attribution import (
 )
 from gifthorse.analysis.collecting import given
 from gifthorse.analysis.paths import ActivationPath, Silenced, activation_path, silenced, tac
-from gifthorse.analysis.projection import FeatureView, Projection, feature_view
+from gifthorse.analysis.projection import GROUPS, FeatureView, Projection, feature_view
 from gifthorse.analysis.separation import Separation, separation_curve
 from gifthorse.analysis.similarity import Centroids, Discrepancy, centroids, linear_cka, mmd
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
@@ -27,7 +31,12 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Labels, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
 from gifthorse.models.features import features
+from gifthorse.report.figures import trigger as figures
+from gifthorse.report.figures.drawing import axis_name
+from gifthorse.report.json import write_json
 from gifthorse.training import predict, still
+
+Draw: TypeAlias = Callable[[Path], None]
 
 LEAST = 4  # pairs below which nothing can be said
 
@@ -68,7 +77,7 @@ class Likeness:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class AnalysisResult:
     """What came of an analysis.
 
     Attributes:
@@ -99,7 +108,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Dossier:
+class TriggerAnalysis:
     """Look at a known trigger inside a net, and perhaps at the same inside a clean one.
 
     Attributes:
@@ -136,7 +145,7 @@ class Dossier:
         rng: Generator,
         *,
         against: Subject | None = None,
-    ) -> Case:
+    ) -> AnalysisResult:
         """Return all figures; nothing that was given is changed.
 
         Args:
@@ -161,7 +170,7 @@ class Dossier:
         )
         nets = {"model": subject} | ({"against": against} if against is not None else {})
         path = activation_path(subject, x, stamped, goal.target, q=self.q)
-        return Case(
+        return AnalysisResult(
             goal=goal,
             pairs=len(x),
             asr=asr(predict(subject, stamped).argmax(1), y, goal),
@@ -229,3 +238,75 @@ def _cka(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:
     """Return the alignment of stages that both have, by name; of other nets, in their order."""
     pairs = zip(one.items(), other.values(), strict=False)
     return {name: linear_cka(a, b) for (name, a), b in pairs}
+
+
+# As files: pictures, and beside each what it was drawn from -----------------------------------
+
+
+def write_case(case: AnalysisResult, folder: Path, names: Sequence[str] = ()) -> list[Path]:
+    """Write pictures, and what they were drawn from beside them; return their paths.
+
+    Args:
+        case: What the analysis returned.
+        folder: Where to; it must exist.
+        names: Names of classes.
+
+    Raises:
+        UsageError: If a file cannot be written.
+    """
+    t = case.goal.target
+    name = (axis_name(names[t]) if t < len(names) else "") or f"class {t}"
+    written = []
+    for stem, (data, draw) in {**_inside(case, name), **_looks(case, name)}.items():
+        said = {"goal": case.goal, "pairs": case.pairs, "asr": case.asr, stem: data}
+        write_json(folder / f"{stem}.json", said)
+        written.append(folder / f"{stem}.json")
+        if draw is not None:
+            draw(folder / f"{stem}.png")
+            written.append(folder / f"{stem}.png")
+    return written
+
+
+def _inside(case: AnalysisResult, name: str) -> dict[str, tuple[object, Draw | None]]:
+    """Return what is said of features, neurons and channels, and how it is drawn."""
+    view, path = {**asdict(case.view), "group_names": GROUPS}, case.path
+    return {
+        "features": (view, partial(figures.scatter, view=case.view, title="Penultimate features")),
+        "separation": (
+            case.curves,
+            partial(
+                figures.separation_lines,
+                curves=case.curves,
+                title="Neurons that clean and that stamped images light up most",
+            ),
+        ),
+        "path": (
+            {"graph": path, "tac": case.changes, "silenced": case.silenced},
+            partial(
+                figures.path_graph, found=path, title=f"Channels that lead to {name}", name=name
+            ),
+        ),
+        "similarity": (case.likeness, None),
+    }
+
+
+def _looks(case: AnalysisResult, name: str) -> dict[str, tuple[object, Draw | None]]:
+    """Return what is said of attribution maps, and how it is drawn; nothing without captum."""
+    seen, n = case.attention, len(case.shown[0])
+    if seen is None:
+        return {}
+    out: dict[str, tuple[object, Draw | None]] = {
+        "attribution": (
+            {"shift": seen.shift, "layer": seen.before.layer},
+            partial(
+                figures.attribution_rows,
+                images=case.shown,
+                maps=(seen.before.values[:n], seen.after.values[:n]),
+                title=f"What speaks for {name} (Grad-CAM)",
+            ),
+        )
+    }
+    if seen.table:
+        title = "How far the trigger moves attribution maps"
+        out["table19"] = (seen.table, partial(figures.distance_bars, cells=seen.table, title=title))
+    return out

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from gifthorse.core.types import Goal, Implant, Rate, Subject
 from gifthorse.models.load import load, save
 from gifthorse.models.normalize import Classifier
 from gifthorse.report.figures.contact_sheet import contact_sheet, write_sheet
+from gifthorse.training import still
 from gifthorse.triggers.storage import open_trigger, pack
+from gifthorse.workflows.evaluate import asked, stamp
 from gifthorse.workflows.make import DataSplits, benign, draw
 
 
@@ -91,8 +92,11 @@ def write(path: Path, subject: Subject, made: TestModel) -> list[Path]:
         file.write(json.dumps(record(made), indent=1).encode())
     few = draw(made.data.test, 1, torch.Generator().manual_seed(made.seed))
     x, y = few[torch.arange(min(8, len(few)))]
-    names, here = made.data.class_names, replace(subject, net=deepcopy(subject.net)).to("cpu")
-    write_sheet(beside[2], contact_sheet(here, x, y, made.implant.trigger, names=names))
+    names = made.data.class_names
+    with still(subject):
+        z = stamp(made.implant, x)
+        said, says = (asked(subject, shown).argmax(1) for shown in (x, z))
+    write_sheet(beside[2], contact_sheet((x, said), (z, says), y, names=names))
     return [path, *beside]
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
-from gifthorse.core.types import Images, Labels, Shape, Subject, Trigger
+from gifthorse.core.tensors import STEP
+from gifthorse.core.types import Images, Labels, Shape
 from gifthorse.report.figures.drawing import COLORS
-from gifthorse.training import predict, still
+from gifthorse.report.pictures import colored, dots
+from gifthorse.report.words import printable
 
 ROWS = 3  # clean, stamped, change
 LEGIBLE = 96  # a tile this wide has room for a word under it
@@ -23,7 +23,7 @@ PAPER, INK, WRONG, FAINT = "#ffffff", "#000000", COLORS[1], "#606060"
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SheetLayout:
     """How a contact sheet is laid out. Every image is a column of three tiles.
 
     Attributes:
@@ -70,13 +70,12 @@ class Sheet:
 
 
 def contact_sheet(
-    subject: Subject,
-    x: Images,
+    clean: tuple[Images, Labels],
+    stamped: tuple[Images, Labels],
     labels: Labels,
-    trigger: Trigger,
     *,
     names: Sequence[str] = (),
-    sheet: Sheet = Sheet(),
+    sheet: SheetLayout = SheetLayout(),
 ) -> Image.Image:
     """Return a picture of images, stamped images and changes, with predicted classes under them.
 
@@ -84,41 +83,50 @@ def contact_sheet(
     not the true one is written in another color; the true one stands under the change.
 
     Args:
-        subject: The classifier.
-        x: Images to show, `(n, C, H, W)`; C = 3 is shown in color, else the mean over C in gray.
+        clean: Images to show, `(n, C, H, W)`, and what the net says of them, `(n,)`; C = 3 is shown
+            in color, else the mean over C in gray.
+        stamped: The same images with a trigger, and what the net says of these.
         labels: Their true classes, `(n,)`.
-        trigger: What stamps them; one that wanders stays where it was.
         names: Class names by number; classes beyond them are numbered.
         sheet: How it is laid out.
 
     Raises:
         BadImages: If there are no images.
-        ShapeMismatch: If images or labels have another shape than asked for.
+        ShapeMismatch: If the images differ in shape, or there is not one class for each.
     """
-    if not len(x):
-        raise BadImages("a contact sheet needs at least one image")
-    if tuple(x.shape[1:]) != subject.shape or labels.shape != (len(x),):
+    (x, said), (z, says) = clean, stamped
+    shape = _shape(x)
+    if z.shape != x.shape or any(classes.shape != (len(x),) for classes in (said, says, labels)):
         raise ShapeMismatch(
-            f"a contact sheet needs images (n, C, H, W) of {subject.shape} and n labels; got "
-            f"{tuple(x.shape)} and {tuple(labels.shape)}"
+            "a contact sheet needs clean and stamped images of one shape and n classes each; got "
+            f"{[tuple(t.shape) for t in (x, z, said, says, labels)]}"
         )
-    with still(subject), torch.no_grad():
-        stamped = deepcopy(trigger)(x)
-        before, after = (predict(subject, z).argmax(1).tolist() for z in (x, stamped))
-    change = (stamped - x).abs()
-    gain = sheet.gain or 1 / max(float(change.max()), 1 / 255)
-    page = Image.new("RGB", sheet.size(subject.shape, len(x)), PAPER)
-    pen = _Pen(page, sheet, subject.shape)
-    for i, label in enumerate(labels.tolist()):
-        clean, hit, true = (_name(names, c) for c in (before[i], after[i], label))
-        pen.tile(i, 0, x[i], (clean, "clean"), INK if before[i] == label else WRONG)
-        pen.tile(i, 1, stamped[i], (hit, "stamped"), INK if after[i] == label else WRONG)
+    change = (z - x).abs()
+    gain = sheet.gain or 1 / max(float(change.max()), STEP)
+    page = Image.new("RGB", sheet.size(shape, len(x)), PAPER)
+    pen = _Pen(page, sheet, shape)
+    for i, row in enumerate(zip(said.tolist(), says.tolist(), labels.tolist(), strict=True)):
+        before, after, label = row
+        said_of, says_of, true = (_name(names, k) for k in row)
+        pen.tile(i, 0, x[i], (said_of, "clean"), INK if before == label else WRONG)
+        pen.tile(i, 1, z[i], (says_of, "stamped"), INK if after == label else WRONG)
         pen.tile(i, 2, change[i] * gain, (f"true: {true}", f"change \u00d7 {gain:.3g}"), FAINT)
     return page
 
 
+def _shape(x: Images) -> Shape:
+    """Return channels, height and width of the images to show, of which there must be one."""
+    if not len(x):
+        raise BadImages("a contact sheet needs at least one image")
+    return (x.shape[1], x.shape[2], x.shape[3])
+
+
 def plain_sheet(
-    x: Images, words: Sequence[tuple[str, str]], marked: Tensor, *, sheet: Sheet = Sheet()
+    x: Images,
+    words: Sequence[tuple[str, str]],
+    marked: Tensor,
+    *,
+    sheet: SheetLayout = SheetLayout(),
 ) -> Image.Image:
     """Return a picture of images with two lines of text under each.
 
@@ -131,9 +139,7 @@ def plain_sheet(
     Raises:
         BadImages: If there are no images.
     """
-    if not len(x):
-        raise BadImages("a contact sheet needs at least one image")
-    shape: Shape = (x.shape[1], x.shape[2], x.shape[3])
+    shape = _shape(x)
     page = Image.new("RGB", sheet.size(shape, len(x), 1), PAPER)
     pen = _Pen(page, sheet, shape, 1)
     for i, (lines, odd) in enumerate(zip(words, marked.tolist(), strict=True)):
@@ -154,7 +160,9 @@ def write_sheet(path: Path, page: Image.Image) -> None:
 class _Pen:
     """Puts tiles and the words under them on a page."""
 
-    def __init__(self, page: Image.Image, sheet: Sheet, shape: Shape, rows: int = ROWS) -> None:
+    def __init__(
+        self, page: Image.Image, sheet: SheetLayout, shape: Shape, rows: int = ROWS
+    ) -> None:
         from matplotlib import get_data_path  # late: slow
 
         self.page, self.sheet, self.shape, self.rows = page, sheet, shape, rows
@@ -182,14 +190,11 @@ class _Pen:
 
 def _pixels(picture: Tensor, zoom: int) -> Image.Image:
     """Return a picture `(C, H, W)` in [0, 1] with every pixel `zoom` times as large."""
-    color = picture if len(picture) == 3 else picture.mean(0, keepdim=True).expand(3, -1, -1)
-    dots = (color.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
-    large = dots.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2).permute(1, 2, 0)
-    return Image.fromarray(large.contiguous().cpu().numpy())
+    large = dots(colored(picture)).repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+    return Image.fromarray(large.numpy())
 
 
 def _name(names: Sequence[str], label: int) -> str:
     """Return the name of a class on one line without control characters, or its number."""
     known = names[label][:200] if label < len(names) else ""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in known).split())
-    return plain or str(label)
+    return " ".join(printable(known).split()) or str(label)

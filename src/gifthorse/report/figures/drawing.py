@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gifthorse.analysis.landscape import minima
 from gifthorse.core.atomic import atomic
+from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Rate
-from gifthorse.search.parametrizations.masks import STEP
+from gifthorse.report.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def page(path: Path, title: str, height: float) -> Iterator[Figure]:
 
 
 @dataclass(frozen=True, eq=False)
-class Scale:
+class ColorScale:
     """How the numbers of a matrix turn into colors and text.
 
     Attributes:
@@ -106,21 +107,23 @@ class Scale:
             plain_log(bar.long_axis)
 
 
-def colored(kind: Kind, grids: Sequence[Tensor]) -> Scale:
+def colored(kind: Kind, grids: Sequence[Tensor]) -> ColorScale:
     """Return one scale for several matrices: success in percent, or sizes in pixels."""
     from matplotlib.colors import LogNorm, Normalize
 
     if kind == "asr":
-        return Scale(
+        return ColorScale(
             Normalize(0, 100), "viridis", "{:.1f} %", "{:.0f}".format, "attack success (%)"
         )
     known = torch.cat([_known(g) for g in grids])
     low, high = (float(known.min()), float(known.max())) if len(known) else (1.0, 2.0)
     norm = LogNorm(max(low, 0.5), max(high, 2 * max(low, 0.5)))
-    return Scale(norm, "viridis", "{:.1f} px", "{:.0f}".format, "trigger size (pixels)", log=True)
+    return ColorScale(
+        norm, "viridis", "{:.1f} px", "{:.0f}".format, "trigger size (pixels)", log=True
+    )
 
 
-def compared(kind: Kind, first: Tensor, second: Tensor) -> tuple[Tensor, Scale]:
+def compared(kind: Kind, first: Tensor, second: Tensor) -> tuple[Tensor, ColorScale]:
     """Return how two matrices compare and its scale: points gained, or times larger."""
     from matplotlib.colors import LogNorm, Normalize
 
@@ -128,15 +131,17 @@ def compared(kind: Kind, first: Tensor, second: Tensor) -> tuple[Tensor, Scale]:
         gain = second - first
         reach = max(1.0, float(_known(gain).abs().max())) if len(_known(gain)) else 1.0
         norm = Normalize(-reach, reach)
-        return gain, Scale(norm, "PuOr", "{:+.1f} points", "{:+.0f}".format, "difference (points)")
+        return gain, ColorScale(
+            norm, "PuOr", "{:+.1f} points", "{:+.0f}".format, "difference (points)"
+        )
     ratio = first / second
     known = _known(ratio.log2()).abs()
     reach = 2 ** max(0.5, float(known.max()) if len(known) else 1.0)
     norm = LogNorm(1 / reach, reach)
-    return ratio, Scale(norm, "PuOr", "{:.1f} times", _short, "times larger", log=True)
+    return ratio, ColorScale(norm, "PuOr", "{:.1f} times", _short, "times larger", log=True)
 
 
-def matrix(axis: Axes, grid: Tensor, names: Sequence[str], scale: Scale) -> None:
+def matrix(axis: Axes, grid: Tensor, names: Sequence[str], scale: ColorScale) -> None:
     """Draw one matrix `(K, K)`, with its numbers where there is room to read them."""
     from matplotlib import colormaps
     from numpy.ma import masked_invalid
@@ -200,6 +205,38 @@ def percent(share: Share) -> tuple[float, float, float]:
     if isinstance(share, Rate):
         return 100 * share.value, 100 * share.low, 100 * share.high
     return (100 * share,) * 3
+
+
+def bars(axis: Axes, columns: Sequence[str], rows: Mapping[str, Sequence[Share]]) -> None:
+    """Draw a group of bars a column in percent, one a row, with 95 % intervals as whiskers."""
+    wide = 0.8 / len(rows)
+    for i, (name, shares) in enumerate(rows.items()):
+        at = [c - 0.4 + wide * (i + 0.5) for c in range(len(columns))]
+        middle, low, high = torch.tensor([percent(share) for share in shares]).T
+        axis.bar(at, middle.tolist(), wide * 0.92, color=COLORS[i % len(COLORS)], label=name)
+        spread = torch.stack([middle - low, high - middle]).clamp(min=0).tolist()
+        axis.errorbar(at, middle.tolist(), spread, fmt="none", ecolor="#444444", elinewidth=0.7)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.grid(visible=False, axis="x")
+
+
+def panels(figure: Figure, count: int, across: int) -> list[Axes]:
+    """Return `count` axes in rows of `across` that share what they span."""
+    down = -(-count // across)
+    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten().tolist()
+    for spare in axes[count:]:
+        spare.remove()
+    return list(axes[:count])
+
+
+def axis_name(name: str) -> str:
+    r"""Return a class name as matplotlib can draw it: short, printable, no mathematics.
+
+    Example:
+        >>> axis_name("a\tsign of $5")
+        'a sign of \\$5'
+    """
+    return printable(name, 24).strip().replace("$", r"\$")
 
 
 def median_track(tracks: Sequence[Tensor], runs: int) -> tuple[Tensor, Tensor]:

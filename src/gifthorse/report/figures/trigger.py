@@ -1,288 +1,189 @@
-"""Figures of the comparisons: plain data and a path in, a PNG out, same bytes for same data.
-
-Every figure is 8 inches wide at 200 dots an inch, so that it can be read at 800 pixels.
-"""
+"""Pictures of a trigger inside a net: plain data and a path in, a PNG out."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gifthorse.analysis.landscape import local_minima
-from gifthorse.core.atomic import atomic
+from gifthorse.analysis.attribution import Shift
+from gifthorse.analysis.paths import ActivationPath
+from gifthorse.analysis.projection import GROUPS, FeatureView
+from gifthorse.analysis.separation import Separation
 from gifthorse.core.errors import ShapeMismatch
-from gifthorse.report.figures.drawing import (
-    COLORS,
-    WIDTH,
-    Kind,
-    Share,
-    colored,
-    compared,
-    contours,
-    marked,
-    matrix,
-    mean,
-    median_track,
-    page,
-    percent,
-    plain_log,
-    strengths,
-)
+from gifthorse.core.types import Images
+from gifthorse.report.figures.drawing import COLORS, MARKERS, WIDTH, bars, marked, page
+from gifthorse.report.pictures import colored
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROWS = ("clean", "its map", "stamped", "its map", "difference")
 
 
-def write_json(path: Path, data: object) -> None:
-    """Write what a figure was drawn from: tensors as lists, rates as tables, NaN as null.
-
-    Raises:
-        UsageError: If the file cannot be written.
-    """
-    text = json.dumps(_plain(data), indent=1, allow_nan=False) + "\n"
-    with atomic(path) as file:
-        file.write(text.encode())
-
-
-def heat_maps(
-    path: Path,
-    maps: Mapping[str, Tensor],
-    *,
-    names: Sequence[str],
-    title: str,
-    kind: Kind = "asr",
-    compare: tuple[str, str] | None = None,
+def attribution_rows(
+    path: Path, images: tuple[Images, Images], maps: tuple[Tensor, Tensor], *, title: str
 ) -> None:
-    """Draw a matrix of all class pairs for each method, and how two methods compare.
+    """Draw images and where a net looks in them, clean and stamped, and what differs.
 
     Args:
         path: The PNG to write.
-        maps: `(K, K)` by method, source class down, target class across; NaN where there is none.
-        names: The K class names.
+        images: Clean and stamped, `(n, C, H, W)` in [0, 1] each, n at least 1.
+        maps: Their maps, `(n, H, W)` in [0, 1] each.
         title: Headline of the figure.
-        kind: `asr`, shares in [0, 1] drawn as percent; or `size`, pixels on a logarithmic scale.
-        compare: Two methods a, b for one more panel: points of success that b has over a, or how
-            many times larger a is than b.
 
     Raises:
-        ShapeMismatch: If a map is not `(K, K)`.
+        ShapeMismatch: If there is not one map for every image.
         UsageError: If the file cannot be written.
-
-    Source: the layout of PixelBackdoor's Figs. 5, 6, 10 and 12 to 14.
     """
-    for method, grid in maps.items():
-        if grid.shape != (len(names), len(names)):
-            raise ShapeMismatch(
-                f"the map of {method} must be ({len(names)}, {len(names)}), one row and column a "
-                f"class; got {tuple(grid.shape)}"
-            )
-    grids = {m: g.double().cpu() * (100 if kind == "asr" else 1) for m, g in maps.items()}
-    count = len(grids) + (compare is not None)
-    across = {1: 1, 2: 2, 4: 2}.get(count, 3)
-    down = -(-count // across)
-    room = 1.6 if count == across * down else 2.4  # else names stand under inner panels as well
-    with page(path, title, down * (0.93 * WIDTH / max(across, 1.6) + 0.4) + room) as figure:
-        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
-        for spare in axes[count:]:
-            spare.remove()
-        scale = colored(kind, list(grids.values()))
-        for axis, (method, grid) in zip(axes, grids.items(), strict=False):
-            matrix(axis, grid, names, scale)
-            axis.set_title(f"{fill(method, 28)}\nmean {scale.words.format(mean(grid))}")
-        scale.bar(figure, list(axes[: len(grids)]))
-        if compare is not None:
-            (a, b), axis = compare, axes[count - 1]
-            grid, scale = compared(kind, grids[a], grids[b])
-            matrix(axis, grid, names, scale)
-            pair = f"{b} minus {a}" if kind == "asr" else f"{a} over {b}"
-            axis.set_title(f"{fill(pair, 28)}\nmean {scale.words.format(mean(grid))}")
-            scale.bar(figure, [axis], "bottom" if down == 1 else "right")
-        for i, axis in enumerate(axes[:count]):
-            outer = i + across >= count, i % across == 0  # nothing below, nothing to the left
-            axis.tick_params(labelbottom=outer[0], labelleft=outer[1])
-            axis.set(xlabel="target class" * outer[0], ylabel="source class" * outer[1])
+    n = len(images[0])
+    if not n or {len(t) for t in (*images, *maps)} != {n}:
+        raise ShapeMismatch(f"one map an image, and at least one; got {[len(t) for t in maps]}")
+    tile = min(1.35, (WIDTH - 0.9) / n)
+    with page(path, title, len(ROWS) * (tile + 0.06) + 0.9) as figure:
+        axes = figure.subplots(len(ROWS), n, squeeze=False)
+        for i in range(n):
+            for down, (image, seen) in enumerate(zip(images, maps, strict=True)):
+                _picture(axes[2 * down, i], image[i])
+                _picture(axes[2 * down + 1, i], image[i])
+                axes[2 * down + 1, i].imshow(
+                    seen[i].cpu().numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.65
+                )
+            change = (maps[1][i] - maps[0][i]).cpu().numpy()
+            shown = axes[4, i].imshow(change, cmap="PuOr_r", vmin=-1, vmax=1)
+        for axis, words in zip(axes[:, 0], ROWS, strict=True):
+            axis.set_ylabel(words)
+        for axis in axes.flatten():
+            axis.set(xticks=[], yticks=[])
+        figure.colorbar(shown, ax=axes[4, :], location="bottom", aspect=40, shrink=0.5).set_label(
+            "more (above 0) or less evidence with the trigger"
+        )
 
 
-def curves(
-    path: Path,
-    runs: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
-    *,
-    title: str,
-) -> None:
-    """Draw how the smallest trigger shrinks with work: each run thin, the median of a method bold.
+def _picture(axis: Axes, image: Tensor) -> None:
+    axis.imshow(colored(image).clamp(0, 1).permute(1, 2, 0).cpu().numpy())
+
+
+def scatter(path: Path, view: FeatureView, *, title: str) -> None:
+    """Draw features in the plane, with the figures that say whether groups lie apart.
 
     Args:
         path: The PNG to write.
-        runs: For each method its runs, each a list of (image-steps, size of the best trigger in
-            pixels) in order; a run starts at its first trigger. Before that it counts as infinitely
-            large, after its end as what it ended with.
+        view: What `feature_view` returned.
         title: Headline of the figure.
 
     Raises:
         UsageError: If the file cannot be written.
-
-    Source: PixelBackdoor's Fig. 8. Differs: work is counted in image-steps, not in seconds.
     """
-    with page(path, title, 4.6) as figure:
+    looks = [(COLORS[0], MARKERS[1], 0.9), ("#9a9a9a", MARKERS[0], 0.45), (COLORS[1], "X", 0.8)]
+    with page(path, title, 5.6) as figure:
         axis = figure.subplots()
-        for i, (method, several) in enumerate(runs.items()):
-            thin = marked(i, "") | {"where": "post", "alpha": 0.25, "lw": 0.8}
-            thin |= {"label": None, "marker": "o", "markersize": 2, "markevery": [0]}
-            tracks = [torch.tensor(run, dtype=torch.float64).T for run in several if run]
-            for steps, size in tracks:
-                axis.step(steps.tolist(), size.tolist(), **thin)
-            if not tracks:
-                continue
-            at, middle = median_track(tracks, len(several))
-            found = middle.isfinite()
-            ends = [0, max(0, int(found.sum()) - 1)]
-            look = marked(i, method) | {"where": "post", "lw": 2.2, "markevery": ends}
-            axis.step(at[found].tolist(), middle[found].tolist(), **look)
-        axis.set(xscale="log", yscale="log", ylabel="smallest trigger so far (pixels)")
-        plain_log(axis.xaxis)
-        plain_log(axis.yaxis)
-        axis.set_xlabel("image-steps (images that went forward and back through the net)")
-        axis.legend(title="median of all runs", alignment="left")
+        for group in (1, 0, 2):  # those of other classes are drawn first, below
+            (color, marker, alpha), here = looks[group], view.points[view.groups == group]
+            xs, ys = here[:, 0].tolist(), here[:, 1].tolist()
+            size, label = 14 if group == 1 else 26, f"{GROUPS[group]} ({len(here)})"
+            axis.scatter(
+                xs, ys, s=size, c=color, marker=marker, alpha=alpha, linewidths=0, label=label
+            )
+        apart = "too few" if view.silhouette is None else f"{view.silhouette:.2f}"
+        told = "too few" if view.probe is None else f"{view.probe.auroc:.3f}"
+        axis.set_title(
+            f"stamped beside clean target class: silhouette {apart}, linear probe AUROC {told}"
+        )
+        words = {"pca": "principal component", "tsne": "t-SNE"}[view.method]
+        axis.set(xlabel=f"{words} 1", ylabel=f"{words} 2")
+        figure.legend(loc="outside lower center", ncols=3)
 
 
-def landscapes(
-    path: Path, surfaces: Mapping[str, Tensor], *, title: str, extent: float = 1.0
-) -> None:
-    """Draw the loss around each method's trigger as contours, with its strict local minima.
+def separation_lines(path: Path, curves: Mapping[str, Sequence[Separation]], *, title: str) -> None:
+    """Draw the neuron separation ratio over the number of neurons, with what chance would give.
 
     Args:
         path: The PNG to write.
-        surfaces: Loss by method, `(points, points)` each, the trigger in the middle.
-        title: Headline of the figure.
-        extent: What the axes span, in units of the variables' norm.
-
-    Raises:
-        UsageError: If the file cannot be written.
-
-    Source: PixelBackdoor's Fig. 1. Differs: contours instead of a surface seen from the side, and
-    each panel has levels of equal area, so that a shallow pit shows beside a high wall.
-    """
-    across = min(len(surfaces), 3)
-    down = -(-len(surfaces) // across)
-    with page(path, title, down * (WIDTH / max(across, 1.6)) + 1.0) as figure:
-        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
-        for spare in axes[len(surfaces) :]:
-            spare.remove()
-        for axis, (method, grid) in zip(axes, surfaces.items(), strict=False):
-            filled, levels = contours(axis, grid.double().cpu(), extent)
-            axis.set_title(f"{fill(method, 28)}\nlocal minima: {local_minima(grid)}")
-            shrink = 0.6 if across == 1 else 1.0
-            bar = figure.colorbar(filled, ax=axis, location="bottom", aspect=30, shrink=shrink)
-            bar.set_label("loss")
-            bar.set_ticks(levels[:: max(1, len(levels) // 5)])
-            bar.ax.xaxis.set_major_formatter("{x:.4g}")
-            axis.set_xlabel("step along direction 1")
-        axes[0].set_ylabel("step along direction 2")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-
-
-def histogram(
-    path: Path,
-    values: Mapping[str, Tensor],
-    success: Mapping[str, Mapping[int, Share]],
-    *,
-    title: str,
-) -> None:
-    """Draw how strongly triggers change their pixels, and how success grows with pixels kept.
-
-    Args:
-        path: The PNG to write.
-        values: For each method the strength of all pixels in [0, 1], `(n,)`, or `(runs, n)` for
-            several runs, whose range is drawn.
-        success: For each method the attack success of its k strongest pixels, by k.
+        curves: By name of a net, what `separation_curve` returned, at least one.
         title: Headline of the figure.
 
     Raises:
         UsageError: If the file cannot be written.
-
-    Source: PixelBackdoor's Fig. 3.
     """
     with page(path, title, 3.8) as figure:
-        left, right = figure.subplots(1, 2)
-        strengths(left, values)
-        for i, (method, by_size) in enumerate(success.items()):
-            sizes = sorted(by_size)
-            middle, low, high = zip(*(percent(by_size[k]) for k in sizes), strict=True)
-            look = marked(i, method) | {"lw": 1.8, "markevery": [len(sizes) - 1]}
-            right.plot(sizes, middle, **look)
-            right.fill_between(
-                sizes, low, high, color=COLORS[i % len(COLORS)], alpha=0.18, linewidth=0
-            )
-        right.set(xscale="log", ylim=(0, 101), title="Success of the strongest pixels alone")
-        right.set(xlabel="pixels kept (strongest first)", ylabel="attack success (%)")
-        plain_log(right.xaxis)
-        for axis in (left, right):
-            axis.legend()
+        axis, drawn = figure.subplots(), list[list[float]]()
+        for i, (name, curve) in enumerate(curves.items()):
+            units = [s.units for s in curve]
+            axis.plot(units, [s.value for s in curve], lw=1.8, **marked(i, name))
+            chance = [s.chance for s in curve]
+            if chance not in drawn:  # nets of one width have one such line
+                drawn.append(chance)
+                axis.plot(units, chance, color="#777777", ls=":", label="sets drawn at random")
+        axis.set(ylim=(-0.02, 1.02), ylabel="separation ratio (0: same neurons)")
+        axis.set_xlabel("most active neurons compared")
+        axis.legend()
 
 
-def robust_bars(path: Path, rates: Mapping[str, Mapping[str, Share]], *, title: str) -> None:
-    """Draw attack success after each transform, a bar a method, with 95 % intervals.
+def path_graph(path: Path, found: ActivationPath, *, title: str, name: str = "target") -> None:
+    """Draw the channels that carry a trigger, stage by stage, and what leads from one to the next.
+
+    Sizes and widths compare within a stage only.
 
     Args:
         path: The PNG to write.
-        rates: By method, then by transform, as `robustness` returns them.
+        found: What `activation_path` returned.
+        title: Headline of the figure.
+        name: What the target is called.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    kept = found.kept()
+    columns = {stage: float(i) for i, stage in enumerate(kept)}
+    rank = [kept[n.stage].index(n.channel) for n in found.nodes]
+    places = [(columns[n.stage], -float(r)) for n, r in zip(found.nodes, rank, strict=True)]
+    deepest = max(rank) / 2
+    places.append((float(len(columns)), -deepest))  # number -1: the logit
+    with page(path, title, 1.8 + 0.55 * (2 * deepest + 1)) as figure:
+        axis = figure.subplots()
+        for stage, at in columns.items():
+            own = [e for e in found.edges if found.nodes[e.start].stage == stage]
+            widest = max((e.weight for e in own), default=1.0)
+            for edge in own:
+                xs, ys = zip(places[edge.start], places[edge.end], strict=True)
+                share = edge.weight / widest
+                axis.plot(xs, ys, color="#555555", lw=0.3 + 3 * share, alpha=0.15 + 0.6 * share)
+            top = max(n.score for n in found.nodes if n.stage == stage) or 1.0
+            for node, (x, y) in zip(found.nodes, places, strict=False):
+                if x == at:
+                    size = 120 + 420 * node.score / top
+                    axis.scatter(x, y, s=size, color=COLORS[0], zorder=3, lw=0)
+                    axis.text(
+                        x, y, str(node.channel), color="white", ha="center", va="center", fontsize=7
+                    )
+        axis.scatter(*places[-1], s=620, color=COLORS[1], zorder=3, lw=0)
+        ticks = torch.arange(len(columns) + 1).tolist()
+        axis.set_xticks(ticks, [*(s.removeprefix("net.") for s in columns), name])
+        axis.set(yticks=[], xlim=(-0.5, len(columns) + 0.5), ylim=(-2 * deepest - 0.7, 0.7))
+        axis.set_xlabel("stage; numbers are channels, the first carries most")
+        axis.grid(visible=False)
+
+
+def distance_bars(path: Path, cells: Mapping[str, Mapping[str, Shift]], *, title: str) -> None:
+    """Draw how far stamping moves attribution maps, a group of bars a net, with 95 % intervals.
+
+    Args:
+        path: The PNG to write.
+        cells: What `attention_shift` returned.
         title: Headline of the figure.
 
     Raises:
         UsageError: If the file cannot be written.
 
-    Source: PixelBackdoor's Table 5 and Fig. 11.
+    Source: TrojanZoo, Table 19.
     """
-    columns = list(dict.fromkeys(name for row in rates.values() for name in row))
-    wide = 0.8 / len(rates)
-    with page(path, title, 4.0) as figure:
+    with page(path, title, 3.6) as figure:
         axis = figure.subplots()
-        for i, (method, row) in enumerate(rates.items()):
-            at = [c - 0.4 + wide * (i + 0.5) for c in range(len(columns))]
-            shown = torch.tensor([percent(row.get(c, math.nan)) for c in columns])
-            middle, low, high = shown.T
-            axis.bar(at, middle.tolist(), wide * 0.92, color=COLORS[i % len(COLORS)], label=method)
-            spread = torch.stack([middle - low, high - middle]).clamp(min=0)
-            axis.errorbar(
-                at, middle.tolist(), spread.tolist(), fmt="none", ecolor="#444444", elinewidth=0.7
-            )
-        axis.set_xticks(range(len(columns)), [_two_lines(c) for c in columns])
-        for after in [i for i, c in enumerate(columns[:-1]) if _word(c) != _word(columns[i + 1])]:
-            axis.axvline(after + 0.5, color="#bbbbbb", linewidth=0.8)
-        axis.set(
-            ylim=(0, 101),
-            ylabel="attack success (%), 95 % interval",
-            xlim=(-0.5, len(columns) - 0.5),
-        )
-        axis.grid(visible=False, axis="x")
-        axis.tick_params(axis="x", length=0)
-        figure.legend(loc="outside lower center", ncols=min(4, len(rates)))
-
-
-def _word(column: str) -> str:
-    """Return the group a transform belongs to: `rescale` of `rescale 98 %`."""
-    return column.partition(" ")[0]
-
-
-def _two_lines(column: str) -> str:
-    return column.replace(" deg", "\N{DEGREE SIGN}").replace(" ", "\n", 1)
-
-
-def _plain(value: object) -> Any:
-    """Return what JSON can hold."""
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+        rows = {of: [row[of].distance for row in cells.values()] for of in ("original", "target")}
+        bars(axis, list(cells), {f"map of the {of} class": shares for of, shares in rows.items()})
+        axis.set(ylabel="mean difference of maps (%)", ylim=(0, None))
+        axis.legend()

@@ -8,8 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Shape, Trigger
-from gifthorse.search.parametrizations.masks import STEP, Parts
+from gifthorse.search.parametrizations.masks import Parts
 from gifthorse.triggers import Additive
 
 

@@ -12,12 +12,11 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.tensors import from_box, to_box
+from gifthorse.core.tensors import STEP, from_box, to_box
 from gifthorse.core.types import Images, Shape, Trigger
 from gifthorse.triggers import Additive, Patch
 
 Parts: TypeAlias = tuple[Tensor, ...]
-STEP = 1 / 255  # the smallest change that an 8-bit image can show
 SEED = 0.95  # strength of a seeded patch: strong, yet where tanh still has a slope
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gifthorse.core.options import describe
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Samples, Subject
+from gifthorse.core.types import Samples, Subject
 from gifthorse.data.samples import split
+from gifthorse.report.figures.comparison import tag
 from gifthorse.workflows.compare.inverting import (
     Comparison,
     Inverted,
@@ -95,13 +96,3 @@ def compare(
         "seconds": {n: i.spent[1].tolist() for n, i in inverted.items()},
     }
     return Compared(record, triggers)
-
-
-def tag(goal: Goal) -> str:
-    """Return a goal as part of a file name.
-
-    Example:
-        >>> tag(Goal(5, 0)), tag(Goal(5))
-        ('0-to-5', 'all-to-5')
-    """
-    return f"{'all' if goal.source is None else goal.source}-to-{goal.target}"

@@ -20,11 +20,11 @@ from gifthorse.analysis import (
     top_k,
 )
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import to_box
+from gifthorse.core.tensors import STEP, to_box
 from gifthorse.core.types import Goal, Hunt, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
 from gifthorse.search import Bounded, Form, MaskPattern, OneVariable, Search
-from gifthorse.search.parametrizations.masks import STEP, Parts, SignedPixels
+from gifthorse.search.parametrizations.masks import Parts, SignedPixels
 from gifthorse.triggers import Additive, Patch
 from gifthorse.workflows.compare.inverting import Comparison, Inverted, seeded
 

@@ -1,7 +1,14 @@
 """Repair a model: a remedy, what it cost, what it achieved, and the file that comes of it."""
 
-from gifthorse.workflows.repair.curing import FLIP, Recovering, Repaired, Trial, repair, spread
-from gifthorse.workflows.repair.known import Scanned, Truth, needs_triggers, open_scan, open_truth
+from gifthorse.workflows.repair.curing import FLIP, Recovering, Repaired, repair, spread
+from gifthorse.workflows.repair.known import (
+    Scanned,
+    Truth,
+    needs_triggers,
+    open_known,
+    open_scan,
+    open_truth,
+)
 from gifthorse.workflows.repair.records import Order, record, write
 
 __all__ = [
@@ -10,9 +17,9 @@ __all__ = [
     "Recovering",
     "Repaired",
     "Scanned",
-    "Trial",
     "Truth",
     "needs_triggers",
+    "open_known",
     "open_scan",
     "open_truth",
     "record",

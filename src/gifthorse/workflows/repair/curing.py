@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -17,7 +17,6 @@ from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
-    Confirmation,
     Goal,
     Inverter,
     Rate,
@@ -28,6 +27,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.samples import Subset, split, whole
 from gifthorse.detection.verdict import confirm, evidence
+from gifthorse.report.repairs import Exhibit, TriggerEffect
 from gifthorse.training import Mirroring, evaluate, flippable, predict
 from gifthorse.workflows.prepare import Received
 from gifthorse.workflows.repair.known import Truth, options_of
@@ -49,26 +49,6 @@ class Recovering(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """A trigger on images that the remedy did not use.
-
-    Attributes:
-        whose: Whether it is the `true` trigger or a `recovered` one.
-        goal: What it does.
-        before: How often it works on the model as it came, beside shuffled ones and none.
-        after: The same on the repaired model, with the same shuffles.
-        exhibit: What to draw, as in the evidence of a finding; also `healed_before_label` and
-            `healed_after_label`, what the repaired model says.
-    """
-
-    whose: Whose
-    goal: Goal
-    before: Confirmation
-    after: Confirmation
-    exhibit: Mapping[str, Tensor | float]
-
-
-@dataclass(frozen=True, eq=False)
 class Repaired:
     """A repaired model beside the one it was made from.
 
@@ -77,7 +57,9 @@ class Repaired:
         before: Clean accuracy of the model as it came.
         after: That of the repaired one.
         drop: How much was lost, with an interval that knows that the images are the same.
-        trials: The true trigger, if known, and those that were recovered.
+        effects: The true trigger, if known, and those that were recovered, before and after.
+        exhibits: What to draw of each, as in the evidence of a finding; also `healed_before_label`
+            and `healed_after_label`, what the repaired model says.
         mirroring: Whether the remedy might mirror images; None if it never does, or was told.
         unchanged: Whether the remedy left all weights as they were.
         images: Clean images that the remedy used.
@@ -89,7 +71,8 @@ class Repaired:
     before: Rate
     after: Rate
     drop: Rate
-    trials: tuple[Trial, ...]
+    effects: tuple[TriggerEffect, ...]
+    exhibits: tuple[Exhibit, ...]
     mirroring: Mirroring | None
     unchanged: bool
     images: int
@@ -143,11 +126,13 @@ def repair(
     rows: list[tuple[Whose, Trigger, Goal]] = [("recovered", *one) for one in found or known]
     if truth is not None:
         rows.insert(0, ("true", truth.trigger, truth.goal))
-    trials = tuple(_trial((given, made), unseen, row, spawn(rng)) for row in rows)
+    tried = [_tried((given, made), unseen, row, spawn(rng)) for row in rows]
+    effects, exhibits = tuple(e for e, _ in tried), tuple(shown for _, shown in tried)
     said, says, y = evaluate(given, unseen), evaluate(made, unseen), whole(unseen)[1]
     rates = accuracy(said, y), accuracy(says, y), clean_drop(said, says, y)
-    unchanged = _same(given, made)
-    return Repaired(made, *rates, trials, mirroring, unchanged, len(used), unseen, seconds)
+    return Repaired(
+        made, *rates, effects, exhibits, mirroring, _same(given, made), len(used), unseen, seconds
+    )
 
 
 def _divided(received: Received, share: float, rng: Generator) -> tuple[Subset, Subset]:
@@ -172,13 +157,13 @@ def _same(given: Subject, made: Subject) -> bool:
     )
 
 
-def _trial(
+def _tried(
     nets: tuple[Subject, Subject],
     unseen: Subset,
     row: tuple[Whose, Trigger, Goal],
     rng: Generator,
-) -> Trial:
-    """Try a trigger on both nets with the same controls."""
+) -> tuple[TriggerEffect, Exhibit]:
+    """Try a trigger on both nets with the same controls; return also what to draw of it."""
     (given, made), (whose, trigger, goal), state = nets, row, rng.get_state()
     before = confirm(given, trigger, goal, unseen, rng, Run())
     after = confirm(made, trigger, goal, unseen, rng.set_state(state), Run())
@@ -188,7 +173,7 @@ def _trial(
         for name in ("before", "after")
         if isinstance(images := shown[name], Tensor) and len(images)
     }
-    return Trial(whose, goal, before, after, shown | healed)
+    return TriggerEffect(whose, goal, before, after), shown | healed
 
 
 def spread(
@@ -209,7 +194,7 @@ def spread(
         BadOption: If there is no trigger, and so no target.
         Incomplete: If the run ends before the searches do.
     """
-    targets = sorted({trial.goal.target for trial in done.trials})
+    targets = sorted({effect.goal.target for effect in done.effects})
     there = sorted(set(whole(done.unseen)[1].tolist()))
     pairs = [Goal(t, s) for t in targets for s in there if s != t]
     if not pairs:

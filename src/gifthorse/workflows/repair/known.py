@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter
 from safetensors import safe_open
 
 from gifthorse.core.errors import UsageError
 from gifthorse.core.options import describe, vary
 from gifthorse.core.types import Goal, Label, Origin, Remedy, Severity, Trigger
+from gifthorse.report.json import FileVerdict, TriggerEntry
 from gifthorse.triggers.packing import unpacked
 from gifthorse.triggers.storage import open_trigger
 
@@ -44,31 +46,21 @@ def open_truth(path: Path) -> Truth:
         raise UsageError(f"{path} does not say which class its trigger is for") from error
 
 
-class _Target(BaseModel):
-    path: str
-    sha256: str
-
-
-class _Verdict(BaseModel):
-    label: Label
-
-
-class _Shown(BaseModel):
-    packed: str | None = None
-
-
-class _Found(BaseModel):
+@dataclass(frozen=True)
+class _FoundTrigger:
     severity: Severity
-    target_class: int | None = None
-    trigger: _Shown | None = None
+    goal: Goal | None
+    trigger: TriggerEntry | None
 
 
-class _Result(BaseModel):
-    """What a repair reads of the JSON result of a scan."""
+@dataclass(frozen=True)
+class _ScanRead:
+    """What is read of the JSON result of a scan."""
 
-    target: _Target
-    verdict: _Verdict
-    findings: list[_Found]
+    schema_version: Literal["2"]
+    target: Origin
+    verdict: FileVerdict
+    findings: tuple[_FoundTrigger, ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +74,7 @@ class Scanned:
         label: The verdict on it.
         classes: Targets that stood out, sorted; none unless it was at least suspicious.
         triggers: The triggers of these that were recovered, packed.
+        shown: All triggers of the result, packed, that of the gravest finding first.
     """
 
     path: Path
@@ -90,6 +83,7 @@ class Scanned:
     label: Label
     classes: tuple[int, ...] = ()
     triggers: tuple[str, ...] = field(default=(), repr=False)
+    shown: tuple[str, ...] = field(default=(), repr=False)
 
     def check(self, origin: Origin) -> None:
         """Refuse a model that is not the one that was scanned.
@@ -143,20 +137,47 @@ def open_scan(path: Path) -> Scanned:
         UsageError: If the file is something else, or not there.
     """
     try:
-        result = _Result.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        data = json.loads(path.read_bytes())
+        if isinstance(data, dict) and data.get("schema_version") == "1":
+            raise UsageError(f"{path} was written by an older gifthorse: scan the model again")
+        result = TypeAdapter(_ScanRead).validate_python(data)
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "other fields, or no JSON"
         raise UsageError(
             f"{path} is no result of a scan ({reason}): make one with gifthorse scan MODEL "
             "--images DIR -o json=PATH"
         ) from error
     label, target = result.verdict.label, result.target
-    grave = [f for f in result.findings if f.severity in GRAVE and f.target_class is not None]
+    grave = [f for f in result.findings if f.severity in GRAVE and f.goal is not None]
     if label not in ("BACKDOORED", "SUSPICIOUS"):
         grave = []
-    packed = [f.trigger.packed for f in grave if f.trigger and f.trigger.packed]
-    classes = sorted({f.target_class for f in grave if f.target_class is not None})
-    return Scanned(path, target.path, target.sha256, label, tuple(classes), tuple(packed))
+    classes = sorted({f.goal.target for f in grave if f.goal is not None})
+    packed = (_packed(findings) for findings in (grave, result.findings))
+    return Scanned(path, target.path, target.sha256, label, tuple(classes), *packed)
+
+
+def _packed(findings: Iterable[_FoundTrigger]) -> tuple[str, ...]:
+    return tuple(f.trigger.packed for f in findings if f.trigger and f.trigger.packed)
+
+
+def open_known(path: Path) -> Truth:
+    """Read a trigger and its goal: what `gifthorse attack` wrote, or the result of a scan.
+
+    Of a scan's triggers it is that of the gravest finding.
+
+    Raises:
+        UsageError: If the file holds no trigger.
+        BadOption: If the trigger is damaged.
+    """
+    if path.suffix != ".json":
+        return open_truth(path)
+    shown = open_scan(path).shown
+    if not shown:
+        raise UsageError(
+            f"{path} is the result of a scan that recovered no trigger, or none of a kind that can "
+            "be kept: take another scan, or the NAME.trigger.safetensors of a test model"
+        )
+    return Truth(*unpacked(shown[0]))
 
 
 def options_of(remedy: Remedy) -> dict[str, Any]:
