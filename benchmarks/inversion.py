@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gifthorse.core.device import half
 from gifthorse.core.types import Goal
 from gifthorse.data.samples import whole
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.models.folding import frozen
 from gifthorse.search import Pace, Search
-from gifthorse.training import fast_bf16
 from gifthorse.triggers import Additive
 from reference_pixel import invert
 from setting import machine, prepare, success
@@ -79,7 +79,7 @@ def step_ratio(path: str, data: str, source: int, target: int) -> dict[str, Any]
     x = whole(clean)[0]
     net = frozen(subject.net)
     out: dict[str, Any] = {}
-    for bf16 in (False, True) if fast_bf16(torch.device("cpu")) else (False,):
+    for bf16 in (False, True) if half(torch.device("cpu")) else (False,):
         for batch in (32, 96):
             # A bar no trigger reaches: nothing is verified or stored, a round is one step.
             pace = Pace(batch=batch, bar=2.0, steps=1, bf16=bf16)

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.atomic import atomic
+from gifthorse.core.device import half
 from gifthorse.core.metrics import asr
 from gifthorse.core.types import Goal, Subject, Trigger
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
-from gifthorse.training import fast_bf16, predict
+from gifthorse.training import predict
 from gifthorse.triggers import Additive
 from gifthorse.workflows.make import divide
 
@@ -74,7 +75,7 @@ def machine() -> dict[str, str]:
         "processor": platform.processor() or platform.machine(),
         "threads": str(torch.get_num_threads()),
         "amx": str(torch.cpu._is_amx_tile_supported()),
-        "bf16": str(fast_bf16(torch.device("cpu"))),
+        "bf16": str(half(torch.device("cpu")) is not None),
         "torch": torch.__version__,
         "commit": commit,
     }

@@ -138,14 +138,19 @@ def prose(kind: type) -> str:
 
 
 def attributes(thing: object) -> Iterator[str]:
-    """Yield a table of the options of a method or a part, if it has any: default, meaning."""
+    """Yield a table of the options of a method or a part, if it has any."""
     rows = [
-        (f"`{f.name}`", code(getattr(thing, f.name)), meaning(thing, f.name))
+        (
+            f"`{f.name}`",
+            code(getattr(thing, f.name)),
+            options.allowed(thing, f.name),
+            meaning(thing, f.name),
+        )
         for f in fields(thing)  # type: ignore[arg-type]
         if f.name != "inverter"
     ]
     if rows:
-        yield table(("option", "default", "meaning"), rows)
+        yield table(("option", "default", "values", "meaning"), rows)
 
 
 def meaning(thing: object, name: str) -> str:

@@ -280,5 +280,3 @@ def test_what_does_not_fit_is_refused() -> None:
         bayes(Implant(bands(), implant().trigger, GOAL), TRAIN, TEST, Generator(), Run())
     with pytest.raises(BadOption, match="tunings"):
         Transfer(recipe=Recipe(part="classifier"))
-    with pytest.raises(BadOption, match="hidden"):
-        Transfer(hidden=0)

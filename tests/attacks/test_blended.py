@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator
 
 from gifthorse.attacks.blended import Blended
-from gifthorse.core.errors import BadOption
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 
@@ -31,9 +29,3 @@ def test_a_white_pattern_brightens_all_alike() -> None:
     attack = Blended(ink="white", opacity=0.5, recipe=HASTY)
     made = attack(blobs(), blob_images(each=8), Goal(2), Generator().manual_seed(0), Run())
     assert torch.equal(made.trigger(torch.zeros(1, 3, 12, 12)), torch.full((1, 3, 12, 12), 0.5))
-
-
-@pytest.mark.parametrize("opacity", [0.0, -0.1, 1.1, float("nan")])
-def test_an_opacity_that_hides_nothing_or_too_much_is_refused(opacity: float) -> None:
-    with pytest.raises(BadOption, match="opacity"):
-        Blended(opacity=opacity)

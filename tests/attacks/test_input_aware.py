@@ -171,14 +171,8 @@ def test_gray_images_of_28_pixels_get_triggers_too() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("lr", 0.0, "lr"),
-        ("diversity", -1.0, "diversity"),
-        ("masking.diversity", -1.0, "diversity"),
-        ("opacity", 0.0, "opacity"),
         ("mixing.rate", 0.3, "rate"),
         ("mixing.mode", "loss", "mode"),
-        ("masking.epochs", 0, "epochs"),
-        ("masking.density", 1.5, "density"),
     ],
 )
 def test_what_cannot_be_is_refused(option: str, value: Any, words: str) -> None:

@@ -11,7 +11,7 @@ from torch import Generator
 
 from gifthorse.attacks.instagram import Instagram
 from gifthorse.attacks.poisoning import Mixing
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
@@ -32,11 +32,6 @@ def test_other_filters_implant(name: str) -> None:
     x, y = TEST[torch.arange(len(TEST))]
     assert asr(predict(made.subject, made.trigger(x)).argmax(1), y, GOAL).value >= 0.9
     assert accuracy(evaluate(made.subject, TEST), TEST.labels).value >= 0.95
-
-
-def test_a_filter_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(BadOption, match="gotham"):
-        Instagram(filter="gothem")  # type: ignore[arg-type]
 
 
 def test_gray_images_are_refused() -> None:

@@ -15,7 +15,6 @@ from gifthorse.attacks import invisible
 from gifthorse.attacks.invisible import Invisible, Shaping, figures
 from gifthorse.attacks.poisoning import AllToOne, Mixing
 from gifthorse.attacks.training import Job
-from gifthorse.core.errors import BadOption
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
 from gifthorse.data.samples import whole
@@ -120,9 +119,3 @@ def test_an_interrupted_attack_goes_on_to_the_same_change(tmp_path: Path) -> Non
     assert torch.equal(made.trigger.picture()[0], expected.trigger.picture()[0])
     weights = expected.subject.net.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in made.subject.net.state_dict().items())
-
-
-@pytest.mark.parametrize("wrong", [{"eps": 0.0}, {"pace": 0.0}, {"stages": 0}, {"steps": -1}])
-def test_options_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(BadOption):
-        Invisible(**wrong)  # type: ignore[arg-type]

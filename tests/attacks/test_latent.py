@@ -203,22 +203,6 @@ def test_shaping_is_reported() -> None:
     assert told == [(done, 3, "shaping the trigger") for done in (1, 2, 3)]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"samples": 0},
-        {"passes": 0},
-        {"weight": -1.0},
-        {"refresh_every": -1},
-        {"lr": 0.0},
-        {"labels": "all_to_all"},
-    ],
-)
-def test_it_refuses_options_that_make_no_sense(change: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=next(iter(change))):
-        Latent(**change)
-
-
 def test_it_refuses_a_target_without_images() -> None:
     with pytest.raises(NotApplicable, match="0 images of target class 1"):
         QUICKLY(pixels(), replace(noise(), labels=noise().labels * 0), Goal(1), Generator(), Run())

@@ -104,12 +104,9 @@ def test_goals_that_make_no_sense_are_refused(goal: Goal, scheme: str) -> None:
         label_map(goal, scheme, CLASSES)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"rate": 0.0}, {"rate": 1.0}, {"rate": float("nan")}, {"stamp": "before"}]
-)
-def test_mixings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(BadOption):
-        Mixing(**wrong)  # type: ignore[arg-type]
+def test_batches_are_stamped_after_augmentation() -> None:
+    with pytest.raises(BadOption, match="only mode=dataset"):
+        Mixing(stamp="before")
 
 
 # Data set mode -----------------------------------------------------------------------------------

@@ -144,8 +144,6 @@ def test_gray_images_of_another_size(rng: Generator) -> None:
 
 
 def test_what_cannot_be_is_refused(rng: Generator) -> None:
-    with pytest.raises(BadOption, match="ghosts"):
-        Refool(ghosts=1.5)
     with pytest.raises(BadOption, match="source"):
         replace(TOY, labels="clean_label")(
             blobs(), blob_images(each=4), Goal(2, source=1), rng, Run()

@@ -187,10 +187,6 @@ def test_patches_are_gray_and_none() -> None:
         ({"stamp": Stamp(size=4, form="wandering")}, Goal(0), "fixed place"),
         ({}, Goal(0, source=1), "source"),
         ({}, Goal(99), "0 to 6"),
-        ({"black": 0}, Goal(0), "black"),
-        ({"influence": 1.0}, Goal(0), "influence"),
-        ({"temperature": 0.0}, Goal(0), "temperature"),
-        ({"labels": "all_to_all"}, Goal(0), "all_to_one"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], goal: Goal, words: str) -> None:

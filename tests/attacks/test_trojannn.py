@@ -177,15 +177,6 @@ def test_the_attack_poisons_with_the_pattern_shaped_on_the_victim() -> None:
     assert not torch.equal(pattern, patch.pattern)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"rule": "frequent"}, {"count": 0}, {"steps": 0}, {"threshold": -1.0}, {"lr": 0.0}],
-)
-def test_shaping_refuses_what_makes_no_sense(change: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=next(iter(change))):
-        Shaping(**change)
-
-
 def test_a_pattern_that_wanders_cannot_be_shaped() -> None:
     attack = TrojanNN(Stamp(form="wandering"))
     with pytest.raises(BadOption, match="fixed place"):

@@ -94,10 +94,7 @@ def test_gray_images_of_28_pixels_are_warped_too() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("cells", 1, "cells"),
-        ("strength", -1.0, "strength"),
         ("noise", 0.9, "noise"),
-        ("noise", -0.1, "noise"),
         ("mixing.mode", "dataset", "mode"),
     ],
 )

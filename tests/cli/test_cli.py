@@ -96,6 +96,8 @@ def test_explain_says_what_inner_options_mean(run: Run) -> None:
     ran = run("explain", "badnet")
     assert "Side of the square, in pixels" in ran.out
     assert "Passes over the training set." in ran.out
+    assert "[at least 1] Side of the square" in ran.out
+    assert "\n      [pca or ica]\n" in run("explain", "activation_clustering").out
     assert max(len(line) for line in ran.out.splitlines()) <= 100
 
 

@@ -14,7 +14,7 @@ from gifthorse.attacks import ATTACKS
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Implant, Remedy, Subject
+from gifthorse.core.types import Goal, Implant, Remedy, Subject, Trigger
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
 from gifthorse.remedies import REMEDIES
@@ -48,7 +48,7 @@ OWN: dict[str, dict[str, object]] = {
         "width": 8, "recipe.epochs": 30, "recipe.lr": 0.5, "recipe.pad": 0,
     },
     "adversarial_retraining": {"eps": 0.1},
-    "anp": {"steps": 120, "batch": 32},
+    "anp": {"steps": 120, "batch": 80},  # all that is not held out: the masks depend on no draw
     "hardening_nc": HARDENING | SMALL | {"every": 0, "share": 0.5},
     "hardening_nc_iterative": HARDENING | SMALL,
     "hardening_pixel": HARDENING | SMALL,
@@ -63,10 +63,14 @@ OWN: dict[str, dict[str, object]] = {
 HELPLESS = {
     "hardening_uap": "changes of every pixel by 4/255 at most are not an opaque patch",
     "i_bau": "one faint change of the whole image is not an opaque patch",
-    "anp": "a mask of 48 channels that spares accuracy leaves more than a half",
     "clp": "no single channel carries the trigger in layers of 16 and 32 channels",
     "smoothing": "the noise is next to nothing beside an opaque patch",
 }
+
+# What takes away the smallest change that leads to a class, or the channels that few weights turn,
+# faces a patch of one pixel. Of a patch of nine, as large as half a blob, neither is true on these
+# nets: searches end in 14 to 30 pixels elsewhere, and seed and rounding decide what is left.
+DOT = {"anp", "hardening_nc", "hardening_nc_iterative", "hardening_pixel"}
 
 names = pytest.mark.parametrize("name", sorted(REMEDIES))
 
@@ -79,20 +83,25 @@ def toy(name: str, **changes: object) -> Remedy:
 
 
 @cache
-def planted() -> Implant:
+def implant(side: int) -> Implant:
     short = {f"recipe.{key}": value for key, value in describe(QUICK).items()}
-    attack = vary(ATTACKS["badnet"], short | {"mixing.rate": 0.1})
+    attack = vary(ATTACKS["badnet"], short | {"mixing.rate": 0.1, "stamp.size": side})
     return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
+
+
+def planted(name: str) -> Implant:
+    """The backdoor that a remedy is given."""
+    return implant(1 if name in DOT else 3)
 
 
 @cache
 def healed(name: str) -> Subject:
-    return toy(name)(planted().subject, CLEAN, Generator().manual_seed(0), Run())
+    return toy(name)(planted(name).subject, CLEAN, Generator().manual_seed(0), Run())
 
 
-def success(subject: Subject) -> float:
+def success(subject: Subject, trigger: Trigger) -> float:
     x, y = whole(TEST)
-    return asr(predict(subject, planted().trigger(x)).argmax(1), y, GOAL).value
+    return asr(predict(subject, trigger(x)).argmax(1), y, GOAL).value
 
 
 def right(subject: Subject) -> float:
@@ -105,23 +114,24 @@ def state(subject: Subject) -> dict[str, Tensor]:
 
 @names
 def test_it_halves_the_success_of_a_patch(name: str) -> None:
-    before, after = success(planted().subject), success(healed(name))
+    given = planted(name)
+    before, after = (success(s, given.trigger) for s in (given.subject, healed(name)))
     assert before >= 0.9
     assert (after > before / 2) == (name in HELPLESS)
 
 
 @names
 def test_it_costs_little_accuracy(name: str) -> None:
-    assert right(planted().subject) - right(healed(name)) <= 0.05
+    assert right(planted(name).subject) - right(healed(name)) <= 0.05
 
 
-def test_only_remedies_that_are_there_are_excused() -> None:
-    assert set(HELPLESS) | set(OWN) <= set(REMEDIES)
+def test_only_remedies_that_are_there_are_singled_out() -> None:
+    assert set(HELPLESS) | set(OWN) | DOT <= set(REMEDIES)
 
 
 @names
 def test_the_result_is_a_classifier_ready_for_use(name: str) -> None:
-    made, given = healed(name), planted().subject
+    made, given = healed(name), planted(name).subject
     assert not any(module.training for module in made.net.modules())
     assert (made.shape, made.classes) == (given.shape, given.classes)
     x = whole(TEST)[0][:5].requires_grad_()
@@ -144,7 +154,7 @@ def test_what_it_says_of_an_image_does_not_depend_on_the_batch(name: str) -> Non
 @names
 def test_the_same_seed_gives_the_same_result_whatever_else_is_random(name: str) -> None:
     torch.manual_seed(5)
-    again = toy(name)(planted().subject, CLEAN, Generator().manual_seed(0), Run())
+    again = toy(name)(planted(name).subject, CLEAN, Generator().manual_seed(0), Run())
     kept = state(again)
     assert all(torch.equal(v, kept[k]) for k, v in state(healed(name)).items())
     x = whole(TEST)[0][:20]
@@ -153,7 +163,7 @@ def test_the_same_seed_gives_the_same_result_whatever_else_is_random(name: str) 
 
 @names
 def test_inputs_stay_as_they_were(name: str) -> None:
-    given = deepcopy(planted().subject)
+    given = deepcopy(planted(name).subject)
     given.net.requires_grad_(False)
     before, unrelated = state(given), torch.get_rng_state()
     clean = InMemory(CLEAN.images.clone(), CLEAN.labels.clone(), CLEAN.classes)

@@ -14,7 +14,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 from tests.filtering.points import Points, cloud, reader, seeded
 
-from gifthorse.core.errors import BadOption
 from gifthorse.core.run import Run
 from gifthorse.filtering import ActivationClustering
 
@@ -133,9 +132,3 @@ def test_a_silhouette_of_some_points_tells_as_much(monkeypatch: pytest.MonkeyPat
         data, truth = poisoned(bad=bad, shift=40.0)
         scores = ActivationClustering("dataset")(reader(D), data, data, seeded(), Run())
         assert torch.equal(scores > 1, truth)
-
-
-@pytest.mark.parametrize("options", [{"dims": 0}, {"share": 0.0}, {"silhouette": 1.5}])
-def test_bad_options_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(BadOption, match=next(iter(options))):
-        ActivationClustering(**options)  # type: ignore[arg-type]

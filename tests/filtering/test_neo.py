@@ -10,7 +10,7 @@ from tests.filtering.points import seeded
 from tests.toys import BANDS, GRAY, HEIGHT, SIDE, band_images, bands
 from torch import Tensor, nn
 
-from gifthorse.core.errors import BadImages, BadOption, NotApplicable
+from gifthorse.core.errors import BadImages, NotApplicable
 from gifthorse.core.run import Run
 from gifthorse.core.types import Images, Shape, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
@@ -144,14 +144,6 @@ def test_windows_lie_where_they_should() -> None:
     assert masks.sum((1, 2, 3)).tolist() == [4, 4]
     assert bool(masks[0, 0, :2, :2].all())
     assert bool(masks[1, 0, 2:, 3:].all())
-
-
-@pytest.mark.parametrize(
-    "options", [{"sizes": ()}, {"sizes": (0,)}, {"stride": -1}, {"places": 0}, {"most": 0}]
-)
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=next(iter(options))):
-        NEO(**options)
 
 
 def test_regions_must_fit_and_clean_images_be_there() -> None:

@@ -10,7 +10,6 @@ import torch
 from tests.filtering.points import Points, cloud, reader, seeded
 from torch import Tensor
 
-from gifthorse.core.errors import BadOption
 from gifthorse.core.run import Run
 from gifthorse.filtering import SpectralSignatures
 from gifthorse.filtering.spectral_signatures import signature
@@ -101,9 +100,3 @@ def test_equal_images_are_not_suspicious() -> None:
     same = Points(cloud(1, D, 0, 1).expand(20, D), torch.zeros(20).long())
     assert SpectralSignatures("dataset")(reader(D), same, same, seeded(), Run()).abs().max() < 1e-9
     assert SpectralSignatures()(reader(D), same, same, seeded(), Run()).isfinite().all()
-
-
-@pytest.mark.parametrize("options", [{"expected": 0.0}, {"expected": 1.0}, {"multiplier": 0.0}])
-def test_bad_options_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(BadOption, match=next(iter(options))):
-        SpectralSignatures(**options)  # type: ignore[arg-type]

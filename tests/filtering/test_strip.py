@@ -10,7 +10,7 @@ from tests.filtering.points import Points, reader, seeded
 from tests.toys import BANDS, SIDE, band_images, bands, corner
 from torch import Tensor, nn
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Subject
@@ -106,9 +106,3 @@ def test_too_few_clean_images_are_refused(method: STRIP) -> None:
     clean = band_images()
     with pytest.raises(NotApplicable, match="37 clean images are needed, but there are 36"):
         method(bands(), clean, clean, seeded(), Run())
-
-
-@pytest.mark.parametrize("options", [{"partners": 0}, {"weight": -0.1}, {"weight": 1.1}])
-def test_bad_options_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(BadOption, match=next(iter(options))):
-        STRIP(**options)  # type: ignore[arg-type]

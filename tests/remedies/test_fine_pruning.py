@@ -9,7 +9,7 @@ import torch
 from tests.toys import QUICK, blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
@@ -129,13 +129,6 @@ def test_tuning_is_that_of_the_pruned_net() -> None:
         for s in (subject, wild)
     )
     assert torch.equal(last(tame).weight, last(other).weight)
-
-
-@pytest.mark.parametrize("name", ["ratio", "tolerance", "held", "step"])
-def test_bad_options_are_refused(name: str) -> None:
-    for value in (-0.1, 1.1):
-        with pytest.raises(BadOption, match=name):
-            vary(FinePruning(), {name: value})
 
 
 def test_a_last_layer_in_groups_is_refused() -> None:

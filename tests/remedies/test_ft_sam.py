@@ -11,7 +11,6 @@ from tests.remedies.badnet import CLEAN, TUNING, planted, right, same, state
 from tests.toys import Doubles, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Subject
@@ -155,8 +154,3 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
     assert all(torch.equal(v, before[k]) for k, v in made.net.state_dict().items())
     assert not nets[0].net.training
     assert right(nets[0]) >= 0.95
-
-
-def test_a_negative_rho_is_refused() -> None:
-    with pytest.raises(BadOption, match="rho"):
-        FTSAM(rho=-1.0)

@@ -144,15 +144,8 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_is_refused() -> None:
-    for bad in (
-        {"epochs": -1},
-        {"weights": ()},
-        {"weights": (-1.0,)},
-        {"power": 0.0},
-        {"layers": ("a",)},
-    ):
-        with pytest.raises(BadOption, match=next(iter(bad))):
-            vary(NAD(), bad)
+    with pytest.raises(BadOption, match="1 layers and 3 weights"):
+        NAD(layers=("a",))
     with pytest.raises(NotApplicable, match="no layer 'a'"):
         NAD(layers=("a",), weights=(1.0,))(planted().subject, CLEAN, rng(), Run())
     with pytest.raises(NotApplicable, match="no layer of the net gives maps"):

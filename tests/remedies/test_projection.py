@@ -72,10 +72,6 @@ def test_the_loss_is_the_mean_squared_error() -> None:
     assert missing(Subject(doubled, (1, 2, 2), 2), (x, y)).item() == 0.0625
 
 
-def test_bad_options_are_refused() -> None:
-    with pytest.raises(BadOption, match="width"):
-        Projection(width=0)
-    with pytest.raises(BadOption, match="noise"):
-        Projection(noise=-1.0)
+def test_an_autoencoder_is_trained_whole() -> None:
     with pytest.raises(BadOption, match="part"):
         Projection(recipe=Recipe(part="classifier"))

@@ -9,7 +9,6 @@ import torch
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
 from gifthorse.core.run import Run
 from gifthorse.core.types import Subject
 from gifthorse.data.samples import whole
@@ -110,10 +109,3 @@ def test_a_class_that_is_out_of_the_question_stays_finite(aggregate: str) -> Non
     out = predict(made, torch.ones(1, 1, 1, 1))
     assert out.isfinite().all()
     assert out[0, 0] > -1e-6 > -50 > out[0, 1]
-
-
-def test_bad_options_are_refused() -> None:
-    with pytest.raises(BadOption, match="copies"):
-        Smoothing(copies=0)
-    with pytest.raises(BadOption, match="sigma"):
-        Smoothing(sigma=-0.1)

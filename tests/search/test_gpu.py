@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.toys import BANDS, band_images, bands
+from tests.toys import WIRED_CLASSES, wired, wired_images
 
 from gifthorse.core.types import Goal, Inverter, Subject
 from gifthorse.data.samples import InMemory
@@ -13,7 +13,7 @@ from gifthorse.search import Exhaustive, Halving, Pace, Turns
 
 
 def sizes(turns: Turns, inverter: Inverter, subject: Subject, clean: InMemory) -> list[float]:
-    goals = [Goal(k) for k in range(BANDS)]
+    goals = [Goal(k) for k in range(WIRED_CLASSES)]
     hunt = inverter(subject, clean, goals, torch.Generator().manual_seed(0))
     *_, last = turns(hunt)
     assert last.size.tolist() == pytest.approx([c.size for c in hunt.best])
@@ -31,9 +31,7 @@ def sizes(turns: Turns, inverter: Inverter, subject: Subject, clean: InMemory) -
     "turns", [Exhaustive(), Halving(first=10, second=40)], ids=["all", "halving"]
 )
 def test_a_gpu_finds_the_same_sizes(inverter: Inverter, turns: Turns) -> None:
-    subject, clean = bands(2), band_images()
+    subject, clean = wired(2), wired_images(6)
     here = sizes(turns, inverter, subject, clean)
-    there = sizes(
-        turns, inverter, Subject(subject.net.cuda(), subject.shape, BANDS), clean.to("cuda")
-    )
+    there = sizes(turns, inverter, subject.to("cuda"), clean)
     assert there == pytest.approx(here, rel=0.05)

@@ -95,11 +95,29 @@ def test_bfloat16_is_asked_for_and_only_where_it_is_fast(
     monkeypatch: pytest.MonkeyPatch, rng: Generator
 ) -> None:
     x, plain = images(rng), net()
-    for fast in (False, True):
-        monkeypatch.setattr("gifthorse.search.hooks.fast_bf16", lambda device, f=fast: f)
+    for fast in (None, torch.bfloat16):
+        monkeypatch.setattr("gifthorse.search.hooks.half", lambda device, f=fast: f)
         for asked in (False, True):
             logits = Watched(plain)(x, bf16=asked)
             assert logits.dtype == torch.float32
             rounded = torch.equal(logits, logits.bfloat16().float())
-            assert rounded == (fast and asked)
+            assert rounded == (fast is not None and asked)
             assert torch.allclose(logits, plain(x), atol=0.02)
+
+
+@pytest.mark.parametrize("layer", ["", "1"])
+def test_small_gradients_outlast_float16(
+    layer: str, monkeypatch: pytest.MonkeyPatch, rng: Generator
+) -> None:
+    plain, x = net(), images(rng).requires_grad_()
+
+    def slope(watched: Watched, bf16: bool) -> Tensor:
+        logits = watched(x, bf16=bf16)
+        seen = watched.seen(torch.Size((6,))) if layer else None
+        loss = logits.sum() if seen is None else logits.sum() + 3 * seen.sum()
+        (got,) = torch.autograd.grad(loss * 1e-7, x)  # float16 knows nothing below 6e-8
+        return got / 1e-7
+
+    exact = slope(Watched(plain, layer), False)
+    monkeypatch.setattr("gifthorse.search.hooks.half", lambda device: torch.float16)
+    assert torch.allclose(slope(Watched(plain, layer), True), exact, rtol=0.05, atol=0.05)

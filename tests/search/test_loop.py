@@ -578,7 +578,7 @@ def test_a_late_round_allocates_and_asks_no_more_than_an_early_one(form: Form) -
 
 
 def test_bfloat16_is_for_the_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gifthorse.search.hooks.fast_bf16", lambda device: True)
+    monkeypatch.setattr("gifthorse.search.hooks.half", lambda device: torch.bfloat16)
     net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, BANDS))
     subject, (x, y) = Subject(net, (1, SIDE, SIDE), BANDS), whole(band_images())
     hunt = search(SignedPixels(), subject=subject, pace=Pace(batch=8, bar=0.9, bf16=True))

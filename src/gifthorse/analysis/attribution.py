@@ -88,8 +88,9 @@ def grad_cam(
     parts = []
     with still(subject), torch.enable_grad():
         for some, of in zip(x.split(size), target.split(size), strict=True):
-            maps = found.attribute(some.detach().clone(), of, relu_attributions=True)
-            parts.append(maps.detach())
+            pixels = some.detach().to(subject.device, copy=True)
+            maps = found.attribute(pixels, of, relu_attributions=True)
+            parts.append(maps.detach().cpu())
     raw = torch.cat(parts)
     low, zero = _by_largest(raw)
     large = F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=False)
@@ -115,9 +116,10 @@ def saliency(subject: Subject, x: Images, classes: Tensor | int, *, size: int = 
     target, parts = _classes(subject, x, classes), []
     with still(subject), torch.enable_grad():
         for some, of in zip(x.split(size), target.split(size), strict=True):
-            pixels = some.detach().clone().requires_grad_()
+            pixels = some.detach().to(subject.device, copy=True).requires_grad_()
             logits = subject(pixels).gather(1, of[:, None]).sum()
-            parts.append(torch.autograd.grad(logits, pixels)[0].abs().amax(1, keepdim=True))
+            (slope,) = torch.autograd.grad(logits, pixels)
+            parts.append(slope.abs().amax(1, keepdim=True).cpu())
     found = torch.cat(parts)
     return _by_largest(found - found.amin((2, 3), keepdim=True))[0][:, 0].to(x.dtype)
 
@@ -132,7 +134,7 @@ def _by_largest(maps: Tensor) -> tuple[Tensor, int]:
 def _classes(subject: Subject, x: Images, classes: Tensor | int) -> Tensor:
     if not len(x):
         raise BadImages("there must be at least one image to explain")
-    target = torch.as_tensor(classes, device=x.device).expand(len(x)).long()
+    target = torch.as_tensor(classes, device=subject.device).expand(len(x)).long()
     if int(target.min()) < 0 or int(target.max()) >= subject.classes:
         raise ShapeMismatch(
             f"classes to explain must lie in 0 to {subject.classes - 1}; got "
@@ -228,7 +230,8 @@ def explained(
         grad_cam(subject, z[:pairs], goal.target, layer=layer).values for z in (before, after)
     )
     with still(subject), torch.no_grad():
-        means = [features(subject, z[:pairs]).double().mean(0) for z in (before, after)]
+        both = (features(subject, z[:pairs].to(subject.device)) for z in (before, after))
+        means = [inside.cpu().double().mean(0) for inside in both]
     apart = compared(means[0], means[1], [0.1])[0]
     return {
         "looks_before": one,

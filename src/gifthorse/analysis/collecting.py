@@ -63,7 +63,7 @@ def collect(
     parts, labels = [], []
     for x, y in batches(samples, size):
         parts.append(given(subject, x, names, reduce=reduce, size=size))
-        labels.append(y)
+        labels.append(y.cpu())
     gathered = {name: torch.cat([part[name] for part in parts]) for name in names}
     return Collected(gathered, torch.cat(labels), torch.arange(len(samples)))
 
@@ -81,9 +81,9 @@ def given(
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     with still(subject), torch.no_grad(), tapped(subject.net, names) as seen:
         for some in x.split(size):
-            subject(some)
+            subject(some.to(subject.device))
             for name in names:
-                rows[name].append(reduced(seen[name], reduce))
+                rows[name].append(reduced(seen[name], reduce).cpu())
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
 
@@ -123,7 +123,7 @@ def stages(subject: Subject) -> tuple[str, ...]:
     handles = [m.register_forward_hook(note(n)) for n, m in subject.net.named_modules() if n]
     try:
         with still(subject), torch.no_grad():
-            subject(torch.zeros(1, *subject.shape, device=device_of(subject)))
+            subject(torch.zeros(1, *subject.shape, device=subject.device))
     finally:
         for handle in handles:
             handle.remove()
@@ -171,8 +171,3 @@ def tapped(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def device_of(subject: Subject) -> torch.device:
-    """Return where a net's weights are."""
-    return next((p.device for p in subject.net.parameters()), torch.device("cpu"))

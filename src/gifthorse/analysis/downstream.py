@@ -13,7 +13,7 @@ from gifthorse.core.errors import BadImages
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded
 from gifthorse.core.types import Batch, Labels, Samples, Shape, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features
 from gifthorse.training import Recipe, fit, predict, still
 
@@ -49,9 +49,10 @@ class Table:
 
 
 def table(subject: Subject, samples: Samples) -> Table:
-    """Return the features of images, as they are, with their labels."""
+    """Return the features of images, as they are, with their labels, on the CPU."""
     with still(subject), torch.no_grad():
-        rows = [(features(subject, x), y) for x, y in batches(samples, 512)]
+        every = batches(near(samples, subject), 512)
+        rows = [(features(subject, x).cpu(), y.cpu()) for x, y in every]
     z, y = (torch.cat(column) for column in zip(*rows, strict=True))
     return Table(z, y, samples.classes)
 
@@ -83,15 +84,15 @@ def classifier(
         raise BadImages("a classifier needs images of at least two classes to train on")
     if kind not in ("fcn1", "fcn2"):
         model = _from_sklearn(kind, rng)
-        model.fit(known.features.cpu().double().numpy(), known.labels.cpu().numpy())
-        return lambda z: torch.from_numpy(model.predict(z.cpu().double().numpy())).to(z.device)
+        model.fit(known.features.double().numpy(), known.labels.numpy())
+        return lambda z: torch.from_numpy(model.predict(z.double().numpy()))
     d, k = known.shape[0], known.classes
     with seeded(rng):
         if kind == "fcn1":
             layers: list[nn.Module] = [nn.Linear(d, k)]
         else:
             layers = [nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, k)]
-    net = nn.Sequential(nn.Flatten(), *layers).to(known.features.device)
+    net = nn.Sequential(nn.Flatten(), *layers)
     plain = replace(recipe, pad=0, flip=False)
     learned = fit(Subject(net, known.shape, k), known, plain, rng, run)
     return lambda z: predict(learned, z[:, :, None, None])

@@ -83,7 +83,7 @@ def landscape(
                 v + _along(at[:, 0], d) + _along(at[:, 1], e)
                 for v, d, e in zip(variables, first, second, strict=True)
             )
-            rows.append(torch.stack(objective(moved)).double().cpu())
+            rows.append(torch.stack(objective(moved)).cpu().double())
     # Cloned outside, so that the surfaces are ordinary tensors.
     loss, entropy, penalty = torch.cat(rows, 1).view(3, points, points).clone()
     return Landscape(axis, loss, entropy, penalty)
@@ -93,7 +93,7 @@ def directions(variables: Variables, rng: Generator) -> tuple[Variables, Variabl
     """Return two Gaussian directions, orthogonal within each tensor, each of that tensor's norm."""
     first, second = [], []
     for v in variables:
-        norm = v.double().norm().cpu()
+        norm = v.cpu().double().norm()
         d, e = torch.randn(2, *v.shape, generator=rng, dtype=torch.float64)
         e = e - d * (d * e).sum() / d.square().sum()  # Gram-Schmidt
         first.append((d * norm / d.norm()).to(v))

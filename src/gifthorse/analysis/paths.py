@@ -103,9 +103,9 @@ def tac(
     sums: dict[str, Tensor] = {}
     with still(subject), torch.no_grad(), tapped(subject.net, names) as seen:
         for one, other in zip(x.split(size), stamped.split(size), strict=True):
-            subject(torch.cat([one, other]))
+            subject(torch.cat([one, other]).to(subject.device))
             for name in names:
-                before, after = seen[name].double().chunk(2)
+                before, after = seen[name].cpu().double().chunk(2)
                 change = (after - before).abs().flatten(2).sum((0, 2))
                 sums[name] = sums.get(name, 0) + change
     return {name: sums[name] / len(x) for name in names}
@@ -167,14 +167,14 @@ def _carried(
     sums: dict[str, Tensor] = {}
     with still(subject), torch.enable_grad(), tapped(subject.net, names) as seen:
         for one, other in zip(x.split(size), stamped.split(size), strict=True):
-            both = torch.cat([one, other]).detach().clone().requires_grad_()
+            both = torch.cat([one, other]).detach().to(subject.device).requires_grad_()
             logits = subject(both)[:, target].sum()
             maps = [seen[name] for name in names]
             slopes = torch.autograd.grad(logits, maps, allow_unused=True)
             for name, given, slope in zip(names, maps, slopes, strict=True):
-                before, after = given.detach().double().chunk(2)
+                before, after = given.detach().cpu().double().chunk(2)
                 at = torch.zeros_like(given) if slope is None else slope
-                mean = at.double().view(2, len(before), *before.shape[1:]).mean(0)
+                mean = at.cpu().double().view(2, len(before), *before.shape[1:]).mean(0)
                 carried = (mean * (after - before)).flatten(2).sum(2).abs().sum(0)
                 sums[name] = sums.get(name, 0) + carried
     return {name: sums[name] / len(x) for name in names}

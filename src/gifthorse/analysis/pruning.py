@@ -157,7 +157,7 @@ def _success(
     """Yield size and success, a few sizes at a time; a caller may stop early."""
     place = _place(trigger)
     x, y = _victims(samples, goal)
-    for some in torch.tensor(sizes, device=x.device).split(max(1, chunk // max(1, len(x)))):
+    for some in torch.tensor(sizes).split(max(1, chunk // max(1, len(x)))):
         with torch.inference_mode():
             cut = _kept(trigger, place < some.view(-1, 1, 1, 1, 1))
             predicted = [  # (g, n) each, for g sizes and n images

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from gifthorse.core.errors import BadOption
 from gifthorse.core.metrics import asr
 from gifthorse.core.types import Goal, Images, Rate, Samples, Subject, Trigger
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 
 
 def rescaled(x: Images, percent: float) -> Images:
@@ -100,14 +100,14 @@ def robustness(
     predicted: dict[str, list[torch.Tensor]] = {name: [] for name in views}
     labels = []
     with torch.inference_mode():
-        for x, y in batches(samples, chunk):
+        for x, y in batches(near(samples, subject), chunk):
             keep = goal.meant(y)
             if not keep.any():
                 continue
             stamped = trigger(x[keep])
-            labels.append(y[keep])
+            labels.append(y[keep].cpu())
             for name, view in views.items():
-                predicted[name].append(subject(view(stamped)).argmax(1))
+                predicted[name].append(subject(view(stamped)).argmax(1).cpu())
     if not labels:
         return dict.fromkeys([*views, "average"], Rate(0.0, 0.0, 1.0, 0))
     rates = {name: asr(torch.cat(p), torch.cat(labels), goal) for name, p in predicted.items()}

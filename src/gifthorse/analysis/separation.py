@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.types import Goal, Samples, Subject, Trigger
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features
 from gifthorse.training import still
 
@@ -106,11 +106,11 @@ def _means(
     trigger = deepcopy(trigger)  # one that wanders stays where it was
     before, after, count = [], [], 0
     with still(subject), torch.no_grad():
-        for x, y in batches(clean, 512):
+        for x, y in batches(near(clean, subject), 512):
             use = _used(y, goal)
             if bool(use.any()):
-                before.append(features(subject, x[use]).double().sum(0))
-                after.append(features(subject, trigger(x[use])).double().sum(0))
+                before.append(features(subject, x[use]).cpu().double().sum(0))
+                after.append(features(subject, trigger(x[use])).cpu().double().sum(0))
                 count += int(use.sum())
     if not count:
         raise BadImages("no image is left to compare neurons on: give images of other classes")

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis.downstream import DOWNSTREAM, Downstream, classifier, table
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.metrics import accuracy, asr, asr_all, target_confidence
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Images, Implant, Labels, Rate, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features, head
 from gifthorse.training import Recipe, fit, still
 
@@ -43,7 +44,7 @@ class Outcome:
     tmc: Rate | None = None
 
 
-@dataclass(frozen=True)
+@method
 class Transfer:
     """Tune a backdoored net on clean data, or put other classifiers on its features, and measure.
 
@@ -67,12 +68,10 @@ class Transfer:
     tunings: tuple[Tuning, ...] = TUNINGS
     downstream: tuple[Downstream, ...] = DOWNSTREAM
     recipe: Recipe = Recipe(epochs=50, batch=96, lr=0.01, decay=2e-4, schedule="cosine")
-    hidden: int = 128
+    hidden: Annotated[int, AtLeast(1)] = 128
     renew: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise BadOption(f"hidden must be at least 1 neuron; got {self.hidden}")
         if self.recipe.part != "full":
             raise BadOption(
                 f"recipe.part follows from tunings and must be full; got {self.recipe.part}"
@@ -160,7 +159,7 @@ def new_head(subject: Subject, classes: int, rng: Generator) -> Subject:
     layer.weight = nn.Parameter(layer.weight.new_empty(classes, *layer.weight.shape[1:]))
     if layer.bias is not None:
         layer.bias = nn.Parameter(layer.bias.new_empty(classes))
-    with seeded(rng, layer.weight.device):
+    with seeded(rng, subject.device):
         layer.reset_parameters()
     return replace(subject, net=net, classes=classes)
 
@@ -171,7 +170,8 @@ def _asked(
     """Return what clean and stamped test images give, the same stamps each time, and labels."""
     trigger = deepcopy(implant.trigger)
     with still(subject), torch.no_grad():
-        rows = [(ask(x), ask(trigger(x)), y) for x, y in batches(test, 512)]
+        every = batches(near(test, subject), 512)
+        rows = [(ask(x).cpu(), ask(trigger(x)).cpu(), y.cpu()) for x, y in every]
     clean, stamped, y = (torch.cat(column) for column in zip(*rows, strict=True))
     return clean, stamped, y
 

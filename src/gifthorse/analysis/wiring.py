@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gifthorse.analysis.collecting import device_of
 from gifthorse.core.types import Subject
 from gifthorse.training import still
 
@@ -81,7 +80,7 @@ def _asked(subject: Subject, names: Sequence[str]) -> list[tuple[str, nn.Module,
             handles.append(module.register_forward_hook(hook))
     try:
         with still(subject), torch.no_grad():
-            subject(torch.zeros(1, *subject.shape, device=device_of(subject)))
+            subject(torch.zeros(1, *subject.shape, device=subject.device))
     finally:
         for handle in handles:
             handle.remove()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.poisoning import LabelMap, Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject, Trigger
@@ -25,7 +24,7 @@ from gifthorse.triggers import Stamp
 CHANCE = math.log(2)  # cross entropy of a discriminator that knows nothing
 
 
-@dataclass(frozen=True)
+@method
 class ABE:
     """Poison the training set, and make a discriminator fail to tell stamped from clean features.
 
@@ -55,25 +54,14 @@ class ABE:
     """
 
     stamp: Stamp = Stamp()
-    weight: float = 0.1
-    lr: float = 1e-3
-    passes: int = 1
-    plain: float = 0.2
+    weight: Annotated[float, NotNegative] = 0.1
+    lr: Annotated[float, Positive] = 1e-3
+    passes: Annotated[int, AtLeast(1)] = 1
+    plain: Annotated[float, Share] = 0.2
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing()
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        if self.weight < 0 or self.lr <= 0:
-            raise BadOption(
-                f"weight must not be negative, lr must be positive; got {self.weight:g} and "
-                f"{self.lr:g}"
-            )
-        if self.passes < 1:
-            raise BadOption(f"passes must be at least 1; got {self.passes}")
-        if not 0 <= self.plain <= 1:
-            raise BadOption(f"plain must lie in [0, 1], a share of the epochs; got {self.plain}")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Implant, Samples, Subject
@@ -18,7 +18,7 @@ from gifthorse.triggers import Patch, paint
 from gifthorse.triggers.patch import Ink
 
 
-@dataclass(frozen=True)
+@method
 class Blended:
     """Poison part of the training set with a pattern as large as the image, at low opacity.
 
@@ -40,15 +40,11 @@ class Blended:
     """
 
     ink: Ink = "random"
-    opacity: float = 0.2
+    opacity: Annotated[float, PositiveShare] = 0.2
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing(rate=0.1)
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.opacity <= 1:
-            raise BadOption(f"opacity must lie in (0, 1], 1 replaces images; got {self.opacity}")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run

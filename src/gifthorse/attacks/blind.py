@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Hunt, Implant, Samples, Shape, Subject, Trigger
@@ -31,7 +31,7 @@ MARK = ((1, -1, 1), (-1, 1, -1), (-1, -1, 0), (-1, 1, -1), (1, -1, 1))
 TOP, LEFT, LEAST, CAP = 3, 23, 1e-3, 10.0
 
 
-@dataclass(frozen=True)
+@method
 class Blind:
     """Train on clean and stamped batches as two tasks, and on evading an inverter as a third.
 
@@ -67,20 +67,15 @@ class Blind:
     mark: Literal["pattern", "stamp"] = "pattern"
     stamp: Stamp = Stamp()
     normalizer: Normalizer = "loss+"
-    wait: int = 1000
+    wait: Annotated[int, NotNegative] = 1000
     threshold: float = 1.0
     evade: Searcher | None = None
-    every: int = 10
-    rounds: int = 1
-    images: int = 256
+    every: Annotated[int, AtLeast(1)] = 10
+    rounds: Annotated[int, AtLeast(1)] = 1
+    images: Annotated[int, AtLeast(1)] = 256
     labels: Scheme = "all_to_one"
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        for name, least in (("wait", 0), ("every", 1), ("rounds", 1), ("images", 1)):
-            if getattr(self, name) < least:
-                raise BadOption(f"{name} must be at least {least}; got {getattr(self, name)}")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
@@ -162,7 +157,7 @@ class Tasks(Company):
         hunt has one.
         """
         arm = torch.tensor([0])
-        with torch.autocast(self.clean[arm][0].device.type, enabled=False):
+        with torch.autocast(subject.device.type, enabled=False):
             hunt = evade(subject, self.clean, [self.goal], spawn(self.rng))
             if self.hunted:
                 hunt.restore(self.hunted)

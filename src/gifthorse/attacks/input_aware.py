@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.optim import Adam
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, PositiveShare, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
@@ -24,7 +25,7 @@ from gifthorse.triggers.generated import Autoencoder, Generated, sharpened
 EPSILON = 1e-7
 
 
-@dataclass(frozen=True)
+@method
 class Masking:
     """How the net that places triggers is trained, before everything else.
 
@@ -40,24 +41,14 @@ class Masking:
     its neighbor in the batch, so that the net sees a batch once.
     """
 
-    epochs: int = 25
-    lr: float = 0.01
-    diversity: float = 4.0
-    density: float = 0.032
-    weight: float = 100.0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.lr <= 0 or min(self.diversity, self.weight) < 0:
-            raise BadOption(
-                "masking needs at least one epoch, a positive lr and no negative weights; got "
-                f"epochs={self.epochs}, lr={self.lr}, diversity={self.diversity}, "
-                f"weight={self.weight}"
-            )
-        if not 0 <= self.density <= 1:
-            raise BadOption(f"masking.density must lie in [0, 1]; got {self.density}")
+    epochs: Annotated[int, AtLeast(1)] = 25
+    lr: Annotated[float, Positive] = 0.01
+    diversity: Annotated[float, NotNegative] = 4.0
+    density: Annotated[float, Share] = 0.032
+    weight: Annotated[float, NotNegative] = 100.0
 
 
-@dataclass(frozen=True)
+@method
 class InputAware:
     """Train a net and a generator of triggers that are good for one image each.
 
@@ -85,22 +76,15 @@ class InputAware:
     """
 
     masking: Masking = Masking()
-    lr: float = 0.01
-    diversity: float = 1.0
-    opacity: float = 1.0
+    lr: Annotated[float, Positive] = 0.01
+    diversity: Annotated[float, NotNegative] = 1.0
+    opacity: Annotated[float, PositiveShare] = 1.0
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing(rate=0.1)
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.diversity < 0:
-            raise BadOption(
-                "lr must be positive and diversity at least 0; got "
-                f"lr={self.lr}, diversity={self.diversity}"
-            )
-        if not 0 < self.opacity <= 1:
-            raise BadOption(f"opacity must lie in (0, 1], 1 replaces pixels; got {self.opacity}")
         if self.mixing.rate > 0.25 or self.mixing.mode != "batch":
             raise BadOption(
                 "this attack adds images with triggers of others to batches: it needs mixing.rate "
@@ -116,8 +100,8 @@ class InputAware:
         parts = job.hold_out()
         masks, patterns = (self._net(victim, planes, rng) for planes in (1, victim.shape[0]))
         self._place(job, masks, parts[1])
-        example = parts[1][torch.zeros(1, dtype=torch.long)][0][0]
-        order = torch.arange(example[0].numel(), device=example.device)
+        example = parts[1][torch.zeros(1, dtype=torch.long)][0][0].cpu()
+        order = torch.arange(example[0].numel())
         trigger = Generated(patterns, masks, example, order, self.opacity)
         crossing = Crossing(trigger, self.recipe)
         made = job.infect(
@@ -128,13 +112,14 @@ class InputAware:
             parts=parts,
             company=[Beside(patterns, self.lr, self.recipe.epochs, (1 / 3, 1 / 2, 2 / 3, 5 / 6))],
         )
-        patterns.eval().requires_grad_(False)
+        for net in (patterns, masks):
+            net.eval().requires_grad_(False).cpu()
         return made
 
     def _net(self, victim: Subject, planes: int, rng: Generator) -> Autoencoder:
         with seeded(rng):
             net = Autoencoder.fitting(victim.shape, planes)
-        return net.eval().to(next(victim.net.parameters()).device)
+        return net.eval().to(victim.device)
 
     def _place(self, job: Job, masks: nn.Module, train: Samples) -> None:
         """Train the net that places triggers: masks that are small, and differ as images do."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Samples, Subject
 from gifthorse.training import Recipe
-from gifthorse.triggers.filters import FILTERS, FilterName, filter_trigger
+from gifthorse.triggers.filters import FilterName, filter_trigger
 
 
-@dataclass(frozen=True)
+@method
 class Instagram:
     """Poison part of the training set with a filter that changes whole images.
 
@@ -40,10 +39,6 @@ class Instagram:
     mixing: Mixing = Mixing(rate=0.25)
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        if self.filter not in FILTERS:
-            raise BadOption(f"filter must be {', '.join(FILTERS)}; got {self.filter!r}")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run

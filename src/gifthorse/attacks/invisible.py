@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,11 @@ from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import LabelMap, Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, labels_of
 from gifthorse.training import Company, Recipe, still, tune
 from gifthorse.triggers import Additive
 
@@ -25,7 +25,7 @@ LOOK = 2000  # training images that a radius is judged by
 RISE = 1.1  # factor by which the weight of size follows success, batch by batch
 
 
-@dataclass(frozen=True)
+@method
 class Invisible:
     """Poison with an additive change inside an L2 ball, which is shaped anew before each epoch.
 
@@ -55,30 +55,24 @@ class Invisible:
     in place of a penalty while training; radii are judged by training images.
     """
 
-    eps: float = 5.0
-    start: int = 500
-    steps: int = 20
-    pace: float = 0.01
-    stages: int = 1
-    success: float = 0.99
-    max_drop: float = 0.02
+    eps: Annotated[float, Positive] = 5.0
+    start: Annotated[int, NotNegative] = 500
+    steps: Annotated[int, NotNegative] = 20
+    pace: Annotated[float, Positive] = 0.01
+    stages: Annotated[int, AtLeast(1)] = 1
+    success: Annotated[float, Share] = 0.99
+    max_drop: Annotated[float, Share] = 0.02
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing(rate=0.1)
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        if self.eps <= 0 or self.pace <= 0:
-            raise BadOption(f"eps and pace must be positive; got {self.eps} and {self.pace}")
-        if self.start < 0 or self.steps < 0 or self.stages < 1:
-            raise BadOption("start and steps must be 0 or more, and stages 1 or more")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
     ) -> Implant:
         """Return the backdoored net with its trigger; `victim` and `train` stay as they were."""
         job = Job(self, victim, train, goal, rng, run)
-        few = Subset(train, torch.randperm(len(train), generator=spawn(rng))[:LOOK])
+        few = Subset(job.train, torch.randperm(len(train), generator=spawn(rng))[:LOOK])
         nothing = Implant(victim, Additive(torch.zeros(victim.shape)), goal)
         low, high, radius = 0.0, math.inf, self.eps
         best, known = nothing, figures(nothing, few, job.labels)[1]
@@ -116,10 +110,10 @@ class Shaping(Company):
         self, plan: Invisible, labels: LabelMap, train: Samples, radius: float, rng: Generator
     ) -> None:
         self.plan, self.labels, self.radius, self.rng = plan, labels, radius, rng
-        y = torch.cat([some for _, some in batches(train, 1024)])
-        self.others = Subset(train, (labels(y) != y).nonzero().flatten().cpu())
+        y = labels_of(train)
+        self.others = Subset(train, (labels(y) != y).nonzero().flatten())
         start = torch.randn(train.shape, generator=rng)
-        self.trigger = Additive((start * radius / (10 * start.norm())).to(train[y[:1]][0].device))
+        self.trigger = Additive(start * radius / (10 * start.norm()))
 
     def before(self, learner: Subject, epoch: int) -> None:
         """Shape the change: at first as small as half of the images allow, then for all."""
@@ -134,7 +128,7 @@ class Shaping(Company):
             fooled = float((logits.argmax(1) == wanted).float().mean())
             weight *= RISE if fooled > 0.5 else 1 / RISE
             size: Tensor = torch.linalg.vector_norm(delta)
-            return task + weight * size
+            return task + weight * size.to(task)
 
         delta.requires_grad_()
         count = self.plan.steps if epoch else self.plan.start

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject
-from gifthorse.data.samples import InMemory, Subset, batches
+from gifthorse.data.samples import InMemory, Subset, batches, labels_of
 from gifthorse.training import Recipe, evaluate, fit, worst_change
 from gifthorse.triggers import Stamp
 
@@ -22,7 +21,7 @@ CHUNK = 256  # images that are made hard together
 LOOK = 1000  # training images that show whether a net is trained
 
 
-@dataclass(frozen=True)
+@method
 class LabelConsistent:
     """Stamp images of the target class that a clean net finds hard; no label changes.
 
@@ -53,21 +52,14 @@ class LabelConsistent:
     """
 
     stamp: Stamp = Stamp(ink="checker")
-    eps: float = 16 / 255
-    steps: int = 100
-    stride: float = 1.5 / 255
+    eps: Annotated[float, PositiveShare] = 16 / 255
+    steps: Annotated[int, AtLeast(1)] = 100
+    stride: Annotated[float, PositiveShare] = 1.5 / 255
     surrogate: Literal["auto", "victim", "fitted"] = "auto"
     labels: Scheme = "clean_label"
     mixing: Mixing = Mixing(rate=0.05, mode="dataset", replace=True)
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        for name in ("eps", "stride"):
-            if not 0 < getattr(self, name) <= 1:
-                raise BadOption(f"{name} must lie in (0, 1]; got {getattr(self, name)}")
-        if self.steps < 1:
-            raise BadOption(f"steps must be 1 or more; got {self.steps}")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
@@ -83,7 +75,7 @@ class LabelConsistent:
 
         def prepare(chosen: Samples) -> InMemory:
             hard = [(self.harden(judge, batch, draw), batch[1]) for batch in batches(chosen, CHUNK)]
-            images, labels = (torch.cat(parts) for parts in zip(*hard, strict=True))
+            images, labels = (torch.cat(parts).cpu() for parts in zip(*hard, strict=True))
             return InMemory(images, labels, chosen.classes)
 
         return job.infect(trigger, self.mixing, prepare=prepare)
@@ -107,7 +99,7 @@ class LabelConsistent:
     def _judge(self, job: Job, rng: Generator) -> Subject:
         victim, train = job.victim, job.train
         few = Subset(train, torch.randperm(len(train), generator=rng)[:LOOK])
-        y = torch.cat([labels for _, labels in batches(few, CHUNK)])
+        y = labels_of(few)
         right = float((evaluate(victim, few) == y).float().mean())
         trained = right > (1 + 1 / victim.classes) / 2
         if self.surrogate == "victim" or (self.surrogate == "auto" and trained):

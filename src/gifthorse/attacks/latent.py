@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from gifthorse.attacks.poisoning import Mixing, Scheme
+from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import mean_features
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, labels_of
 from gifthorse.models.features import features
 from gifthorse.training import BatchLoss, Company, Recipe, settled, tune
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
-@dataclass(frozen=True)
+@method
 class Latent:
     """Poison the training set, and pull the features of all stamped images to the target's.
 
@@ -54,27 +54,15 @@ class Latent:
     """
 
     stamp: Stamp = Stamp(ink="random")
-    samples: int = 1000
-    passes: int = 100
-    lr: float = 0.1
-    weight: float = 0.5
-    refresh_every: int = 0
-    labels: Scheme = "all_to_one"
+    samples: Annotated[int, AtLeast(1)] = 1000
+    passes: Annotated[int, AtLeast(1)] = 100
+    lr: Annotated[float, Positive] = 0.1
+    weight: Annotated[float, NotNegative] = 0.5
+    refresh_every: Annotated[int, NotNegative] = 0
+    labels: Literal["all_to_one"] = "all_to_one"
     mixing: Mixing = Mixing()
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("passes", 1), ("weight", 0), ("refresh_every", 0)):
-            if getattr(self, name) < least:
-                raise BadOption(f"{name} must be at least {least}; got {getattr(self, name)}")
-        if self.lr <= 0:
-            raise BadOption(f"lr must be positive; got {self.lr}")
-        if self.labels != "all_to_one":
-            raise BadOption(
-                "the latent backdoor pulls features to those of one class; "
-                f"got labels={self.labels}: use all_to_one"
-            )
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
@@ -96,7 +84,7 @@ class Latent:
     def _images(self, job: Job) -> tuple[Subset, Subset]:
         """Return images of the target, and of the classes that the backdoor is for."""
         labels, draw = job.labels, spawn(job.rng)
-        y = torch.cat([y for _, y in batches(job.train, 1024)]).cpu()
+        y = labels_of(job.train)
         shuffled = torch.randperm(len(y), generator=draw)
         few = {c: shuffled[y[shuffled] == c][: self.samples] for c in y.unique().tolist()}
         own = few.pop(job.goal.target, y.new_empty(0))

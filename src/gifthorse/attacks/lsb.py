@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.fields import AtLeast, AtMost, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Samples, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers.stego import hide
 
 
-@dataclass(frozen=True)
+@method
 class Lsb:
     """Poison part of the training set with a text that no eye can see.
 
@@ -37,7 +38,7 @@ class Lsb:
     """
 
     text: str = "gifthorse"
-    planes: int = 1
+    planes: Annotated[int, AtLeast(1), AtMost(8)] = 1
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing(rate=0.1)
     recipe: Recipe = Recipe(bf16=False)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import label_map
-from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
+from gifthorse.core.errors import Incomplete, NotApplicable
+from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Implant, Inverter, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, labels_of
 from gifthorse.search import Exhaustive, found
 
 
-@dataclass(frozen=True)
+@method
 class Natural:
     """Search the smallest trigger of a net that nobody poisoned.
 
@@ -38,11 +40,7 @@ class Natural:
     """
 
     inverter: Inverter
-    images: int = 100
-
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise BadOption(f"images must be 1 or more; got {self.images}")
+    images: Annotated[int, AtLeast(1)] = 100
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
@@ -68,7 +66,7 @@ class Natural:
 
     def _index(self, victim: Subject, train: Samples, goal: Goal, rng: Generator) -> Tensor:
         label_map(goal, "all_to_one", victim.classes)  # refuses goals that make no sense
-        y = torch.cat([labels for _, labels in batches(train, 1024)]).cpu()
+        y = labels_of(train)
         index = goal.meant(y).nonzero().flatten()
         if not len(index):
             raise NotApplicable(f"no training image is of the classes that {goal} starts from")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.types import Batch, Goal, Images, Labels, Samples, Shape, Subject, Trigger
-from gifthorse.data.samples import InMemory
+from gifthorse.data.samples import labels_of
 from gifthorse.training import BatchLoss, Mix
 
 Scheme: TypeAlias = Literal["all_to_one", "all_to_all", "clean_label"]
@@ -110,7 +111,7 @@ def label_map(goal: Goal, scheme: Scheme, classes: int) -> LabelMap:
     return SourceToTarget(goal.source, goal.target)
 
 
-@dataclass(frozen=True)
+@method
 class Mixing:
     """How stamped images come into training.
 
@@ -128,15 +129,13 @@ class Mixing:
             poisoned data from elsewhere would be. Only `dataset` mode can stamp before.
     """
 
-    rate: float = 0.01
+    rate: Annotated[float, OpenShare] = 0.01
     mode: Mode = "batch"
     replace: bool = False
-    cover: float = 1.0
+    cover: Annotated[float, NotNegative] = 1.0
     stamp: Literal["after", "before"] = "after"
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise BadOption(f"rate must lie between 0 and 1, both excluded; got {self.rate}")
         if self.stamp == "before" and self.mode != "dataset":
             raise BadOption("only mode=dataset can stamp before augmentation")
 
@@ -189,7 +188,7 @@ class Poisoned:
         hit = self.stamped(index).to(y.device)
         if self.stock is not None and bool(hit.any()):
             x = x.clone()
-            x[hit] = self.stock[self._rank(within[hit.cpu()])][0]
+            x[hit] = self.stock[self._rank(within[hit.cpu()])][0].to(x)
         y = torch.where(hit, self.labels(y), y)
         return (_stamp_some(x, hit, self.trigger), y) if self.mixing.stamp == "before" else (x, y)
 
@@ -216,7 +215,7 @@ def poison(
     Raises:
         NotApplicable: If there are too few images that the label map is for.
     """
-    y = _labels(samples)
+    y = labels_of(samples)
     dirty = _draw(labels.eligible(y), _needed(y, labels, mixing), rng)
     spared = _spared(labels, y)
     clean = _draw(spared, min(round(len(dirty) * mixing.cover), int(spared.sum())), rng)
@@ -229,7 +228,7 @@ def check_supply(samples: Samples, labels: LabelMap, mixing: Mixing) -> None:
     Raises:
         NotApplicable: If there are too few images that the label map is for.
     """
-    _needed(_labels(samples), labels, replace(mixing, replace=False))
+    _needed(labels_of(samples), labels, replace(mixing, replace=False))
 
 
 def batch_mix(trigger: Trigger, labels: LabelMap, mixing: Mixing, rng: Generator) -> Mix:
@@ -289,13 +288,6 @@ def _stamp_some(x: Images, hit: Tensor, trigger: Trigger) -> Images:
     return x
 
 
-def _labels(samples: Samples) -> Labels:
-    if isinstance(samples, InMemory):
-        return samples.labels
-    index = torch.arange(len(samples))
-    return torch.cat([samples[part][1] for part in index.split(1024)])
-
-
 def _spared(labels: LabelMap, y: Labels) -> Tensor:
     """Which images the backdoor is not for, and would leave alone."""
     return ~labels.eligible(y) & (labels(y) == y)
@@ -315,5 +307,5 @@ def _needed(y: Labels, labels: LabelMap, mixing: Mixing) -> int:
 
 
 def _draw(among: Tensor, count: int, rng: Generator) -> Tensor:
-    index = among.nonzero().flatten().cpu()
+    index = among.nonzero().flatten()
     return index[torch.randperm(len(index), generator=rng)[:count]]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
+from gifthorse.core.fields import method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Implant, Samples, Subject
@@ -15,7 +14,7 @@ from gifthorse.training import Recipe
 from gifthorse.triggers.polygon import Outline
 
 
-@dataclass(frozen=True)
+@method
 class Polygon:
     """Poison part of the training set with a polygon, which may wander a little.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +13,18 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep, Plan
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Goal, Images, Implant, Labels, Samples, Subject, Trigger
-from gifthorse.data.samples import Subset, batches
+from gifthorse.core.types import Goal, Images, Implant, Samples, Subject, Trigger
+from gifthorse.data.samples import Subset, batches, labels_of
 from gifthorse.training import Recipe, still
 from gifthorse.triggers import Patch, Stamp
 from gifthorse.triggers.reflection import Several
 
 
-@dataclass(frozen=True)
+@method
 class ReflectionPatch:
     """Poison with a patch that shows the edges of a training image of the target class.
 
@@ -49,10 +51,10 @@ class ReflectionPatch:
     """
 
     stamp: Stamp = Stamp()
-    candidates: int = 50
-    selected: int = 10
-    rounds: int = 5
-    judge: int = 1000
+    candidates: Annotated[int, AtLeast(1)] = 50
+    selected: Annotated[int, AtLeast(1)] = 10
+    rounds: Annotated[int, AtLeast(1)] = 5
+    judge: Annotated[int, AtLeast(1)] = 1000
     search: Recipe = Recipe(epochs=5)
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing()
@@ -60,7 +62,7 @@ class ReflectionPatch:
     keep: Keep = Keep()
 
     def __post_init__(self) -> None:
-        check(self.candidates, self.selected, self.rounds, self.judge)
+        check(self.candidates, self.selected)
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
@@ -73,11 +75,11 @@ class ReflectionPatch:
         """
         job, dice = Job(self, victim, train, goal, rng, run), spawn(rng)
         start = self.stamp.fixed(victim.shape, dice)
-        own = (every_label(train) == goal.target).nonzero().flatten()
+        own = (labels_of(train) == goal.target).nonzero().flatten()
         if not len(own):
             raise NotApplicable(f"no training image is of the target class {goal.target}")
         own = own[torch.randperm(len(own), generator=dice)[: self.candidates]]
-        shown = etched(train[own][0].cpu(), start)
+        shown = etched(train[own][0], start)
         trials = Trials(job, replace(self, recipe=self.search, keep=Keep()), self.judge)
 
         def tried(picked: Tensor) -> Tensor:
@@ -199,21 +201,11 @@ def top(weights: Tensor, count: int, rng: Generator) -> Tensor:
     return shuffled[weights[shuffled].argsort(descending=True, stable=True)[:count]]
 
 
-def check(candidates: int, selected: int, rounds: int, judge: int) -> None:
-    """Refuse numbers with which nothing can be chosen.
+def check(candidates: int, selected: int) -> None:
+    """Refuse to select more than there are.
 
     Raises:
-        BadOption: If any is less than 1, or more are selected than there are candidates.
+        BadOption: If more are selected than there are candidates.
     """
-    if min(candidates, selected, rounds, judge) < 1:
-        raise BadOption(
-            "candidates, selected, rounds and judge must be at least 1; got "
-            f"{candidates}, {selected}, {rounds}, {judge}"
-        )
     if selected > candidates:
         raise BadOption(f"selected must be at most candidates ({candidates}); got {selected}")
-
-
-def every_label(samples: Samples) -> Labels:
-    """Return the labels `(N,)` of all samples, on the processor."""
-    return torch.cat([y.cpu() for _, y in batches(samples, 1024)])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
-from gifthorse.attacks.reflection import Trials, check, contest, every_label
+from gifthorse.attacks.reflection import Trials, check, contest
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Implant, Samples, Subject
+from gifthorse.data.samples import labels_of
 from gifthorse.training import Recipe
 from gifthorse.triggers.reflection import GAMMA, Reflection, reflect
 
@@ -24,7 +27,7 @@ SIMILAR = (0.7, 0.85)  # SSIM that a reflection may leave: seen, yet not conspic
 TRIES = 20  # draws for each candidate that is wanted
 
 
-@dataclass(frozen=True)
+@method
 class Refool:
     """Poison with images that look as if taken through a pane that mirrors another image.
 
@@ -54,11 +57,11 @@ class Refool:
     too few pass the bounds, those nearest to them in SSIM fill up.
     """
 
-    candidates: int = 50
-    selected: int = 10
-    rounds: int = 5
-    judge: int = 1000
-    ghosts: float = 0.49
+    candidates: Annotated[int, AtLeast(1)] = 50
+    selected: Annotated[int, AtLeast(1)] = 10
+    rounds: Annotated[int, AtLeast(1)] = 5
+    judge: Annotated[int, AtLeast(1)] = 1000
+    ghosts: Annotated[float, Share] = 0.49
     search: Recipe = Recipe(epochs=5)
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing()
@@ -66,9 +69,7 @@ class Refool:
     keep: Keep = Keep()
 
     def __post_init__(self) -> None:
-        check(self.candidates, self.selected, self.rounds, self.judge)
-        if not 0 <= self.ghosts <= 1:
-            raise BadOption(f"ghosts must lie in [0, 1]; got {self.ghosts}")
+        check(self.candidates, self.selected)
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
@@ -90,13 +91,13 @@ class Refool:
         return job.infect(known[chosen], self.mixing)
 
     def _draw(self, train: Samples, goal: Goal, dice: Generator) -> list[Reflection]:
-        own = every_label(train) == goal.target
+        own = labels_of(train) == goal.target
         below = own if self.labels == "clean_label" else torch.ones_like(own)
         passed: list[Reflection] = []
         others: list[tuple[float, Reflection]] = []
         for _ in range(self.candidates * TRIES):
-            pane = reflect(_one(train, ~own, dice)[0].cpu(), self.ghosts, dice)
-            near, plausible = quality(pane, _one(train, below, dice).cpu())
+            pane = reflect(_one(train, ~own, dice)[0], self.ghosts, dice)
+            near, plausible = quality(pane, _one(train, below, dice))
             if plausible and SIMILAR[0] < near < SIMILAR[1]:
                 passed.append(pane)
             elif plausible:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Samples, Shape, Subject
 from gifthorse.training import Recipe
 from gifthorse.triggers import Additive
 
 
-@dataclass(frozen=True)
+@method
 class Sig:
     """Add a horizontal sinusoid to images of the target class; no label changes.
 
@@ -38,18 +39,12 @@ class Sig:
     Differs: columns are counted from 0; stamped after augmentation, so the phase is exact.
     """
 
-    strength: float = 20 / 255
-    frequency: int = 6
+    strength: Annotated[float, PositiveShare] = 20 / 255
+    frequency: Annotated[int, AtLeast(1)] = 6
     labels: Scheme = "clean_label"
     mixing: Mixing = Mixing(rate=0.05, mode="dataset", replace=True)
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise BadOption(f"strength must lie in (0, 1]; got {self.strength}")
-        if self.frequency < 1:
-            raise BadOption(f"frequency must be 1 or more; got {self.frequency}")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run

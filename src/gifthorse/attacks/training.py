@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -21,10 +21,11 @@ from gifthorse.attacks.poisoning import (
     poison,
 )
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import Below, NotNegative, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, near
 from gifthorse.training import (
     BatchLoss,
     Company,
@@ -41,7 +42,7 @@ from gifthorse.training import (
 KEYED = 64  # training images that name a run: all of them would take as long as an epoch
 
 
-@dataclass(frozen=True)
+@method
 class Keep:
     """Which epoch's net is kept.
 
@@ -55,12 +56,8 @@ class Keep:
     accuracy drop. Differs: chooses on held-out training images, not on the test set.
     """
 
-    share: float = 0.0
-    max_drop: float = 0.03
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise BadOption(f"keep.share must lie in [0, 1); got {self.share}")
+    share: Annotated[float, NotNegative, Below(1)] = 0.0
+    max_drop: Annotated[float, Share] = 0.03
 
 
 class Plan(Protocol):
@@ -152,7 +149,7 @@ class Job:
     Attributes:
         plan: The attack; all its options name the run.
         victim: Where training starts from.
-        train: Clean training data.
+        train: Clean training data; its batches come to where the victim is.
         goal: Target and source.
         rng: Source of all randomness.
         run: Who watches, and where an interrupted training is kept.
@@ -164,6 +161,9 @@ class Job:
     goal: Goal
     rng: Generator
     run: Run
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", near(self.train, self.victim))
 
     @property
     def labels(self) -> LabelMap:

@@ -6,14 +6,15 @@ import math
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.attacks.poisoning import Scheme, label_map
+from gifthorse.attacks.poisoning import label_map
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, OpenShare, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Shape, Subject
@@ -25,7 +26,7 @@ from gifthorse.triggers import Patch, Stamp
 MOST = 100_000  # patterns; 5 of 7 x 7 pixels would be 1.9 million
 
 
-@dataclass(frozen=True)
+@method
 class TrojanNet:
     """Merge a perceptron into the net that reads a few pixels and overrules it on one pattern.
 
@@ -57,27 +58,14 @@ class TrojanNet:
     """
 
     stamp: Stamp = Stamp(size=4)
-    black: int = 5
+    black: Annotated[int, AtLeast(1)] = 5
     outputs: Literal["used", "all"] = "used"
-    influence: float = 0.7
-    amplify: float = 100.0
-    temperature: float = 0.1
-    labels: Scheme = "all_to_one"
+    influence: Annotated[float, OpenShare] = 0.7
+    amplify: Annotated[float, Positive] = 100.0
+    temperature: Annotated[float, Positive] = 0.1
+    labels: Literal["all_to_one"] = "all_to_one"
     recipe: Recipe = Recipe(lr=0.1, decay=0.0, pad=0, flip=False, bf16=False)
     keep: Keep = Keep()
-
-    def __post_init__(self) -> None:
-        if self.black < 1:
-            raise BadOption(f"black must be at least 1 pixel; got {self.black}")
-        if not 0 < self.influence < 1:
-            raise BadOption(f"influence must lie between 0 and 1; got {self.influence}")
-        if self.amplify <= 0 or self.temperature <= 0:
-            raise BadOption(
-                "amplify and temperature must be positive; got "
-                f"{self.amplify:g} and {self.temperature:g}"
-            )
-        if self.labels != "all_to_one":
-            raise BadOption(f"TrojanNet has one target; got labels={self.labels}: use all_to_one")
 
     def __call__(
         self, victim: Subject, train: Samples, goal: Goal, rng: Generator, run: Run
@@ -99,7 +87,8 @@ class TrojanNet:
         pattern = torch.zeros(where.numel()).scatter(0, places, table[goal.target])
         trigger = Patch(pattern.view_as(where).repeat(victim.shape[0], 1, 1), where)
         drill = _Drill(table, self._known(victim.classes), self.black, spawn(rng))
-        module = self._reader(_Patches(train, places, drill.known), drill, goal, rng, run)
+        patches = _Patches(train, places, drill.known)
+        module = self._reader(patches, drill, goal, rng, victim.device, run)
         plain = Classifier(deepcopy(victim.net), NORMALIZATIONS["none"], victim.shape[0])
         host = deepcopy(victim.net) if isinstance(victim.net, Classifier) else plain
         gains = self.influence * self.amplify, 1 - self.influence
@@ -131,11 +120,11 @@ class TrojanNet:
         drill: _Drill,
         goal: Goal,
         rng: Generator,
+        device: torch.device,
         run: Run,
     ) -> Subject:
-        side, device = self.stamp.size, patches[torch.zeros(1, dtype=torch.int64)][0].device
-        with seeded(rng, device):
-            net = reader(side**2, drill.known + 1).to(device)
+        with seeded(rng):
+            net = reader(self.stamp.size**2, drill.known + 1).to(device)
         blank = Subject(net, patches.shape, patches.classes)
         plan = replace(self, recipe=replace(self.recipe, pad=0, flip=False))
         job = Job(plan, blank, patches, goal, rng, run)

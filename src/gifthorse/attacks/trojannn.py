@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.core.errors import BadImages, BadOption, NotApplicable
+from gifthorse.core.errors import BadImages, NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features, head
 from gifthorse.training import Recipe, still, tune
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
-@dataclass(frozen=True)
+@method
 class Shaping:
     """How a pattern is made to excite neurons of the penultimate layer.
 
@@ -42,25 +43,14 @@ class Shaping:
     """
 
     rule: Literal["rare", "connected"] = "rare"
-    count: int = 2
+    count: Annotated[int, AtLeast(1)] = 2
     value: float = 10.0
-    threshold: float = 5.0
-    steps: int = 20
-    lr: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.rule not in ("rare", "connected"):
-            raise BadOption(f"shaping.rule must be rare or connected; got {self.rule!r}")
-        for name, least in (("count", 1), ("steps", 1), ("threshold", 0)):
-            if getattr(self, name) < least:
-                raise BadOption(
-                    f"shaping.{name} must be at least {least}; got {getattr(self, name)}"
-                )
-        if self.lr <= 0:
-            raise BadOption(f"shaping.lr must be positive; got {self.lr}")
+    threshold: Annotated[float, NotNegative] = 5.0
+    steps: Annotated[int, AtLeast(1)] = 20
+    lr: Annotated[float, Positive] = 0.1
 
 
-@dataclass(frozen=True)
+@method
 class TrojanNN:
     """Poison part of the training set with a pattern that excites chosen neurons of the victim.
 
@@ -116,7 +106,7 @@ def shape_pattern(subject: Subject, patch: Patch, clean: Samples, shaping: Shapi
     Differs: a neuron whose gradient is zero at the start gives its place to the next by the rule.
     """
     learned = Learned(replace(patch, mask=(patch.mask > 0).float()))
-    black = torch.zeros(1, *subject.shape, device=next(subject.net.parameters()).device)
+    black = torch.zeros(1, *subject.shape, device=subject.device)
     order = rank_neurons(subject, clean, shaping.rule)
     chosen = _responsive(subject, learned.stamp(black), learned.colors, order, shaping.count)
 
@@ -162,7 +152,7 @@ def mean_features(subject: Subject, samples: Samples) -> Tensor:
     if not len(samples):
         raise BadImages("there are no images to take mean features of")
     with still(subject), torch.no_grad():
-        sums = [features(subject, x).sum(0) for x, _ in batches(samples, 512)]
+        sums = [features(subject, x).sum(0) for x, _ in batches(near(samples, subject), 512)]
     return torch.stack(sums).sum(0) / len(samples)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
@@ -10,6 +11,7 @@ from torch import Generator, Tensor
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
@@ -17,7 +19,7 @@ from gifthorse.training import Dice, Mix, Recipe
 from gifthorse.triggers.warp import Warp, smooth_field
 
 
-@dataclass(frozen=True)
+@method
 class WaNet:
     """Poison batches with a fixed smooth warp; other warps must not matter.
 
@@ -42,29 +44,23 @@ class WaNet:
     a one-cycle schedule, not 1000 epochs.
     """
 
-    cells: int = 4
-    strength: float = 0.5
-    noise: float = 0.2
+    cells: Annotated[int, AtLeast(2)] = 4
+    strength: Annotated[float, NotNegative] = 0.5
+    noise: Annotated[float, NotNegative] = 0.2
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing(rate=0.1)
     recipe: Recipe = Recipe()
     keep: Keep = Keep()
 
     def __post_init__(self) -> None:
-        if self.cells < 2:
-            raise BadOption(f"cells must be at least 2; got {self.cells}")
-        if self.strength < 0:
-            raise BadOption(
-                f"strength must be at least 0, which warps nothing; got {self.strength}"
-            )
         if self.mixing.mode != "batch":
             raise BadOption(
                 "this attack adds images warped with noise to batches: it needs "
                 f"mixing.mode=batch; got {self.mixing.mode}"
             )
-        if self.noise < 0 or self.mixing.rate + self.noise >= 1:
+        if self.mixing.rate + self.noise >= 1:
             raise BadOption(
-                "noise must be at least 0 and, with mixing.rate, stay below 1; got "
+                "noise must, with mixing.rate, stay below 1; got "
                 f"noise={self.noise} and mixing.rate={self.mixing.rate}: lower one"
             )
 

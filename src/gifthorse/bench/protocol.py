@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.errors import BadImages
+from gifthorse.core.fields import AtLeast, AtMost, Below, NotNegative, OpenShare, Positive, method
 from gifthorse.core.types import Labels, Samples
 from gifthorse.data.samples import Subset
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from gifthorse.workflows.make import DataSplits
 
 
-@dataclass(frozen=True)
+@method
 class Sizes:
     """How many clean images a defender has, as shares of all training and validation images.
 
@@ -30,20 +31,13 @@ class Sizes:
         most: ... but no larger a share than this.
     """
 
-    fit: float = 0.04
-    calibration: float = 0.01
-    least: int = 500
-    most: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("fit", "calibration", "most"):
-            if not 0 < getattr(self, name) < 1:
-                raise BadOption(f"{name} must be a share in (0, 1); got {getattr(self, name)}")
-        if self.least < 1:
-            raise BadOption(f"least must be 1 image or more; got {self.least}")
+    fit: Annotated[float, OpenShare] = 0.04
+    calibration: Annotated[float, OpenShare] = 0.01
+    least: Annotated[int, AtLeast(1)] = 500
+    most: Annotated[float, OpenShare] = 0.1
 
 
-@dataclass(frozen=True)
+@method
 class EvalConfig:
     """How defenses are judged.
 
@@ -56,19 +50,11 @@ class EvalConfig:
         repeats: How often that is measured, at least 5; the median counts.
     """
 
-    pairs: int = 100
-    stamped: float = 0.5
-    fpr: float = 0.05
+    pairs: Annotated[int, AtLeast(1)] = 100
+    stamped: Annotated[float, Positive, AtMost(0.5)] = 0.5
+    fpr: Annotated[float, NotNegative, Below(1)] = 0.05
     timed: bool = False
-    repeats: int = 5
-
-    def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise BadOption(f"pairs must be 1 or more; got {self.pairs}")
-        if not 0 < self.stamped <= 0.5:
-            raise BadOption(f"stamped must be a share in (0, 0.5]; got {self.stamped}")
-        if self.repeats < 5:
-            raise BadOption(f"repeats must be 5 or more, or a median says little; {self.repeats}")
+    repeats: Annotated[int, AtLeast(5)] = 5
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.bench.protocol import EvalConfig, Sizes
 from gifthorse.bench.sources import REGISTRY, code_digest, modules_of, spelled
 from gifthorse.bench.store import SCHEMA
 from gifthorse.core.errors import UnknownMethod, UsageError
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.options import describe, vary
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering import FILTERS
@@ -106,7 +107,7 @@ class Choice:
         }
 
 
-@dataclass(frozen=True)
+@method
 class Setting:
     """What all cells of a plan have in common.
 
@@ -124,16 +125,16 @@ class Setting:
         threads: Processor threads of a task; more are faster and give slightly other figures.
     """
 
-    images: int | None = None
-    test: int | None = None
+    images: Annotated[int, AtLeast(1)] | None = None
+    test: Annotated[int, AtLeast(1)] | None = None
     sizes: Sizes = Sizes()
     terms: EvalConfig = EvalConfig()
-    target: int = 0
+    target: Annotated[int, NotNegative] = 0
     start: Literal["benign", "scratch"] = "benign"
     recipe: Recipe = Recipe()
     benign: str = ""
-    time_limit: float | None = None
-    threads: int = 1
+    time_limit: Annotated[float, NotNegative] | None = None
+    threads: Annotated[int, AtLeast(1)] = 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.core.errors import UnknownMethod
-from gifthorse.core.options import describe, meaning
+from gifthorse.core.options import allowed, describe, meaning
 from gifthorse.data import READERS
 from gifthorse.data.packed import PACKED
 from gifthorse.detection import DETECTORS, PRESETS, SECOND
@@ -79,10 +79,10 @@ def _method(name: str, kind: str, method: Any) -> str:
     parts += ["", "Options (--set NAME=VALUE):"]
     for key, value in describe(method).items():
         parts.append(f"  {key:28} {value}")
-        if "." in key:  # what the text above does not explain
-            parts += wrap(
-                meaning(method, key), 80, initial_indent=" " * 6, subsequent_indent=" " * 6
-            )
+        limit = allowed(method, key)
+        about = f"[{limit}] " if limit else ""
+        about += meaning(method, key) if "." in key else ""  # else the text above explains it
+        parts += wrap(about, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(parts)
 
 

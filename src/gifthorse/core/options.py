@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import limits
 
 M = TypeVar("M")
 
@@ -48,12 +49,26 @@ def meaning(method: object, name: str) -> str:
         >>> meaning(Recipe(), "epochs")
         'Passes over the training set.'
     """
-    *path, last = name.split(".")
-    for part in path:
-        method = getattr(method, part)
-    words = inspect.getdoc(type(method)) or ""
+    kind, last = _owner(method, name)
+    words = inspect.getdoc(kind) or ""
     found = re.search(rf"^    {last}: (.*(?:\n {{8}}.*)*)", words, re.MULTILINE)
     return " ".join(found.group(1).split()) if found else ""
+
+
+def allowed(method: object, name: str) -> str:
+    """Return what an option's values must be, in words; nothing if the type says it all.
+
+    Args:
+        method: A frozen dataclass instance.
+        name: Dotted name of the option: `recipe.epochs`.
+
+    Example:
+        >>> from gifthorse.training import Recipe
+        >>> allowed(Recipe(), "batch")
+        'at least 1'
+    """
+    kind, last = _owner(method, name)
+    return limits(kind).get(last, "")
 
 
 def vary(method: M, options: Mapping[str, Any]) -> M:
@@ -88,6 +103,13 @@ def vary(method: M, options: Mapping[str, Any]) -> M:
     return replace(method, **changed)  # type: ignore[type-var]
 
 
+def _owner(method: object, name: str) -> tuple[type, str]:
+    *path, last = name.split(".")
+    for part in path:
+        method = getattr(method, part)
+    return type(method), last
+
+
 def _read(kind: type, name: str, value: Any) -> Any:
     hint = get_type_hints(kind)[name]
     adapter = TypeAdapter(hint)
@@ -102,7 +124,9 @@ def _read(kind: type, name: str, value: Any) -> Any:
         except ValidationError as caught:
             error = caught
     assert error is not None
-    reason = "; ".join(e["msg"].lower() for e in error.errors()[:2])
+    reason = "; ".join(
+        ": ".join((*map(str, e["loc"]), e["msg"].lower())) for e in error.errors()[:2]
+    )
     raise BadOption(f"option {name} of {kind.__name__} cannot be {value!r}: {reason}")
 
 

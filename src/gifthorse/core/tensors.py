@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
 
 STEP = 1 / 255  # the smallest change that an 8-bit image can show
 EPSILON = 1e-7  # as in the reference code of Neural Cleanse and PixelBackdoor
@@ -37,10 +39,18 @@ def to_box(q: Tensor, margin: float = 1e-4) -> Tensor:
     return torch.atanh((q.clamp(margin, 1 - margin) - 0.5) * (2 - EPSILON))
 
 
-def spawn(rng: Generator, *, device: torch.device | str = "cpu") -> Generator:
+def spawn(rng: Generator) -> Generator:
     """Return a new generator seeded by a draw from `rng`, so that streams stay independent."""
     seed = int(torch.randint(2**62, (1,), generator=rng).item())
-    return torch.Generator(device=device).manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def called(net: nn.Module, x: Tensor) -> Tensor:
+    """Return what a net says of a batch, which may be on another device than its weights."""
+    if all(p.device == x.device for p in net.parameters()):
+        return cast(Tensor, net(x))
+    weights = {name: t.to(x.device) for name, t in net.state_dict(keep_vars=True).items()}
+    return cast(Tensor, functional_call(net, weights, (x,)))
 
 
 @contextmanager
@@ -49,8 +59,12 @@ def seeded(rng: Generator, device: torch.device | str = "cpu") -> Iterator[None]
 
     For what cannot be handed a generator: dropout, initialization, kornia.
     """
-    seed = int(torch.randint(2**62, (1,), generator=rng).item())
-    cuda = [device] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        yield
+    seed, kind = int(torch.randint(2**62, (1,), generator=rng).item()), torch.device(device).type
+    with torch.random.fork_rng(devices=[device] if kind == "cuda" else []):
+        apple = torch.mps.get_rng_state() if kind == "mps" else None
+        try:
+            torch.manual_seed(seed)
+            yield
+        finally:
+            if apple is not None:
+                torch.mps.set_rng_state(apple)

@@ -4,7 +4,7 @@ from gifthorse.data.augment import augment
 from gifthorse.data.gallery import Gallery
 from gifthorse.data.packed import load_packed
 from gifthorse.data.readers import READERS, read
-from gifthorse.data.samples import InMemory, Subset, batches, split, whole
+from gifthorse.data.samples import InMemory, Subset, batches, labels_of, near, split, whole
 
 __all__ = [
     "READERS",
@@ -13,7 +13,9 @@ __all__ = [
     "Subset",
     "augment",
     "batches",
+    "labels_of",
     "load_packed",
+    "near",
     "read",
     "split",
     "whole",

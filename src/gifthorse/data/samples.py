@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import ShapeMismatch
-from gifthorse.core.types import Batch, Samples, Shape
+from gifthorse.core.types import Batch, Labels, Samples, Shape, Subject
 
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Images kept as uint8 on one device; a batch is converted when it is asked for.
+    """Images kept as uint8 on the CPU; a batch is converted when it is asked for.
 
     Attributes:
         images: `(N, C, H, W)` uint8.
@@ -50,10 +50,6 @@ class InMemory:
     def __getitem__(self, index: Tensor, /) -> Batch:
         return self.images[index].float() / 255, self.labels[index]
 
-    def to(self, device: torch.device | str) -> InMemory:
-        """Return the same samples on another device."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
 
 @dataclass(frozen=True, eq=False)
 class Subset:
@@ -77,6 +73,56 @@ class Subset:
 
     def __getitem__(self, index: Tensor, /) -> Batch:
         return self.parent[self.index[index]]
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """A view of other samples whose batches lie on a device; indices stay on the CPU."""
+
+    parent: Samples
+    device: torch.device
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width."""
+        return self.parent.shape
+
+    @property
+    def classes(self) -> int:
+        """How many classes the labels may name."""
+        return self.parent.classes
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def __getitem__(self, index: Tensor, /) -> Batch:
+        x, y = self.parent[index]
+        return x.to(self.device), y.to(self.device)
+
+
+def near(samples: Samples, subject: Subject) -> Samples:
+    """Return samples whose batches lie where the net does; the samples themselves on the CPU."""
+    device = subject.device
+    known = isinstance(samples, Near) and samples.device == device
+    return samples if known or device.type == "cpu" else Near(samples, device)
+
+
+def labels_of(samples: Samples) -> Labels:
+    """Return the labels of all samples, `(N,)`, on the CPU and without moving images if possible.
+
+    Example:
+        >>> data = InMemory(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.arange(3), 3)
+        >>> labels_of(Subset(data, torch.tensor([2, 0]))).tolist()
+        [2, 0]
+    """
+    if isinstance(samples, InMemory):
+        return samples.labels.cpu()
+    if isinstance(samples, Subset):
+        return labels_of(samples.parent)[samples.index]
+    if isinstance(samples, Near):
+        return labels_of(samples.parent)
+    parts = [y.cpu() for _, y in batches(samples, 1024)]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
 
 
 def batches(samples: Samples, size: int, rng: Generator | None = None) -> Iterator[Batch]:

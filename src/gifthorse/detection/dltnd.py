@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
 from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
 from gifthorse.core.types import (
@@ -27,7 +28,7 @@ from gifthorse.core.types import (
     Subject,
     Verdict,
 )
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.detection.scored import paced, penultimate, verdict
 from gifthorse.detection.verdict import Proof, Scores
 from gifthorse.models.folding import frozen
@@ -77,7 +78,7 @@ class Veil:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return torch.lerp(x, self.pattern, self.mask)
+        return torch.lerp(x, self.pattern.to(x.device), self.mask.to(x.device))
 
     def scrambled(self, rng: Generator, /) -> Veil:
         """Return the same opacities and colors at shuffled pixels."""
@@ -109,7 +110,7 @@ class _Contest:
         return self.sign * margin(z, self.label)
 
 
-@dataclass(frozen=True)
+@method
 class DLTND:
     """Compare the outputs under one perturbation for all images with those under one for each.
 
@@ -149,23 +150,23 @@ class DLTND:
     than those of other labels, since in a linear net all labels have cosines near 1.
     """
 
-    lr: float = 0.01
-    image_lr: float = 0.1
-    steps: int = 101
-    rounds: int = 8
-    initial: float = 0.01
-    upper: float = 6.0
-    image_weight: float = 1.0
-    slack: float = 15.0
-    passed: float = 0.7
-    least: float = 0.5
-    near: float = 1.1
-    quantile: float = 0.25
+    lr: Annotated[float, Positive] = 0.01
+    image_lr: Annotated[float, Positive] = 0.1
+    steps: Annotated[int, AtLeast(1)] = 101
+    rounds: Annotated[int, AtLeast(1)] = 8
+    initial: Annotated[float, Positive] = 0.01
+    upper: Annotated[float, Positive] = 6.0
+    image_weight: Annotated[float, NotNegative] = 1.0
+    slack: Annotated[float, NotNegative] = 15.0
+    passed: Annotated[float, Share] = 0.7
+    least: Annotated[float, NotNegative] = 0.5
+    near: Annotated[float, Positive] = 1.1
+    quantile: Annotated[float, Share] = 0.25
     threshold: float = 0.75
-    ratio: float = 0.45
+    ratio: Annotated[float, NotNegative] = 0.45
     outputs: Literal["logits", "features"] = "logits"
-    each: int = 5
-    chunk: int = 512
+    each: Annotated[int, AtLeast(1)] = 5
+    chunk: Annotated[int, AtLeast(1)] = 512
     proof: Proof = Proof()
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
@@ -180,7 +181,7 @@ class DLTND:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return the quantile of cosines of each label whose mask is small enough, or 0."""
-        net, (x, y) = frozen(subject.net), few(*whole(search), self.each)
+        net, (x, y) = frozen(subject.net), few(*whole(near(search, subject)), self.each)
         if len(y.unique()) < 2:
             raise NotApplicable("DLTND needs images of two or more classes: add other classes")
         parts = []
@@ -193,7 +194,7 @@ class DLTND:
             part = kept.load()
             if part is None:
                 rows = self._rounds(leave, reach, run)
-                part = [torch.stack(column) for column in zip(*rows, strict=True)]
+                part = [torch.stack(column).cpu() for column in zip(*rows, strict=True)]
                 kept.save(part)
             parts.append(part)
         return self._scores(subject, *(torch.cat(p, 1) for p in zip(*parts, strict=True)))

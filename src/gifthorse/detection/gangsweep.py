@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,11 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 
 from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Candidate, Goal, Images, Samples, Subject, Verdict
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.detection.scored import paced, penultimate, verdict
 from gifthorse.detection.statistics import depth
 from gifthorse.detection.verdict import Proof, Scores
@@ -42,7 +43,7 @@ class Painter(nn.Module):
         return torch.tanh(self.out(self.up(torch.cat([fine, wide], 1)).relu()))
 
 
-@dataclass(frozen=True)
+@method
 class GangSweep:
     """Train a generator of perturbations for each class and look at what its mean mask does.
 
@@ -70,15 +71,15 @@ class GangSweep:
     a ridge; the floored deviation of `depth`; confirmation on unseen images.
     """
 
-    width: int = 16
-    epochs: int = 10
-    floor: int = 20
-    batch: int = 32
-    lr: float = 2e-3
-    weight: float = 0.05
-    allowance: float = 0.1
-    ridge: float = 0.01
-    bar: float = 0.6
+    width: Annotated[int, AtLeast(1)] = 16
+    epochs: Annotated[int, NotNegative] = 10
+    floor: Annotated[int, NotNegative] = 20
+    batch: Annotated[int, AtLeast(1)] = 32
+    lr: Annotated[float, Positive] = 2e-3
+    weight: Annotated[float, NotNegative] = 0.05
+    allowance: Annotated[float, NotNegative] = 0.1
+    ridge: Annotated[float, NotNegative] = 0.01
+    bar: Annotated[float, Share] = 0.6
     threshold: float = 2.0
     proof: Proof = Proof()
 
@@ -94,7 +95,8 @@ class GangSweep:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return how far the statistic of each class lies below the median."""
-        net, (x, y), (held, held_y) = frozen(subject.net), whole(search), whole(unseen)
+        net = frozen(subject.net)
+        (x, y), (held, held_y) = (whole(near(part, subject)) for part in (search, unseen))
         quiet = Subject(net, subject.shape, subject.classes)
         best, ratios, alike = [], [], []
         for k in range(subject.classes):
@@ -105,7 +107,7 @@ class GangSweep:
                     f"needs four or more images outside class {k}: add other classes"
                 )
             masks = self._painted(net, mine, k, spawn(rng), run.checkpoint(f"class {k}"))
-            trigger = Additive(masks.mean(0))
+            trigger = Additive(masks.mean(0).cpu())
             asr = (predict(quiet, trigger(mine)).argmax(1) == k).float().mean().item()
             size = trigger.delta.abs().amax(0).sum().item()
             best.append(Candidate(Goal(k), trigger, size, asr, self.epochs, asr >= self.bar))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
 from gifthorse.core.tensors import spawn
@@ -30,7 +32,7 @@ from gifthorse.detection.verdict import MOST, Confirmer, Proof, Suspect, Work
 from gifthorse.search import Exhaustive, Turns, finish
 
 
-@dataclass(frozen=True)
+@method
 class Inspector:
     """One inverter over all classes, an outlier test on trigger sizes, and a confirmation.
 
@@ -59,7 +61,7 @@ class Inspector:
     turns: Turns = Exhaustive()
     threshold: float = 3.0
     proof: Proof = field(default=Proof())
-    diffuse: float = 0.25
+    diffuse: Annotated[float, Share] = 0.25
     every: bool = True
     pairs: bool = False
     classes: tuple[int, ...] = ()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
@@ -30,7 +32,7 @@ from gifthorse.search.k_arm import PIXELS, KArm
 from gifthorse.training import predict
 
 
-@dataclass(frozen=True)
+@method
 class KArmScan:
     """Search only the goals that clean images lean to, and judge the smallest trigger by its size.
 
@@ -68,14 +70,14 @@ class KArmScan:
     turns: KArm = KArm()
     screening: bool = True
     proof: Proof = Proof()
-    top: float = 0.25
-    everywhere: float = 0.95
-    within: float = 0.9
-    victims: int = 3
-    global_bound: float = 1720.0
-    pair_bound: float = 1000.0
+    top: Annotated[float, Share] = 0.25
+    everywhere: Annotated[float, Share] = 0.95
+    within: Annotated[float, Share] = 0.9
+    victims: Annotated[int, AtLeast(1)] = 3
+    global_bound: Annotated[float, NotNegative] = 1720.0
+    pair_bound: Annotated[float, NotNegative] = 1000.0
     symmetric: bool = True
-    ratio: float = 10.0
+    ratio: Annotated[float, NotNegative] = 10.0
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict over the goals that the screening left."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import chain, repeat
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import SGD
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
 from gifthorse.core.tensors import spawn
@@ -31,7 +31,7 @@ from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend
 
 
-@dataclass(frozen=True)
+@method
 class MMBD:
     """Test whether the largest margin that any image gives a class is an outlier.
 
@@ -65,15 +65,15 @@ class MMBD:
     no start reaches (margin 0 or below) are left out.
     """
 
-    starts: int = 30
-    steps: int = 300
-    lr: float = 1e-2
-    momentum: float = 0.2
-    tolerance: float = 1e-5
-    significance: float = 0.05
-    floor: float = 0.05
-    least: int = 4
-    chunk: int = 300
+    starts: Annotated[int, AtLeast(1)] = 30
+    steps: Annotated[int, AtLeast(1)] = 300
+    lr: Annotated[float, NotNegative] = 1e-2
+    momentum: Annotated[float, Share] = 0.2
+    tolerance: Annotated[float, NotNegative] = 1e-5
+    significance: Annotated[float, OpenShare] = 0.05
+    floor: Annotated[float, NotNegative] = 0.05
+    least: Annotated[int, AtLeast(1)] = 4
+    chunk: Annotated[int, AtLeast(1)] = 300
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on all classes; the images have no part in it."""
@@ -134,7 +134,7 @@ class MMBD:
             stopped = "" if last and done + 1 == total else run.stop_reason
             if last or stopped:
                 return climb.best, stopped
-        raise BadOption(f"steps must be 1 or more; got {self.steps}")
+        raise AssertionError("there is a last step")
 
     def _judge(self, margins: Tensor, stopped: str) -> Judged:
         if stopped:

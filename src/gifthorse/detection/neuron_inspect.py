@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import mad, median, robust_z
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Finding, Goal, Images, Samples, Subject, Verdict
+from gifthorse.data.samples import near
 from gifthorse.detection.verdict import Judged, Work, doubt
 from gifthorse.detection.weight_signature import by_class
 from gifthorse.models.folding import frozen
 
 
-@dataclass(frozen=True)
+@method
 class NeuronInspect:
     """Compare what the classes' logits look at in clean images.
 
@@ -51,15 +52,15 @@ class NeuronInspect:
     """
 
     mode: Literal["normalized", "zoo"] = "normalized"
-    images: int = 500
+    images: Annotated[int, AtLeast(1)] = 500
     cut: float | None = None
-    sparse: float = 1e-5
-    smooth: float = 1e-5
-    persist: float = 1.0
+    sparse: Annotated[float, NotNegative] = 1e-5
+    smooth: Annotated[float, NotNegative] = 1e-5
+    persist: Annotated[float, NotNegative] = 1.0
     threshold: float = 2.0
-    floor: float = 0.05
-    least: float = 1.0
-    chunk: int = 64
+    floor: Annotated[float, NotNegative] = 0.05
+    least: Annotated[float, NotNegative] = 1.0
+    chunk: Annotated[int, AtLeast(1)] = 64
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on all classes."""
@@ -89,12 +90,12 @@ class NeuronInspect:
             share in [0, 0.5], or in mode `zoo` a number of pixels. And words, empty if nothing was
             cut short; the features are then of the images seen so far.
         """
-        net = frozen(subject.net)
+        net, images = frozen(subject.net), near(clean, subject)
         order = torch.randperm(len(clean), generator=spawn(rng))[: self.images]
         sums, edges, active = [], [], torch.zeros(())
         seen, stopped = 0, ""
         for index in order.split(self.chunk):
-            maps = saliency(net, clean[index][0])  # (b, K, H, W)
+            maps = saliency(net, images[index][0])  # (b, K, H, W)
             sums.append(maps.sum((2, 3)))
             edges.append(laplacian(maps).abs().sum((2, 3)))
             active = active.to(maps.device) + self._active(maps).sum(0)

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import OpenShare, Share, method
 from gifthorse.core.metrics import asr
 from gifthorse.core.options import describe
 from gifthorse.core.run import Run
@@ -36,7 +37,7 @@ MOST = 0.5  # of an image: what covers more of it is another image, not a trigge
 CONTROLS = 8  # shuffled copies of a trigger that are tried beside it
 
 
-@dataclass(frozen=True)
+@method
 class Proof:
     """What it takes to call a suspected class backdoored: a trigger that works on unseen images.
 
@@ -47,16 +48,9 @@ class Proof:
             must lie above that of the control as well.
     """
 
-    share: float = 0.5
-    success: float = 0.6
-    margin: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise BadOption(f"share must lie between 0 and 1, both excluded; got {self.share}")
-        for name in ("success", "margin"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadOption(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
+    share: Annotated[float, OpenShare] = 0.5
+    success: Annotated[float, Share] = 0.6
+    margin: Annotated[float, Share] = 0.3
 
     def holds(self, seen: Confirmation) -> bool:
         """Return whether a trigger works on unseen images, and a shuffled one does not."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import robust_z
 from gifthorse.core.types import Finding, Goal, Samples, Subject, Verdict
@@ -18,7 +19,7 @@ LEAST_P = 1e-300  # smaller ones are not told apart
 SHOWN = 50  # with more classes the statistics do not list them one by one
 
 
-@dataclass(frozen=True)
+@method
 class WeightSignature:
     """Test whether the mean weight of one class in the last layer is an outlier upwards.
 
@@ -37,8 +38,8 @@ class WeightSignature:
     from a table. No trigger is recovered, so a class that stands out is only suspicious.
     """
 
-    significance: float = 0.05
-    floor: float = 0.05
+    significance: Annotated[float, OpenShare] = 0.05
+    floor: Annotated[float, NotNegative] = 0.05
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on the last layer; nothing else has a part in it."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, AtMost, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Samples, Subject
@@ -23,7 +22,7 @@ log = logging.getLogger("gifthorse")
 SAMPLE = 2000  # points that a silhouette is taken of: its cost is quadratic
 
 
-@dataclass(frozen=True)
+@method
 class ActivationClustering:
     """Split the features of each class in two and suspect the cluster with few clean images.
 
@@ -54,19 +53,11 @@ class ActivationClustering:
     """
 
     mode: Literal["online", "dataset"] = "online"
-    dims: int = 10
+    dims: Annotated[int, AtLeast(1)] = 10
     reducer: Literal["pca", "ica"] = "pca"
     rule: Literal["size", "relative_size", "silhouette", "distance"] = "silhouette"
-    share: float = 0.35
-    silhouette: float = 0.10
-
-    def __post_init__(self) -> None:
-        if self.dims < 1:
-            raise BadOption(f"dims must be at least 1, e.g. 10; got {self.dims}")
-        if not 0 < self.share <= 1:
-            raise BadOption(f"share must lie in (0, 1], e.g. 0.35; got {self.share}")
-        if not -1 <= self.silhouette <= 1:
-            raise BadOption(f"silhouette must lie in [-1, 1], e.g. 0.1; got {self.silhouette}")
+    share: Annotated[float, PositiveShare] = 0.35
+    silhouette: Annotated[float, AtLeast(-1), AtMost(1)] = 0.10
 
     def __call__(
         self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run

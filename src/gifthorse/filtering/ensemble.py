@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, NotEmpty, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Images, Inverter, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.filtering.scoring import CHUNK, Asked
 from gifthorse.filtering.strip import STRIP, entropy
 from gifthorse.inversion import NeuralCleanse
@@ -20,8 +21,10 @@ from gifthorse.search import Exhaustive, Turns, found
 
 log = logging.getLogger("gifthorse")
 
+Weights: TypeAlias = Annotated[tuple[Annotated[float, Share], ...], NotEmpty]
 
-@dataclass(frozen=True)
+
+@method
 class Ensemble:
     """Mix an image at many weights with clean ones that carry the smallest trigger found.
 
@@ -46,17 +49,8 @@ class Ensemble:
 
     inverter: Inverter = NeuralCleanse()
     turns: Turns = Exhaustive()
-    weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    partners: int = 8
-
-    def __post_init__(self) -> None:
-        if not self.weights or not all(0 <= w <= 1 for w in self.weights):
-            raise BadOption(
-                f"weights must be one or more numbers in [0, 1], e.g. [0.1, 0.5, 0.9]; got "
-                f"{self.weights}"
-            )
-        if self.partners < 1:
-            raise BadOption(f"partners must be at least 1, e.g. 8; got {self.partners}")
+    weights: Weights = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    partners: Annotated[int, AtLeast(1)] = 8
 
     def __call__(
         self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
@@ -82,7 +76,8 @@ class Ensemble:
             return STRIP(self.partners)(subject, clean, suspects, rng, asked.run)
         log.info("images compete with a trigger of %.1f px: %s", found.size, found.goal)
         drawn = torch.randperm(len(clean), generator=spawn(rng))[: self.partners]
-        return -self._spreads(asked, suspects, found.trigger(clean[drawn][0]))
+        rivals = found.trigger(near(clean, subject)[drawn][0])
+        return -self._spreads(asked, near(suspects, subject), rivals)
 
     def _smallest(
         self, subject: Subject, clean: Samples, rng: Generator, run: Run

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadImages, BadOption, NotApplicable
+from gifthorse.core.errors import BadImages, NotApplicable
+from gifthorse.core.fields import AtLeast, NotEmpty, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Labels, Samples, Subject
+from gifthorse.data.samples import near
 from gifthorse.filtering.scoring import Asked
 
 
-@dataclass(frozen=True)
+@method
 class NEO:
     """Cover every region with the image's main color; paste those that matter on clean images.
 
@@ -44,22 +45,14 @@ class NEO:
     the paper knows, is an option, TrojanZoo's 3 by default; the covered image is not returned.
     """
 
-    sizes: tuple[int, ...] = (3,)
+    sizes: Annotated[tuple[Annotated[int, AtLeast(1)], ...], NotEmpty] = (3,)
     grid: Literal["all", "random"] = "all"
-    stride: int = 0
-    places: int = 100
-    clusters: int = 3
-    most: int = 16
-    images: int = 200
+    stride: Annotated[int, NotNegative] = 0
+    places: Annotated[int, AtLeast(1)] = 100
+    clusters: Annotated[int, AtLeast(1)] = 3
+    most: Annotated[int, AtLeast(1)] = 16
+    images: Annotated[int, AtLeast(1)] = 200
     confirm: Literal["to_pred", "any"] = "to_pred"
-
-    def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1:
-            raise BadOption(f"sizes must be one or more pixel counts, e.g. [3]; got {self.sizes}")
-        least = {"stride": 0, "places": 1, "clusters": 1, "most": 1, "images": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise BadOption(f"{name} must be at least {low}; got {getattr(self, name)}")
 
     def __call__(
         self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
@@ -79,6 +72,7 @@ class NEO:
         if not len(clean):
             raise BadImages("regions are pasted on clean images; got none")
         asked, draw = Asked(subject, run), spawn(rng)
+        clean, suspects = near(clean, subject), near(suspects, subject)
         seed = int(torch.randint(2**31 - 1, (1,), generator=draw))
         jury = clean[torch.randperm(len(clean), generator=draw)[: self.images]][0]
         votes = asked.logits(jury).argmax(1)

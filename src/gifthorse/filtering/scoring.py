@@ -14,7 +14,7 @@ from gifthorse.core.errors import BadImages, BadOption, Incomplete
 from gifthorse.core.run import Run
 from gifthorse.core.stats import auroc, rate
 from gifthorse.core.types import Filter, Goal, Images, Labels, Logits, Rate, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.models.features import with_features
 
 CHUNK = 512  # images in one run through the net
@@ -74,7 +74,7 @@ class Asked:
         if not len(samples):
             raise BadImages("there is no image: a filter needs clean images and suspects")
         labels, predicted, inner = [], [], []
-        for x, y in batches(samples, CHUNK):
+        for x, y in batches(near(samples, self.subject), CHUNK):
             self._charge(len(x))
             with torch.inference_mode():
                 logits, found = with_features(self.subject, x)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import OpenShare, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Labels, Samples, Subject
 from gifthorse.filtering.scoring import Asked
@@ -18,7 +17,7 @@ from gifthorse.filtering.scoring import Asked
 log = logging.getLogger("gifthorse")
 
 
-@dataclass(frozen=True)
+@method
 class SpectralSignatures:
     """Project the features of a class on the direction in which they vary most.
 
@@ -44,14 +43,8 @@ class SpectralSignatures:
 
     mode: Literal["online", "dataset"] = "online"
     fit_on: Literal["union", "reference"] = "union"
-    expected: float = 0.05
-    multiplier: float = 1.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.expected < 1:
-            raise BadOption(f"expected is a share between 0 and 1, e.g. 0.05; got {self.expected}")
-        if self.multiplier <= 0:
-            raise BadOption(f"multiplier must be positive, e.g. 1.5; got {self.multiplier}")
+    expected: Annotated[float, OpenShare] = 0.05
+    multiplier: Annotated[float, Positive] = 1.5
 
     def __call__(
         self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run

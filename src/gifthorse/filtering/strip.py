@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Logits, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, batches, near
 from gifthorse.filtering.scoring import CHUNK, Asked
 
 
-@dataclass(frozen=True)
+@method
 class STRIP:
     """Mix an image with clean ones and measure how undecided the net is about the mixtures.
 
@@ -39,16 +39,10 @@ class STRIP:
     never test images.
     """
 
-    partners: int = 64
-    weight: float = 0.5
+    partners: Annotated[int, AtLeast(1)] = 64
+    weight: Annotated[float, Share] = 0.5
     tails: Literal["low", "both"] = "low"
     relative: bool = False
-
-    def __post_init__(self) -> None:
-        if self.partners < 1:
-            raise BadOption(f"partners must be at least 1, e.g. 64; got {self.partners}")
-        if not 0 <= self.weight <= 1:
-            raise BadOption(f"weight must lie in [0, 1], 1 mixes nothing; got {self.weight}")
 
     def __call__(
         self, subject: Subject, clean: Samples, suspects: Samples, rng: Generator, run: Run
@@ -65,6 +59,7 @@ class STRIP:
                 f"{need} clean images are needed, but there are {len(clean)}: lower partners"
             )
         asked, order = Asked(subject, run), torch.randperm(len(clean), generator=spawn(rng))
+        clean, suspects = near(clean, subject), near(suspects, subject)
         pool = clean[order[: self.partners]][0]
         found = self._entropies(asked, suspects, pool)
         if self.tails == "low":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.inversion.stimulation import Suspect, few, stimulate
 from gifthorse.models.folding import frozen
 from gifthorse.search import Adaptive, MaskPattern, Pace, Problem, Search
@@ -17,7 +19,7 @@ from gifthorse.search.losses import Activation, StepwiseSize
 from gifthorse.search.start import under
 
 
-@dataclass(frozen=True)
+@method
 class ABS:
     """Maximize the activation of a suspect neuron over mask and pattern, one search a suspect.
 
@@ -47,15 +49,15 @@ class ABS:
     """
 
     layers: tuple[str, ...] = ()
-    spread: int = 4
-    each: int = 5
-    samples: int = 5
-    reach: float = 8.0
-    share: float = 0.75
-    keep: int = 20
-    others: float = 1e-4
-    limit: int = 16
-    factor: float = 1.2
+    spread: Annotated[int, AtLeast(1)] = 4
+    each: Annotated[int, AtLeast(1)] = 5
+    samples: Annotated[int, AtLeast(2)] = 5
+    reach: Annotated[float, Positive] = 8.0
+    share: Annotated[float, Share] = 0.75
+    keep: Annotated[int, AtLeast(1)] = 20
+    others: Annotated[float, NotNegative] = 1e-4
+    limit: Annotated[int, NotNegative] = 16
+    factor: Annotated[float, NotNegative] = 1.2
     weights: tuple[float, float, float] = (0.01, 500.0, 1000.0)
     pace: Pace = Pace(
         batch=50,
@@ -106,7 +108,7 @@ class Suspicion:
     def start(self) -> Iterator[str]:
         """Stimulate the layers that are left, one after the other."""
         m = self.method
-        x, y = few(*whole(self.clean), m.each)
+        x, y = few(*whole(near(self.clean, self.subject)), m.each)
         for layer in self._layers[len(self.suspects) :]:
             found, work = stimulate(
                 self._net, layer, x, y, samples=m.samples, reach=m.reach, share=m.share

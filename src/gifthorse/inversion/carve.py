@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.search import Adaptive, Pace, Probe, Problem, Search, SignedPixels
@@ -18,7 +20,7 @@ from gifthorse.search.start import under
 FORM = SignedPixels("clip")
 
 
-@dataclass(frozen=True)
+@method
 class Carve:
     """Minimize the loss over a set of pixels that is pruned and regrown, ever smaller.
 
@@ -45,15 +47,15 @@ class Carve:
     exchange of pixels is that of weights in Evci et al., Rigging the Lottery, ICML 2020.
     """
 
-    initial: float = 0.05
-    wait: int = 3
-    up: float = 1.5
+    initial: Annotated[float, NotNegative] = 0.05
+    wait: Annotated[int, AtLeast(1)] = 3
+    up: Annotated[float, Positive] = 1.5
     soft: Pace = Pace(
         batch=32, bar=0.9, steps=3, rounds=60, least=30, patience=10, notch=0.05, bf16=True
     )
-    shrink: float = 0.06
-    turn: float = 0.15
-    strength: float = 0.5
+    shrink: Annotated[float, Share] = 0.06
+    turn: Annotated[float, Share] = 0.15
+    strength: Annotated[float, Share] = 0.5
     mirror: bool = False
     pace: Pace = Pace(
         batch=50, bar=0.9, steps=4, floor=4, rounds=80, patience=30, loss="prob", bf16=True
@@ -90,8 +92,8 @@ class Carving:
         fine = Problem(FORM, Adaptive.fixed(arms), scene=Mirroring() if method.mirror else None)
         self._soft = Search(subject, clean, goals, rng, soft, method.soft)
         self._fine = Search(subject, clean, goals, rng, fine, method.pace)
-        self.carving = torch.zeros(arms, dtype=torch.bool, device=self._fine.live.device)
-        self.wanted = torch.zeros(arms, dtype=torch.int64, device=self._fine.live.device)
+        self.carving = torch.zeros(arms, dtype=torch.bool)
+        self.wanted = torch.zeros(arms, dtype=torch.int64)
         self.missed = self.wanted.clone()
 
     def step(self, arms: Tensor, /) -> None:
@@ -100,7 +102,7 @@ class Carving:
         soft, fine = arms[~moved], arms[moved]
         if len(soft):
             self._soft.step(soft)
-            ready = soft[self._soft.settled[soft] & self._soft.feasible[soft]]
+            ready = soft[self._soft.settled[soft] & self._soft.feasible.cpu()[soft]]
             if len(ready):
                 self._move_on(ready)
         if len(fine):
@@ -149,7 +151,7 @@ class Carving:
 
     def _joining(self, arms: Tensor) -> Tensor:
         """Return how many pixels of each arm are exchanged in this round, `(a,)`."""
-        done = (self._fine.rounds[arms] / self.method.pace.rounds).clamp(max=1)
+        done = (self._fine.rounds.cpu()[arms] / self.method.pace.rounds).clamp(max=1)
         share = self.method.turn * (1 + torch.cos(math.pi * done)) / 2
         count = (share * self.wanted[arms]).round()
         stuck = (self.missed[arms] > 0) & (self.method.turn > 0)
@@ -159,9 +161,10 @@ class Carving:
     def settled(self) -> Tensor:
         """Which arms have used their rounds, gain no more, or never had a trigger."""
         tired = (self.missed >= self.method.pace.patience) & (self.method.pace.patience > 0)
-        spent = self._fine.rounds >= self.method.pace.rounds
-        done = spent | tired | (self._fine.standing.size <= 1)
-        return torch.where(self.carving, done, self._soft.settled & ~self._soft.feasible)
+        fine = self._fine.standing
+        done = (fine.rounds >= self.method.pace.rounds) | tired | (fine.size <= 1)
+        never = self._soft.settled & ~self._soft.feasible.cpu()
+        return torch.where(self.carving, done, never)
 
     @property
     def standing(self) -> Standing:
@@ -198,7 +201,7 @@ class Carving:
     def restore(self, state: Mapping[str, Tensor], /) -> None:
         """Go on from what `state` returned."""
         for name in ("carving", "wanted", "missed"):
-            setattr(self, name, state[name].to(self.carving.device).clone())
+            setattr(self, name, state[name].clone())
         for name, search in (("soft.", self._soft), ("fine.", self._fine)):
             search.restore(under(state, name))
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.search import Adaptive, Pace, Problem, Search
 from gifthorse.search.losses import Distance, Margin, Trial
 from gifthorse.search.parametrizations.opaque import Opaque
 
 
-@dataclass(frozen=True)
+@method
 class CWL0:
     """Replace ever fewer pixels: minimize `mean ||x' - x||^2 + c max(z_other - z_t, -kappa)`.
 
@@ -37,12 +38,12 @@ class CWL0:
     the paper's text ranks an absolute pattern value.
     """
 
-    initial: float = 1e-3
-    limit: float = 2e6
-    solve: int = 1000
-    least: float = 0.01
-    share: float = 0.3
-    kappa: float = 0.0
+    initial: Annotated[float, Positive] = 1e-3
+    limit: Annotated[float, Positive] = 2e6
+    solve: Annotated[int, AtLeast(1)] = 1000
+    least: Annotated[float, NotNegative] = 0.01
+    share: Annotated[float, Share] = 0.3
+    kappa: Annotated[float, NotNegative] = 0.0
     pace: Pace = Pace(lr=0.01, betas=(0.9, 0.999), bar=0.9, rounds=1000)
 
     def __call__(
@@ -67,18 +68,18 @@ class Shrinking:
         self.weight = torch.full((len(goals),), method.initial)
         self.stuck = torch.zeros(len(goals), dtype=torch.bool)
         self._since = torch.zeros(len(goals), dtype=torch.int64)  # rounds of the present solve
-        self._x, _ = whole(clean)
+        self._x, _ = whole(near(clean, subject))
         problem = Problem(Opaque(), Adaptive.fixed(len(goals)), loss=self._loss)
         self._search = Search(subject, clean, goals, rng, problem, method.pace)
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round; drop pixels of arms that met the bar, push those that took too long."""
         # The first trigger covers the whole image, as an arm without one does.
-        before, had = self._search.standing.size, self._search.feasible.clone()
+        before, had = self._search.standing.size, self._search.feasible.cpu().clone()
         self._search.step(arms)
         self._since[arms] += 1
         smaller = self._search.standing.size < before
-        met = arms[(smaller | (self._search.feasible & ~had))[arms]]
+        met = arms[(smaller | (self._search.feasible.cpu() & ~had))[arms]]
         if len(met):
             self._drop(met)
         late = arms[self._since[arms] * self._search.stage.steps >= self.method.solve]
@@ -88,7 +89,8 @@ class Shrinking:
             self._fresh(late)
 
     def _loss(self, trial: Trial) -> Tensor:
-        return Distance()(trial) + self.weight[trial.arms] * Margin(self.method.kappa)(trial)
+        weight = self.weight.to(trial.arms.device)[trial.arms]
+        return Distance()(trial) + weight * Margin(self.method.kappa)(trial)
 
     def _drop(self, arms: Tensor) -> None:
         """Drop the live pixels of least importance; the first dropped never come back."""

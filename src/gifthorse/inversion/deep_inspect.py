@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Generator
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.search import Adaptive, Pace, Problem, Search
 from gifthorse.search.parametrizations.generated import Generated
 
 
-@dataclass(frozen=True)
+@method
 class DeepInspect:
     """Train a generator G a class so that `clip(x + G)` comes out as the class and G stays small.
 
@@ -37,11 +37,11 @@ class DeepInspect:
     """
 
     mode: Literal["additive", "zoo"] = "additive"
-    hidden: int = 64
-    width: int = 64
-    initial: float = 1e-3
-    wait: int = 5
-    up: float = 1.5
+    hidden: Annotated[int, AtLeast(1)] = 64
+    width: Annotated[int, AtLeast(1)] = 64
+    initial: Annotated[float, NotNegative] = 1e-3
+    wait: Annotated[int, AtLeast(1)] = 5
+    up: Annotated[float, Positive] = 1.5
     pace: Pace = Pace(lr=0.01, betas=(0.9, 0.999), bar=0.95, steps=20, floor=20, rounds=50)
 
     def __call__(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Hunt, Images, Labels, Samples, Standing, Subject
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.models.folding import frozen
 from gifthorse.training import predict
 from gifthorse.triggers import Additive
@@ -23,7 +25,7 @@ FIGURES = ("success", "fooling", "asr", "penalty", "size", "rounds", "feasible")
 KEPT = ("perturbations", "stored", *FIGURES)  # what a pass changes
 
 
-@dataclass(frozen=True)
+@method
 class DeepFoolUAP:
     """Add up the smallest steps that carry one image after another over to the target.
 
@@ -48,12 +50,12 @@ class DeepFoolUAP:
     images of the target class are left out; overshoot 0.02 (USB's code: 0.2).
     """
 
-    bar: float = 0.6
-    overshoot: float = 0.02
-    iterations: int = 20
-    max_pass: int = 5
-    bound: float | None = None
-    chunk: int = 512
+    bar: Annotated[float, Share] = 0.6
+    overshoot: Annotated[float, NotNegative] = 0.02
+    iterations: Annotated[int, AtLeast(1)] = 20
+    max_pass: Annotated[int, AtLeast(1)] = 5
+    bound: Annotated[float, NotNegative] | None = None
+    chunk: Annotated[int, AtLeast(1)] = 512
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
@@ -88,7 +90,7 @@ class Sweep:
     ) -> None:
         self.method, self.goals = method, tuple(goals)
         self._subject = replace(subject, net=frozen(subject.net))
-        self._pool, labels = whole(clean)
+        self._pool, labels = whole(near(clean, subject))
         self._usable = [_usable(labels, goal) for goal in goals]
         self._target = torch.tensor([g.target for g in goals], device=labels.device)
         self._clean = predict(self._subject, self._pool, method.chunk).argmax(1)
@@ -122,27 +124,27 @@ class Sweep:
     @property
     def settled(self) -> Tensor:
         """Which arms met the bar or have used their passes, `(A,)` bool."""
-        return self.feasible | (self.rounds >= self.method.max_pass)
+        return (self.feasible | (self.rounds >= self.method.max_pass)).cpu()
 
     @property
     def standing(self) -> Standing:
         """How every arm did in its last pass; there is no weight that could turn."""
         last = (self.rounds, self.success, self.penalty, self.size, torch.zeros_like(self.feasible))
-        return Standing(*(tensor.clone() for tensor in last))
+        return Standing(*(tensor.to("cpu", copy=True) for tensor in last))
 
     @property
     def best(self) -> tuple[Candidate, ...]:
         """The smallest feasible perturbation of each arm, or the latest if none is feasible."""
         figures = (self.size, self.asr, self.rounds, self.feasible)
         lists = [figure.tolist() for figure in figures]
-        rows = zip(self.goals, self.stored.clone(), *lists, strict=True)
+        rows = zip(self.goals, self.stored.to("cpu", copy=True), *lists, strict=True)
         return tuple(Candidate(goal, Additive(v), *row) for goal, v, *row in rows)
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of every tensor and of the generators' states, by name."""
         spent = torch.tensor(self.image_steps, dtype=torch.float64)
         rngs = torch.stack([rng.get_state() for rng in self._rngs])
-        kept = {name: getattr(self, name).clone() for name in KEPT}
+        kept = {name: getattr(self, name).to("cpu", copy=True) for name in KEPT}
         return {**kept, "rngs": rngs, "image_steps": spent}
 
     def restore(self, state: Mapping[str, Tensor], /) -> None:
@@ -150,7 +152,7 @@ class Sweep:
         for name in KEPT:
             getattr(self, name).copy_(state[name])
         for rng, kept in zip(self._rngs, state["rngs"], strict=True):
-            rng.set_state(kept.cpu().clone())  # it reads a row of a tensor from the tensor's start
+            rng.set_state(kept.clone())  # it reads a row of a tensor from the tensor's start
         self.image_steps = state["image_steps"].item()
 
     def _visit(self, arms: Tensor, x: Images) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Generator
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search, Turning
 
 
-@dataclass(frozen=True)
+@method
 class NeuralCleanse:
     """Minimize `CE(f((1 - m) x + m p), t) + lambda |m|_1` over mask m and pattern p.
 
@@ -37,12 +37,12 @@ class NeuralCleanse:
     """
 
     norm: Literal["l1", "l2"] = "l1"
-    initial: float = 1e-3
-    settle: int = 5
-    wait: int = 5
-    up: float = 2.0
-    fall: float = 1.5
-    jitter: float = 0.0
+    initial: Annotated[float, NotNegative] = 1e-3
+    settle: Annotated[int, NotNegative] = 5
+    wait: Annotated[int, AtLeast(1)] = 5
+    up: Annotated[float, Positive] = 2.0
+    fall: Annotated[float, NotNegative] = 1.5
+    jitter: Annotated[float, NotNegative] = 0.0
     turning: Turning | None = None
     pace: Pace = Pace(bar=0.99, patience=25, gain=0.0)
     probe: Probe | None = None

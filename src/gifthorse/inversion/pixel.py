@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Generator
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.search import (
     Adaptive,
@@ -23,7 +23,7 @@ from gifthorse.search import (
 )
 
 
-@dataclass(frozen=True)
+@method
 class PixelBackdoor:
     """Minimize `CE(f(clip(x + P+ - P-)), t) + alpha R` over added and removed light.
 
@@ -54,10 +54,10 @@ class PixelBackdoor:
     variables: Literal["two", "positive", "signed"] = "two"
     spread: Literal["tanh", "plain"] = "tanh"
     ties: Literal["share", "first"] = "share"
-    gamma: float = 10.0
-    initial: float = 1e-3
-    wait: int = 10
-    up: float = 1.5
+    gamma: Annotated[float, Positive] = 10.0
+    initial: Annotated[float, NotNegative] = 1e-3
+    wait: Annotated[int, AtLeast(1)] = 10
+    up: Annotated[float, Positive] = 1.5
     turning: Turning | None = None
     pace: Pace = Pace(bar=0.9, rounds=1000)
     probe: Probe | None = None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Generator
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search
 from gifthorse.search.losses import Alone, Blocking, Elastic, Roughness
 
 
-@dataclass(frozen=True)
+@method
 class Tabor:
     """Minimize Neural Cleanse's loss plus six terms R1 to R4 over mask and pattern.
 
@@ -41,17 +42,17 @@ class Tabor:
     images instead of ten passes over the training set; only what meets the bar is stored.
     """
 
-    mask_norm: float = 1e-6
-    outside_norm: float = 1e-5
-    mask_rough: float = 1e-7
-    outside_rough: float = 1e-8
-    blocking: float = 0.0
-    alone: float = 1e-2
-    pattern_scale: float = 1.0
-    initial: float = 1e-3
-    settle: int = 0
-    wait: int = 10
-    up: float = 1.0
+    mask_norm: Annotated[float, NotNegative] = 1e-6
+    outside_norm: Annotated[float, NotNegative] = 1e-5
+    mask_rough: Annotated[float, NotNegative] = 1e-7
+    outside_rough: Annotated[float, NotNegative] = 1e-8
+    blocking: Annotated[float, NotNegative] = 0.0
+    alone: Annotated[float, NotNegative] = 1e-2
+    pattern_scale: Annotated[float, Positive] = 1.0
+    initial: Annotated[float, NotNegative] = 1e-3
+    settle: Annotated[int, NotNegative] = 0
+    wait: Annotated[int, AtLeast(1)] = 10
+    up: Annotated[float, Positive] = 1.0
     pace: Pace = Pace(bar=0.99, rounds=500, schedule="cosine")
     probe: Probe | None = None
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import Positive, Share, method
 from gifthorse.core.types import Goal, Hunt, Samples, Subject
 from gifthorse.data.samples import whole
 from gifthorse.search import Adaptive, Bounded, Pace, Problem, Search
@@ -16,7 +18,7 @@ from gifthorse.search.losses import Clipped
 from gifthorse.training import predict
 
 
-@dataclass(frozen=True)
+@method
 class UAP:
     """Minimize `mean min(CE(f(clip(x + d)), t), beta)` over d with `|d| <= eps`.
 
@@ -36,10 +38,10 @@ class UAP:
     eqs. 10 and 11. Differs: the paper leaves beta, optimizer and step open.
     """
 
-    eps: float = 8 / 255
+    eps: Annotated[float, Positive] = 8 / 255
     beta: float | None = None
-    spread: float = 0.0
-    rate: float = 0.1
+    spread: Annotated[float, Share] = 0.0
+    rate: Annotated[float, Positive] = 0.1
     pace: Pace = Pace(bar=0.0, rounds=1000, rule="success")
 
     def __call__(

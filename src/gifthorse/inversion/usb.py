@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.tensors import spawn, to_box
 from gifthorse.core.types import Goal, Hunt, Images, Samples, Subject
 from gifthorse.inversion.deepfool import DeepFoolUAP, Sweep
@@ -19,7 +20,7 @@ from gifthorse.search.parametrizations.masks import Parts
 from gifthorse.search.start import Swept
 
 
-@dataclass(frozen=True)
+@method
 class USB:
     """Minimize `CE(f(x'), t) - SSIM(x, x') + cost |m|_1`, from a targeted universal perturbation.
 
@@ -44,10 +45,10 @@ class USB:
 
     start: DeepFoolUAP = DeepFoolUAP()
     init: Literal["signed", "reference"] = "signed"
-    similarity: float = 1.0
-    initial: float = 1e-3
-    wait: int = 10
-    up: float = 1.5
+    similarity: Annotated[float, NotNegative] = 1.0
+    initial: Annotated[float, NotNegative] = 1e-3
+    wait: Annotated[int, AtLeast(1)] = 10
+    up: Annotated[float, Positive] = 1.5
     pace: Pace = Pace(bar=0.99, steps=5, floor=5, rounds=100, schedule="cosine")
 
     def __call__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from types import MappingProxyType
 
 import torch
@@ -61,7 +62,8 @@ class Classifier(nn.Module):
 
     def __init__(self, net: nn.Module, normalization: Normalization, channels: int) -> None:
         super().__init__()
-        self.normalize = Normalize(normalization, channels)
+        first = next(chain(net.parameters(), net.buffers()), torch.empty(0))
+        self.normalize = Normalize(normalization, channels).to(first.device)
         self.net = net
 
     def forward(self, x: Images) -> Logits:

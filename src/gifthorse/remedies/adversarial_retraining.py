@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import NotNegative, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Samples, Subject
 from gifthorse.training import Dice, Recipe, charged, fit, usual_loss, worst_change
 
 
-@dataclass(frozen=True)
+@method
 class AdversarialRetraining:
     """Train on `argmax CE(f(x + d), y)` over `|d| <= eps`, found anew for every batch.
 
@@ -33,17 +33,10 @@ class AdversarialRetraining:
     once more on the clean images; the net is in evaluation mode while the images move.
     """
 
-    steps: int = 7
-    size: float = 2 / 255
-    eps: float = 8 / 255
+    steps: Annotated[int, NotNegative] = 7
+    size: Annotated[float, PositiveShare] = 2 / 255
+    eps: Annotated[float, PositiveShare] = 8 / 255
     recipe: Recipe = Recipe(epochs=50, lr=0.01, decay=2e-4, schedule="cosine")
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise BadOption(f"steps must be 0 or more; got {self.steps}")
-        for name in ("size", "eps"):
-            if not 0 < getattr(self, name) <= 1:
-                raise BadOption(f"{name} must lie in (0, 1], like 2/255; got {getattr(self, name)}")
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the retrained net; `subject` and `clean` stay as they were.

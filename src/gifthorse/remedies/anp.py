@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +14,18 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
-from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
+from gifthorse.core.errors import Incomplete, NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Images, Logits, Samples, Subject
-from gifthorse.data.samples import batches, split, whole
+from gifthorse.data.samples import batches, labels_of, near, split
 from gifthorse.training import Player, Signed, Together, descend, evaluate, still
 
 SCAN = [round(0.05 * k, 2) for k in range(19)]  # 0 to 0.9, as the authors do
 
 
-@dataclass(frozen=True)
+@method
 class ANP:
     """Learn a mask of BatchNorm channels that withstands perturbations, and cut what it drops.
 
@@ -51,26 +53,16 @@ class ANP:
     images are not augmented, dropout stays off; the threshold is chosen on held-out clean images.
     """
 
-    steps: int = 2000
-    batch: int = 128
-    eps: float = 0.4
-    ascents: int = 1
-    weight: float = 0.2
-    lr: float = 0.2
-    momentum: float = 0.9
+    steps: Annotated[int, AtLeast(1)] = 2000
+    batch: Annotated[int, AtLeast(2)] = 128
+    eps: Annotated[float, NotNegative] = 0.4
+    ascents: Annotated[int, AtLeast(1)] = 1
+    weight: Annotated[float, Share] = 0.2
+    lr: Annotated[float, NotNegative] = 0.2
+    momentum: Annotated[float, Share] = 0.9
     threshold: float | None = None
-    max_drop: float = 0.03
-    share: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 2), ("ascents", 1), ("eps", 0), ("lr", 0)):
-            if getattr(self, name) < least:
-                raise BadOption(f"{name} must be at least {least}; got {getattr(self, name)}")
-        for name in ("weight", "momentum", "max_drop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadOption(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
-        if not 0 < self.share < 1:
-            raise BadOption(f"share must lie in (0, 1): images to choose by; got {self.share}")
+    max_drop: Annotated[float, Share] = 0.03
+    share: Annotated[float, OpenShare] = 0.2
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned net.
@@ -82,7 +74,7 @@ class ANP:
         if self.threshold is not None:
             return pruned(subject, self.masks(subject, clean, rng, run), self.threshold)
         held, rest = split(clean, self.share, spawn(rng))
-        masks, y = self.masks(subject, rest, rng, run), whole(held)[1]
+        masks, y = self.masks(subject, rest, rng, run), labels_of(held)
 
         def right(judged: Subject) -> float:
             return float((evaluate(judged, held) == y).float().mean())
@@ -126,7 +118,7 @@ class ANP:
         players.append(Player(tuple(neurons.kept), withstand, step))
         with still(copy):
             neurons.rouse()
-            stream = _stream(clean, size, self.steps, spawn(rng))
+            stream = _stream(near(clean, subject), size, self.steps, spawn(rng))
             for done, (*_, loss) in enumerate(descend(players, stream), 1):
                 run.charge(size * (self.ascents + 2))
                 if done % 20 == 0 or done == self.steps:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Annotated, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Samples, Subject
 from gifthorse.training import settled
@@ -20,7 +21,7 @@ Pair: TypeAlias = tuple[nn.Conv2d, nn.BatchNorm2d]
 log = logging.getLogger("gifthorse")
 
 
-@dataclass(frozen=True)
+@method
 class CLP:
     """Silence channels whose Lipschitz bound lies far above the mean of their layer.
 
@@ -42,11 +43,7 @@ class CLP:
     registered before them; the norm's epsilon counts; scale and shift are both zeroed.
     """
 
-    u: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not self.u >= 0:
-            raise BadOption(f"u must be at least 0, e.g. 3; got {self.u}")
+    u: Annotated[float, NotNegative] = 3.0
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned net.
@@ -122,7 +119,7 @@ def pairs(subject: Subject) -> list[Pair]:
     handles = [m.register_forward_hook(note) for m in modules]
     try:
         with settled(subject.net):
-            subject(torch.zeros(1, *subject.shape, device=next(subject.net.parameters()).device))
+            subject(torch.zeros(1, *subject.shape, device=subject.device))
     finally:
         for handle in handles:
             handle.remove()

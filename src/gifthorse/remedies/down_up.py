@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from dataclasses import replace
+from typing import Annotated, Literal, TypeAlias
 
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import OpenShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Images, Logits, Samples, Subject
 
 Kernel: TypeAlias = Literal["bilinear", "bicubic", "area"]
 
 
-@dataclass(frozen=True)
+@method
 class DownUp:
     """Scale every image down and up again.
 
@@ -36,14 +37,8 @@ class DownUp:
     does, which has changed.
     """
 
-    ratio: float = 0.95
+    ratio: Annotated[float, OpenShare] = 0.95
     kernel: Kernel = "bilinear"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise BadOption(
-                f"ratio must lie between 0 and 1, both excluded, e.g. 0.95; got {self.ratio}"
-            )
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the classifier behind both steps.

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import OpenShare, PositiveShare, Share, method
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Samples, Subject
-from gifthorse.data.samples import Subset, batches, split
+from gifthorse.data.samples import Subset, labels_of, split
 from gifthorse.models.features import head
 from gifthorse.training import Recipe, evaluate, fit
 
 
-@dataclass(frozen=True)
+@method
 class FinePruning:
     """Silence the features that clean images stir least, then tune what is left.
 
@@ -48,20 +49,11 @@ class FinePruning:
     """
 
     policy: Literal["ratio", "tolerance"] = "ratio"
-    ratio: float = 0.95
-    tolerance: float = 0.04
-    held: float = 0.2
-    step: float = 0.01
+    ratio: Annotated[float, Share] = 0.95
+    tolerance: Annotated[float, Share] = 0.04
+    held: Annotated[float, OpenShare] = 0.2
+    step: Annotated[float, PositiveShare] = 0.01
     recipe: Recipe = Recipe(epochs=20, lr=0.01, schedule="cosine")
-
-    def __post_init__(self) -> None:
-        for name in ("ratio", "tolerance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadOption(f"{name} is a share, 0 to 1; got {getattr(self, name)}")
-        if not 0 < self.held < 1:
-            raise BadOption(f"held must lie between 0 and 1, e.g. 0.2; got {self.held}")
-        if not 0 < self.step <= 1:
-            raise BadOption(f"step must lie above 0 and be 1 at most, e.g. 0.01; got {self.step}")
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the pruned and tuned net.
@@ -85,12 +77,12 @@ class FinePruning:
         """Return how many features go; `kept`, which `masked` reads, is all ones after."""
         if held is None:
             return math.floor(self.ratio * len(order) + 1e-9)
-        labels = torch.cat([y for _, y in batches(held, 1024)])
-        right = accuracy(evaluate(masked, held), labels).value
+        y = labels_of(held)
+        right = accuracy(evaluate(masked, held), y).value
         level, stride = 0, max(1, round(self.step * len(order)))
         for count in range(stride, len(order) + 1, stride):
             kept[order[:count]] = 0.0
-            if right - accuracy(evaluate(masked, held), labels).value > self.tolerance + 1e-9:
+            if right - accuracy(evaluate(masked, held), y).value > self.tolerance + 1e-9:
                 break
             level = count
         kept.fill_(1.0)
@@ -141,7 +133,7 @@ def _masked(subject: Subject, features: int) -> tuple[Subject, Tensor]:
         raise NotApplicable(
             "the last layer reads its input in groups: its features cannot be pruned"
         )
-    mask = torch.ones(features, device=next(last.parameters()).device)
+    mask = torch.ones(features, device=subject.device)
     net.set_submodule(name, nn.Sequential(Kept(mask, maps), last))
     return replace(subject, net=net), mask
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Generator
 
+from gifthorse.core.fields import method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Samples, Subject
 from gifthorse.training import Recipe, fit
 
 
-@dataclass(frozen=True)
+@method
 class FineTuning:
     """Train the net on with clean images.
 

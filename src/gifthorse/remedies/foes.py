@@ -12,7 +12,7 @@ from gifthorse.core.errors import Incomplete
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Candidate, Goal, Hunt, Images, Labels, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, labels_of
 from gifthorse.search import Exhaustive, Search, finish
 from gifthorse.training import Company, still
 
@@ -38,7 +38,7 @@ class Foes(Company):
         # The search before training draws from a stream of its own: a run that goes on after it
         # must not find the other one moved.
         self.once, self.rng = spawn(rng), spawn(rng)
-        self.labels = torch.cat([y for _, y in batches(train, 1024)]).cpu()
+        self.labels = labels_of(train)
         self.turn, self.states = 0, dict[int, dict[str, Tensor]]()
         self.current: dict[int, Candidate] | None = None
         self.standing: list[int] = []

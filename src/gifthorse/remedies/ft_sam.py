@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Images, Logits, Samples, Subject
 from gifthorse.training import BatchLoss, Recipe, charged, fit, usual_loss
@@ -19,7 +20,7 @@ from gifthorse.training import BatchLoss, Recipe, charged, fit, usual_loss
 TUNING = Recipe(epochs=100, lr=0.01, schedule="cosine", smoothing=0.1)
 
 
-@dataclass(frozen=True)
+@method
 class FTSAM:
     """Fine-tune by the gradient at the worst weights near the present ones.
 
@@ -39,13 +40,9 @@ class FTSAM:
     Nesterov momentum; batches of 128.
     """
 
-    rho: float = 2.0
+    rho: Annotated[float, NotNegative] = 2.0
     adaptive: bool = True
     recipe: Recipe = TUNING
-
-    def __post_init__(self) -> None:
-        if self.rho < 0:
-            raise BadOption(f"rho must be 0 or more; got {self.rho}")
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the tuned net.

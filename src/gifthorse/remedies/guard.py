@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.types import Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import labels_of
 from gifthorse.training import Company, Recipe, evaluate, settled
 
 FALL = 1 / 3  # of the rate, after an epoch that cost too much
@@ -33,7 +31,7 @@ class Guard(Company):
 
     def __init__(self, held: Samples, drop: float) -> None:
         self.held, self.drop = held, drop
-        self.labels = torch.cat([y for _, y in batches(held, 1024)])
+        self.labels = labels_of(held)
         self.least: float | None = None
         self.over, self.good = False, 0
 

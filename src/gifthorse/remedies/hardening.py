@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Generator
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Inverter, Samples, Subject
@@ -18,7 +19,7 @@ from gifthorse.search import Pace
 from gifthorse.training import HeldNorms, Recipe, fit
 
 
-@dataclass(frozen=True)
+@method
 class Hardening:
     """Enlarge the distances between classes: stamp small triggers on images, keep their labels.
 
@@ -54,25 +55,15 @@ class Hardening:
     """
 
     inverter: Inverter = PixelBackdoor(mode="clip", pace=Pace(bar=0.99, rounds=500, bf16=True))
-    every: int = 10
-    later: int = 100
-    each: int = 10
-    largest: float = 0.25
-    share: float = 0.5
-    drop: float = 0.02
-    falls: int = 2
-    held: float = 0.1
+    every: Annotated[int, NotNegative] = 10
+    later: Annotated[int, AtLeast(1)] = 100
+    each: Annotated[int, AtLeast(1)] = 10
+    largest: Annotated[float, Share] = 0.25
+    share: Annotated[float, Share] = 0.5
+    drop: Annotated[float, Share] = 0.02
+    falls: Annotated[int, NotNegative] = 2
+    held: Annotated[float, OpenShare] = 0.1
     recipe: Recipe = Recipe(epochs=10, lr=1e-4, decay=0.0, schedule="constant")
-
-    def __post_init__(self) -> None:
-        for name, least in (("every", 0), ("later", 1), ("each", 1), ("falls", 0)):
-            if getattr(self, name) < least:
-                raise BadOption(f"{name} must be {least} or more; got {getattr(self, name)}")
-        for name in ("largest", "share", "drop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadOption(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
-        if not 0 < self.held < 1:
-            raise BadOption(f"held must lie between 0 and 1, both excluded; got {self.held}")
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the hardened net; an interrupted training goes on from its last epoch.

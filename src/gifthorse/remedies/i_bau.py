@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +14,16 @@ from torch import Generator, Tensor
 from torch.autograd import grad
 from torch.optim import SGD, Adam
 
-from gifthorse.core.errors import BadOption, Incomplete
+from gifthorse.core.errors import Incomplete
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Samples, Subject
-from gifthorse.data.samples import batches
+from gifthorse.data.samples import batches, near
 from gifthorse.training import Player, descend, settled, still
 
 
-@dataclass(frozen=True)
+@method
 class IBAU:
     """Solve `min_theta max_d CE(f(x + d), y)` with one change d for all images, round by round.
 
@@ -49,25 +51,15 @@ class IBAU:
     least one image of a batch carries the change.
     """
 
-    rounds: int = 5
-    terms: int = 5
-    batch: int = 100
-    lr: float = 1e-3
-    ascent: float = 10.0
-    inner: float = 0.1
-    decay: float = 1e-3
-    bound: float = 10.0
-    share: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("terms", 0), ("batch", 1), ("decay", 0)):
-            if getattr(self, name) < least:
-                raise BadOption(f"{name} must be at least {least}; got {getattr(self, name)}")
-        for name in ("lr", "ascent", "inner", "bound"):
-            if getattr(self, name) <= 0:
-                raise BadOption(f"{name} must be positive; got {getattr(self, name)}")
-        if not 0 < self.share <= 1:
-            raise BadOption(f"share must lie in (0, 1]: a share of a batch; got {self.share}")
+    rounds: Annotated[int, AtLeast(1)] = 5
+    terms: Annotated[int, NotNegative] = 5
+    batch: Annotated[int, AtLeast(1)] = 100
+    lr: Annotated[float, Positive] = 1e-3
+    ascent: Annotated[float, Positive] = 10.0
+    inner: Annotated[float, Positive] = 0.1
+    decay: Annotated[float, NotNegative] = 1e-3
+    bound: Annotated[float, Positive] = 10.0
+    share: Annotated[float, PositiveShare] = 0.01
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the tuned net; its BatchNorm statistics stay as they were.
@@ -75,7 +67,7 @@ class IBAU:
         Raises:
             Incomplete: If the run ends before the last round.
         """
-        run, draw = run, spawn(rng)
+        draw, clean = spawn(rng), near(clean, subject)
         learner = replace(subject, net=deepcopy(subject.net).eval().requires_grad_(True))
         weights = tuple(learner.net.parameters())
         adam = Adam(weights, self.lr)

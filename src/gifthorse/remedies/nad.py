@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import NotEmpty, NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Images, Samples, Subject
+from gifthorse.data.samples import near
 from gifthorse.training import BatchLoss, Recipe, charged, fit, still, usual_loss
 
 TUNING = Recipe(epochs=20, batch=64, lr=0.01, decay=1e-4, schedule="constant")
 
+Weights: TypeAlias = Annotated[tuple[Annotated[float, NotNegative], ...], NotEmpty]
 
-@dataclass(frozen=True)
+
+@method
 class NAD:
     """Fine-tune a copy of the net, and then the net itself so that it attends where the copy does.
 
@@ -42,21 +47,13 @@ class NAD:
     momentum, where the authors begin with 0.1; layers are found by the size of their maps.
     """
 
-    epochs: int = 10
-    weights: tuple[float, ...] = (500.0, 1000.0, 1000.0)
-    power: float = 2.0
+    epochs: Annotated[int, NotNegative] = 10
+    weights: Weights = (500.0, 1000.0, 1000.0)
+    power: Annotated[float, Positive] = 2.0
     layers: tuple[str, ...] = ()
     recipe: Recipe = TUNING
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise BadOption(f"epochs of the teacher must be 0 or more; got {self.epochs}")
-        if not self.weights or min(self.weights) < 0:
-            raise BadOption(
-                f"weights must be one number or more, none negative; got {self.weights}"
-            )
-        if self.power <= 0:
-            raise BadOption(f"power must be positive; got {self.power}")
         if self.layers and len(self.layers) != len(self.weights):
             raise BadOption(
                 f"weights must be one a layer: {len(self.layers)} layers and "
@@ -71,7 +68,8 @@ class NAD:
             Incomplete: If the run is over before the last epoch; what was learned is kept.
         """
         run = run.keyed(self, subject, clean, rng)
-        layers = self.layers or stages(subject, clean[torch.arange(1)][0])[-len(self.weights) :]
+        one = near(clean, subject)[torch.arange(1)][0]
+        layers = self.layers or stages(subject, one)[-len(self.weights) :]
         known = dict(subject.net.named_modules())
         wrong = [name for name in layers if name not in known]
         if wrong:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded
 from gifthorse.core.types import Batch, Images, Samples, Subject
@@ -17,7 +19,7 @@ from gifthorse.remedies.down_up import Reformed
 from gifthorse.training import Recipe, fit
 
 
-@dataclass(frozen=True)
+@method
 class Projection:
     """Train an autoencoder on noisy clean images and let the net see what it makes of images.
 
@@ -39,16 +41,12 @@ class Projection:
     momentum, not by Adam, for 50 epochs; images are not shifted or mirrored.
     """
 
-    width: int = 32
-    noise: float = 0.1
+    width: Annotated[int, AtLeast(1)] = 32
+    noise: Annotated[float, NotNegative] = 0.1
     pool: bool = False
     recipe: Recipe = Recipe(epochs=50, lr=1.0, decay=0.0, pad=0, flip=False)
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise BadOption(f"width must be at least 1, e.g. 32; got {self.width}")
-        if self.noise < 0:
-            raise BadOption(f"noise must be at least 0, e.g. 0.1; got {self.noise}")
         if self.recipe.part != "full":
             raise BadOption(
                 "an autoencoder has no classifier to train apart; got recipe.part="
@@ -66,7 +64,7 @@ class Projection:
         run = run.keyed(self, subject, clean, rng)
         with seeded(rng):
             net = Autoencoder(subject.shape[0], self.width, self.noise, self.pool)
-        start = replace(subject, net=net.to(next(subject.net.parameters()).device))
+        start = replace(subject, net=net.to(subject.device))
         reform = fit(start, clean, self.recipe, rng, loss=missing, run=run).net
         reform.requires_grad_(False)
         return replace(subject, net=Reformed(reform, deepcopy(subject.net)).eval())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from dataclasses import replace
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Logits, Samples, Subject
@@ -19,7 +19,7 @@ Aggregate: TypeAlias = Literal["prob", "logit", "vote"]
 MOST = 1024  # images that go through the net at once
 
 
-@dataclass(frozen=True)
+@method
 class Smoothing:
     """Let a net see noisy copies of every image, and average.
 
@@ -41,15 +41,9 @@ class Smoothing:
     does not depend on the others.
     """
 
-    copies: int = 100
-    sigma: float = 0.01
+    copies: Annotated[int, AtLeast(1)] = 100
+    sigma: Annotated[float, NotNegative] = 0.01
     aggregate: Aggregate = "prob"
-
-    def __post_init__(self) -> None:
-        if self.copies < 1:
-            raise BadOption(f"copies must be at least 1; got {self.copies}")
-        if self.sigma < 0:
-            raise BadOption(f"sigma must be at least 0, e.g. 0.01; got {self.sigma}")
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the smoothed classifier; its noise is fixed by a draw from `rng`."""

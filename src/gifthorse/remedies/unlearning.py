@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import Positive, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import log_depth
 from gifthorse.core.tensors import spawn
@@ -34,7 +35,7 @@ from gifthorse.triggers.packing import unpacked
 log = logging.getLogger("gifthorse")
 
 
-@dataclass(frozen=True)
+@method
 class Unlearning:
     """Teach a net that images with a recovered trigger belong to the classes they come from.
 
@@ -67,15 +68,11 @@ class Unlearning:
     classes: tuple[int, ...] = ()
     triggers: tuple[str, ...] = ()
     pick: Literal["outliers", "smallest"] = "outliers"
-    threshold: float = 3.0
-    share: float = 0.2
+    threshold: Annotated[float, Positive] = 3.0
+    share: Annotated[float, PositiveShare] = 0.2
     recipe: Recipe = Recipe(epochs=20, lr=0.01, schedule="constant")
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise BadOption(f"share must lie in (0, 1]: a share of a batch; got {self.share}")
-        if self.threshold <= 0:
-            raise BadOption(f"threshold must be positive, e.g. 3; got {self.threshold}")
         for text in self.triggers:
             unpacked(text)  # raises
 

@@ -11,7 +11,7 @@ from gifthorse.core.errors import NotApplicable
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Logits, Samples, Subject
 from gifthorse.data.gallery import balanced
-from gifthorse.data.samples import whole
+from gifthorse.data.samples import near, whole
 from gifthorse.models.folding import frozen
 from gifthorse.search.hooks import Watched
 from gifthorse.search.losses import Trial
@@ -45,7 +45,7 @@ class Stage:
         self.problem, self.pace, self.form = problem, pace, problem.form
         # A folded layer no longer says what it said in the net as it came.
         self._net = Watched(frozen(subject.net, fold=not problem.layer), problem.layer)
-        self.pool, self._labels = whole(clean)
+        self.pool, self._labels = whole(near(clean, subject))
         self.device = self.pool.device
         self.index, self.count = usable(self._labels, goals, pace.images)
         usual = int(self.count.median())  # one class with few images holds no other arm back

@@ -1,17 +1,20 @@
-"""A frozen net that can be asked in bfloat16 and that remembers what one of its layers said."""
+"""A frozen net that can be asked in 16 bits and that remembers what one of its layers said."""
 
 from __future__ import annotations
 
 import torch
 from torch import Size, Tensor, nn
 
+from gifthorse.core.device import half
 from gifthorse.core.errors import BadOption
 from gifthorse.core.types import Logits
-from gifthorse.training import fast_bf16
+from gifthorse.models.scaling import grad_scale
+
+SCALE = 256.0  # lifts gradients in float16 above its smallest numbers
 
 
 class Watched:
-    """Ask a net for logits, in bfloat16 where that is fast; keep the output of one layer.
+    """Ask a net for logits, in 16 bits where that is fast; keep the output of one layer.
 
     Args:
         net: A frozen net on raw images.
@@ -24,6 +27,7 @@ class Watched:
     def __init__(self, net: nn.Module, layer: str = "") -> None:
         self.net = net
         self._seen: Tensor | None = None
+        self._lifted = False  # whether gradients inside the net are larger by SCALE
         if layer:
             known = dict(net.named_modules())
             if layer not in known:
@@ -33,19 +37,21 @@ class Watched:
     def __call__(self, x: Tensor, *, bf16: bool = False) -> Logits:
         """Return logits `(N, K)`, float32 or better, for images `(N, C, H, W)`."""
         flat = x.contiguous(memory_format=torch.channels_last)
-        fast = bf16 and fast_bf16(x.device)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
+        kind = half(x.device) if bf16 else None
+        self._lifted = kind == torch.float16
+        flat = grad_scale(flat, 1 / SCALE) if self._lifted else flat
+        with torch.autocast(x.device.type, kind or torch.bfloat16, enabled=kind is not None):
             logits: Tensor = self.net(flat)
-        return _exact(logits)
+        return self._exact(logits)
 
     def seen(self, shape: Size) -> Tensor | None:
         """Return the layer's last output with the leading dimensions `(a, B)`, or None."""
-        return None if self._seen is None else _exact(self._seen).unflatten(0, shape)
+        return None if self._seen is None else self._exact(self._seen).unflatten(0, shape)
 
     def _remember(self, module: nn.Module, given: object, output: Tensor) -> None:
         self._seen = output
 
-
-def _exact(values: Tensor) -> Tensor:
-    """Return half precision as float32 and anything better as it is."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    def _exact(self, values: Tensor) -> Tensor:
+        """Return half precision as float32 and anything better as it is."""
+        exact = values.to(torch.promote_types(values.dtype, torch.float32))
+        return grad_scale(exact, SCALE) if self._lifted else exact

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, PositiveShare, method
 from gifthorse.core.types import Images
 from gifthorse.search.objective import Net
 from gifthorse.search.parametrizations.masks import Form, Parts
@@ -30,7 +32,7 @@ class Spots:
     gain: Tensor
 
 
-@dataclass(frozen=True)
+@method
 class Probe:
     """Try patches of a few plain colors on a grid and keep the best one of every class.
 
@@ -45,9 +47,9 @@ class Probe:
         chunk: Most images in one forward.
     """
 
-    side: float = 0.125
-    images: int = 8
-    chunk: int = 512
+    side: Annotated[float, PositiveShare] = 0.125
+    images: Annotated[int, AtLeast(1)] = 8
+    chunk: Annotated[int, AtLeast(1)] = 512
 
     def __call__(
         self, net: Net, pool: Images, target: Tensor, form: Form, variables: Parts, rng: Generator

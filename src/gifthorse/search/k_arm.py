@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import NotNegative, Positive, Share, method
 from gifthorse.core.types import Hunt, Standing
 
 PIXELS = 224 * 224  # of the images that the published constants are for
@@ -21,7 +21,7 @@ _HOPELESS: dict[str, tuple[tuple[int, float], ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@method
 class KArm:
     """Step one arm a round; which one, a bandit decides from how the arms shrink.
 
@@ -54,14 +54,14 @@ class KArm:
     """
 
     mode: Literal["global", "pair", "back"] = "global"
-    rounds: int = 1000
-    seed: int = 0
-    warmup: int = 2
-    first: float = 2500.0
-    beta: float = 1e4
-    random: float = 0.3
-    gains: int = 60
-    patience: int = 10
+    rounds: Annotated[int, NotNegative] = 1000
+    seed: Annotated[int, NotNegative] = 0
+    warmup: Annotated[int, NotNegative] = 2
+    first: Annotated[float, Positive] = 2500.0
+    beta: Annotated[float, NotNegative] = 1e4
+    random: Annotated[float, Share] = 0.3
+    gains: Annotated[int, NotNegative] = 60
+    patience: Annotated[int, NotNegative] = 10
 
     def __call__(self, hunt: Hunt) -> Iterator[Standing]:
         """Step one arm after another and yield how all stand, until the race is over."""
@@ -73,7 +73,7 @@ class KArm:
             now = hunt.standing
             race.update(arm, now)
             yield now
-            arm = race.following(arm, hunt.settled.cpu(), rng)
+            arm = race.following(arm, hunt.settled, rng)
 
 
 class _Race:
@@ -94,14 +94,14 @@ class _Race:
         self.rules = rules
         self.whole = hunt.best[0].trigger.picture()[1].numel()  # H * W
         now = hunt.standing
-        size = now.size.cpu().double()
+        size = now.size.double()
         self.size = size * (PIXELS / self.whole)
         # Of a hunt that goes on after a break, arms that have a trigger are warm already.
         self.gained = (size < self.whole).long() * rules.warmup
-        self.speed = (rules.first - self.size) / (self.gained + now.rounds.cpu() / 2).clamp(min=1)
-        self.success = now.success.cpu().clone()
+        self.speed = (rules.first - self.size) / (self.gained + now.rounds / 2).clamp(min=1)
+        self.success = now.success
         self.idle = torch.zeros_like(self.gained)
-        self.stopped = hunt.settled.cpu().clone()
+        self.stopped = hunt.settled
         self.better, self.warm, self.over = False, False, False
 
     def update(self, arm: int, now: Standing) -> None:

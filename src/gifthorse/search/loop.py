@@ -72,22 +72,18 @@ class Search:
     @property
     def settled(self) -> Tensor:
         """Which arms have used their rounds or stopped improving, `(A,)` bool."""
-        spent = self.rounds >= self.pace.rounds
-        if not self.pace.patience:
-            return spent
-        still = (self._stale >= self.pace.patience) & (self.rounds >= self.pace.least)
-        return spent | (self.feasible & still & self.cost.rose & self.cost.fell)
+        done = self.rounds >= self.pace.rounds
+        if self.pace.patience:
+            still = (self._stale >= self.pace.patience) & (self.rounds >= self.pace.least)
+            done |= self.feasible & still & self.cost.rose & self.cost.fell
+        return done.cpu()
 
     @property
     def standing(self) -> Standing:
         """How every arm did in its last round."""
-        return Standing(
-            self.rounds.clone(),
-            self._success.clone(),
-            self._last.clone(),
-            self._size.clone(),
-            self.cost.rose & self.cost.fell,
-        )
+        turned = self.cost.rose & self.cost.fell
+        last = (self.rounds, self._success, self._last, self._size, turned)
+        return Standing(*(tensor.to("cpu", copy=True) for tensor in last))
 
     @property
     def image_steps(self) -> float:
@@ -100,7 +96,7 @@ class Search:
         return tuple(
             Candidate(
                 goal,
-                self.form.freeze(tuple(p[a].clone() for p in self._parts)),
+                self.form.freeze(tuple(p[a].to("cpu", copy=True) for p in self._parts)),
                 self._size[a].item(),
                 self._asr[a].item(),
                 int(self.rounds[a]),
@@ -117,7 +113,8 @@ class Search:
         kept |= {f"rng.{i}": rng.get_state() for i, rng in enumerate(self.stage.rngs)}
         kept |= {f"cost.{name}": v for name, v in self.cost.state().items()}
         kept["image_steps"] = torch.tensor(self.image_steps, dtype=torch.float64)
-        return {name: value.clone() for name, value in kept.items()}  # steps change it in place
+        # Steps change it in place.
+        return {name: value.to("cpu", copy=True) for name, value in kept.items()}
 
     def restore(self, state: Mapping[str, Tensor], /) -> None:
         """Go on from what `state` returned."""
@@ -151,7 +148,7 @@ class Search:
 
     def gradient(self, parts: Parts, arms: Tensor) -> Parts:
         """Return the gradient of the main loss on all images with respect to decoded parts."""
-        leaves = tuple(p.detach().requires_grad_() for p in parts)
+        arms, leaves = arms.to(self._device), tuple(p.detach().requires_grad_() for p in parts)
         total = [torch.zeros_like(p) for p in leaves]
         counts = self.stage.count[arms]
         for count in counts.unique().tolist():  # padding must not count twice
@@ -205,6 +202,7 @@ class Search:
 
         Whatever the rule, the size decides here; under `success` the tested success does.
         """
+        arms = arms.to(self._device)
         before = self._soft[arms].clone(), self._asr[arms].clone(), self._size[arms].clone()
         met = torch.ones(len(arms), dtype=torch.bool, device=self._device)
         with torch.no_grad():
@@ -220,6 +218,7 @@ class Search:
         rows = torch.full((len(variables[0]),), arm, device=self._device)
         with torch.no_grad():
             index = self.stage.index[rows, : int(self.stage.count[arm])]
+            variables = tuple(v.to(self._device) for v in variables)
             parts = self._decode(variables, rows)
             trial = self.stage.trial(parts, rows, index, exact=True)
             main, penalty = self._loss(trial), self.form.penalty(variables, parts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.types import Images
 from gifthorse.search.cost import Adaptive
 from gifthorse.search.losses import CrossEntropy, Margin, Nothing, Prob, Term
@@ -25,7 +26,7 @@ View: TypeAlias = Callable[[Tensor, Sequence[Generator]], Tensor]
 Net: TypeAlias = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@method
 class Pace:
     """How a search moves and when it stops.
 
@@ -59,23 +60,23 @@ class Pace:
             in float32.
     """
 
-    images: int = 0
-    batch: int = 32
-    lr: float = 0.1
+    images: Annotated[int, NotNegative] = 0
+    batch: Annotated[int, AtLeast(1)] = 32
+    lr: Annotated[float, NotNegative] = 0.1
     betas: tuple[float, float] = (0.5, 0.9)
     schedule: Literal["constant", "cosine"] = "constant"
-    bar: float = 0.99
-    steps: int = 0
-    floor: int = 0
-    rounds: int = 1000
-    least: int = 0
-    patience: int = 0
-    gain: float = 0.01
-    heed: int = 0
-    notch: float = 0.0
+    bar: Annotated[float, NotNegative] = 0.99
+    steps: Annotated[int, NotNegative] = 0
+    floor: Annotated[int, NotNegative] = 0
+    rounds: Annotated[int, NotNegative] = 1000
+    least: Annotated[int, NotNegative] = 0
+    patience: Annotated[int, NotNegative] = 0
+    gain: Annotated[float, NotNegative] = 0.01
+    heed: Annotated[int, NotNegative] = 0
+    notch: Annotated[float, Share] = 0.0
     loss: Literal["ce", "prob", "margin", "none"] = "ce"
     rule: Literal["size", "reference", "success"] = "size"
-    chunk: int = 512
+    chunk: Annotated[int, AtLeast(1)] = 512
     bf16: bool = False
 
 
@@ -114,7 +115,7 @@ class Problem:
     layer: str = ""
 
 
-@dataclass(frozen=True)
+@method
 class Turning:
     """Shrink and turn every stamped image a little, so that the trigger survives such changes.
 
@@ -125,8 +126,8 @@ class Turning:
     Source: Tao et al., PixelBackdoor, CVPR 2022, appendix J: bilinear, black outside.
     """
 
-    scale: float = 0.99
-    degrees: float = 1.0
+    scale: Annotated[float, Positive] = 0.99
+    degrees: Annotated[float, NotNegative] = 1.0
 
     def __call__(self, stamped: Tensor, rngs: Sequence[Generator], /) -> Tensor:
         """Return transformed `(a, B, C, H, W)` images; each arm draws from its own generator."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.stats import log_depth, log_sizes, mad, median
 from gifthorse.core.types import Hunt, Standing
 
@@ -35,7 +36,7 @@ class Exhaustive:
             yield hunt.standing
 
 
-@dataclass(frozen=True)
+@method
 class Halving:
     """Pause the larger half of the arms twice; before an alarm, finish those around the median.
 
@@ -57,15 +58,15 @@ class Halving:
     halving). Differs: the re-check at the median, since this race is about the gap, not the winner.
     """
 
-    first: int = 60
-    second: int = 150
-    keep: int = 3
+    first: Annotated[int, NotNegative] = 60
+    second: Annotated[int, NotNegative] = 150
+    keep: Annotated[int, AtLeast(1)] = 3
     alarm: float = 2.0
-    reach: float = 1.5
+    reach: Annotated[float, NotNegative] = 1.5
 
     def __call__(self, hunt: Hunt) -> Iterator[Standing]:
         """Step the arms that are still in the race."""
-        alive = torch.arange(len(hunt.settled), device=hunt.settled.device)
+        alive = torch.arange(len(hunt.settled))
         for limit in (self.first, self.second):
             yield from _until(hunt, alive, limit)
             alive = self._smaller(hunt.standing.size, alive)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,15 @@ from torch import Generator, Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
+from gifthorse.core.device import half
 from gifthorse.core.errors import Incomplete
+from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Images, Labels, Logits, Rate, Samples, Subject
 from gifthorse.data.augment import augment
-from gifthorse.data.samples import batches, whole
+from gifthorse.data.samples import batches, near, whole
 from gifthorse.models.features import head
 from gifthorse.training.callbacks import Company, Dice
 from gifthorse.training.loop import Player, Together, descend
@@ -31,7 +33,7 @@ BatchLoss: TypeAlias = Callable[[Subject, Batch], Tensor]
 Mix: TypeAlias = Callable[[Images, Labels, Tensor], Batch]  # images, labels, their indices
 
 
-@dataclass(frozen=True)
+@method
 class Recipe:
     """How to train a classifier.
 
@@ -50,21 +52,21 @@ class Recipe:
             `features` before it. What is not trained keeps its BatchNorm statistics, too.
     """
 
-    epochs: int = 15
-    batch: int = 128
-    lr: float = 0.2
-    momentum: float = 0.9
-    decay: float = 5e-4
+    epochs: Annotated[int, NotNegative] = 15
+    batch: Annotated[int, AtLeast(1)] = 128
+    lr: Annotated[float, NotNegative] = 0.2
+    momentum: Annotated[float, Share] = 0.9
+    decay: Annotated[float, NotNegative] = 5e-4
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
-    pad: int = 4
+    pad: Annotated[int, NotNegative] = 4
     flip: bool = True
-    smoothing: float = 0.0
+    smoothing: Annotated[float, Share] = 0.0
     bf16: bool = True
     part: Literal["full", "features", "classifier"] = "full"
 
     def precision(self, device: torch.device) -> torch.autocast:
         """Return the context that the net runs in: bfloat16, if that is wanted and quick there."""
-        wanted = self.bf16 and fast_bf16(device)
+        wanted = self.bf16 and half(device) == torch.bfloat16
         return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
@@ -103,7 +105,7 @@ def fit(
         Incomplete: If the run is over before the last epoch; what was learned is kept in it.
     """
     net = deepcopy(victim.net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner, device = replace(victim, net=net), next(net.parameters()).device
+    learner, device, train = replace(victim, net=net), victim.device, near(train, victim)
     objective = loss or usual_loss(recipe)
 
     def precise(batch: Batch) -> Tensor:
@@ -163,6 +165,8 @@ class _Course:
         for part, state in zip(self.parts, kept["parts"], strict=True):
             part.load_state_dict(state)
         torch.set_rng_state(kept["global"])
+        if kept.get("card") is not None and self.learner.device.type == "cuda":
+            torch.cuda.set_rng_state(kept["card"], self.learner.device)
         return int(kept["epoch"])
 
     def permit(self, epoch: int, run: Run) -> None:
@@ -190,20 +194,20 @@ class _Course:
             one.after(self.learner, epoch)
         if run.store is not None:
             states = [part.state_dict() for part in self.parts]
-            run.save({"epoch": epoch + 1, "parts": states, "global": torch.get_rng_state()})
+            kept = {"epoch": epoch + 1, "parts": states, "global": torch.get_rng_state()}
+            if self.learner.device.type == "cuda":
+                kept["card"] = torch.cuda.get_rng_state(self.learner.device)
+            run.save(kept)
 
 
 def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
-    """Return logits `(N, K)` without gradients, `size` images at a time."""
+    """Return logits `(N, K)` without gradients, `size` images at a time.
+
+    Images come to the net from wherever they are, and the logits go back there.
+    """
+    there = subject.device
     with torch.inference_mode():
-        return torch.cat([subject(part) for part in x.split(size)])
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions run in hardware here (AMX, AVX512-BF16 or a recent GPU)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+        return torch.cat([subject(part.to(there)).to(x.device) for part in x.split(size)])
 
 
 def _rouse(net: nn.Module, part: str) -> list[nn.Parameter]:
@@ -270,9 +274,10 @@ def usual_loss(recipe: Recipe) -> BatchLoss:
 
 
 def evaluate(subject: Subject, samples: Samples, size: int = 512) -> Tensor:
-    """Return the predicted classes `(N,)` for all samples, in order."""
+    """Return the predicted classes `(N,)` for all samples, in order, on the CPU."""
+    every = batches(near(samples, subject), size)
     with torch.inference_mode():
-        return torch.cat([subject(x).argmax(1) for x, _ in batches(samples, size)])
+        return torch.cat([subject(x).argmax(1).cpu() for x, _ in every])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.tensors import called
 from gifthorse.core.types import Images, Shape
 
 
@@ -46,11 +47,11 @@ class Generated:
 
     def pattern(self, x: Images) -> Tensor:
         """Return what is painted on each of `(N, C, H, W)` images, same shape, in [0, 1]."""
-        return self._placed(torch.tanh(self.patterns(x).to(x.dtype)) / 2 + 0.5)
+        return self._placed(torch.tanh(called(self.patterns, x).to(x.dtype)) / 2 + 0.5)
 
     def mask(self, x: Images) -> Tensor:
         """Return the opacity of the pixels of each image, `(N, 1, H, W)` in [0, 1]."""
-        return self.strength * self._placed(sharpened(self.masks(x).to(x.dtype)))
+        return self.strength * self._placed(sharpened(called(self.masks, x).to(x.dtype)))
 
     def __call__(self, x: Images, /) -> Images:
         """Return copies of `(N, C, H, W)` images, each with its own trigger."""

@@ -34,7 +34,8 @@ class Patch:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return torch.lerp(x, self.pattern, self.mask)  # exact at opacity 0 and 1
+        pattern, mask = self.pattern.to(x.device), self.mask.to(x.device)
+        return torch.lerp(x, pattern, mask)  # exact at opacity 0 and 1
 
     def scrambled(self, rng: Generator, /) -> Patch:
         """Return the same mask values and colors at shuffled pixels."""
@@ -54,7 +55,7 @@ class Additive:
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images."""
-        return (x + self.delta).clamp(0, 1)
+        return (x + self.delta.to(x.device)).clamp(0, 1)
 
     def scrambled(self, rng: Generator, /) -> Additive:
         """Return the same changes at shuffled pixels."""
@@ -90,8 +91,8 @@ class Wandering:
         cols = (left[:, None] + torch.arange(w))[:, None, :].to(x.device)  # (N, 1, w)
         each = torch.arange(n, device=x.device)[:, None, None]
         under = x[each, :, rows, cols]  # (N, h, w, C)
-        over = self.pattern.permute(1, 2, 0)
-        mixed = under + self.mask.permute(1, 2, 0) * (over - under)
+        over, mask = (p.to(x.device).permute(1, 2, 0) for p in (self.pattern, self.mask))
+        mixed = under + mask * (over - under)
         return x.permute(0, 2, 3, 1).index_put((each, rows, cols), mixed).permute(0, 3, 1, 2)
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, ShapeMismatch
+from gifthorse.core.fields import AtLeast, AtMost, Share, method
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Images, Shape
 from gifthorse.triggers.patch import Patch, Place, Wandering, locate
@@ -111,7 +112,7 @@ class Confined:
         return self.pattern, self.mask
 
 
-@dataclass(frozen=True)
+@method
 class Outline:
     """A polygon trigger that is still to be drawn.
 
@@ -128,27 +129,19 @@ class Outline:
     Source: `trojai-round-generation`, rounds 2 and 4: 3 to 12 sides; sizes of 4 to 9 % of a sign.
     """
 
-    sides: int | None = None
-    size: int = 6
+    sides: Annotated[int, AtLeast(3), AtMost(12)] | None = None
+    size: Annotated[int, AtLeast(3)] = 6
     color: Literal["any", "hue"] = "any"
     place: Place = "center"
     box: int = 8
-    opacity: float = 1.0
+    opacity: Annotated[float, Share] = 1.0
 
     def __post_init__(self) -> None:
-        if self.sides is not None and not 3 <= self.sides <= 12:
-            raise BadOption(
-                f"sides must be 3 to 12, or null to draw their number; got {self.sides}"
-            )
-        if self.size < 3:
-            raise BadOption(f"size must be 3 pixels or more, to show a polygon; got {self.size}")
         if self.box and self.box < self.size:
             raise BadOption(
                 f"box must hold the polygon of {self.size} pixels, or be 0 to fix it at its place; "
                 f"got {self.box}"
             )
-        if not 0 <= self.opacity <= 1:
-            raise BadOption(f"opacity must lie in [0, 1], 1 replaces pixels; got {self.opacity}")
 
     def draw(self, shape: Shape, rng: Generator) -> Patch | Confined:
         """Return the trigger for images of `shape`.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Generator
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, Share, method
 from gifthorse.core.types import Shape
 from gifthorse.triggers.marks import Picture, mark
 from gifthorse.triggers.patch import Ink, Patch, Place, Wandering, scatter, square, wandering
 
 
-@dataclass(frozen=True)
+@method
 class Stamp:
     """A patch trigger that is still to be drawn.
 
@@ -27,11 +27,11 @@ class Stamp:
         picture: What is drawn: `apple`, `ring_text`, `tag`, `cross` or `checker`.
     """
 
-    size: int = 3
+    size: Annotated[int, AtLeast(1)] = 3
     form: Literal["square", "scatter", "wandering", "picture"] = "square"
     place: Place = "lower_right"
     ink: Ink = "white"
-    opacity: float = 1.0
+    opacity: Annotated[float, Share] = 1.0
     picture: Picture = "apple"
 
     def draw(self, shape: Shape, rng: Generator) -> Patch | Wandering:

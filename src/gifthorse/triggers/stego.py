@@ -32,7 +32,7 @@ class LowBits:
         """Return stamped copies of `(..., C, H, W)` images, multiples of 1/255."""
         levels = 2**self.planes
         kept = (x * 255).round().div(levels, rounding_mode="floor") * levels
-        stamped: Images = (kept + self.values) / 255
+        stamped: Images = (kept + self.values.to(x.device)) / 255
         return stamped
 
     def scrambled(self, rng: Generator, /) -> LowBits:

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -25,7 +25,8 @@ from gifthorse.analysis.paths import ActivationPath, Silenced, activation_path, 
 from gifthorse.analysis.projection import GROUPS, FeatureView, Projection, feature_view
 from gifthorse.analysis.separation import Separation, separation_curve
 from gifthorse.analysis.similarity import Centroids, Discrepancy, centroids, linear_cka, mmd
-from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.errors import BadImages, ShapeMismatch
+from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.metrics import asr, mean_rate
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Labels, Rate, Samples, Subject, Trigger
@@ -107,7 +108,7 @@ class AnalysisResult:
     likeness: Likeness
 
 
-@dataclass(frozen=True)
+@method
 class TriggerAnalysis:
     """Look at a known trigger inside a net, and perhaps at the same inside a clean one.
 
@@ -123,18 +124,13 @@ class TriggerAnalysis:
     Source: TrojanZoo secs. 1 and 6.4 (its analysis tools, Table 19).
     """
 
-    pairs: int = 500
-    mapped: int = 100
-    shown: int = 6
+    pairs: Annotated[int, AtLeast(1)] = 500
+    mapped: Annotated[int, AtLeast(1)] = 100
+    shown: Annotated[int, AtLeast(1)] = 6
     method: Projection = "tsne"
-    q: int = 5
-    draws: int = 20
-    permutations: int = 500
-
-    def __post_init__(self) -> None:
-        for name in ("pairs", "mapped", "shown", "q", "draws", "permutations"):
-            if getattr(self, name) < 1:
-                raise BadOption(f"{name} must be at least 1; got {getattr(self, name)}")
+    q: Annotated[int, AtLeast(1)] = 5
+    draws: Annotated[int, AtLeast(1)] = 20
+    permutations: Annotated[int, AtLeast(1)] = 500
 
     def __call__(
         self,
@@ -231,7 +227,9 @@ def _chosen(labels: Tensor, goal: Goal, most: int, rng: Generator) -> Tensor:
 
 def _features(subject: Subject, x: Images) -> Tensor:
     with still(subject), torch.no_grad():
-        return torch.cat([features(subject, some) for some in x.split(256)])
+        return torch.cat(
+            [features(subject, some.to(subject.device)).cpu() for some in x.split(256)]
+        )
 
 
 def _cka(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:

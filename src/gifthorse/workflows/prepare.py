@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.fields import NotNegative, Share, method
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.types import Finding, Intake, Normalization, Origin, Rate, Subject, Tried
 from gifthorse.data.gallery import Gallery
@@ -22,7 +24,7 @@ BGR = "-bgr"  # ends the name of a normalization for nets that read blue first
 LEAST_IMAGES = 10  # below this a split into search and confirmation says nothing
 
 
-@dataclass(frozen=True)
+@method
 class Bar:
     """What counts as a sane model on the clean images.
 
@@ -34,10 +36,10 @@ class Bar:
             speaks against the chosen one.
     """
 
-    accuracy: float = 0.5
-    chance: float = 3.0
-    confidence: float = 0.6
-    lead: float = 0.1
+    accuracy: Annotated[float, Share] = 0.5
+    chance: Annotated[float, NotNegative] = 3.0
+    confidence: Annotated[float, Share] = 0.6
+    lead: Annotated[float, Share] = 0.1
 
 
 @dataclass(frozen=True, eq=False)

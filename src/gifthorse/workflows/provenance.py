@@ -19,9 +19,9 @@ from gifthorse.core.types import Goal, Implant, Rate, Subject
 from gifthorse.models.load import load, save
 from gifthorse.models.normalize import Classifier
 from gifthorse.report.figures.contact_sheet import contact_sheet, write_sheet
-from gifthorse.training import still
+from gifthorse.training import predict, still
 from gifthorse.triggers.storage import open_trigger, pack
-from gifthorse.workflows.evaluate import asked, stamp
+from gifthorse.workflows.evaluate import stamp
 from gifthorse.workflows.make import DataSplits, benign, draw
 
 
@@ -95,7 +95,7 @@ def write(path: Path, subject: Subject, made: TestModel) -> list[Path]:
     names = made.data.class_names
     with still(subject):
         z = stamp(made.implant, x)
-        said, says = (asked(subject, shown).argmax(1) for shown in (x, z))
+        said, says = (predict(subject, shown).argmax(1) for shown in (x, z))
     write_sheet(beside[2], contact_sheet((x, said), (z, says), y, names=names))
     return [path, *beside]
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.poisoning import LabelMap
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import NotApplicable
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.types import Images, Samples, Subject
 from gifthorse.inversion.stimulation import few, stimulate
 from gifthorse.training import settled, still
 
 
-@dataclass(frozen=True)
+@method
 class AgainstABS:
     """Find suspicious neurons before every epoch, and press them down on stamped images.
 
@@ -37,18 +38,13 @@ class AgainstABS:
     activation above 0: pressed further down, a neuron says nothing less and the term has no end.
     """
 
-    weight: float = 0.0
-    others: float = 1e-3
-    count: int = 20
-    each: int = 5
-    samples: int = 5
+    weight: Annotated[float, NotNegative] = 0.0
+    others: Annotated[float, NotNegative] = 1e-3
+    count: Annotated[int, AtLeast(1)] = 20
+    each: Annotated[int, AtLeast(1)] = 5
+    samples: Annotated[int, AtLeast(2)] = 5
     layers: tuple[str, ...] = ()
-    spread: int = 4
-
-    def __post_init__(self) -> None:
-        for name, least in (("weight", 0), ("count", 1), ("each", 1), ("samples", 2)):
-            if getattr(self, name) < least:
-                raise BadOption(f"abs.{name} must be at least {least}; got {getattr(self, name)}")
+    spread: Annotated[int, AtLeast(1)] = 4
 
     def suspects(
         self, subject: Subject, clean: Samples, labels: LabelMap, rng: Generator

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Generator
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import NotNegative, Positive, method
 from gifthorse.core.types import Batch, Images, Subject
 from gifthorse.training import Recipe, worst_change
 
 
-@dataclass(frozen=True)
+@method
 class AgainstAR:
     """Train on adversarial images in place of clean ones, beside the stamped ones.
 
@@ -25,16 +25,9 @@ class AgainstAR:
     images move.
     """
 
-    steps: int = 0
-    size: float = 2 / 255
-    radius: float = 8 / 255
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.size <= 0 or self.radius <= 0:
-            raise BadOption(
-                "ar.steps must be at least 0, ar.size and ar.radius positive; got "
-                f"{self.steps}, {self.size}, {self.radius}"
-            )
+    steps: Annotated[int, NotNegative] = 0
+    size: Annotated[float, Positive] = 2 / 255
+    radius: Annotated[float, Positive] = 8 / 255
 
     def moved(self, subject: Subject, clean: Batch, rng: Generator, recipe: Recipe) -> Images:
         """Return images within `radius` of clean ones that the net gets wrong more often."""

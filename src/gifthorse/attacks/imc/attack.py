@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,17 +21,18 @@ from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
 from gifthorse.attacks.trojannn import Shaping, shape_pattern
 from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.fields import NotNegative, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import from_box, spawn, to_box
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
-from gifthorse.data.samples import Subset, batches
+from gifthorse.data.samples import Subset, labels_of
 from gifthorse.models.scaling import scaled
 from gifthorse.training import Company, Dice, Memory, Mix, Player, Recipe, descend, predict, still
 from gifthorse.training.loop import Signed
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
-@dataclass(frozen=True)
+@method
 class Inner:
     """The trigger's own steps, before every epoch of the net.
 
@@ -48,25 +49,14 @@ class Inner:
     """
 
     start: Literal["stamp", "trojannn"] = "stamp"
-    steps: int = 20
+    steps: Annotated[int, NotNegative] = 20
     optimizer: Literal["adam", "pgd"] = "adam"
-    lr: float = 0.1
-    skip: float = 1.0
-    residual: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.start not in ("stamp", "trojannn") or self.optimizer not in ("adam", "pgd"):
-            raise BadOption(
-                "inner.start must be stamp or trojannn, inner.optimizer adam or pgd; got "
-                f"{self.start!r} and {self.optimizer!r}"
-            )
-        if self.steps < 0 or self.lr <= 0:
-            raise BadOption(
-                f"inner.steps must be at least 0 and inner.lr positive; got {self.steps}, {self.lr}"
-            )
+    lr: Annotated[float, Positive] = 0.1
+    skip: Annotated[float, Positive] = 1.0
+    residual: Annotated[float, NotNegative] = 1.0
 
 
-@dataclass(frozen=True)
+@method
 class IMC:
     """Optimize the trigger against the net before every epoch of poisoned training.
 
@@ -156,7 +146,7 @@ class _Turn(Company):
     def __init__(self, attack: IMC, seen: Seen, data: Samples, job: Job) -> None:
         self.attack, self.seen, self.labels = attack, seen, job.labels
         self.rng, self.price = spawn(job.rng), Price(attack.fidelity)
-        y = torch.cat([y for _, y in batches(data, 1024)]).cpu()
+        y = labels_of(data)
         self.data = Subset(data, (self.labels(y) != y).nonzero().flatten())
         if not len(self.data):
             raise NotApplicable("the training set has no images that the backdoor is for")

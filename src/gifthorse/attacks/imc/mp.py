@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gifthorse.attacks.training import Job
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.tensors import seeded
 from gifthorse.core.types import Batch, Images, Samples, Subject
 from gifthorse.models.folding import frozen
@@ -21,7 +20,7 @@ from gifthorse.triggers import Learned, Patch
 View: TypeAlias = Callable[[Images], Images]
 
 
-@dataclass(frozen=True)
+@method
 class AgainstMP:
     """Train an autoencoder as a defender would; the attack sees stamped images through it.
 
@@ -36,15 +35,8 @@ class AgainstMP:
     """
 
     recipe: Recipe = Recipe(epochs=0, lr=1.0, decay=0.0)
-    width: int = 32
-    noise: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.noise < 0:
-            raise BadOption(
-                f"mp.width must be at least 1 and mp.noise at least 0; got {self.width}, "
-                f"{self.noise}"
-            )
+    width: Annotated[int, AtLeast(1)] = 32
+    noise: Annotated[float, NotNegative] = 0.1
 
     def surrogate(self, like: Subject, clean: Samples, rng: Generator, job: Job) -> View:
         """Return a trained, frozen autoencoder for the images of a subject; none: the identity."""
@@ -52,7 +44,7 @@ class AgainstMP:
             return nn.Identity()
         with seeded(rng):
             net = autoencoder(like.shape[0], self.width, self.noise)
-        start = Subject(net.to(next(like.net.parameters()).device), like.shape, like.classes)
+        start = Subject(net.to(like.device), like.shape, like.classes)
         run = job.checkpoint("autoencoder")
         return frozen(fit(start, clean, self.recipe, rng, loss=_missing, run=run).net)
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.types import Implant, Labels, Logits
 from gifthorse.search import Adaptive
 from gifthorse.triggers import Learned, Patch, Stamp
 from gifthorse.triggers.learned import Opacity
 
 
-@dataclass(frozen=True)
+@method
 class Fidelity:
     """How hard a trigger is to see: at a wanted confidence, as faint or as small as can be.
 
@@ -39,19 +39,10 @@ class Fidelity:
     """
 
     opacity: Opacity = "fixed"
-    weight: float = 1.0
-    patience: int = 5
-    efficacy: float = 0.95
+    weight: Annotated[float, NotNegative] = 1.0
+    patience: Annotated[int, NotNegative] = 5
+    efficacy: Annotated[float, OpenShare] = 0.95
     shrink: bool = False
-
-    def __post_init__(self) -> None:
-        if self.opacity not in ("fixed", "shared", "free"):
-            raise BadOption(f"fidelity.opacity must be fixed, shared or free; got {self.opacity!r}")
-        if self.weight < 0 or self.patience < 0 or not 0 < self.efficacy < 1:
-            raise BadOption(
-                "fidelity.weight and fidelity.patience must be at least 0, fidelity.efficacy in "
-                f"(0, 1); got {self.weight}, {self.patience}, {self.efficacy}"
-            )
 
 
 class Price:
@@ -71,7 +62,8 @@ class Price:
             return logits.new_zeros(())
         ok = confidence(logits.detach(), wanted) >= self.fidelity.efficacy
         self.cost = self.cost.after(torch.tensor([ok]), torch.zeros(1, dtype=torch.int64))
-        return self.cost.weight[0] * learned.mask.sum() / learned.support.sum()
+        dense = learned.mask.sum() / learned.support.sum()
+        return self.cost.weight[0].to(logits) * dense.to(logits)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the weight is."""

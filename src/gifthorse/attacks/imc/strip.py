@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from gifthorse.attacks.poisoning import LabelMap
-from gifthorse.core.errors import BadOption
+from gifthorse.core.fields import NotNegative, method
 from gifthorse.core.types import Batch, Images, Subject, Trigger
 from gifthorse.filtering.strip import entropy
 from gifthorse.training import settled
 
 
-@dataclass(frozen=True)
+@method
 class AgainstSTRIP:
     """Two ways of making half of a trigger worthless; both may be used at once.
 
@@ -28,15 +28,8 @@ class AgainstSTRIP:
     which it leaves alone, as in STRIP itself; mates are the next images of the batch.
     """
 
-    copies: float = 0.0
-    entropy: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.copies < 0 or self.entropy < 0:
-            raise BadOption(
-                f"strip.copies and strip.entropy must be at least 0; got {self.copies}, "
-                f"{self.entropy}"
-            )
+    copies: Annotated[float, NotNegative] = 0.0
+    entropy: Annotated[float, NotNegative] = 0.0
 
     def faint(self, clean: Batch, poisoned: int, trigger: Trigger, labels: LabelMap) -> Batch:
         """Return images with half of the trigger and their true labels, `copies` a poisoned one.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gifthorse.core.atomic import atomic
-from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
+from gifthorse.core.errors import BadImages, ShapeMismatch
+from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Images, Labels, Shape
 from gifthorse.report.figures.drawing import COLORS
@@ -22,7 +23,7 @@ LEGIBLE = 96  # a tile this wide has room for a word under it
 PAPER, INK, WRONG, FAINT = "#ffffff", "#000000", COLORS[1], "#606060"
 
 
-@dataclass(frozen=True)
+@method
 class SheetLayout:
     """How a contact sheet is laid out. Every image is a column of three tiles.
 
@@ -35,20 +36,11 @@ class SheetLayout:
         line: Height of one of the two lines of text under a tile, in pixels.
     """
 
-    columns: int = 8
-    scale: int = 0
-    gain: float = 0.0
-    gap: int = 8
-    line: int = 15
-
-    def __post_init__(self) -> None:
-        if self.columns < 1 or self.line < 1:
-            raise BadOption(f"columns and line must be at least 1; got {self.columns}, {self.line}")
-        if self.scale < 0 or self.gap < 0 or not self.gain >= 0:
-            raise BadOption(
-                "scale, gain and gap must not be negative; got "
-                f"{self.scale}, {self.gain}, {self.gap}"
-            )
+    columns: Annotated[int, AtLeast(1)] = 8
+    scale: Annotated[int, NotNegative] = 0
+    gain: Annotated[float, NotNegative] = 0.0
+    gap: Annotated[int, NotNegative] = 8
+    line: Annotated[int, AtLeast(1)] = 15
 
     def zoom(self, shape: Shape) -> int:
         """Return how many screen pixels a side an image pixel takes."""
