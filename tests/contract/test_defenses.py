@@ -286,9 +286,9 @@ def test_f_oblong_images_with_one_channel_will_do(name: str, classes: int) -> No
     method = brief("detector", name)
     if classes == 2 and name in NEED_THREE:
         with pytest.raises(UsageError, match=r"K >= 3|two others"):
-            method(subject, clean, seed())
+            method(subject, clean, seed(), Run())
         return
-    got = method(subject, clean, seed())
+    got = method(subject, clean, seed(), Run())
     assert got.findings
     assert all(f.goal is None or 0 <= f.goal.target < classes for f in got.findings)
 
