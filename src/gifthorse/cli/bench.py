@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gifthorse.cli.options import PlanFile, PlanStore
+from gifthorse.cli.options import Device, PlanFile, PlanStore
 from gifthorse.cli.terminal import err, say
 from gifthorse.core.errors import Incomplete, UnknownMethod, UsageError
 
@@ -56,6 +56,7 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         float, typer.Option(help="A GPU, or what part of one, each task has for itself.")
     ] = 0.0,
     memory: Annotated[float | None, typer.Option(help="GiB it asks for.")] = None,
+    device: Device = "auto",
     only: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Only this cell; repeatable.")
     ] = None,
@@ -86,7 +87,10 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         place.sweep()
         todo = runner.missing(cells, place)
         if todo:
-            with _running(executor, worker, workers, needs, address) as engine, _view() as show:
+            with (
+                _running(executor, worker, workers, needs, address, device) as engine,
+                _view() as show,
+            ):
 
                 def tell(standing: RunStatus) -> None:
                     beat(standing)
@@ -109,6 +113,7 @@ def resume(
     workers: Workers = None,
     address: Address = None,
     retry: Retry = False,
+    device: Device = "auto",
 ) -> None:
     """Go on with a run that was stopped; like run, but something must be there already."""
     from gifthorse.bench.results import opened
@@ -116,7 +121,7 @@ def resume(
     _, place = opened(file, store)
     if not place.recorded() and not place.models():
         raise UsageError(f"there is nothing to resume in {place.root}: gifthorse bench run {file}")
-    run(file, store, executor, workers, address, retry=retry)
+    run(file, store, executor, workers, address, retry=retry, device=device)
 
 
 @commands.command()
@@ -209,17 +214,20 @@ def _again(made: BenchPlan, place: Store) -> None:
 
 @contextmanager
 def _running(
-    name: str, work: Work, workers: int | None, needs: Any, address: str | None
+    name: str, work: Work, workers: int | None, needs: Any, address: str | None, device: str
 ) -> Iterator[Executor]:
     from gifthorse.bench import cluster, runner
+    from gifthorse.core.device import choose
 
     if name not in EXECUTORS:
         raise UnknownMethod.among("executor", name, EXECUTORS)
     engine: Executor
     if name == "serial":
-        engine = runner.Serial(work, *runner.cards(needs.gpus)[:1])
+        engine = runner.Serial(work, *(runner.cards(needs.gpus) or [str(choose(device))])[:1])
     elif name == "pool":
-        engine = runner.Pool(work, workers or runner.processors(), runner.cards(needs.gpus))
+        count = workers or runner.processors()
+        shared = [str(choose(device))] * count  # without a card for each they share one device
+        engine = runner.Pool(work, count, runner.cards(needs.gpus) or shared)
     else:
         engine = cluster.OnRay(work, needs, address)
     try:
