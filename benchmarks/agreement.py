@@ -5,7 +5,7 @@
     python benchmarks/agreement.py before after
 
 Reads reports of schema 1 and 2. Labels, classes, sizes and scores must be equal; image-steps are
-printed beside each other, less what confirmations are charged in schema 2. Exits with 1 if any differ.
+printed less what confirmations are charged in schema 2. Exits with 1 if any differ.
 """
 
 from __future__ import annotations
