@@ -72,8 +72,16 @@ def test_code_that_trains_changes_the_key_of_a_net(package: Path, module: str) -
     assert code_digest(roots, edited(package, module, prose)) == before
 
 
-@pytest.mark.parametrize("module", ["bench.judge", "bench.filters", "bench.outcome",
-                                    "core.metrics", "workflows.evaluate"])  # fmt: skip
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bench.judge",
+        "bench.filters",
+        "bench.outcome",
+        "core.metrics.classification",
+        "workflows.evaluate",
+    ],
+)
 def test_code_that_judges_changes_the_key_of_a_cell(package: Path, module: str) -> None:
     roots = frozenset({JUDGING})
     assert code_digest(roots, edited(package, module, constant)) != code_digest(roots, package)

@@ -186,6 +186,37 @@ def test_a_model_that_nobody_made_stops_the_run(tmp_path: Path) -> None:
     assert Store(tmp_path).recorded() == set()
 
 
+def test_signs_are_drawn_once_for_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(making, "user_cache_path", lambda name: tmp_path)
+    drawn: list[str] = []
+
+    def divide(name: str) -> DataSplits:
+        drawn.append(name)
+        return replace(blob_data(), name=name, normalization=stages.usual(name))
+
+    monkeypatch.setattr(stages, "divide", divide)
+    for _ in range(2):
+        making.whole_data.cache_clear()
+        data = making.whole_data("trojai:7")
+        for part in ("train", "validation", "test"):
+            first, again = getattr(blob_data(), part), getattr(data, part)
+            assert torch.equal(first.images, again.images)
+            assert torch.equal(first.labels, again.labels)
+            assert first.classes == again.classes
+        assert (data.name, data.class_names) == ("trojai:7", blob_data().class_names)
+        assert data.normalization == stages.usual("trojai:7")
+    assert drawn == ["trojai:7"]
+    (file,) = (tmp_path / "drawn").iterdir()
+    file.write_bytes(b"torn")
+    making.whole_data.cache_clear()
+    making.whole_data("trojai:7")
+    assert len(drawn) == 2
+    making.whole_data.cache_clear()
+
+
 def test_an_attack_that_cannot_be_used_leaves_its_cells_unsupported(tmp_path: Path) -> None:
     large = replace(BADNET, options=(*BADNET.options, ("stamp.size", 99)))
     store = run(tmp_path, [Cell("blobs", "tiny", large, d, 0, SETTING) for d in (None, STRIP)])

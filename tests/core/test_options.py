@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.errors import BadOption
-from gifthorse.core.options import describe, vary
+from gifthorse.core.options import RENAMED, describe, renamed, suggestion, vary
 from gifthorse.training import Recipe
 
 
@@ -105,3 +105,62 @@ def test_the_order_of_options_does_not_matter() -> None:
 
 def test_every_field_of_a_recipe_is_an_option() -> None:
     assert list(describe(Recipe())) == [f.name for f in fields(Recipe)]
+
+
+# Names of version 0.1 ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config:
+    success_threshold: float = 0.99
+    patience: int = 3
+    images: int = 8  # an old name, of something else, that stayed
+
+
+@dataclass(frozen=True)
+class Searcher:
+    patience: int = 5
+    config: Config = Config()
+
+
+@dataclass(frozen=True)
+class Finder:
+    inverter: Searcher = Searcher()
+    floor: float = 0.2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("inverter.pace.bar", "inverter.config.success_threshold"),
+        ("inverter.pace.patience", "inverter.config.patience"),
+        ("inverter.pace", "inverter.config"),
+        ("inverter.pace.images", "inverter.config.images"),
+        ("inverter.wait", "inverter.patience"),
+    ],
+)
+def test_an_old_name_is_answered_with_the_whole_new_one(old: str, new: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        vary(Finder(), {old: 0.9})
+    assert str(caught.value) == f"option {old} is now {new}"
+
+
+def test_a_name_that_means_something_is_never_taken_for_an_old_one() -> None:
+    assert vary(Finder(), {"floor": "0.5"}).floor == 0.5
+
+
+def test_a_new_name_is_told_only_where_it_exists() -> None:
+    assert renamed("pace.bar", ["config.patience"]) == ""
+    with pytest.raises(BadOption, match=r"Searcher has no option pace.bat: it has: config.ima"):
+        vary(Searcher(), {"pace.bat": 1})
+
+
+def test_a_suggestion_prefers_the_new_name_to_one_that_looks_alike() -> None:
+    known = ["config.success_threshold", "pace.bart"]
+    assert suggestion("pace.bar", known) == "pace.bar is now config.success_threshold"
+    assert suggestion("pace.barb", known) == "did you mean pace.bart?"
+    assert suggestion("something", known) == ""
+
+
+def test_no_new_name_is_an_old_one_as_well() -> None:
+    assert not set(RENAMED) & {new for news in RENAMED.values() for new in news}

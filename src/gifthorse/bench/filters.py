@@ -15,7 +15,8 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Batch, Filter, Images, Implant, Labels, Rate, Shape, Subject
 from gifthorse.data.samples import Subset, whole
 from gifthorse.filtering.scoring import judge, pairs, refused, threshold
-from gifthorse.workflows.evaluate import EvalImages, Predictions, asked, stamp
+from gifthorse.training import predict
+from gifthorse.workflows.evaluate import EvalImages, Predictions, stamp
 
 TRAINING = 5000  # images at most of a training set that is to be cleaned
 POISONED = 0.05  # of them: what spectral signatures expects, and BackdoorBench's usual rates span
@@ -97,7 +98,7 @@ class FilterEvaluation:
 
     def _online(self, parts: Sequence[Images], run: Run) -> tuple[Tensor, ...]:
         """Return the scores of images that come with the model's own answers for labels."""
-        labeled = [(x, asked(self.subject, x).argmax(1)) for x in parts]
+        labeled = [(x, predict(self.subject, x).argmax(1)) for x in parts]
         return self._scores(labeled, run)
 
     def _scores(self, parts: Sequence[Batch], run: Run) -> tuple[Tensor, ...]:

@@ -42,11 +42,11 @@ from gifthorse.core.types import (
     Trigger,
 )
 from gifthorse.filtering.scoring import takes_labels
+from gifthorse.training import predict
 from gifthorse.workflows.evaluate import (
     EvalImages,
     Figure,
     Predictions,
-    asked,
     eval_images,
     figures,
     figures_of,
@@ -190,7 +190,7 @@ class _Case:
             reloaded=net is not None,
             status="collapsed" if collapsed(own[0], own[1]) else "ok",
         )
-        return outcome, lambda x: asked(repaired, x)
+        return outcome, lambda x: predict(repaired, x)
 
     def _filter(self, method: Filter) -> tuple[DefenseOutcome, Online]:
         case = FilterEvaluation(

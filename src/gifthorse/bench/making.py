@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from platformdirs import user_cache_path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Generator
 
+from gifthorse.bench.sources import code_digest
+from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import UsageError
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
+from gifthorse.data.samples import InMemory
 from gifthorse.workflows import make
 from gifthorse.workflows.make import DataSplits
 
 if TYPE_CHECKING:  # types alone, so that what else these do changes no model
     from gifthorse.bench.tasks import Cell
     from gifthorse.models.load import Opened
+
+PARTS = ("train", "validation", "test")
+
+log = logging.getLogger("gifthorse")
 
 
 def draws(cell: Cell, purpose: str) -> Generator:
@@ -31,8 +45,51 @@ def draws(cell: Cell, purpose: str) -> Generator:
 
 @lru_cache(2)
 def whole_data(name: str) -> DataSplits:
-    """Return a data set by name, read once a process; errors are those of `make.divide`."""
-    return make.divide(name)
+    """Return a data set by name; errors are those of `make.divide`.
+
+    Signs that are drawn are kept in the user's cache: every task has a process of its own, and
+    drawing takes longer than most judgments.
+    """
+    if not name.startswith("trojai:"):
+        return make.divide(name)
+    code = code_digest(frozenset({"gifthorse.workflows.make"}))
+    drawn = hashlib.sha256(f"{name} {code}".encode()).hexdigest()[:24]
+    path = user_cache_path("gifthorse") / "drawn" / f"{drawn}.safetensors"
+    if (data := _kept(path, name)) is None:
+        data = make.divide(name)
+        _keep(path, data)
+    return data
+
+
+def _keep(path: Path, data: DataSplits) -> None:
+    parts = [(name, getattr(data, name)) for name in PARTS]
+    tensors = {f"{name}.images": part.images for name, part in parts}
+    tensors |= {f"{name}.labels": part.labels for name, part in parts}
+    told = {"class_names": json.dumps(data.class_names), "classes": str(data.train.classes)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            file.write(save(tensors, told))
+    except (OSError, UsageError) as error:
+        log.warning("%s cannot be cached in %s: %s", data.name, path.parent, error)
+
+
+def _kept(path: Path, name: str) -> DataSplits | None:
+    try:
+        with safe_open(path, "pt") as file:
+            told = file.metadata()
+            parts = {
+                part: InMemory(
+                    file.get_tensor(f"{part}.images"),
+                    file.get_tensor(f"{part}.labels"),
+                    int(told["classes"]),
+                )
+                for part in PARTS
+            }
+    except (OSError, SafetensorError):
+        return None
+    names = tuple(json.loads(told["class_names"]))
+    return DataSplits(name, **parts, class_names=names, normalization=make.usual(name))
 
 
 def data_of(cell: Cell) -> DataSplits:

@@ -24,7 +24,7 @@ from gifthorse.bench.tasks import (
     family,
 )
 from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
-from gifthorse.core.options import describe, vary
+from gifthorse.core.options import describe, suggestion, vary
 from gifthorse.models.zoo import NETS
 
 PROFILES = ("smoke", "small", "paper")
@@ -176,8 +176,7 @@ def _check_options(options: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> No
                 has = {k for method in registry.values() for k in describe(method)}
                 for option, _ in _flat(table):
                     if option not in has:
-                        near = get_close_matches(option, has, n=1)
-                        hint = f"did you mean {near[0]}?" if near else "see gifthorse explain"
+                        hint = suggestion(option, has) or "see gifthorse explain"
                         raise BadOption(f"no {kind} has an option {option}: {hint}")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
+from itertools import product
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +18,21 @@ from gifthorse.core.errors import BadOption
 from gifthorse.core.fields import limits
 
 M = TypeVar("M")
+
+RENAMED = {  # what parts of options' dotted names were called in version 0.1, and may be now
+    "pace": ("config", "delta_lr"),
+    "turns": ("scheduler",),
+    "bar": ("success_threshold",),
+    "chunk": ("max_batch",),
+    "floor": ("min_steps",),
+    "gain": ("min_delta",),
+    "heed": ("failed_test_patience",),
+    "images": ("max_images",),
+    "least": ("min_rounds",),
+    "notch": ("min_improvement",),
+    "settle": ("warmup",),
+    "wait": ("patience",),
+}
 
 
 def describe(method: object) -> dict[str, Any]:
@@ -86,6 +102,10 @@ def vary(method: M, options: Mapping[str, Any]) -> M:
         >>> vary(Recipe(), {"epochs": "5"}).epochs
         5
     """
+    every = describe(method)
+    for name in options:  # before any part of the name is cut off
+        if name not in every and (new := renamed(name, every)):
+            raise BadOption(f"option {name} is now {new}")
     known = {f.name for f in fields(method)}  # type: ignore[arg-type]
     changed: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
@@ -110,6 +130,35 @@ def _owner(method: object, name: str) -> tuple[type, str]:
     return type(method), last
 
 
+def renamed(name: str, known: Collection[str]) -> str:
+    """Return what an option of version 0.1 is called now; nothing if it is none of the known.
+
+    Args:
+        name: Dotted name of an option, or of a group of them, that does not exist.
+        known: Dotted names of those that do.
+
+    Example:
+        >>> renamed("inverter.wait", ["inverter.patience", "inverter.up"])
+        'inverter.patience'
+    """
+    ways = product(*((part, *RENAMED.get(part, ())) for part in name.split(".")))
+    there = {".".join(k.split(".")[:n]) for k in known for n in range(1, k.count(".") + 2)}
+    return next((new for new in map(".".join, ways) if new != name and new in there), "")
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Return what to try in place of an option that does not exist, in words; nothing if unknown.
+
+    Args:
+        name: Dotted name as it was given.
+        known: Dotted names of the options that there are.
+    """
+    if new := renamed(name, known):
+        return f"{name} is now {new}"
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
 def _read(kind: type, name: str, value: Any) -> Any:
     hint = get_type_hints(kind)[name]
     adapter = TypeAdapter(hint)
@@ -132,6 +181,5 @@ def _read(kind: type, name: str, value: Any) -> Any:
 
 def _unknown(method: object, name: str) -> str:
     names = sorted(describe(method))
-    near = get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(names)}"
+    hint = suggestion(name, names) or f"it has: {', '.join(names)}"
     return f"{type(method).__name__} has no option {name}: {hint}"

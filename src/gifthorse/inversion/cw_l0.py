@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
 from gifthorse.data.samples import near, whole
 from gifthorse.search import Adaptive, Pace, Problem, Search
@@ -42,7 +42,7 @@ class CWL0:
     limit: Annotated[float, Positive] = 2e6
     solve: Annotated[int, AtLeast(1)] = 1000
     least: Annotated[float, NotNegative] = 0.01
-    share: Annotated[float, Share] = 0.3
+    share: Annotated[float, Positive] = 0.3
     kappa: Annotated[float, NotNegative] = 0.0
     pace: Pace = Pace(lr=0.01, betas=(0.9, 0.999), bar=0.9, rounds=1000)
 

@@ -81,16 +81,10 @@ def eval_images(samples: Samples, made: Implant | None = None) -> EvalImages:
     return EvalImages(x, y, stamp(made, x), made.goal)
 
 
-def asked(subject: Subject, x: Images) -> Logits:
-    """Return what a model says of images, wherever it is: logits `(N, K)` on the processor."""
-    where = subject.device
-    return torch.cat([predict(subject, part.to(where)).cpu() for part in x.split(512)])
-
-
 def predictions(subject: Subject, images: EvalImages) -> Predictions:
     """Return what a model says of images."""
-    stamped = None if images.stamped is None else asked(subject, images.stamped)
-    return Predictions(asked(subject, images.x), stamped)
+    stamped = None if images.stamped is None else predict(subject, images.stamped)
+    return Predictions(predict(subject, images.x), stamped)
 
 
 def figures_of(said: Predictions, images: EvalImages) -> dict[str, Rate | None]:

@@ -62,15 +62,19 @@ def divide(name: str) -> DataSplits:
     training, test = _galleries(name)
     held = _held_out(training)
     samples = training.samples
-    normalization = NORMALIZATIONS.get(re.split("[_:]", name)[0], NORMALIZATIONS["imagenet"])
     return DataSplits(
         name,
         _pick(samples, ~held),
         _pick(samples, held),
         test.samples,
         training.class_names,
-        normalization,
+        usual(name),
     )
+
+
+def usual(name: str) -> Normalization:
+    """Return how pixels of a data set are usually normalized."""
+    return NORMALIZATIONS.get(re.split("[_:]", name)[0], NORMALIZATIONS["imagenet"])
 
 
 def shorter(data: DataSplits, count: int | None) -> DataSplits:

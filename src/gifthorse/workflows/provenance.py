@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from gifthorse.models.normalize import Classifier
 from gifthorse.report.figures.contact_sheet import contact_sheet, write_sheet
 from gifthorse.training import predict, still
 from gifthorse.triggers.storage import open_trigger, pack
+from gifthorse.workflows.evaluate import stamp
 from gifthorse.workflows.make import DataSplits, benign, draw
 
 
@@ -92,10 +92,10 @@ def write(path: Path, subject: Subject, made: TestModel) -> list[Path]:
         file.write(json.dumps(record(made), indent=1).encode())
     few = draw(made.data.test, 1, torch.Generator().manual_seed(made.seed))
     x, y = few[torch.arange(min(8, len(few)))]
-    with still(subject), torch.no_grad():
-        z = deepcopy(made.implant.trigger)(x)  # one that wanders stays where it was
-        said, says = (predict(subject, shown).argmax(1) for shown in (x, z))
     names = made.data.class_names
+    with still(subject):
+        z = stamp(made.implant, x)
+        said, says = (predict(subject, shown).argmax(1) for shown in (x, z))
     write_sheet(beside[2], contact_sheet((x, said), (z, says), y, names=names))
     return [path, *beside]
 

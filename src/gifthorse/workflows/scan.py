@@ -61,7 +61,6 @@ class Request:
         budget: Image-steps after which they must stop; None for never.
         resume: Folder that keeps the state of unfinished detectors; None keeps nothing.
         seed: Seed of all randomness.
-        device: Where the net runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         command: The command line, for the report.
     """
 
@@ -74,7 +73,6 @@ class Request:
     budget: int | None = None
     resume: Path | None = None
     seed: int = 0
-    device: str = "auto"
     command: str = ""
 
 

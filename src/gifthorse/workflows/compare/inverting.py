@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadImages, BadOption, UnknownMethod
-from gifthorse.core.options import describe, vary
+from gifthorse.core.options import describe, suggestion, vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject
 from gifthorse.data.samples import Subset, whole
@@ -95,9 +94,9 @@ def inverters(comparison: Comparison) -> dict[str, Inverter]:
         for name in some:
             changes[name][rest if alone else option] = value
         if not some:
-            near = get_close_matches(option, set().union(*able.values()), n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise BadOption(f"none of {', '.join(able)} has an option {option}{hint}")
+            hint = suggestion(option, set().union(*able.values()))
+            more = f": {hint}" if hint else ""
+            raise BadOption(f"none of {', '.join(able)} has an option {option}{more}")
     varied = {name: vary(INVERTERS[name], changed) for name, changed in changes.items()}
     return {name: _capped(method, comparison.rounds) for name, method in varied.items()}
 
