@@ -99,7 +99,7 @@ def label(kind: str, trigger: Few, monkeypatch: pytest.MonkeyPatch) -> tuple[str
     if kind in ("gangsweep", "dltnd"):
         module = {"gangsweep": gangsweep, "dltnd": dltnd}[kind]
         monkeypatch.setattr(
-            module, "verdict", lambda method, *a: verdict(found if method else found, *a)
+            module, "verdict", lambda method, *a: verdict(found, *a)
         )
         method = GangSweep() if kind == "gangsweep" else DLTND()
         got = method(net, images(), rng, Run())
