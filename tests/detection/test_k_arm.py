@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from tests.report.examples import nothing_found
 from tests.toys import BANDS, GRAY, SIDE, Bands, band_images, bands, brightness, corner
 from torch import Generator, Tensor
 
@@ -20,6 +21,8 @@ from gifthorse.inversion import NeuralCleanse
 from gifthorse.search import Pace
 from gifthorse.search.k_arm import KArm
 from gifthorse.triggers import Patch
+from gifthorse.workflows.detect import NOT_COVERED, PAIRS, detect
+from gifthorse.workflows.prepare import Received
 
 SHAPE = (1, SIDE, SIDE)
 NC = NeuralCleanse(settle=0, initial=0.01, wait=3, up=1.5, pace=Pace(batch=16, bar=0.9, rounds=100))
@@ -397,10 +400,11 @@ def test_work_is_counted_and_reported(rng: Generator) -> None:
     run = Run(progress=lambda *a: calls.append(a))
     run.charge(1000)  # by somebody else, before
     got = KArmScan(Given({Goal(2): 1.0}))(subject(Leaning(2)), band_images(), rng, run)
-    # 36 images forward, 3 rounds of 100, 18 unseen images stamped, controlled 8 times, and bare.
-    assert got.image_steps == 36 / 2 + 300 + 18 * 10 / 2
+    # 36 images forward, 3 rounds of 100, 18 unseen images stamped, controlled 8 times, and bare;
+    # 8 of them shown before and after.
+    assert got.image_steps == 36 / 2 + 300 + 18 * 10 / 2 + 8
     assert run.image_steps == 1000 + got.image_steps
-    assert [(done, total) for done, total, _ in calls] == [(1, 1000), (2, 1000), (3, 1000)]
+    assert [(done, total) for done, total, _ in calls] == [(1, 2), (1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -444,3 +448,47 @@ def test_without_screening_every_class_is_searched(rng: Generator) -> None:
     got = KArmScan(found, screening=False)(net, band_images(), rng, Run())
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.findings[0].goal == Goal(2)
+
+
+# 5. What the report says was searched ------------------------------------------------------------
+
+
+def not_covered(net: Subject, method: KArmScan, run: Run) -> tuple[str, ...]:
+    intake = nothing_found().intake
+    assert intake is not None
+    received = Received(net, band_images(each=16), intake, ())
+    return detect(received, {"k_arm": method}, Generator().manual_seed(0), run).not_covered
+
+
+@pytest.mark.parametrize(
+    ("net", "method", "first"),
+    [
+        (bands(), SCAN, ("all target classes: none was searched", PAIRS)),
+        (
+            subject(Leaning(2)),
+            KArmScan(Given({Goal(2): 1.0})),
+            ("target classes other than 2", PAIRS),
+        ),
+        (
+            subject(Pairs((4, 1), (0, 5))),
+            KArmScan(Given({PAIR: 1.0, Goal(5, 0): 1.0})),
+            ("target classes other than 1, 5", f"{PAIRS}: 2 of 30 pairs were searched"),
+        ),
+        (bands(2), KArmScan(Given({Goal(2): 1.0}), screening=False), (PAIRS,)),
+    ],
+    ids=["no goal", "one goal", "two pairs", "every class"],
+)
+def test_only_goals_that_were_searched_are_covered(
+    net: Subject, method: KArmScan, first: tuple[str, ...]
+) -> None:
+    """A class pair that the screening left out is one that nobody looked for."""
+    assert not_covered(net, method, Run()) == (*first, *NOT_COVERED[1:])
+
+
+def test_a_scan_that_was_stopped_after_the_screening_covers_nothing() -> None:
+    lines = not_covered(subject(Pairs((4, 1))), KArmScan(Given({PAIR: 1.0})), Run(budget=1))
+    assert lines == (
+        "all target classes: none was searched",
+        *NOT_COVERED,
+        "what k_arm finds in more rounds: a limit stopped it",
+    )

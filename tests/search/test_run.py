@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,12 @@ def test_a_budget_is_asked_after_every_portion_of_the_start(
 ) -> None:
     rounds: list[int] = []
     step = Search.step
-    monkeypatch.setattr(Search, "step", lambda self, arms: [rounds.append(1), step(self, arms)])
+
+    def counting(self: Search, arms: Tensor, /) -> None:
+        rounds.append(1)
+        step(self, arms)
+
+    monkeypatch.setattr(Search, "step", counting)
     hunt, run, stopped = step_to_the_end(method, Run(budget=1, store=tmp_path / "state"))
     assert stopped == "the budget of 1 image-steps is spent"
     assert run.image_steps == hunt.image_steps >= 1
@@ -124,9 +129,12 @@ def test_layers_are_stimulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_arms_are_swept_in_portions_each_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     stepped: list[list[int]] = []
     step = Sweep.step
-    monkeypatch.setattr(
-        Sweep, "step", lambda self, arms: [stepped.append(arms.tolist()), step(self, arms)]
-    )
+
+    def watched(self: Sweep, arms: Tensor, /) -> None:
+        stepped.append(arms.tolist())
+        step(self, arms)
+
+    monkeypatch.setattr(Sweep, "step", watched)
     step_to_the_end(SWEPT, Run(), wide=True)
     second = [arms for arms in stepped if max(arms) >= PORTION]
     assert stepped[0] == list(range(PORTION))
@@ -171,13 +179,13 @@ class Counted:
     def state(self) -> dict[str, Tensor]:
         return {"rounds": self.rounds.clone(), "begun": torch.tensor(self.begun)}
 
-    def restore(self, state: dict[str, Tensor], /) -> None:
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
         assert set(state) == {"rounds", "begun"}
         self.rounds, self.begun = state["rounds"].clone(), int(state["begun"])
 
 
 def kept(store: Path, **limits: float) -> Run:
-    return Run(store=store, **limits).keyed(
+    return Run(store=store, **limits).keyed(  # type: ignore[arg-type]
         "counted", wired(), wired_images(1), Generator().manual_seed(0)
     )
 
