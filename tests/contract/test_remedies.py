@@ -36,7 +36,7 @@ UNLEARNING: dict[str, object] = {
 
 HARDENING: dict[str, object] = {
     "inverter.pace.rounds": 40, "later": 20, "every": 4, "held": 0.2, "drop": 0.05,
-    "recipe.lr": 0.02, "inverter.pace.bf16": False,
+    "recipe.lr": 0.01, "inverter.pace.bf16": False,
 }  # fmt: skip
 SMALL: dict[str, object] = {"inverter.initial": 0.02, "inverter.wait": 3}
 
@@ -83,15 +83,16 @@ def toy(name: str, **changes: object) -> Remedy:
 
 
 @cache
-def implant(side: int) -> Implant:
+def implant(side: int, epochs: int) -> Implant:
     short = {f"recipe.{key}": value for key, value in describe(QUICK).items()}
-    attack = vary(ATTACKS["badnet"], short | {"mixing.rate": 0.1, "stamp.size": side})
+    own = {"mixing.rate": 0.1, "stamp.size": side, "recipe.epochs": epochs}
+    attack = vary(ATTACKS["badnet"], short | own)
     return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
 
 
 def planted(name: str) -> Implant:
     """The backdoor that a remedy is given."""
-    return implant(1 if name in DOT else 3)
+    return implant(1, 12) if name in DOT else implant(3, QUICK.epochs)
 
 
 @cache

@@ -98,9 +98,7 @@ def label(kind: str, trigger: Few, monkeypatch: pytest.MonkeyPatch) -> tuple[str
     found = Found((0.0, 0.0, 9.0, 0.0, 0.0, 0.0), (), trigger=trigger)
     if kind in ("gangsweep", "dltnd"):
         module = {"gangsweep": gangsweep, "dltnd": dltnd}[kind]
-        monkeypatch.setattr(
-            module, "verdict", lambda method, *a: verdict(found, *a)
-        )
+        monkeypatch.setattr(module, "verdict", lambda method, *a: verdict(found, *a))
         method = GangSweep() if kind == "gangsweep" else DLTND()
         got = method(net, images(), rng, Run())
     elif kind == "inspector":

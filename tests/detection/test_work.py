@@ -30,7 +30,8 @@ def counted(kind: type[Bands]) -> type[Bands]:
             logits: Tensor = super().forward(x)
             ways["forward"] += len(x)
             if logits.requires_grad:
-                logits.register_hook(lambda gradient: ways.update(back=ways["back"] + len(x)))
+                back = lambda gradient: ways.update(back=ways["back"] + len(x))  # noqa: E731
+                logits.register_hook(back)  # type: ignore[no-untyped-call]
             return logits
 
     return Counted
@@ -38,7 +39,7 @@ def counted(kind: type[Bands]) -> type[Bands]:
 
 PACE = Pace(batch=8, bar=0.9, rounds=6)
 NC = NeuralCleanse(settle=0, initial=0.01, wait=3, pace=PACE)
-PLAIN, LEANING, PAIRS = counted(Bands)(2), counted(Leaning)(2), counted(Pairs)((4, 1))
+PLAIN, LEANING, PAIRS = counted(Bands)(2), counted(Leaning)(2), counted(Pairs)((4, 1))  # type: ignore[arg-type]
 DETECTORS: dict[str, tuple[Detector, Bands]] = {
     "inspector": (Inspector(NC), PLAIN),
     "probe": (Inspector(PixelBackdoor(pace=PACE, probe=Probe())), PLAIN),

@@ -12,7 +12,7 @@ from gifthorse.attacks import ATTACKS
 from gifthorse.core.metrics import accuracy, asr
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Implant, Subject
+from gifthorse.core.types import Goal, Implant, Subject, Trigger
 from gifthorse.data.samples import whole
 from gifthorse.training import evaluate, fit, predict
 
@@ -30,9 +30,19 @@ TUNING |= {"recipe.lr": 0.02}
 @cache
 def planted() -> Implant:
     """A net that sends images with a patch in the corner to class 2."""
+    return _badnet(0, {})
+
+
+@cache
+def dotted(seed: int) -> Implant:
+    """The same with a patch of one pixel, which no other way to class 2 is as small as."""
+    return _badnet(seed, {"stamp.size": 1, "recipe.epochs": 12})
+
+
+def _badnet(seed: int, own: dict[str, object]) -> Implant:
     short = {f"recipe.{name}": value for name, value in describe(QUICK).items()}
-    attack = vary(ATTACKS["badnet"], short | {"mixing.rate": 0.1})
-    return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
+    attack = vary(ATTACKS["badnet"], short | {"mixing.rate": 0.1} | own)
+    return attack(blobs(seed), TRAIN, GOAL, Generator().manual_seed(seed), Run())
 
 
 @cache
@@ -40,10 +50,10 @@ def benign() -> Subject:
     return fit(blobs(), TRAIN, QUICK, Generator().manual_seed(0), Run())
 
 
-def success(subject: Subject) -> float:
-    """How often the true trigger works on test images."""
+def success(subject: Subject, trigger: Trigger | None = None) -> float:
+    """How often a trigger, that of `planted` if none is given, works on test images."""
     x, y = whole(TEST)
-    return asr(predict(subject, planted().trigger(x)).argmax(1), y, GOAL).value
+    return asr(predict(subject, (trigger or planted().trigger)(x)).argmax(1), y, GOAL).value
 
 
 def right(subject: Subject) -> float:

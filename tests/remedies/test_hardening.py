@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.remedies.badnet import planted, right, same, state, success
+from tests.remedies.badnet import dotted, planted, right, same, state, success
 from tests.toys import Bands, band_images, bands, blob_images, blobs
 from torch import Generator, Tensor, nn
 
@@ -37,13 +37,18 @@ MASKS = NeuralCleanse(settle=0, initial=0.02, wait=3, jitter=0.01, pace=Pace(bar
 RECIPE = Recipe(epochs=6, batch=20, lr=0.01, schedule="constant", pad=1, bf16=False)
 TOY = Hardening(PIXEL, every=2, later=20, held=0.2, drop=0.3, recipe=RECIPE)
 
+# What moves a class away from the others within six epochs, where it is one pixel from them.
+CLOSE: dict[str, object] = {
+    "every": 1, "later": 10, "inverter.pace.rounds": 30, "drop": 0.1, "recipe.lr": 0.003,
+}  # fmt: skip
+
 
 def rng(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
 def natural() -> Subject:
-    """A net before hardening: class 2 lies close to all others."""
+    """A net before hardening."""
     return planted().subject
 
 
@@ -55,20 +60,30 @@ def hardened() -> Subject:
 # 1. Class distances grow --------------------------------------------------------------------------
 
 
-def test_a_class_that_is_close_to_others_lies_far_from_them_afterwards() -> None:
+def course(seed: int) -> tuple[float, ...]:
+    """What hardening does to a net: growth of distances, without stamps too; success; accuracy."""
     pairs = [Goal(2, i) for i in (0, 1, 3)]
     meter = PixelBackdoor(mode="clip", initial=0.05, wait=3, pace=Pace(bar=0.9, rounds=40))
-    unseen = blob_images(each=20, seed=7)
-    tuned = fit(natural(), CLEAN, RECIPE, rng(), Run())
+    unseen, method = blob_images(each=20, seed=7), vary(TOY, CLOSE)
+    given, trigger = dotted(seed).subject, dotted(seed).trigger
+    made, tuned = method(given, CLEAN, rng(), Run()), fit(given, CLEAN, method.recipe, rng(), Run())
     before, plain, after = (
-        distances(s, unseen, pairs, meter, rng(3), Run(), restarts=1)
-        for s in (natural(), tuned, hardened())
+        distances(s, unseen, pairs, meter, rng(3), Run(), restarts=1) for s in (given, tuned, made)
     )
     assert before.failures == 0
-    assert increase(before, after) >= 0.5
-    assert increase(before, plain) <= 0.2
-    assert success(hardened()) <= 0.1 <= success(natural())
-    assert right(natural()) - right(hardened()) <= 0.1
+    lost = right(given) - right(made)
+    growth = increase(before, after), increase(before, plain)
+    return *growth, success(given, trigger), success(made, trigger), lost
+
+
+def test_a_class_that_is_close_to_others_lies_far_from_them_afterwards() -> None:
+    # Distances of a few pixels differ by one from net to net, and by rounding: hence the median.
+    courses = torch.tensor([course(seed) for seed in range(3)])
+    grown, plain, before, after, lost = courses.median(0).values.tolist()
+    assert grown >= 0.5
+    assert plain <= 0.2
+    assert after <= 0.1 <= before
+    assert lost <= 0.1
 
 
 # 2. What is stamped -------------------------------------------------------------------------------

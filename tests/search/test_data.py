@@ -39,7 +39,7 @@ def plain(made: Stage) -> list[Tensor]:
                     for row, rng in zip(made.index, made.rngs, strict=True)
                 ]
             )
-            steps += order.split(made.batch, dim=1)
+            steps += order.split(made.batch, dim=1)  # type: ignore[no-untyped-call]
             left -= now
         rounds.append(torch.stack(steps))
     return rounds
@@ -68,7 +68,7 @@ def test_an_arm_with_one_image_holds_no_other_back() -> None:
     assert (alone.batch, alone.steps) == (both.batch, both.steps) == (4, 2)
     for one, two in zip(seen(alone), seen(both), strict=True):
         assert torch.equal(one, two[:, :4])
-        assert len(two[:, 4].unique()) == 1  # its only image, as often as it takes
+        assert two[:, 4].min() == two[:, 4].max()  # its only image, as often as it takes  # type: ignore[no-untyped-call]
 
 
 def test_an_arm_with_few_images_sees_each_of_them_as_often_as_it_can() -> None:
@@ -78,5 +78,5 @@ def test_an_arm_with_few_images_sees_each_of_them_as_often_as_it_can() -> None:
     made = stage(few, [*(Goal(0, k) for k in range(1, 5)), Goal(0, 5)], Pace(batch=8))
     (index, *_) = seen(made)
     assert index.shape == (1, 5, 8)
-    assert sorted(index[0, 4].unique(return_counts=True)[1].tolist()) == [2, 3, 3]
-    assert index[0, 3].unique().numel() == 8
+    assert sorted(index[0, 4].unique(return_counts=True)[1].tolist()) == [2, 3, 3]  # type: ignore[no-untyped-call]
+    assert index[0, 3].unique().numel() == 8  # type: ignore[no-untyped-call]

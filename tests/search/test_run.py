@@ -85,7 +85,7 @@ def test_a_budget_is_asked_after_every_portion_of_the_start(
     hunt, run, stopped = step_to_the_end(method, Run(budget=1, store=tmp_path / "state"))
     assert stopped == "the budget of 1 image-steps is spent"
     assert run.image_steps == hunt.image_steps >= 1
-    assert (rounds, hunt.settled.any(), hunt.standing.rounds.sum()) == ([], False, 0)
+    assert (rounds, bool(hunt.settled.any()), int(hunt.standing.rounds.sum())) == ([], False, 0)
     assert not any(c.feasible for c in hunt.best)
     first = run.image_steps
     hunt, run, stopped = step_to_the_end(method, Run(budget=1, store=tmp_path / "state"))
@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_the_start(method: Inverter, tmp_path: Path) -> None:
 
 def test_layers_are_stimulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    stimulate = abs_module.stimulate
+    stimulate = abs_module.stimulate  # type: ignore[attr-defined]
 
     def asking(net, layer, *a, **k):  # type: ignore[no-untyped-def]
         asked.append(layer)
