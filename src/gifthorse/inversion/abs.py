@@ -97,10 +97,9 @@ class Suspicion:
         self, method: ABS, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
     ) -> None:
         self.method, self.goals, self.subject = method, tuple(goals), subject
-        self.clean, self._rng = clean, rng
+        self.clean, self._rng, self._stimulated = clean, rng, 0.0
         self.suspects: dict[str, list[Suspect]] = {}
         self._searches: list[tuple[Search, Tensor]] = []  # a search, and the goal of each arm
-        self._stimulated = 0.0
         self._rounds = torch.zeros(len(goals), dtype=torch.int64)
         self._net = frozen(subject.net, fold=False)
         self._layers = method.named(self._net)

@@ -93,28 +93,13 @@ def scan(
     Raises:
         UsageError: If the request itself is wrong (options, images, a path that is not there).
     """
-    started, clock = datetime.now(UTC), time.monotonic()
-    detectors, device = chosen(request), choose(inputs.device)
+    clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
     limits(request)  # said before anything is opened
-
-    def record() -> RunRecord:
-        return RunRecord(
-            command=request.command,
-            seed=request.seed,
-            device=str(device),
-            seconds=time.monotonic() - clock,
-            started=started.isoformat(timespec="seconds"),
-            versions={
-                "gifthorse": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        )
 
     try:
         opened = load(path, inputs.arch)
     except UnreadableModel as error:
-        return replace(refused(_unopened(path), error), run=record())
+        return replace(refused(_unopened(path), error), run=clock.record(request, device))
     received = take_in(opened, inputs)
     rng = torch.Generator().manual_seed(request.seed)
     digest, run = received.subject.origin.sha256, limits(request, progress, device)
@@ -128,7 +113,29 @@ def scan(
     )
     report = illustrated(report, received.subject)
     steps = (*_go_on(request, run.parts), *report.next_steps)
-    return replace(report, next_steps=steps, run=record())
+    return replace(report, next_steps=steps, run=clock.record(request, device))
+
+
+class _Clock:
+    """When a scan began, and how long it took."""
+
+    def __init__(self) -> None:
+        self._started, self._clock = datetime.now(UTC), time.monotonic()
+
+    def record(self, request: Request, device: torch.device) -> RunRecord:
+        """Return how the report came about, as of now."""
+        return RunRecord(
+            command=request.command,
+            seed=request.seed,
+            device=str(device),
+            seconds=time.monotonic() - self._clock,
+            started=self._started.isoformat(timespec="seconds"),
+            versions={
+                "gifthorse": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        )
 
 
 def illustrated(report: Report, subject: Subject) -> Report:
