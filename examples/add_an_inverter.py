@@ -11,19 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse import Goal, InMemory, Run, Samples, Subject, Verdict
 from gifthorse.core.metrics import asr
-from gifthorse.core.run import Run
-from gifthorse.core.types import (
-    Candidate,
-    Goal,
-    Hunt,
-    Inverter,
-    Samples,
-    Standing,
-    Subject,
-    Verdict,
-)
-from gifthorse.data import InMemory, whole
+from gifthorse.core.types import Candidate, Hunt, Inverter, Standing
+from gifthorse.data import whole
 from gifthorse.detection import Inspector
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
@@ -67,9 +58,8 @@ class Growing:
         (c, h, w), width, (x, y) = self.subject.shape, last.rounds + 1, whole(self.clean)
         for at in range((h - width + 1) * (w - width + 1)):
             top, left = divmod(at, w - width + 1)
-            mask = torch.zeros(1, h, w)
-            mask[:, top : top + width, left : left + width] = 1
-            patch = Patch(torch.ones(c, h, w), mask)
+            patch = Patch(torch.ones(c, h, w), torch.zeros(1, h, w))
+            patch.mask[:, top : top + width, left : left + width] = 1
             rate = asr(predict(self.subject, patch(x)).argmax(1), y, last.goal).value
             self.image_steps += len(x) / 2  # forward alone
             if rate >= self.bar:
