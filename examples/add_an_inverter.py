@@ -11,19 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor, nn
 
+from gifthorse import Goal, InMemory, Run, Samples, Subject, Verdict
 from gifthorse.core.metrics import asr
-from gifthorse.core.run import Run
-from gifthorse.core.types import (
-    Candidate,
-    Goal,
-    Hunt,
-    Inverter,
-    Samples,
-    Standing,
-    Subject,
-    Verdict,
-)
-from gifthorse.data import InMemory, whole
+from gifthorse.core.types import Candidate, Hunt, Standing
+from gifthorse.data import whole
 from gifthorse.detection import Inspector
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
@@ -107,9 +98,9 @@ def main() -> Verdict:
     rng, labels = Generator().manual_seed(0), torch.arange(60) % 6
     images = torch.randint(0, 60, (60, 1, 12, 12), generator=rng)
     images += 25 * torch.eye(6).long()[labels].repeat_interleave(2, 1)[:, None, :, None]
-    inverter: Inverter = Squares()  # mypy checks it here; a line in INVERTERS does the same
     clean = InMemory(images.byte(), labels, 6)
-    verdict = Inspector(inverter)(Subject(Bands(), (1, 12, 12), 6), clean, rng, Run())
+    # mypy checks here that it is an Inverter; a line in INVERTERS does the same
+    verdict = Inspector(Squares())(Subject(Bands(), (1, 12, 12), 6), clean, rng, Run())
     print(*(f"class {a.goal.target}: {a.size:.0f} px" for a in verdict.arms), sep=", ")
     print(verdict.label, verdict.findings[0].message, sep=": ")
     return verdict

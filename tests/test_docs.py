@@ -145,17 +145,19 @@ def test_methods_of_the_page_on_adding_run() -> None:
     assert hunt.standing.penalty.isfinite().all()
     for planted in (1, None):
         rng = Generator().manual_seed(0)
-        verdict: Verdict = methods["NoiseVote"]()(bands(planted), clean, rng)
+        verdict: Verdict = methods["NoiseVote"]()(bands(planted), clean, rng, Run())
         assert verdict.label == ("NO BACKDOOR FOUND" if planted is None else "SUSPICIOUS")
     over = Run(seconds=0)
     rng = Generator().manual_seed(0)
-    assert methods["NoiseVote"]()(subject, clean, rng, run=over).label == "INCONCLUSIVE"
+    assert methods["NoiseVote"]()(subject, clean, rng, over).label == "INCONCLUSIVE"
     stamped = InMemory((corner()(whole(clean)[0]) * 255).byte(), clean.labels, BANDS)
-    plain, marked = (methods["Certainty"]()(subject, clean, s, rng) for s in (clean, stamped))
+    plain, marked = (
+        methods["Certainty"]()(subject, clean, s, rng, Run()) for s in (clean, stamped)
+    )
     elsewhere = clean.labels != 1  # class 1 is what the net is sure of anyway
     assert marked[elsewhere].min() > plain[elsewhere].max()
     given = blobs()
-    tuned = methods["ShortTuning"]()(given, blob_images(each=8), rng)
+    tuned = methods["ShortTuning"]()(given, blob_images(each=8), rng, Run())
     moved = [not torch.equal(a, b) for a, b in zip(
         given.net.parameters(), tuned.net.parameters(), strict=True
     )]  # fmt: skip

@@ -30,6 +30,8 @@ REGISTRIES: dict[str, tuple[Mapping[str, Any], type]] = {
     "filtering": (FILTERS, Filter),
     "remedies": (REMEDIES, Remedy),
 }
+# What several methods of a folder share.
+SHARED = {"poisoning", "training", "stimulation"}
 METHODS = [
     pytest.param(registry[name], protocol, id=f"{folder}-{name}")
     for folder, (registry, protocol) in REGISTRIES.items()
@@ -41,10 +43,11 @@ methods = pytest.mark.parametrize(("method", "protocol"), METHODS)
 @pytest.mark.parametrize("folder", ["attacks", "inversion"])
 def test_every_file_is_in_its_registry_under_its_name(folder: str) -> None:
     registry, _ = REGISTRIES[folder]
-    names = {p.stem for p in (SOURCE / folder).glob("*.py")} - {"__init__"}
+    names = {p.stem for p in (SOURCE / folder).glob("*.py")} - {"__init__"} - SHARED
+    names |= {p.parent.name for p in (SOURCE / folder).glob("*/__init__.py")}
     assert names <= set(registry)
     for name, method in registry.items():
-        home = type(method).__module__.rpartition(".")[2]
+        home = type(method).__module__.split(".")[2]
         assert name == home or name.startswith(f"{home}_"), "a variant starts with its file's name"
 
 
@@ -137,18 +140,18 @@ def unread(path: Path, read: set[str]) -> list[str]:
 
 
 def test_every_option_of_what_methods_share_is_read() -> None:
-    searching, inverting = ((SOURCE / name).glob("*.py") for name in ("search", "inversion"))
+    searching, inverting = ((SOURCE / name).rglob("*.py") for name in ("search", "inversion"))
     parts = sorted(searching)
     read = reads(*parts, *inverting)
     assert [name for path in parts for name in unread(path, read)] == []
     fitting = sorted((SOURCE / "training").glob("*.py"))
-    for path in (SOURCE / "poisoning.py", *fitting):
+    for path in (SOURCE / "attacks" / "poisoning.py", *fitting):
         assert unread(path, reads(path, *fitting)) == []
 
 
 @pytest.mark.parametrize("folder", REGISTRIES)
 def test_every_option_of_a_method_is_read_in_its_folder(folder: str) -> None:
-    paths = sorted((SOURCE / folder).glob("*.py"))
+    paths = sorted((SOURCE / folder).rglob("*.py"))
     read = reads(*paths)
     registry, _ = REGISTRIES[folder]
     assert {Path(inspect.getfile(type(method))) for method in registry.values()} <= set(paths)
