@@ -104,11 +104,7 @@ def scan(
             device=str(device),
             seconds=time.monotonic() - clock,
             started=started.isoformat(timespec="seconds"),
-            versions={
-                "gifthorse": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            versions=_versions(),
         )
 
     try:
@@ -129,6 +125,11 @@ def scan(
     report = illustrated(report, received.subject)
     steps = (*_go_on(request, run.parts), *report.next_steps)
     return replace(report, next_steps=steps, run=record())
+
+
+def _versions() -> dict[str, str]:
+    python = platform.python_version()
+    return {"gifthorse": __version__, "torch": torch.__version__, "python": python}
 
 
 def illustrated(report: Report, subject: Subject) -> Report:
