@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis import Distances, asymmetry, distances, increase
-from gifthorse.core.errors import BadImages, BadOption, Incomplete
+from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Subject
 from gifthorse.data.samples import InMemory
@@ -156,7 +156,7 @@ def test_only_images_of_the_source_are_used() -> None:
     two = [distances(subject(), c, [Goal(0, 2)], MASK, rng(), Run()) for c in (clean, other)]
     assert torch.equal(two[0].size, two[1].size)
     few = InMemory(clean.images[clean.labels == 0], clean.labels[clean.labels == 0], CLASSES)
-    with pytest.raises(BadImages, match="class 2"):
+    with pytest.raises(NotApplicable, match="class 2 to"):
         distances(subject(), few, [Goal(0, 2)], MASK, rng(), Run())
 
 
@@ -171,7 +171,8 @@ def test_a_search_that_is_stopped_goes_on_to_the_same_distances(tmp_path: Path) 
     again = distances(subject(), images(), pairs, MASK, rng(), restarts=2, run=second)
     assert torch.equal(again.size, whole.size)
     assert torch.equal(again.asr, whole.asr)
-    assert calls[-1][:2] == (4, 4)
+    assert calls[-1][:2] == (5, 5)  # four arms, and the start
+    assert calls[-1][2].startswith("4 of 4 done")
     counted = Run()
     distances(subject(), images(), pairs, MASK, rng(), restarts=2, run=counted)
     assert second.image_steps == counted.image_steps > 100

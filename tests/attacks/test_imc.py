@@ -43,8 +43,8 @@ def trained() -> Subject:
     return fit(blobs(), TRAIN, replace(QUICK, epochs=4), Generator().manual_seed(0), Run())
 
 
-def run(attack: IMC, **more: Any) -> Implant:
-    return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), **more)
+def run(attack: IMC, run: Run | None = None) -> Implant:
+    return attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run or Run())
 
 
 def draw(size: int = 3, opacity: float = 1.0, seed: int = 0) -> Patch:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.triggers import Stamp
 from gifthorse.triggers.marks import Picture, mark
 from gifthorse.triggers.patch import Patch
@@ -93,5 +93,5 @@ def test_a_picture_at_opacity_zero_stamps_nothing(rng: Generator) -> None:
 def test_sizes_that_make_no_sense_are_refused(rng: Generator) -> None:
     with pytest.raises(BadOption):
         mark("apple", 0)
-    with pytest.raises(BadOption):
+    with pytest.raises(NotApplicable, match="1 to 9 pixels"):
         Stamp(size=10, form="picture").draw((3, 9, 9), rng)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Generator
 
-from gifthorse.core.errors import BadOption, ShapeMismatch
+from gifthorse.core.errors import BadOption, NotApplicable, ShapeMismatch
 from gifthorse.data.samples import whole
 from gifthorse.data.trojai import make_signs
 from gifthorse.triggers import Patch
@@ -88,7 +88,7 @@ def test_a_gray_image_gets_a_gray_polygon(rng: Generator) -> None:
 def test_a_box_that_does_not_fit_is_refused(rng: Generator) -> None:
     with pytest.raises(BadOption, match=r"hold the polygon of 6 pixels.*got 5"):
         Outline(box=5)
-    with pytest.raises(BadOption, match="got 13"):
+    with pytest.raises(NotApplicable, match="got 13"):
         Outline(box=13).draw(SHAPE, rng)
 
 

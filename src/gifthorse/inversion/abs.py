@@ -178,10 +178,9 @@ class Suspicion:
     def best(self) -> tuple[Candidate, ...]:
         """Of every goal the trigger that works most often, among those within the size limit."""
         most = self.method.limit * self.method.factor
-        _, height, width = self.subject.shape
-        nothing = MaskPattern().freeze(
-            (torch.zeros(1, height, width), torch.zeros(self.subject.shape))
-        )
+        shape = self.subject.shape
+        _, height, width = shape
+        nothing = MaskPattern().freeze((torch.zeros(1, height, width), torch.zeros(shape)))
         out = [
             Candidate(goal, nothing, float(height * width), 0.0, 0, feasible=False)
             for goal in self.goals
@@ -190,8 +189,7 @@ class Suspicion:
             for found, i in zip(search.best, places.tolist(), strict=True):
                 if found.feasible and found.size <= most:
                     out[i] = max(out[i], found, key=lambda c: (c.feasible, c.asr, -c.size))
-        rounds = self._rounds.tolist()
-        return tuple(replace(c, rounds=r) for c, r in zip(out, rounds, strict=True))
+        return tuple(replace(c, rounds=int(r)) for c, r in zip(out, self._rounds, strict=True))
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the hunt goes on from, by name."""
