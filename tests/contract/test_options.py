@@ -156,7 +156,7 @@ Sizes fit=0.0 fit=1.0 calibration=0.0 calibration=1.0 most=-1.0 most=1.0 least=0
 Smoothing copies=0 sigma=-0.1
 SpectralSignatures expected=0.0 expected=1.0 multiplier=0.0
 Stamp opacity=-0.1 opacity=1.1 form="round"
-Terms pairs=0 stamped=0.6 stamped=0.0 repeats=4
+EvalConfig pairs=0 stamped=0.6 stamped=0.0 repeats=4
 Transfer hidden=0
 TrojanNet black=0 influence=0.0 influence=1.0 amplify=0.0 temperature=0.0 labels="all_to_all"
 Unlearning share=0.0 share=1.5 threshold=0.0

@@ -189,7 +189,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_net(tmp_path: Path) -> None:
     made, few = planted().subject, vary(PIXELS, {"inverter.pace.rounds": 20})
     calls: list[tuple[int, int, str]] = []
     whole = few(made, CLEAN, rng(), run=Run(lambda *call: calls.append(call)))
-    assert calls[0][2].startswith("searching triggers")
+    assert calls[0][2].startswith("0 of 5 done, smallest")
     assert calls[-1][2].startswith("loss")
     first = Run(budget=500, store=tmp_path / "run")
     with pytest.raises(Incomplete, match="budget of 500 image-steps is spent before the triggers"):
