@@ -17,7 +17,6 @@ FILE, METHOD, FUNCTION, PARAMETERS = 300, 150, 40, 8
 # Folders with one file a method, and in them the machinery that several methods share.
 METHODS = {"attacks", "inversion", "detection", "analysis", "filtering", "remedies"}
 SHARED = {"blind.py", "inspector.py", "k_arm.py", "dltnd.py", "poisoning.py", "training.py"}
-SHARED |= {"verdict.py"}
 
 files = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 

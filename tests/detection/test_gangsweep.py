@@ -17,10 +17,11 @@ from gifthorse.core.options import describe
 from gifthorse.core.run import Run
 from gifthorse.core.types import Candidate, Goal, Samples, Subject, Verdict
 from gifthorse.data.samples import InMemory, whole
+from gifthorse.detection.confirmation import Proof
 from gifthorse.detection.gangsweep import GangSweep, Painter
 from gifthorse.detection.scored import paced, penultimate
 from gifthorse.detection.scored import verdict as judged
-from gifthorse.detection.verdict import Proof, Scores
+from gifthorse.detection.verdict import Scores
 from gifthorse.models.folding import frozen
 from gifthorse.triggers import Additive
 

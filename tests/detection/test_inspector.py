@@ -152,7 +152,7 @@ def test_what_confirms_a_trigger(
         return rate(torch.arange(trials) < count)
 
     seen = Confirmation(share(*hits), share(*control), share(0, 20))
-    monkeypatch.setattr("gifthorse.detection.verdict.confirm", lambda *a, **k: seen)
+    monkeypatch.setattr("gifthorse.detection.confirmation.confirm", lambda *a, **k: seen)
     verdict = Inspector(planted(2))(bands(2), band_images(), rng, Run())
     assert verdict.label == label
     assert verdict.findings[0].confirmation == seen

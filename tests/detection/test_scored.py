@@ -17,11 +17,12 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Candidate, Confirmation, Goal, Images, Rate, Samples, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.detection import Inspector, dltnd, gangsweep
+from gifthorse.detection.confirmation import Proof
 from gifthorse.detection.dltnd import DLTND
 from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.k_arm import KArmScan
 from gifthorse.detection.scored import verdict
-from gifthorse.detection.verdict import Proof, Scores
+from gifthorse.detection.verdict import Scores
 
 TABLE = [  # hits of the trigger, of its control, and whether that is a proof
     ((60, 100), (0, 800), True),

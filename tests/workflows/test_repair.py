@@ -35,7 +35,7 @@ from gifthorse.core.types import (
     Verdict,
 )
 from gifthorse.data.samples import whole
-from gifthorse.detection.verdict import evidence as shown
+from gifthorse.detection.confirmation import evidence as shown
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.models import load
 from gifthorse.remedies import REMEDIES, FineTuning, Unlearning

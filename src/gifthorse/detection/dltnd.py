@@ -28,8 +28,9 @@ from gifthorse.core.types import (
     Verdict,
 )
 from gifthorse.data.samples import near, whole
+from gifthorse.detection.confirmation import Proof
 from gifthorse.detection.scored import paced, penultimate, verdict
-from gifthorse.detection.verdict import Proof, Scores
+from gifthorse.detection.verdict import Scores
 from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend
 

@@ -16,9 +16,10 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Candidate, Goal, Images, Samples, Subject, Verdict
 from gifthorse.data.samples import near, whole
+from gifthorse.detection.confirmation import Proof
 from gifthorse.detection.scored import paced, penultimate, verdict
 from gifthorse.detection.statistics import depth
-from gifthorse.detection.verdict import Proof, Scores
+from gifthorse.detection.verdict import Scores
 from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend, predict
 from gifthorse.triggers import Additive

@@ -26,9 +26,10 @@ from gifthorse.core.types import (
     Verdict,
 )
 from gifthorse.data.samples import split, whole
+from gifthorse.detection.confirmation import MOST, Confirmer, Proof, Suspect
 from gifthorse.detection.sentences import Smaller
 from gifthorse.detection.statistics import anomaly_index, depth
-from gifthorse.detection.verdict import MOST, Confirmer, Proof, Suspect, Work
+from gifthorse.detection.verdict import Work
 from gifthorse.search import Exhaustive, Turns, finish
 
 

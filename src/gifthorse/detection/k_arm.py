@@ -25,8 +25,9 @@ from gifthorse.core.types import (
     Verdict,
 )
 from gifthorse.data.samples import Subset, split, whole
+from gifthorse.detection.confirmation import Confirmer, Proof, Suspect
 from gifthorse.detection.sentences import Bounded
-from gifthorse.detection.verdict import Confirmer, Proof, Suspect, Work, unfinished
+from gifthorse.detection.verdict import Work, unfinished
 from gifthorse.search import finish
 from gifthorse.search.k_arm import PIXELS, KArm
 from gifthorse.training import predict

@@ -13,17 +13,9 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Arm, Batch, Images, Samples, Subject, Verdict
 from gifthorse.data.samples import split
+from gifthorse.detection.confirmation import MOST, Confirmer, Proof, Suspect
 from gifthorse.detection.sentences import scored
-from gifthorse.detection.verdict import (
-    MOST,
-    Confirmer,
-    Proof,
-    Scores,
-    Suspect,
-    Work,
-    too_few,
-    unfinished,
-)
+from gifthorse.detection.verdict import Scores, Work, too_few, unfinished
 
 
 class Scorer(Protocol):

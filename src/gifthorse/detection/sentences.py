@@ -10,7 +10,7 @@ import torch
 
 from gifthorse.core.stats import median
 from gifthorse.core.types import Candidate, Confirmation, Goal
-from gifthorse.detection.verdict import Suspect
+from gifthorse.detection.confirmation import Suspect
 
 
 def named(goal: Goal) -> str:

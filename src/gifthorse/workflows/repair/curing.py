@@ -26,7 +26,7 @@ from gifthorse.core.types import (
     Trigger,
 )
 from gifthorse.data.samples import Subset, split, whole
-from gifthorse.detection.verdict import confirm, evidence
+from gifthorse.detection.confirmation import confirm, evidence
 from gifthorse.report.repairs import Exhibit, TriggerEffect
 from gifthorse.training import Mirroring, evaluate, flippable, predict
 from gifthorse.workflows.prepare import Received

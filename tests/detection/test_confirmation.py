@@ -11,7 +11,7 @@ from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Images, Trigger
 from gifthorse.data.samples import Subset, whole
-from gifthorse.detection.verdict import confirm, evidence
+from gifthorse.detection.confirmation import confirm, evidence
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
 
