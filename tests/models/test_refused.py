@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import importlib
 import os
 import subprocess
 import time
@@ -7,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,12 @@ from torch import nn
 
 from gifthorse.core.errors import UnreadableModel, UnsafeModel, UsageError
 from gifthorse.models import inspect, load, sniff
+from gifthorse.workflows.opening import Inputs
+from gifthorse.workflows.scan import scan
+
+loading = importlib.import_module(
+    "gifthorse.models.load"
+)  # the package has a function of that name
 
 GOOD = hostile.index(hostile.tensor((2, 3), (3, 1), 6))
 NUMBERS = {"archive/data/0": bytes(24)}
@@ -268,3 +277,21 @@ def test_inspecting_a_program_lists_what_is_inside(tmp_path: Path) -> None:
     ratings = {str(i): i.safety for i in module.imports}
     assert ratings["torch.nn.modules.linear.Linear"] == "class"
     assert ratings["collections.OrderedDict"] == "harmless"
+
+
+def test_the_report_of_a_refused_file_is_of_the_bytes_that_were_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"not a model at all")
+    before, read = hashlib.sha256(path.read_bytes()).hexdigest(), loading._read
+
+    def swapped(*given: Any) -> Any:
+        path.write_bytes(b"something else, which nobody has looked at")
+        return read(*given)
+
+    monkeypatch.setattr(loading, "_read", swapped)
+    report = scan(str(path), Inputs("nowhere", device="cpu"))
+    assert report.label == "NOT SCANNED"
+    assert (report.origin.sha256, report.origin.bytes) == (before, 18)
+    assert report.origin.path == str(path)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class GifthorseError(Exception):
@@ -73,7 +74,14 @@ class NotApplicable(UsageError):
 
 
 class UnreadableModel(GifthorseError):
-    """The model file cannot be opened."""
+    """The model file cannot be opened.
+
+    Attributes:
+        origin: What is known of the bytes that were looked at, an `Origin`; None if nobody came so
+            far as to look.
+    """
+
+    origin: Any = None
 
 
 class UnsafeModel(UnreadableModel):

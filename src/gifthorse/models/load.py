@@ -71,13 +71,24 @@ def load(
     path = Path(path)
     with tempfile.TemporaryDirectory(prefix="gifthorse-") as folder:  # mode 0700
         copy, sha256, size = _snapshot(path, Path(folder), memory)
-        found, tensors = _read(copy, path.name, memory, deadline)
+        bytes_read = Origin(path=str(path), sha256=sha256, bytes=size)
+        try:
+            return _opened(copy, bytes_read, arch, memory, deadline)
+        except UnreadableModel as error:  # its report is of these bytes, whatever lies there now
+            with copy.open("rb") as stream:
+                error.origin = replace(bytes_read, format=survey(stream, path.name).kind)
+            raise
+
+
+def _opened(
+    copy: Path, bytes_read: Origin, arch: str | None, memory: int, deadline: float
+) -> Opened:
+    found, tensors = _read(copy, Path(bytes_read.path).name, memory, deadline)
     chosen, picked = _pick(found, tensors)
     state, casts = to_float32(picked)
     fitted = _fit(state, arch)
-    origin = replace(
-        _origin(found, chosen, fitted, casts), path=str(path), sha256=sha256, bytes=size
-    )
+    origin = _origin(found, chosen, fitted, casts)
+    origin = replace(origin, path=bytes_read.path, sha256=bytes_read.sha256, bytes=bytes_read.bytes)
     return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(state))
 
 

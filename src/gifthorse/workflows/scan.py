@@ -99,7 +99,9 @@ def scan(
     try:
         opened = load(path, inputs.arch)
     except UnreadableModel as error:
-        return replace(refused(_unopened(path), error), run=clock.record(request, device))
+        return replace(
+            refused(error.origin or _unopened(path), error), run=clock.record(request, device)
+        )
     received = take_in(opened, inputs)
     rng = torch.Generator().manual_seed(request.seed)
     digest, run = received.subject.origin.sha256, limits(request, progress, device)
