@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import tomllib
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib.resources import files
 from typing import Literal, NamedTuple, TypeAlias
 
-from gifthorse.core.stats import wilson
+from gifthorse.core.stats import t_half_width, wilson
 from gifthorse.core.types import Rate
 from gifthorse.report import words
 
@@ -149,13 +148,6 @@ def over_seeds(of: Metric, known: Estimate, hits: int) -> Estimate:
     if known.n and of.kind.unit == "count":
         std, (low, high) = None, wilson(hits, known.n)
     elif known.value is not None and std is not None:
-        half = _student(known.n - 1) * std / math.sqrt(known.n)
+        half = t_half_width(std, known.n)
         low, high = max(of.kind.low, known.value - half), min(of.kind.high, known.value + half)
     return replace(known, std=std, low=low, high=high, unit=of.kind.unit)
-
-
-@lru_cache
-def _student(freedom: int) -> float:
-    from scipy.special import stdtrit  # late: slow
-
-    return float(stdtrit(freedom, 0.975))
