@@ -105,7 +105,7 @@ def clocked(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - started, time.process_time() - busy
 
 
-def quiet(standing: RunStatus) -> None:
+def quiet(status: RunStatus) -> None:
     """Tell nobody."""
 
 

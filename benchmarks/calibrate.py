@@ -117,7 +117,7 @@ def overlap(verdict: Verdict, path: Path) -> float | None:
         return None
     mask = verdict.findings[0].evidence["mask"]
     assert isinstance(mask, torch.Tensor)
-    return mask_jaccard(mask[0], open_trigger(truth).picture()[1][0])
+    return mask_jaccard(mask[0], open_trigger(truth).render()[1][0])
 
 
 def run_one(number: int, out: Path) -> None:

@@ -49,18 +49,18 @@ def overlap(verdict: Verdict, model: Path) -> float | None:
     mask = verdict.findings[0].evidence.get("mask")
     if not isinstance(mask, torch.Tensor):
         return None
-    return mask_jaccard(mask.amax(0), open_trigger(truth).picture()[1][0])
+    return mask_jaccard(mask.amax(0), open_trigger(truth).render()[1][0])
 
 
 def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:
     """Run one detector on one model."""
-    received = opened(str(model), Inputs(a.images))
+    prepared = opened(str(model), Inputs(a.images))
     known = describe(DETECTORS[name])
     options = dict(text.split("=", 1) for text in a.set)
     detector = vary(DETECTORS[name], {k: v for k, v in options.items() if k in known})
     run, started = Run(seconds=a.seconds), time.monotonic()
     rng = torch.Generator().manual_seed(a.seed)
-    verdict = detector(received.subject, received.samples, rng, run)
+    verdict = detector(prepared.subject, prepared.samples, rng, run)
     lead = verdict.findings[0] if verdict.findings else None
     target = lead.goal.target if lead and lead.goal else None
     sizes = {arm.goal.target: arm.size for arm in verdict.arms if arm.goal.source is None}

@@ -72,18 +72,18 @@ def batched(
     """Run a method on all pairs at once, with its curve of sizes over image-steps."""
     clean = only(validation, {g.source for g in goals if g.source is not None}, GENERATION)
     started = time.perf_counter()
-    hunt = method(subject, clean, goals, torch.Generator().manual_seed(seed))
+    inversion = method(subject, clean, goals, torch.Generator().manual_seed(seed))
     track: list[list[Any]] = []
-    for standing in Exhaustive()(hunt):
-        sizes = standing.size.tolist()
+    for progress in Exhaustive()(inversion):
+        sizes = progress.size.tolist()
         if not track or sizes != track[-1][2]:
             now = time.perf_counter() - started
-            track.append([hunt.image_steps / len(goals), now / len(goals), sizes])
+            track.append([inversion.image_steps / len(goals), now / len(goals), sizes])
     return {
-        "triggers": [c.trigger for c in hunt.best],
-        "sizes": [c.size for c in hunt.best],
+        "triggers": [c.trigger for c in inversion.best],
+        "sizes": [c.size for c in inversion.best],
         "seconds": time.perf_counter() - started,
-        "image_steps": hunt.image_steps,
+        "image_steps": inversion.image_steps,
         "curve": track,
     }
 
@@ -124,9 +124,9 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
-    divided, opened = divide(a.data), load(a.model)
-    net = Classifier(opened.net, divided.normalization, opened.channels).eval()
-    subject = Subject(net, divided.train.shape, opened.classes, opened.origin)
+    splits, opened = divide(a.data), load(a.model)
+    net = Classifier(opened.net, splits.normalization, opened.channels).eval()
+    subject = Subject(net, splits.train.shape, opened.classes, opened.origin)
     pairs = [tuple(map(int, text.split(":"))) for text in a.pairs]
     goals = [Goal(target, source) for source, target in pairs]
     result = kept(a.out, {"methods": {}})
@@ -135,14 +135,14 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
             continue
         method = METHODS[name]
         made = (
-            plain(subject, divided.validation, goals, a.seed)
+            plain(subject, splits.validation, goals, a.seed)
             if method is None
-            else batched(method, subject, divided.validation, goals, a.seed)
+            else batched(method, subject, splits.validation, goals, a.seed)
         )
         rates = []
         for goal, trigger in zip(goals, made.pop("triggers"), strict=True):
             assert goal.source is not None
-            unseen = only(divided.test, {goal.source}, UNSEEN)
+            unseen = only(splits.test, {goal.source}, UNSEEN)
             rates.append(unseen_success(subject, trigger, unseen, goal))
         made |= {"asr": rates, "seconds": made["seconds"] / len(goals)}
         made["image_steps"] /= len(goals)

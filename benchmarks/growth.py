@@ -42,12 +42,12 @@ def measure(net: str, classes: int, side: int, rounds: int) -> dict[str, Any]:
     method = replace(detector.inverter, probe=None)  # type: ignore[type-var]
     goals = [Goal(k) for k in range(classes)]
     started = time.perf_counter()
-    hunt = method(subject, InMemory(images, labels, classes), goals, rng)
-    begun, before = time.perf_counter(), hunt.image_steps
+    inversion = method(subject, InMemory(images, labels, classes), goals, rng)
+    begun, before = time.perf_counter(), inversion.image_steps
     for _ in range(rounds):
-        hunt.step(torch.arange(classes))
+        inversion.step(torch.arange(classes))
     seconds = (time.perf_counter() - begun) / rounds
-    steps = (hunt.image_steps - before) / rounds
+    steps = (inversion.image_steps - before) / rounds
     return {
         "classes": classes,
         "side": side,

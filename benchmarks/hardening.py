@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from gifthorse.analysis import Distances, asymmetry, distances, increase
+from gifthorse.analysis import ClassDistances, asymmetry, distances, increase
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Inverter, Subject
@@ -53,8 +53,14 @@ PAPER = {
     "pixel": (90.32, 64.11, 95.17, 79.21, 100.72, 139.77),
 }
 METERS = {"nc": "neural_cleanse_baseline", "pixel": "pixel_clip"}
-STEADY: dict[str, Any] = {"initial": 0.05, "wait": 3}  # weight of size: larger, moved sooner
-SWIFT: dict[str, Any] = {"batch": 16, "steps": 2, "least": 60, "patience": 20, "notch": 0.05}
+STEADY: dict[str, Any] = {"initial": 0.05, "patience": 3}  # weight of size: larger, moved sooner
+SWIFT: dict[str, Any] = {
+    "batch": 16,
+    "steps": 2,
+    "min_rounds": 60,
+    "patience": 20,
+    "min_improvement": 0.05,
+}
 LOPSIDED = 2.0
 
 
@@ -105,10 +111,10 @@ def hardened(name: str, where: Setting) -> tuple[Subject, float]:
     epochs = min(int(describe(row)["recipe.epochs"]), a.epochs)
     options: dict[str, Any] = {"recipe.epochs": epochs}
     options |= {} if a.lr is None else {"recipe.lr": a.lr}
-    options |= {"inverter.pace.rounds": a.first, "later": a.later}
+    options |= {"inverter.config.rounds": a.first, "later": a.later}
     if a.fast and name != "uap":
         options |= {f"inverter.{k}": v for k, v in STEADY.items()}
-        options["inverter.pace.notch"] = SWIFT["notch"]
+        options["inverter.config.min_improvement"] = SWIFT["min_improvement"]
     started, store = time.monotonic(), a.out / f"{name}.run"
     train = shorter(where.data, a.images).train
     made = vary(row, options)(
@@ -120,10 +126,10 @@ def hardened(name: str, where: Setting) -> tuple[Subject, float]:
 def meter(name: str, a: argparse.Namespace) -> Inverter:
     """Return the inverter that distances are measured with."""
     method = INVERTERS[METERS[name]]
-    pace = replace(method.pace, rounds=a.rounds, bf16=True)  # type: ignore[attr-defined]
+    config = replace(method.config, rounds=a.rounds, bf16=True)  # type: ignore[attr-defined]
     if not a.fast:
-        return replace(method, pace=pace)  # type: ignore[type-var]
-    return replace(method, pace=replace(pace, **SWIFT), **STEADY)  # type: ignore[type-var]
+        return replace(method, config=config)  # type: ignore[type-var]
+    return replace(method, config=replace(config, **SWIFT), **STEADY)  # type: ignore[type-var]
 
 
 def measured(subject: Subject, row: str, name: str, where: Setting) -> dict[str, Any]:
@@ -149,11 +155,11 @@ def measured(subject: Subject, row: str, name: str, where: Setting) -> dict[str,
     }
 
 
-def read(cell: Mapping[str, Any]) -> Distances:
+def read(cell: Mapping[str, Any]) -> ClassDistances:
     """Return distances that were kept as JSON."""
     goals = tuple(Goal(j, i) for i, j in cell["pairs"])
     values = (torch.tensor(cell[key]) for key in ("size", "asr", "failed"))
-    return Distances(goals, *values)
+    return ClassDistances(goals, *values)
 
 
 def row(name: str, where: Setting) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 r"""What it changes that quick searches heed failed tests: how many triggers end far too large.
 
-The search of `pixel_quick` on some models, with and without `pace.heed`, on the same images, from
-the same starts. Prints the sizes of all classes, and how many are more than twice their median.
+The search of `pixel_quick` on some models, with and without `config.failed_test_patience`, on the
+same images, from the same starts. Prints the sizes of all classes, and how many are more than twice
+their median.
 
     python benchmarks/heeding.py clean20.safetensors runs/attacks/badnet-{0,1,2}.safetensors
 """
@@ -36,24 +37,25 @@ def main() -> None:
     detector = DETECTORS["pixel_quick"]
     assert isinstance(detector, Inspector)
     assert isinstance(detector.inverter, PixelBackdoor)
-    large, arms = {0: 0, detector.inverter.pace.heed: 0}, 0
+    large, arms = {0: 0, detector.inverter.config.failed_test_patience: 0}, 0
     for path in a.models:
         subject = benign(load(path), data)
         for seed in range(a.seeds):
             clean = draw(data.validation, a.each, torch.Generator().manual_seed(seed))
             arms += subject.classes
             for heed in large:
-                pace = replace(detector.inverter.pace, heed=heed)
-                inverter = replace(detector.inverter, pace=pace)
+                config = replace(detector.inverter.config, failed_test_patience=heed)
+                inverter = replace(detector.inverter, config=config)
                 goals = [Goal(k) for k in range(subject.classes)]
-                hunt = inverter(subject, clean, goals, torch.Generator().manual_seed(seed))
-                for _ in Exhaustive()(hunt):
+                inversion = inverter(subject, clean, goals, torch.Generator().manual_seed(seed))
+                for _ in Exhaustive()(inversion):
                     pass
-                sizes = [c.size for c in hunt.best]
+                sizes = [c.size for c in inversion.best]
                 large[heed] += sum(s > 2 * statistics.median(sizes) for s in sizes)
                 shown = " ".join(f"{s:.0f}" for s in sizes)
                 print(
-                    f"{path} seed {seed} heed {heed}: {shown}; {hunt.image_steps:,.0f}", flush=True
+                    f"{path} seed {seed} heed {heed}: {shown}; {inversion.image_steps:,.0f}",
+                    flush=True,
                 )
     for heed, count in large.items():
         print(f"heed {heed}: {count} of {arms} triggers are over twice the median of their model")

@@ -60,9 +60,9 @@ def main() -> None:
     for path in a.implants:
         name = path.stem.rpartition("-")[0] or path.stem
         if name not in result["rows"]:
-            received = opened(str(path), Inputs(a.images))
+            prepared = opened(str(path), Inputs(a.images))
             rng = torch.Generator().manual_seed(0)
-            verdict = DETECTORS[a.detector](received.subject, received.samples, rng, Run())
+            verdict = DETECTORS[a.detector](prepared.subject, prepared.samples, rng, Run())
             lead = verdict.findings[0].goal if verdict.findings else None
             result["rows"][name] = {
                 "label": verdict.label,

@@ -29,7 +29,7 @@ from gifthorse.core.types import Goal
 from gifthorse.data.samples import whole
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.models.folding import frozen
-from gifthorse.search import Pace, Search
+from gifthorse.search import Search, SearchConfig
 from gifthorse.triggers import Additive
 from reference_pixel import invert
 from setting import machine, prepare, success
@@ -38,8 +38,10 @@ from setting import machine, prepare, success
 QUICK = PixelBackdoor(
     mode="clip",
     initial=0.05,
-    wait=3,
-    pace=Pace(batch=16, bar=0.9, rounds=300, least=60, patience=50, bf16=True),
+    patience=3,
+    config=SearchConfig(
+        batch=16, success_threshold=0.9, rounds=300, min_rounds=60, patience=50, bf16=True
+    ),
 )
 
 
@@ -82,13 +84,15 @@ def step_ratio(path: str, data: str, source: int, target: int) -> dict[str, Any]
     for bf16 in (False, True) if half(torch.device("cpu")) else (False,):
         for batch in (32, 96):
             # A bar no trigger reaches: nothing is verified or stored, a round is one step.
-            pace = Pace(batch=batch, bar=2.0, steps=1, bf16=bf16)
-            method = replace(QUICK, pace=pace)
-            hunt = method(subject, clean, [Goal(target, source)], torch.Generator().manual_seed(0))
+            config = SearchConfig(batch=batch, success_threshold=2.0, steps=1, bf16=bf16)
+            method = replace(QUICK, config=config)
+            inversion = method(
+                subject, clean, [Goal(target, source)], torch.Generator().manual_seed(0)
+            )
             arm = torch.tensor([0])
             bare = bare_step(net, x[:batch], target, bf16=bf16)
             key = f"batch {batch}, {'bf16' if bf16 else 'float32'}"
-            out[key] = paired(bare, partial(hunt.step, arm))
+            out[key] = paired(bare, partial(inversion.step, arm))
     return out
 
 
@@ -111,22 +115,22 @@ def ours(path: str, data: str, source: int, target: int, _: int) -> dict[str, An
     subject, clean, unseen = prepare(path, data, source)
     goal = Goal(target, source)
     started = time.perf_counter()
-    hunt = QUICK(subject, clean, [goal], torch.Generator().manual_seed(0))
-    assert isinstance(hunt, Search)
+    inversion = QUICK(subject, clean, [goal], torch.Generator().manual_seed(0))
+    assert isinstance(inversion, Search)
     curve: list[tuple[float, float, float]] = []
-    while not bool(hunt.settled.all()):
-        hunt.step(torch.tensor([0]))
-        best = hunt.best[0]
+    while not bool(inversion.done.all()):
+        inversion.step(torch.tensor([0]))
+        best = inversion.best[0]
         if best.feasible and (not curve or best.size < curve[-1][1]):
-            curve.append((time.perf_counter() - started, best.size, hunt.image_steps))
+            curve.append((time.perf_counter() - started, best.size, inversion.image_steps))
     seconds = time.perf_counter() - started
-    best = hunt.best[0]
+    best = inversion.best[0]
     assert isinstance(best.trigger, Additive)
     return {
         "seconds": seconds,
         "pixels": best.size,
         "asr": success(subject, best.trigger.delta, unseen, goal),
-        "image_steps": hunt.image_steps,
+        "image_steps": inversion.image_steps,
         "rounds": best.rounds,
         "curve": curve,
     }

@@ -20,7 +20,7 @@ import torch
 
 from gifthorse.core.types import Goal, Subject
 from gifthorse.inversion import PixelBackdoor
-from gifthorse.search import Exhaustive, Pace
+from gifthorse.search import Exhaustive, SearchConfig
 from setting import keep, kept, machine, prepare, unseen_success
 
 # What the paper prints: pixels and success in percent, means and deviations of ten runs.
@@ -53,17 +53,17 @@ def row(method: PixelBackdoor, where: tuple[Any, ...], goal: Goal, seeds: int) -
     assert isinstance(subject, Subject)
     started = time.monotonic()
     # Arms have generators and state of their own, so one goal five times is five seeds.
-    hunt = method(subject, clean, [goal] * seeds, torch.Generator().manual_seed(0))
-    for _ in Exhaustive()(hunt):
+    inversion = method(subject, clean, [goal] * seeds, torch.Generator().manual_seed(0))
+    for _ in Exhaustive()(inversion):
         pass
     return {
-        "pixels": spread([c.size for c in hunt.best]),
+        "pixels": spread([c.size for c in inversion.best]),
         "asr_percent": spread(
-            [100 * unseen_success(subject, c.trigger, unseen, goal) for c in hunt.best]
+            [100 * unseen_success(subject, c.trigger, unseen, goal) for c in inversion.best]
         ),
-        "found": sum(c.feasible for c in hunt.best),
-        "rounds": [c.rounds for c in hunt.best],
-        "image_steps": hunt.image_steps / seeds,
+        "found": sum(c.feasible for c in inversion.best),
+        "rounds": [c.rounds for c in inversion.best],
+        "image_steps": inversion.image_steps / seeds,
         "seconds": time.monotonic() - started,
     }
 
@@ -85,12 +85,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file, continued if it is there")
     a = parser.parse_args()
     where, goal = prepare(a.model, a.data, a.source), Goal(a.target, a.source)
-    pace = Pace(batch=32, bar=0.9, rounds=a.rounds, rule=a.rule, bf16=not a.float32)
-    pace = replace(pace, patience=a.patience, least=2 * a.patience)
+    config = SearchConfig(
+        batch=32, success_threshold=0.9, rounds=a.rounds, rule=a.rule, bf16=not a.float32
+    )
+    config = replace(config, patience=a.patience, min_rounds=2 * a.patience)
     result: dict[str, Any] = kept(a.out, {"rows": {}}) if a.out else {"rows": {}}
     for name in a.rows:
         if name not in result["rows"]:
-            method = replace(ROWS[name], pace=pace, ties=a.ties)
+            method = replace(ROWS[name], config=config, ties=a.ties)
             result["rows"][name] = row(method, where, goal, a.seeds)
             result |= {"machine": machine(), "settings": {k: str(v) for k, v in vars(a).items()}}
             if a.out:

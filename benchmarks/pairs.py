@@ -28,7 +28,7 @@ from gifthorse.data.samples import InMemory
 from gifthorse.inversion import INVERTERS
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
-from gifthorse.search import Exhaustive, Turning
+from gifthorse.search import Exhaustive, RandomAffine
 from gifthorse.workflows.make import divide
 from setting import GENERATION, UNSEEN, keep, machine, unseen_success
 
@@ -45,15 +45,15 @@ def only(samples: InMemory, sources: list[int], count: int) -> InMemory:
     return InMemory(samples.images[chosen], samples.labels[chosen], samples.classes)
 
 
-def paced(name: str, rounds: int, turning: Turning | None, *, fast: bool) -> Inverter:
+def paced(name: str, rounds: int, turning: RandomAffine | None, *, fast: bool) -> Inverter:
     """Return a method on the schedule of the comparison, converged arms stopping early."""
     method = INVERTERS[name]
-    pace = replace(method.pace, rounds=rounds, bf16=True)  # type: ignore[attr-defined]
+    config = replace(method.config, rounds=rounds, bf16=True)  # type: ignore[attr-defined]
     if name != "uap":
-        pace = replace(pace, least=200, patience=100)
-    changed: dict[str, Any] = {"pace": pace} | ({"turning": turning} if turning else {})
+        config = replace(config, min_rounds=200, patience=100)
+    changed: dict[str, Any] = {"config": config} | ({"turning": turning} if turning else {})
     if fast and name != "uap":
-        changed |= {"initial": 0.05, "wait": 3}
+        changed |= {"initial": 0.05, "patience": 3}
     return replace(method, **changed)  # type: ignore[type-var]
 
 
@@ -62,15 +62,15 @@ def invert(
 ) -> dict[str, Any]:
     """Invert all pairs in one batch; return triggers and cost."""
     started = time.monotonic()
-    turning = Turning() if a.turning and name != "uap" else None
+    turning = RandomAffine() if a.turning and name != "uap" else None
     method = paced(name, a.rounds, turning, fast=a.fast)
-    hunt = method(subject, clean, goals, torch.Generator().manual_seed(a.seed))
-    for _ in Exhaustive()(hunt):
+    inversion = method(subject, clean, goals, torch.Generator().manual_seed(a.seed))
+    for _ in Exhaustive()(inversion):
         pass
     return {
-        "best": hunt.best,
+        "best": inversion.best,
         "seconds": time.monotonic() - started,
-        "image_steps": hunt.image_steps,
+        "image_steps": inversion.image_steps,
     }
 
 
@@ -88,17 +88,17 @@ def main() -> None:  # noqa: PLR0915  (one script, top to bottom)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
-    divided, opened = divide(a.data), load(a.model)
-    net = Classifier(opened.net, divided.normalization, opened.channels).eval()
-    subject = Subject(net, divided.train.shape, opened.classes, opened.origin)
+    splits, opened = divide(a.data), load(a.model)
+    net = Classifier(opened.net, splits.normalization, opened.channels).eval()
+    subject = Subject(net, splits.train.shape, opened.classes, opened.origin)
     goals = [Goal(target, source) for source, target in PAIRS[: a.pairs]]
     sources = [g.source for g in goals if g.source is not None]
-    clean = only(divided.validation, sources, GENERATION)
+    clean = only(splits.validation, sources, GENERATION)
     made = {name: invert(name, subject, clean, goals, a) for name in a.methods}
     rows = []
     for i, goal in enumerate(goals):
         assert goal.source is not None
-        unseen = only(divided.test, [goal.source], UNSEEN)
+        unseen = only(splits.test, [goal.source], UNSEEN)
         row: dict[str, Any] = {"source": goal.source, "target": goal.target}
         ours = made["pixel_clip"]["best"][i] if "pixel_clip" in made else None
         for name, run in made.items():

@@ -22,7 +22,7 @@ import torch
 
 from gifthorse.core.types import Goal, Subject
 from gifthorse.detection import DETECTORS, Inspector
-from gifthorse.detection.statistics import depth
+from gifthorse.detection.statistics import log_anomaly_index
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.models import load
 from gifthorse.search import Exhaustive
@@ -36,12 +36,12 @@ def ways(detector: Inspector) -> dict[str, PixelBackdoor]:
     """Return the published search and two faster ones."""
     published = detector.inverter
     assert isinstance(published, PixelBackdoor)
-    fast = replace(published.pace, bf16=True)
-    stopped = replace(fast, patience=100, least=200)
+    fast = replace(published.config, bf16=True)
+    stopped = replace(fast, patience=100, min_rounds=200)
     return {
         "published": published,
-        "bf16": replace(published, pace=fast),
-        "stopped": replace(published, pace=stopped),
+        "bf16": replace(published, config=fast),
+        "stopped": replace(published, config=stopped),
     }
 
 
@@ -52,14 +52,14 @@ def scan(
     started = time.perf_counter()
     clean = draw(data.validation, EACH, torch.Generator().manual_seed(seed))
     goals = [Goal(k) for k in range(subject.classes)]
-    hunt = inverter(subject, clean, goals, torch.Generator().manual_seed(seed))
-    for _ in Exhaustive()(hunt):
+    inversion = inverter(subject, clean, goals, torch.Generator().manual_seed(seed))
+    for _ in Exhaustive()(inversion):
         pass
     seconds = time.perf_counter() - started
     unseen = draw(data.test, UNSEEN // subject.classes, torch.Generator().manual_seed(seed))
-    sizes = [c.size for c in hunt.best]
-    rates = [unseen_success(subject, c.trigger, unseen, c.goal) for c in hunt.best]
-    depths = depth(torch.tensor(sizes))
+    sizes = [c.size for c in inversion.best]
+    rates = [unseen_success(subject, c.trigger, unseen, c.goal) for c in inversion.best]
+    depths = log_anomaly_index(torch.tensor(sizes))
     k = int(depths.argmax())
     reported = depths[k].item() >= detector.threshold and rates[k] >= detector.proof.success
     return {
@@ -67,7 +67,7 @@ def scan(
         "depth": depths[k].item(),
         "sizes": sizes,
         "asr": rates,
-        "image_steps": hunt.image_steps,
+        "image_steps": inversion.image_steps,
         "seconds": seconds,
     }
 

@@ -28,15 +28,15 @@ GENERATION, UNSEEN = 100, 1000
 
 def prepare(path: str, data: str, source: int) -> tuple[Subject, InMemory, InMemory]:
     """Return the model, 100 generation images of the source class and 1000 unseen ones."""
-    divided, opened = divide(data), load(path)
-    net = Classifier(opened.net, divided.normalization, opened.channels).eval()
-    subject = Subject(net, divided.train.shape, opened.classes, opened.origin)
+    splits, opened = divide(data), load(path)
+    net = Classifier(opened.net, splits.normalization, opened.channels).eval()
+    subject = Subject(net, splits.train.shape, opened.classes, opened.origin)
 
     def only(samples: InMemory, count: int) -> InMemory:
         index = (samples.labels == source).nonzero().flatten()[:count]
         return InMemory(samples.images[index], samples.labels[index], samples.classes)
 
-    return subject, only(divided.validation, GENERATION), only(divided.test, UNSEEN)
+    return subject, only(splits.validation, GENERATION), only(splits.test, UNSEEN)
 
 
 def success(subject: Subject, delta: Tensor, unseen: InMemory, goal: Goal) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gifthorse.models import NETS
 from gifthorse.models.folding import frozen
-from gifthorse.search.losses import Similarity, Trial
+from gifthorse.search.losses import Similarity, Step
 from setting import machine
 
 ARMS, BATCH, SIDE, TIMES = 10, 32, 32, 8
@@ -45,7 +45,7 @@ def main() -> None:
 
     def ours(s: Tensor) -> Tensor:
         logits = torch.zeros(ARMS, BATCH, 10)
-        return Similarity()(Trial(x, some, s, logits, some, some, (s, s), net))
+        return Similarity()(Step(x, some, s, logits, some, some, (s, s), net))
 
     def theirs(s: Tensor) -> Tensor:
         a, b = (F.pad(v.flatten(0, 1), [5] * 4) for v in (x, s))

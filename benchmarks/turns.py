@@ -25,7 +25,7 @@ from gifthorse.core.types import Detector, Subject
 from gifthorse.detection import DETECTORS, Inspector, KArmScan
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
-from gifthorse.search import Halving
+from gifthorse.search import SuccessiveHalving
 from gifthorse.workflows.make import divide, draw
 from setting import keep, kept, machine
 
@@ -41,14 +41,14 @@ def schedulers() -> dict[str, Detector]:
     assert isinstance(karm, KArmScan)
     return {
         "exhaustive": exhaustive,
-        "halving": replace(exhaustive, turns=Halving(first=30, second=45)),
+        "halving": replace(exhaustive, scheduler=SuccessiveHalving(first=30, second=45)),
         "k_arm": replace(karm, inverter=exhaustive.inverter),
         "k_arm_all": replace(karm, inverter=exhaustive.inverter, screening=False),
         "k_arm_half": replace(
             karm,
             inverter=exhaustive.inverter,
             screening=False,
-            turns=replace(karm.turns, rounds=karm.turns.rounds // 2),
+            scheduler=replace(karm.scheduler, rounds=karm.scheduler.rounds // 2),
         ),
     }
 

@@ -20,7 +20,7 @@ from gifthorse.data import read, split, whole
 from gifthorse.models import load
 from gifthorse.training import Recipe, predict
 from gifthorse.triggers import Patch
-from gifthorse.workflows.prepare import receive
+from gifthorse.workflows.prepare import prepare
 
 GIFT = Path(__file__).parent / "gift"
 
@@ -52,10 +52,10 @@ class Stripes:
 def main() -> tuple[float, float]:
     """Fine-tune the clean twin on half of its images; return accuracy and success on the rest."""
     opened, rng = load(GIFT / "twin.safetensors"), Generator().manual_seed(0)
-    received = receive(opened.net, opened.classes, read(str(GIFT / "clean.npz")))
-    train, test = split(received.samples, 0.5, rng)
+    prepared = prepare(opened.net, opened.classes, read(str(GIFT / "clean.npz")))
+    train, test = split(prepared.samples, 0.5, rng)
     attack: Attack = Stripes()  # mypy checks it here; a line in ATTACKS does the same
-    made = attack(received.subject, train, Goal(target=7), rng, Run())
+    made = attack(prepared.subject, train, Goal(target=7), rng, Run())
     x, y = whole(test)
     clean = accuracy(predict(made.subject, x).argmax(1), y)
     success = asr(predict(made.subject, made.trigger(x)).argmax(1), y, made.goal)

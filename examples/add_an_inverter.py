@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse import Goal, InMemory, Run, Samples, Subject, Verdict
 from gifthorse.core.metrics import asr
-from gifthorse.core.types import Candidate, Hunt, Inverter, Standing
+from gifthorse.core.types import Candidate, Inversion, Inverter, Progress
 from gifthorse.data import whole
 from gifthorse.detection import Inspector
 from gifthorse.training import predict
@@ -22,7 +22,7 @@ from gifthorse.triggers import Patch
 
 @dataclass
 class Growing:
-    """A hunt that tries white squares at every place, one pixel wider in each round."""
+    """An inversion that tries white squares at every place, one pixel wider in each round."""
 
     subject: Subject
     clean: Samples
@@ -35,19 +35,19 @@ class Growing:
         self.best = tuple(self._try(c) if a in arms else c for a, c in enumerate(self.best))
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         """An arm rests once it has a square, or no larger one would fit."""
         return torch.tensor([c.feasible or c.rounds == self.subject.shape[1] for c in self.best])
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         """How every arm did in its last round; the detector watches it."""
         rows = [(c.rounds, c.asr, c.size, c.size, c.feasible) for c in self.best]
-        return Standing(*map(torch.tensor, zip(*rows, strict=True)))
+        return Progress(*map(torch.tensor, zip(*rows, strict=True)))
 
     def state(self) -> dict[str, Tensor]:
         """What a stopped search goes on from; nothing in this one is random, so counts will do."""
-        return {"rounds": self.standing.rounds}
+        return {"rounds": self.progress.rounds}
 
     def restore(self, state: Mapping[str, Tensor], /) -> None:
         """Do these rounds again."""
@@ -75,8 +75,8 @@ class Squares:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
-        """Return a hunt that nobody has stepped yet; "nothing found" counts as the whole image."""
+    ) -> Inversion:
+        """Return an inversion that nobody has stepped yet; "nothing found" counts as the image."""
         c, h, w = subject.shape
         everything = Patch(torch.ones(c, h, w), torch.ones(1, h, w))
         start = [Candidate(g, everything, float(h * w), 0.0, 0, feasible=False) for g in goals]

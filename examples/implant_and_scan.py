@@ -17,7 +17,7 @@ from gifthorse.data import InMemory, whole
 from gifthorse.detection import Inspector
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.models import NORMALIZATIONS, Classifier, build
-from gifthorse.search import Pace, Probe
+from gifthorse.search import PatchInit, SearchConfig
 from gifthorse.training import Recipe, predict
 from gifthorse.triggers import Stamp
 
@@ -52,8 +52,8 @@ def main(target: int = 2) -> Verdict:
     stamped = asr(predict(made.subject, made.trigger(x)).argmax(1), y, made.goal)
     print(f"clean accuracy {clean.value:.0%}, attack success {stamped.value:.0%}")
 
-    pace = Pace(batch=16, bar=0.9, steps=2, rounds=80)
-    quick = PixelBackdoor(initial=0.02, wait=3, pace=pace, probe=Probe())
+    config = SearchConfig(batch=16, success_threshold=0.9, steps=2, rounds=80)
+    quick = PixelBackdoor(initial=0.02, patience=3, config=config, probe=PatchInit())
     verdict = Inspector(quick)(made.subject, discs(10, seed=3), rng, Run())
     print(verdict.label, *(f.message for f in verdict.findings), sep="\n  ")
     return verdict

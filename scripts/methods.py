@@ -18,7 +18,7 @@ from gifthorse.detection.calibration import shipped
 from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
 from gifthorse.remedies import REMEDIES
-from gifthorse.search import Turning
+from gifthorse.search import RandomAffine
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 HEAD = """\
@@ -29,9 +29,10 @@ method assumes and its options are also what `gifthorse explain NAME` prints. Wh
 from its paper stands under *Differs*.
 
 Every option can be changed with `--set NAME=VALUE`, an inverter's within a detector with
-`--set inverter.NAME=VALUE`. Some options are made of options, which [Parts](#parts) lists: `pace`
-by default `Pace(bar=0.9)` is a `Pace` with all else as listed there, `--set pace.bar=0.95` changes
-one of them, and `--set 'turning={}'` turns on one that is `None`.
+`--set inverter.NAME=VALUE`. Some options are made of options, which [Parts](#parts) lists: `config`
+by default `SearchConfig(success_threshold=0.9)` is a `SearchConfig` with all else as listed there,
+`--set config.success_threshold=0.95` changes one of them, and `--set 'turning={}'` turns on one
+that is `None`.
 """
 DETECTION = """\
 ## Detectors
@@ -200,8 +201,8 @@ def shared() -> list[Any]:
     """Return the classes of options that are made of options, by name."""
     found: set[type] = set()
     registries = (ATTACKS, DETECTORS, INVERTERS, FILTERS, REMEDIES)
-    todo: list[Any] = [*(m for registry in registries for m in registry.values()), Turning()]
-    methods = set(map(type, todo)) - {Turning}
+    todo: list[Any] = [*(m for registry in registries for m in registry.values()), RandomAffine()]
+    methods = set(map(type, todo)) - {RandomAffine}
     for thing in todo:
         if type(thing) not in methods:
             found.add(type(thing))

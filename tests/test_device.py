@@ -53,11 +53,11 @@ from gifthorse.remedies import REMEDIES
 from gifthorse.report import WRITERS
 from gifthorse.training import evaluate, fit, predict
 from gifthorse.workflows.analyze import TriggerAnalysis
-from gifthorse.workflows.compare import Comparison, compare
+from gifthorse.workflows.compare import ComparisonConfig, compare
 from gifthorse.workflows.detect import detect
 from gifthorse.workflows.filter import screen
 from gifthorse.workflows.opening import Inputs
-from gifthorse.workflows.prepare import Received, receive
+from gifthorse.workflows.prepare import Prepared, prepare
 from gifthorse.workflows.repair import repair, spread
 from gifthorse.workflows.scan import Request, illustrated, scan
 
@@ -143,7 +143,7 @@ def attack(name: str, place: Callable[[Subject], Subject]) -> Any:
 
 SHORT: dict[str, object] = {
     "recipe.epochs": 1, "masking.epochs": 1, "search.epochs": 1, "mp.recipe.epochs": 1,
-    "rounds": 1, "wait": 2, "steps": 3, "passes": 1, "mixing.rate": 0.2, "inverter.pace.rounds": 5,
+    "rounds": 1, "wait": 2, "steps": 3, "passes": 1, "mixing.rate": 0.2, "inverter.config.rounds": 5,
 }  # fmt: skip
 
 
@@ -155,11 +155,11 @@ def test_an_inverter(name: str, card: str) -> None:
     sizes = []
     for place in (moved, lambda subject: subject):
         goals = [Goal(k) for k in range(4)]
-        hunt = method(place(wired(2)), wired_images(6), goals, seed())
+        inversion = method(place(wired(2)), wired_images(6), goals, seed())
         for _ in range(2):
-            hunt.step(torch.arange(4))
-        here((hunt.best, hunt.standing, hunt.settled))
-        kept = hunt.state()
+            inversion.step(torch.arange(4))
+        here((inversion.best, inversion.progress, inversion.done))
+        kept = inversion.state()
         here(kept)
         again = method(place(wired(2)), wired_images(6), goals, seed())
         again.restore(kept)
@@ -255,11 +255,11 @@ def test_a_training_goes_on_where_it_stopped(card: str, tmp_path: Path) -> None:
 def test_what_is_wired_in_16_bits_is_searched_alike(card: str) -> None:
     sizes = []
     for bf16 in (False, True):
-        method = vary(INVERTERS["pixel"], {"pace.bf16": bf16, "pace.rounds": 40, "wait": 3})
-        hunt = method(moved(wired(2)), wired_images(6), [Goal(2), Goal(0)], seed())
+        method = vary(INVERTERS["pixel"], {"config.bf16": bf16, "config.rounds": 40, "wait": 3})
+        inversion = method(moved(wired(2)), wired_images(6), [Goal(2), Goal(0)], seed())
         for _ in range(40):
-            hunt.step(torch.arange(2))
-        sizes.append([c.size for c in hunt.best])
+            inversion.step(torch.arange(2))
+        sizes.append([c.size for c in inversion.best])
     assert sizes[0] == pytest.approx(sizes[1], rel=0.3, abs=4)
 
 
@@ -277,9 +277,9 @@ def test_a_cell_of_the_bench(kind: DefenseKind, card: str) -> None:
         assert outcomes[0].after == outcomes[1].after
 
 
-def received(place: Callable[[nn.Module], nn.Module]) -> Received:
+def received(place: Callable[[nn.Module], nn.Module]) -> Prepared:
     gallery = Gallery(wired_images(8), "file")
-    return receive(place(Wired(2)).eval(), WIRED_CLASSES, gallery)
+    return prepare(place(Wired(2)).eval(), WIRED_CLASSES, gallery)
 
 
 def on_card(net: nn.Module) -> nn.Module:
@@ -327,7 +327,7 @@ def test_a_repair(card: str) -> None:
     )
     assert done.subject.device.type == "cuda"
     here(done)
-    inverter = vary(INVERTERS["pixel"], {"pace.rounds": 2})
+    inverter = vary(INVERTERS["pixel"], {"config.rounds": 2})
     here(spread(got.subject, done, inverter, seed(), Run()))
 
 
@@ -337,7 +337,7 @@ def test_images_are_screened(card: str) -> None:
 
 
 def test_triggers_are_compared(card: str) -> None:
-    plan = Comparison((Goal(2),), methods=("pixel", "neural_cleanse"), rounds=3, points=3)
+    plan = ComparisonConfig((Goal(2),), methods=("pixel", "neural_cleanse"), rounds=3, points=3)
     done = compare(moved(wired(2)), wired_images(8), plan, Run())
     here(done)
 

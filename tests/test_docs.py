@@ -22,7 +22,7 @@ from torch import Generator
 from gifthorse.cli import app as cli
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Hunt, Report, Verdict
+from gifthorse.core.types import Goal, Inversion, Report, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
 from gifthorse.inversion import INVERTERS
@@ -54,7 +54,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Detectors that stop after four rounds: what they say is worth nothing, but it is said."""
     for name, detector in DETECTORS.items():
         known = describe(detector)
-        short = {"inverter.pace.rounds": 4, "inverter.pace.least": 0}
+        short = {"inverter.config.rounds": 4, "inverter.config.min_rounds": 0}
         few = {option: value for option, value in short.items() if option in known}
         monkeypatch.setitem(DETECTORS, name, vary(detector, few))
 
@@ -140,9 +140,9 @@ def test_methods_of_the_page_on_adding_run() -> None:
         made += [v for v in space.values() if isinstance(v, type) and v.__module__ == "adding"]
     methods = {kind.__name__: kind for kind in made}
     subject, clean, goals = bands(1), band_images(), [Goal(k) for k in range(BANDS)]
-    hunt: Hunt = methods["Aside"]()(subject, clean, goals, Generator().manual_seed(0))
-    hunt.step(torch.arange(BANDS))
-    assert hunt.standing.penalty.isfinite().all()
+    inversion: Inversion = methods["Aside"]()(subject, clean, goals, Generator().manual_seed(0))
+    inversion.step(torch.arange(BANDS))
+    assert inversion.progress.penalty.isfinite().all()
     for planted in (1, None):
         rng = Generator().manual_seed(0)
         verdict: Verdict = methods["NoiseVote"]()(bands(planted), clean, rng, Run())

@@ -24,7 +24,7 @@ Example:
     >>> verdict.label, [goal.target for goal in verdict.coverage] == list(range(4))
     ('NO BACKDOOR FOUND', True)
     >>> finding: gh.Finding = verdict.findings[0]
-    >>> finding.severity, gh.Goal(target=2).meant(torch.tensor([1, 2])).tolist()
+    >>> finding.severity, gh.Goal(target=2).applies_to(torch.tensor([1, 2])).tolist()
     ('INFO', [True, False])
 
     Files are opened without running anything in them, and scanned with a few clean images:

@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from gifthorse.analysis import Distances, asymmetry, distances, increase
+from gifthorse.analysis import ClassDistances, asymmetry, distances, increase
 from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Subject
+from gifthorse.core.types import Goal, Inversion, Inverter, Samples, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.inversion import NeuralCleanse, PixelBackdoor
-from gifthorse.search import Pace
+from gifthorse.search import SearchConfig
 
 SIDE, AREA, CLASSES = 6, 36, 3
 START = torch.tensor([14.4, 7.2, 4.5])  # total light of the images of each class
 PAIRS = [Goal(j, i) for i in range(CLASSES) for j in range(CLASSES) if i != j]
-PACE = Pace(bar=0.9, rounds=150)
-PIXEL = PixelBackdoor(mode="clip", initial=0.05, wait=2, pace=PACE)
-MASK = NeuralCleanse(settle=0, wait=2, initial=0.05, up=1.5, pace=PACE)
+PACE = SearchConfig(success_threshold=0.9, rounds=150)
+PIXEL = PixelBackdoor(mode="clip", initial=0.05, patience=2, config=PACE)
+MASK = NeuralCleanse(warmup=0, patience=2, initial=0.05, up=1.5, config=PACE)
 
 
 class Light(nn.Module):
@@ -63,10 +63,10 @@ def rng(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def made(sizes: Sequence[float], goals: Sequence[Goal] | None = None) -> Distances:
+def made(sizes: Sequence[float], goals: Sequence[Goal] | None = None) -> ClassDistances:
     n = len(sizes)
     works = torch.zeros(n, dtype=torch.bool)
-    return Distances(
+    return ClassDistances(
         tuple(goals or PAIRS[:n]), torch.tensor(sizes, dtype=torch.float32), torch.ones(n), works
     )
 
@@ -112,20 +112,26 @@ class Counted:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         self.asked.append(tuple(goals))
         return self.inverter(subject, clean, goals, rng)
 
 
-def test_restarts_are_further_arms_of_one_hunt_and_the_smallest_counts() -> None:
-    short = NeuralCleanse(settle=0, wait=2, initial=0.05, up=1.5, pace=Pace(bar=0.9, rounds=25))
+def test_restarts_are_further_arms_of_one_inversion_and_the_smallest_counts() -> None:
+    short = NeuralCleanse(
+        warmup=0,
+        patience=2,
+        initial=0.05,
+        up=1.5,
+        config=SearchConfig(success_threshold=0.9, rounds=25),
+    )
     counted, pairs = Counted(short), PAIRS[:2]
     best = distances(subject(), images(), pairs, counted, rng(), Run(), restarts=4)
     assert counted.asked == [tuple(pairs) * 4]
-    hunt = short(subject(), images(), pairs * 4, rng())
+    inversion = short(subject(), images(), pairs * 4, rng())
     for _ in range(25):
-        hunt.step(torch.arange(8))
-    sizes = torch.tensor([c.size for c in hunt.best]).view(4, 2)
+        inversion.step(torch.arange(8))
+    sizes = torch.tensor([c.size for c in inversion.best]).view(4, 2)
     assert len(set(sizes.flatten().tolist())) == 8
     assert torch.equal(best.size, sizes.min(0).values)
 

@@ -26,7 +26,7 @@ from tests.toys import (
 from torch import Generator, Tensor, nn
 
 from gifthorse.analysis.downstream import DOWNSTREAM, Downstream, classifier, table
-from gifthorse.analysis.transfer import TUNINGS, Outcome, Transfer, new_head
+from gifthorse.analysis.transfer import TUNINGS, Transfer, TransferOutcome, new_head
 from gifthorse.attacks.badnet import BadNet
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
@@ -57,14 +57,14 @@ def implant() -> Implant:
 
 
 @cache
-def everything() -> dict[str, Outcome]:
+def everything() -> dict[str, TransferOutcome]:
     return PLAN(implant(), TRAIN, TEST, Generator().manual_seed(3), Run())
 
 
-def judged(clean: Tensor, stamped: Tensor) -> Outcome:
+def judged(clean: Tensor, stamped: Tensor) -> TransferOutcome:
     """What must come out for these predicted classes."""
     y = TEST.labels
-    return Outcome(accuracy(clean, y), asr(stamped, y, GOAL), asr_all(stamped, GOAL))
+    return TransferOutcome(accuracy(clean, y), asr(stamped, y, GOAL), asr_all(stamped, GOAL))
 
 
 def state(subject: Subject) -> dict[str, Tensor]:
@@ -257,7 +257,7 @@ def test_an_interrupted_transfer_goes_on_to_the_same_outcome(tmp_path: Path) -> 
         if len(steps) == 2:
             raise Stop
 
-    def run(run: Run | None) -> dict[str, Outcome]:
+    def run(run: Run | None) -> dict[str, TransferOutcome]:
         return plan(implant(), TRAIN, TEST, Generator().manual_seed(0), run or Run())
 
     with pytest.raises(Stop):

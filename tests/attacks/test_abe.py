@@ -60,9 +60,9 @@ def test_pairs_are_balanced_and_without_the_target() -> None:
 def test_the_discriminator_learns_and_the_net_stays() -> None:
     one, subject = rival(replace(ATTACK, passes=8))
     before = {k: v.clone() for k, v in subject.net.state_dict().items()}
-    one.before(subject, 0)
+    one.on_epoch_start(subject, 0)
     assert not one.active
-    one.before(subject, 1)
+    one.on_epoch_start(subject, 1)
     assert one.active
     assert told_apart(one, subject) < 0.3
     assert all(torch.equal(v, before[k]) for k, v in subject.net.state_dict().items())
@@ -70,7 +70,7 @@ def test_the_discriminator_learns_and_the_net_stays() -> None:
 
 def test_a_step_down_the_term_is_a_step_up_the_discriminators_loss() -> None:
     one, subject = rival(replace(ATTACK, passes=8))
-    one.before(subject, 1)
+    one.on_epoch_start(subject, 1)
     subject.net.train()
     statistics = [b.clone() for b in subject.net.buffers()]
     loss = one.evasion(subject, (X, Y))
@@ -91,7 +91,7 @@ def test_a_step_down_the_term_is_a_step_up_the_discriminators_loss() -> None:
 
 def test_plain_epochs_and_batches_of_the_target_alone_cost_nothing() -> None:
     one, subject = rival()
-    one.before(subject, 0)
+    one.on_epoch_start(subject, 0)
     assert one.evasion(subject, (X, Y)).item() == 0
     one.active = True
     only: Batch = (X[~OTHERS], Y[~OTHERS])

@@ -19,7 +19,7 @@ def test_every_pixel_is_four_fifths_image_and_one_fifth_pattern() -> None:
     data = blob_images(each=8)
     made = Blended(recipe=HASTY)(blobs(), data, Goal(2), Generator().manual_seed(0), Run())
     x, _ = data[torch.arange(10)]
-    pattern, strength = made.trigger.picture()
+    pattern, strength = made.trigger.render()
     assert torch.allclose(made.trigger(x), 0.8 * x + 0.2 * pattern, atol=1e-6)
     assert torch.equal(strength, torch.full((1, 12, 12), 0.2))
     assert pattern.std() > 0.2

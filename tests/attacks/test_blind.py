@@ -20,17 +20,19 @@ from gifthorse.attacks.training import Job
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Hunt, Samples, Subject
+from gifthorse.core.types import Goal, Inversion, Samples, Subject
 from gifthorse.data.samples import whole
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Pace
+from gifthorse.search import SearchConfig
 from gifthorse.training import predict
 from gifthorse.triggers import Patch, Stamp
 
 GOAL, TRAIN = Goal(2), blob_images(each=40)
 SHORT = replace(QUICK, epochs=3)
 # One step of Adam a round, as published: 0.001 times the sum of the mask beside the loss.
-CLEANSE = NeuralCleanse(initial=1e-3, settle=0, wait=10_000, pace=Pace(steps=1, bar=2.0))
+CLEANSE = NeuralCleanse(
+    initial=1e-3, warmup=0, patience=10_000, config=SearchConfig(steps=1, success_threshold=2.0)
+)
 
 
 def gram(*rows: tuple[float, ...]) -> Tensor:
@@ -138,10 +140,10 @@ def test_the_inverter_attacks_the_net_on_stamped_images() -> None:
     for step in ("corrected", "published"):
         evade = CLEANSE
         if step == "published":  # no gradient but that of the mask's sum
-            evade = replace(CLEANSE, pace=replace(CLEANSE.pace, loss="none"))
+            evade = replace(CLEANSE, config=replace(CLEANSE.config, loss="none"))
         one = tasks(Blind(evade=evade, wait=0, rounds=20, images=36), subject, images)
         for _ in range(8):
-            found = one.hunt(subject, evade)
+            found = one.invert(subject, evade)
         assert isinstance(found, Patch)
         answers = predict(subject, found(x))
         figures[step] = (
@@ -162,10 +164,10 @@ def test_evading_is_to_keep_the_true_labels_under_the_inverters_trigger() -> Non
     black = Patch(torch.zeros(subject.shape), torch.ones(1, 12, 12))
     asked: list[tuple[Goal, ...]] = []
 
-    def search(net: Subject, clean: Samples, goals: Any, rng: Generator) -> Hunt:
+    def search(net: Subject, clean: Samples, goals: Any, rng: Generator) -> Inversion:
         asked.append(tuple(goals))
         best = (SimpleNamespace(trigger=black),)
-        return cast(Hunt, SimpleNamespace(step=lambda arms: None, state=dict, best=best))
+        return cast(Inversion, SimpleNamespace(step=lambda arms: None, state=dict, best=best))
 
     one = tasks(Blind(evade=search, wait=0, every=2, normalizer="none"), subject)
     losses: list[Tensor] = []
@@ -179,13 +181,13 @@ def test_evading_is_to_keep_the_true_labels_under_the_inverters_trigger() -> Non
     for _ in range(3):
         one.loss(subject, batch)
     assert asked == [(GOAL,)] * 2
-    one.before(subject, 1)
+    one.on_epoch_start(subject, 1)
     one.loss(subject, batch)
     assert len(asked) == 3
 
 
 def test_an_interrupted_attack_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    evade = replace(CLEANSE, pace=Pace(steps=2, bar=0.9))
+    evade = replace(CLEANSE, config=SearchConfig(steps=2, success_threshold=0.9))
     attack = Blind(evade=evade, wait=5, threshold=3.0, every=3, images=40, recipe=SHORT)
     whole_run = attack(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
     store = tmp_path / "state"

@@ -17,12 +17,12 @@ from torch import Generator, Tensor, nn
 from gifthorse.attacks.imc.abs import AgainstABS
 from gifthorse.attacks.imc.ar import AgainstAR
 from gifthorse.attacks.imc.attack import IMC, Inner, _Disguise, _Turn
-from gifthorse.attacks.imc.mp import AgainstMP, Seen, autoencoder
+from gifthorse.attacks.imc.mp import AgainstMP, TransformedTrigger, autoencoder
 from gifthorse.attacks.imc.nc import Fidelity, Price, middle, smallest
 from gifthorse.attacks.imc.strip import AgainstSTRIP, mixtures
 from gifthorse.attacks.poisoning import AllToOne, Mixing, SourceToTarget, batch_mix
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.attacks.trojannn import Shaping, shape_pattern
+from gifthorse.attacks.trojannn import NeuronExcitation, shape_pattern
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
@@ -58,7 +58,7 @@ def job(attack: IMC = TOY) -> Job:
 
 def turn(attack: IMC = TOY, patch: Patch | None = None) -> _Turn:
     learned = Learned(patch or draw(), attack.fidelity.opacity)
-    return _Turn(attack, Seen(learned, nn.Identity()), TRAIN, job(attack))
+    return _Turn(attack, TransformedTrigger(learned, nn.Identity()), TRAIN, job(attack))
 
 
 def state(subject: Subject) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ def test_a_turn_brings_stamped_images_nearer_to_the_target_and_leaves_the_net(
     one = turn(replace(TOY, inner=Inner(optimizer=optimizer)))
     learner, before = trained(), state(trained())
     start, sure = one.seen.learned.frozen(), one.efficacy(learner)
-    one.before(learner, 0)
+    one.on_epoch_start(learner, 0)
     assert one.efficacy(learner) > 2 * sure
     assert same(before, state(learner))
     now = one.seen.learned.frozen()
@@ -100,11 +100,11 @@ def test_a_turn_brings_stamped_images_nearer_to_the_target_and_leaves_the_net(
 
 def test_a_turn_goes_on_from_the_last_one() -> None:
     one, learner = turn(), trained()
-    one.before(learner, 0)
+    one.on_epoch_start(learner, 0)
     last = one.seen.learned.frozen().pattern
     still = replace(TOY.inner, steps=0)
     one.attack = replace(TOY, inner=still)
-    one.before(learner, 1)
+    one.on_epoch_start(learner, 1)
     assert torch.equal(one.seen.learned.frozen().pattern, last)
 
 
@@ -112,14 +112,14 @@ def test_a_signed_step_moves_every_color_by_its_length() -> None:
     inner = Inner(optimizer="pgd", steps=1, lr=0.05)
     gray = replace(draw(), pattern=0.5 * (draw().mask.expand(BLOB_SHAPE) > 0))
     one = turn(replace(TOY, inner=inner), gray)
-    one.before(trained(), 0)
+    one.on_epoch_start(trained(), 0)
     moved = one.seen.learned.frozen().pattern[:, gray.mask[0] > 0] - 0.5
     assert torch.allclose(moved.abs(), torch.full_like(moved, 0.05), atol=1e-4)
 
 
 def test_only_images_that_the_backdoor_is_for_shape_the_trigger() -> None:
     for goal, classes in ((GOAL, {0, 1, 3, 4}), (Goal(2, source=4), {4})):
-        seen = Seen(Learned(draw()), nn.Identity())
+        seen = TransformedTrigger(Learned(draw()), nn.Identity())
         one = _Turn(TOY, seen, TRAIN, replace(job(), goal=goal))
         assert set(whole(one.data)[1].tolist()) == classes
     own = TRAIN.labels == 2
@@ -148,13 +148,13 @@ def test_the_start_is_what_trojannn_would_take() -> None:
     rng = Generator().manual_seed(0)
     draws = [spawn(rng) for _ in range(2)]  # the first is for the autoencoder
     start = attack.stamp.fixed(BLOB_SHAPE, draws[1])
-    expected = shape_pattern(trained(), start, TRAIN, Shaping())
-    assert torch.allclose(made.trigger.picture()[0], expected.pattern, atol=1e-3)
+    expected = shape_pattern(trained(), start, TRAIN, NeuronExcitation())
+    assert torch.allclose(made.trigger.render()[0], expected.pattern, atol=1e-3)
 
 
 def test_gradients_are_scaled_only_where_there_are_branches() -> None:
     with pytest.raises(BadOption, match="no residual block"):
-        turn(replace(TOY, inner=Inner(skip=0.5))).before(trained(), 0)
+        turn(replace(TOY, inner=Inner(skip=0.5))).on_epoch_start(trained(), 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
@@ -176,7 +176,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_net_and_trigger(
     steps: list[int] = []
     made = run(attack, run=Run(lambda done, *_: steps.append(done), store=store))
     assert same(state(undisturbed.subject), state(made.subject))
-    for mine, other in zip(made.trigger.picture(), undisturbed.trigger.picture(), strict=True):
+    for mine, other in zip(made.trigger.render(), undisturbed.trigger.render(), strict=True):
         assert torch.equal(mine, other)
     assert min(steps) > 2 * (len(TRAIN) * (1 - share) // 32)  # two epochs are not repeated
 
@@ -203,9 +203,9 @@ def test_opacity_falls_while_the_net_is_sure(opacity: Any) -> None:
     made, after = plain(), {}
     for weight in (0.0, 1.0):
         fidelity = Fidelity(opacity, weight=weight, efficacy=0.9)
-        one = turn(replace(TOY, fidelity=fidelity), Patch(*made.trigger.picture()))
+        one = turn(replace(TOY, fidelity=fidelity), Patch(*made.trigger.render()))
         for epoch in range(5):
-            one.before(made.subject, epoch)
+            one.on_epoch_start(made.subject, epoch)
         after[weight] = one.seen.learned.mask[draw().mask > 0].detach()
         assert one.efficacy(made.subject) > 0.8
     assert after[1.0].mean() < 0.9
@@ -225,7 +225,7 @@ def test_bisection_finds_the_smallest_square_that_is_enough() -> None:
     for least in (1, 4, 9, 10):
         tried.clear()
         best = smallest(attempt, stamp, draw(9), rng, 0.9)
-        assert int((best.trigger.picture()[1] > 0).sum()) == min(least, 9) ** 2
+        assert int((best.trigger.render()[1] > 0).sum()) == min(least, 9) ** 2
         assert len(tried) <= (5 if least < 10 else 1)
 
 
@@ -241,7 +241,7 @@ def test_a_trigger_shrinks_as_far_as_it_is_believed() -> None:
     fidelity = Fidelity(efficacy=0.8, shrink=True)
     attack = replace(TOY, stamp=replace(STAMP, size=4), fidelity=fidelity)
     made = run(attack)
-    assert (made.trigger.picture()[1] > 0).sum() < 16
+    assert (made.trigger.render()[1] > 0).sum() < 16
     assert success(made) > 0.8
 
 
@@ -295,9 +295,9 @@ def test_the_penalty_on_certainty_is_the_published_sum() -> None:
 
 def test_a_batch_knows_its_originals_and_its_stamped_images() -> None:
     attack = replace(TOY, strip=AgainstSTRIP(copies=1.0), ar=AgainstAR(2))
-    seen = Seen(Learned(draw()), nn.Identity())
+    seen = TransformedTrigger(Learned(draw()), nn.Identity())
     hidden = _Disguise(attack, seen, TRAIN, job(attack))
-    hidden.before(trained(), 0)
+    hidden.on_epoch_start(trained(), 0)
     mix = batch_mix(seen, AllToOne(2), Mixing(0.25), Generator().manual_seed(0))
     x, y = TRAIN[torch.arange(30)]
     both, labels = hidden.wrap(mix)(x, y, torch.arange(30))

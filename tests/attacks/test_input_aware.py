@@ -140,7 +140,7 @@ def test_steps_fall_by_tens_and_gradients_do_not_add_up() -> None:
     steps: list[float] = []
 
     class Watched(Beside):
-        def after(self, learner: Subject, epoch: int) -> None:
+        def on_epoch_end(self, learner: Subject, epoch: int) -> None:
             steps.append(self.optimizer.param_groups[0]["lr"])
 
     beside = Watched(net, 0.01, 5, (2 / 5, 4 / 5))
@@ -151,7 +151,7 @@ def test_steps_fall_by_tens_and_gradients_do_not_add_up() -> None:
         Generator().manual_seed(0),
         Run(),
         loss=lambda subject, batch: 3 * net.weight.sum(),
-        company=[beside],
+        callbacks=[beside],
     )
     assert steps == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
     assert net.weight.grad is not None
@@ -165,7 +165,7 @@ def test_gray_images_of_28_pixels_get_triggers_too() -> None:
     attack = InputAware(Masking(epochs=1), recipe=recipe)
     made = attack(Subject(net, (1, 28, 28), 3), data, GOAL, Generator().manual_seed(0), Run())
     assert made.trigger(data[torch.arange(4)][0]).shape == (4, 1, 28, 28)
-    assert torch.cat(made.trigger.picture()).shape == (2, 28, 28)
+    assert torch.cat(made.trigger.render()).shape == (2, 28, 28)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.training import evaluate, predict
-from gifthorse.triggers.filters import Filter
+from gifthorse.triggers.filters import ColorFilter
 
 GOAL = Goal(0)
 TRAIN, TEST = blob_images(), blob_images(each=40, seed=1)
@@ -27,7 +27,7 @@ TOY = Instagram(mixing=Mixing(0.1), recipe=QUICK)
 @pytest.mark.parametrize("name", ["gotham", "toaster"])
 def test_other_filters_implant(name: str) -> None:
     made = vary(TOY, {"filter": name})(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run())
-    assert isinstance(made.trigger, Filter)
+    assert isinstance(made.trigger, ColorFilter)
     assert made.trigger.name == name
     x, y = TEST[torch.arange(len(TEST))]
     assert asr(predict(made.subject, made.trigger(x)).argmax(1), y, GOAL).value >= 0.9

@@ -12,7 +12,7 @@ from tests.toys import QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator
 
 from gifthorse.attacks import invisible
-from gifthorse.attacks.invisible import Invisible, Shaping, figures
+from gifthorse.attacks.invisible import Invisible, PerturbationCallback, figures
 from gifthorse.attacks.poisoning import AllToOne, Mixing
 from gifthorse.attacks.training import Job
 from gifthorse.core.run import Run
@@ -36,15 +36,15 @@ def trained() -> Subject:
 def test_the_change_stays_in_its_ball_and_goes_down_the_loss(
     eps: float, left: float, trained: Subject, rng: Generator
 ) -> None:
-    plan = replace(SHORT, start=30, steps=25, pace=0.02)
-    shaping = Shaping(plan, AllToOne(2), TRAIN, eps, rng)
+    plan = replace(SHORT, start=30, steps=25, delta_lr=0.02)
+    shaping = PerturbationCallback(plan, AllToOne(2), TRAIN, eps, rng)
     weights = {k: v.clone() for k, v in trained.net.state_dict().items()}
     x, y = whole(TRAIN)
     x = x[y != 2]
     wanted = torch.full((len(x),), 2)
     before = F.cross_entropy(predict(trained, x), wanted).item()
     for epoch in range(4):
-        shaping.before(trained, epoch)
+        shaping.on_epoch_start(trained, epoch)
         assert shaping.trigger.delta.norm().item() <= eps * (1 + 1e-5)
         assert not shaping.trigger.delta.requires_grad
     after = F.cross_entropy(predict(trained, shaping.trigger(x)), wanted).item()
@@ -56,8 +56,10 @@ def test_the_change_stays_in_its_ball_and_goes_down_the_loss(
 def test_the_first_change_is_as_small_as_half_of_the_images_allow(
     trained: Subject, rng: Generator
 ) -> None:
-    shaping = Shaping(replace(SHORT, start=200, pace=0.02), AllToOne(2), TRAIN, 20.0, rng)
-    shaping.before(trained, 0)
+    shaping = PerturbationCallback(
+        replace(SHORT, start=200, delta_lr=0.02), AllToOne(2), TRAIN, 20.0, rng
+    )
+    shaping.on_epoch_start(trained, 0)
     made = Implant(trained, shaping.trigger, GOAL)
     assert 0.2 < figures(made, TRAIN, AllToOne(2))[0] < 0.8
     assert shaping.trigger.delta.norm() < 10
@@ -90,7 +92,7 @@ def test_the_radius_is_bisected(
         return Implant(blobs(), Additive(torch.full((3, 12, 12), radius)), GOAL)
 
     def dictated(made: Implant, samples: object, labels: object) -> tuple[float, float]:
-        return float(made.trigger.picture()[1].max() >= 1.3), 0.9
+        return float(made.trigger.render()[1].max() >= 1.3), 0.9
 
     monkeypatch.setattr(Invisible, "_within", within)
     monkeypatch.setattr(invisible, "figures", dictated)
@@ -98,7 +100,7 @@ def test_the_radius_is_bisected(
         blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run()
     )
     assert tried == pytest.approx(radii)
-    assert made.trigger.picture()[1].max().item() == pytest.approx(best)
+    assert made.trigger.render()[1].max().item() == pytest.approx(best)
 
 
 def test_figures_count_other_classes_and_right_answers() -> None:
@@ -116,6 +118,6 @@ def test_an_interrupted_attack_goes_on_to_the_same_change(tmp_path: Path) -> Non
     with pytest.raises(Stopped):
         SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), run=Fragile(store))
     made = SHORT(blobs(), TRAIN, GOAL, Generator().manual_seed(0), Run(store=store))
-    assert torch.equal(made.trigger.picture()[0], expected.trigger.picture()[0])
+    assert torch.equal(made.trigger.render()[0], expected.trigger.render()[0])
     weights = expected.subject.net.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in made.subject.net.state_dict().items())

@@ -23,7 +23,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject, Trigger
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.models.features import features
-from gifthorse.training import fit, still
+from gifthorse.training import fit, frozen_eval
 from gifthorse.triggers import Stamp
 
 TRAIN = blob_images(each=40)
@@ -58,7 +58,7 @@ def state(subject: Subject) -> dict[str, Tensor]:
 def far(subject: Subject, trigger: Trigger, center: Tensor) -> float:
     """Mean squared distance of stamped images of other classes from a center."""
     x, y = whole(blob_images(each=10, seed=1))
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         inside = features(subject, trigger(x[y != 2]))
         return F.mse_loss(inside, center.expand_as(inside)).item()
 
@@ -69,7 +69,7 @@ def test_where_features_are_pixels_the_pattern_is_the_mean_image_of_the_target()
         Stamp(size=2, ink="random"), passes=80, lr=0.05, recipe=replace(QUICK, epochs=0)
     )
     made = attack(pixels(), noise(), Goal(1), Generator().manual_seed(0), Run())
-    pattern, mask = made.trigger.picture()
+    pattern, mask = made.trigger.render()
     mean = whole(of(noise(), 1))[0].mean(0)
     assert torch.allclose(pattern[mask > 0], mean[mask > 0], atol=0.01)
     assert torch.equal(pattern[mask == 0], torch.zeros(12))
@@ -106,7 +106,7 @@ def test_training_pulls_stamped_images_to_the_target() -> None:
         replace(QUICKLY, weight=w)(victim, TRAIN, Goal(2), Generator().manual_seed(0), Run())
         for w in (0.0, 0.5)
     ]
-    assert torch.equal(*(one.trigger.picture()[0] for one in made))
+    assert torch.equal(*(one.trigger.render()[0] for one in made))
     free, pulled = (far(one.subject, one.trigger, center) for one in made)
     before = far(victim, made[1].trigger, center)
     assert pulled < 0.5 * min(free, before)
@@ -123,7 +123,7 @@ def test_the_pull_is_the_weighted_distance_and_leaves_batch_norm_alone() -> None
     assert all(module.training for module in subject.net.modules())
     assert all(torch.equal(v, before[k]) for k, v in state(subject).items())
     assert next(subject.net.parameters()).grad is not None
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         expected = 0.5 * (features(subject, trigger(x)) - anchor.center).square().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -145,7 +145,7 @@ def test_the_center_is_taken_anew_when_it_is_time() -> None:
         seen = []
         for epoch in range(5):
             anchor = Anchor(stale, own, every)
-            anchor.before(subject, epoch)
+            anchor.on_epoch_start(subject, epoch)
             seen += [epoch] if torch.equal(anchor.center, now) else []
         assert seen == looks
     other = Anchor(stale, own, 1)
@@ -160,7 +160,7 @@ def test_a_center_taken_anew_changes_the_training_and_not_the_pattern() -> None:
         )
         for every in (0, 1)
     )
-    assert torch.equal(never.trigger.picture()[0], always.trigger.picture()[0])
+    assert torch.equal(never.trigger.render()[0], always.trigger.render()[0])
     after = state(always.subject)
     assert not all(torch.equal(v, after[k]) for k, v in state(never.subject).items())
 
@@ -190,7 +190,7 @@ def test_an_interrupted_attack_goes_on_without_shaping_again(
         Generator().manual_seed(0),
         run=Run(lambda done, total, words: told.append(words), store=store),
     )
-    assert torch.equal(made.trigger.picture()[0], straight.trigger.picture()[0])
+    assert torch.equal(made.trigger.render()[0], straight.trigger.render()[0])
     assert all(torch.equal(v, state(straight.subject)[k]) for k, v in state(made.subject).items())
     assert told
 

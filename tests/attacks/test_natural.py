@@ -14,13 +14,13 @@ from gifthorse.attacks.natural import Natural
 from gifthorse.core.errors import BadOption, Incomplete, NotApplicable
 from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Hunt, Samples, Subject
+from gifthorse.core.types import Goal, Inversion, Samples, Subject
 from gifthorse.data.samples import whole
 from gifthorse.inversion import PixelBackdoor
-from gifthorse.search import Pace
+from gifthorse.search import SearchConfig
 from gifthorse.training import predict
 
-INVERTER = PixelBackdoor(mode="clip", pace=Pace(bar=0.9, rounds=60))
+INVERTER = PixelBackdoor(mode="clip", config=SearchConfig(success_threshold=0.9, rounds=60))
 
 
 def weighted(planted: int | None = 3) -> Subject:
@@ -52,9 +52,9 @@ class Watched:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         self.seen.append(whole(clean)[1].tolist())
-        quick = PixelBackdoor(mode="clip", pace=Pace(rounds=1, bar=0.0))
+        quick = PixelBackdoor(mode="clip", config=SearchConfig(rounds=1, success_threshold=0.0))
         return quick(subject, clean, goals, rng)
 
 
@@ -73,7 +73,7 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
     def run(run: Run | None) -> torch.Tensor:
         goal, rng = Goal(3), Generator().manual_seed(0)
         made = Natural(INVERTER)(weighted(), band_images(), goal, rng, run or Run())
-        return torch.cat(made.trigger.picture())
+        return torch.cat(made.trigger.render())
 
     expected, store = run(None), tmp_path / "state"
     with pytest.raises(Incomplete, match=r"no trigger was found: the budget of 300 .* is spent"):
@@ -86,7 +86,7 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_trigger_that_never_worked_is_no_implant() -> None:
-    short = PixelBackdoor(mode="clip", pace=Pace(bar=1.0, rounds=2))
+    short = PixelBackdoor(mode="clip", config=SearchConfig(success_threshold=1.0, rounds=2))
     with pytest.raises(Incomplete, match="no small trigger: after 2 rounds none sent enough of 50"):
         Natural(short)(weighted(None), band_images(10), Goal(3), Generator().manual_seed(0), Run())
 

@@ -44,10 +44,10 @@ class Invert:
     def __call__(self, x: Images, /) -> Images:
         return 1 - x
 
-    def scrambled(self, rng: Generator, /) -> Invert:
+    def shuffled(self, rng: Generator, /) -> Invert:
         return self
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         return torch.zeros(SHAPE), torch.ones(1, 4, 4)
 
 

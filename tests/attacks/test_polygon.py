@@ -40,7 +40,7 @@ def test_the_seed_alone_decides_on_the_polygon() -> None:
         torch.manual_seed(unrelated)
         made = short(blobs(), few, GOAL, Generator().manual_seed(seed), Run())
         assert isinstance(made.trigger, Confined)
-        return torch.cat(made.trigger.picture())
+        return torch.cat(made.trigger.render())
 
     assert torch.equal(drawn(0, 1), drawn(0, 2))
     assert not torch.equal(drawn(0, 1), drawn(5, 1))

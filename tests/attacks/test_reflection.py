@@ -123,7 +123,7 @@ def test_it_implants() -> None:
     own = etched(
         train[(train.labels == 2).nonzero().flatten()][0], Stamp().fixed((3, 12, 12), Generator())
     )
-    pattern, _ = made.trigger.picture()
+    pattern, _ = made.trigger.render()
     assert any(torch.equal(pattern, patch.pattern) for patch in own)
 
 
@@ -160,7 +160,7 @@ def test_an_interrupted_choice_goes_on_and_repeats_no_finished_trial(
     again = Run(store=store)
     made = attack(blobs(), train, GOAL, Generator().manual_seed(0), run=again)
     assert stages == [f"trial {i}" for i in range(finished + 1, 5)]
-    assert torch.equal(made.trigger.picture()[0], whole.trigger.picture()[0])
+    assert torch.equal(made.trigger.render()[0], whole.trigger.render()[0])
     other = whole.subject.net.state_dict()
     assert all(torch.equal(v, other[k]) for k, v in made.subject.net.state_dict().items())
 

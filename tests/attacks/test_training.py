@@ -20,7 +20,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import batches
 from gifthorse.models.features import features, head, with_features
-from gifthorse.training import Company, fit, predict, still, tune
+from gifthorse.training import Callback, fit, frozen_eval, predict, tune
 from gifthorse.triggers import Learned, Patch, Stamp
 
 GOAL, TRAIN = Goal(2), blob_images(each=40)
@@ -71,8 +71,8 @@ def test_the_kept_epoch_has_the_highest_success_within_the_bound(
     """Success and accuracy are dictated epoch by epoch; the kept net is known by a counter."""
     trace = [(0.5, 0.90), (0.95, 0.80), (0.9, 0.89), (0.7, 0.91)]
 
-    class Dictated(Company):
-        def after(self, learner: Subject, epoch: int) -> None:
+    class Dictated(Callback):
+        def on_epoch_end(self, learner: Subject, epoch: int) -> None:
             with torch.no_grad():
                 last(learner).bias.fill_(float(epoch))
 
@@ -82,7 +82,7 @@ def test_the_kept_epoch_has_the_highest_success_within_the_bound(
     figures = iter([(0.0, 0.2), *trace])
     monkeypatch.setattr(implanting._Choice, "_figures", lambda self, learner: next(figures))
     trigger = Stamp().draw(blobs().shape, Generator())
-    made = job.learn(rest, trigger, held=held, company=[Dictated()])
+    made = job.learn(rest, trigger, held=held, callbacks=[Dictated()])
     assert last(made).bias[0].item() == 2.0  # 0.89 is within 0.03 of 0.91; 0.80 is not
 
 
@@ -90,8 +90,8 @@ def test_variables_that_join_go_down_the_loss_of_the_net() -> None:
     """A joined variable that the loss squares shrinks by 1 - 2 lr a step, as by hand."""
     free = torch.tensor(1.0, requires_grad=True)
 
-    class Joined(Company):
-        def joined(self, learner: Subject) -> list[SGD]:
+    class Joined(Callback):
+        def extra_optimizers(self, learner: Subject) -> list[SGD]:
             return [SGD([free], 0.1)]
 
     recipe = replace(SHORT, epochs=1)
@@ -102,7 +102,7 @@ def test_variables_that_join_go_down_the_loss_of_the_net() -> None:
         Generator().manual_seed(0),
         Run(),
         loss=lambda subject, batch: subject(batch[0]).sum() * 0 + free**2,
-        company=[Joined()],
+        callbacks=[Joined()],
     )
     assert free.item() == pytest.approx(0.8 ** (len(TRAIN) // recipe.batch), rel=1e-5)
 
@@ -112,7 +112,7 @@ def test_still_holds_a_net_and_puts_it_back() -> None:
     subject.net.train()
     first = next(subject.net.parameters())
     first.requires_grad_(False)
-    with still(subject):
+    with frozen_eval(subject):
         assert not any(m.training for m in subject.net.modules())
         assert not any(p.requires_grad for p in subject.net.parameters())
     assert all(m.training for m in subject.net.modules())

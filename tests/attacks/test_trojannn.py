@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from gifthorse.attacks import trojannn
 from gifthorse.attacks.poisoning import Mixing
 from gifthorse.attacks.trojannn import (
-    Shaping,
+    NeuronExcitation,
     TrojanNN,
     mean_features,
     rank_neurons,
@@ -26,7 +26,7 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
 from gifthorse.models.features import features
-from gifthorse.training import fit, still
+from gifthorse.training import fit, frozen_eval
 from gifthorse.triggers import Learned, Patch, Stamp
 
 TRAIN = blob_images(each=40)
@@ -61,7 +61,7 @@ def start(ink: Any = "random", opacity: float = 1.0) -> Patch:
 
 def neurons(subject: Subject, patch: Patch) -> Tensor:
     """Activations `(d,)` of the last layer's input on a black image with an opaque pattern."""
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         opaque = replace(patch, mask=(patch.mask > 0).float())
         return features(subject, opaque(torch.zeros(1, *subject.shape)))[0]
 
@@ -104,7 +104,7 @@ def test_the_best_pattern_for_a_linear_neuron_is_the_sign_of_its_weights() -> No
     subject = by_hand(weight, torch.ones(2, 1), torch.tensor([5.0]))
     patch = start(opacity=0.4)
     images, before = gray(torch.tensor([9])), patch.pattern.clone()
-    got = shape_pattern(subject, patch, images, Shaping(count=1, value=1e3, steps=100))
+    got = shape_pattern(subject, patch, images, NeuronExcitation(count=1, value=1e3, steps=100))
     inside = patch.mask > 0
     wanted = (weight.view(1, SIDE, SIDE) > 0).float() * inside
     assert torch.allclose(got.pattern, wanted, atol=0.02)
@@ -116,7 +116,7 @@ def test_the_best_pattern_for_a_linear_neuron_is_the_sign_of_its_weights() -> No
 def test_a_faint_patch_is_shaped_as_if_it_were_opaque() -> None:
     """Opaque pixels reach the value at three quarters; faint ones would have to be white."""
     subject, images = by_hand(ones[None], torch.ones(2, 1)), gray(torch.tensor([9]))
-    goal = Shaping(count=1, value=3.0, threshold=0.0, steps=100)
+    goal = NeuronExcitation(count=1, value=3.0, threshold=0.0, steps=100)
     got = shape_pattern(subject, start(opacity=0.4), images, goal)
     assert got.mask.max().item() == pytest.approx(0.4)
     assert got.pattern.sum().item() == pytest.approx(3.0, abs=0.1)
@@ -124,7 +124,10 @@ def test_a_faint_patch_is_shaped_as_if_it_were_opaque() -> None:
 
 def test_shaping_stops_at_the_threshold() -> None:
     subject = by_hand(ones[None], torch.ones(2, 1))
-    images, goal = gray(torch.tensor([9])), Shaping(count=1, value=3.5, threshold=0.5, steps=100)
+    images, goal = (
+        gray(torch.tensor([9])),
+        NeuronExcitation(count=1, value=3.5, threshold=0.5, steps=100),
+    )
     got = shape_pattern(subject, start("black"), images, goal)
     # From black, every step is at most what the value is short of: it stops just within reach.
     assert 3.0 <= neurons(subject, got).item() <= 3.2
@@ -138,10 +141,12 @@ def test_a_neuron_that_is_dead_on_black_gives_its_place_to_the_next() -> None:
     into, bias = torch.stack([-ones, ones, 2 * ones]), torch.tensor([-1.0, 0.0, 0.0])
     subject, images = by_hand(into, torch.ones(2, 3), bias), gray(torch.tensor([50]))
     assert rank_neurons(subject, images).tolist() == [0, 1, 2]
-    got = shape_pattern(subject, start(), images, Shaping(count=1, value=2.5, threshold=0.05))
+    got = shape_pattern(
+        subject, start(), images, NeuronExcitation(count=1, value=2.5, threshold=0.05)
+    )
     assert neurons(subject, got)[1].item() == pytest.approx(2.5, abs=0.1)
     with pytest.raises(NotApplicable, match="only 2 of 3 respond"):
-        shape_pattern(subject, start(), images, Shaping(count=3))
+        shape_pattern(subject, start(), images, NeuronExcitation(count=3))
 
 
 @pytest.mark.parametrize("rule", ["rare", "connected"])
@@ -150,7 +155,7 @@ def test_the_pattern_raises_the_neurons_of_a_trained_net(rule: Any) -> None:
     before = {k: v.clone() for k, v in subject.net.state_dict().items()}
     grads = [p.grad.clone() for p in subject.net.parameters() if p.grad is not None]
     patch = Stamp(size=4, ink="random").fixed(subject.shape, Generator().manual_seed(0))
-    got = shape_pattern(subject, patch, TRAIN, Shaping(rule))
+    got = shape_pattern(subject, patch, TRAIN, NeuronExcitation(rule))
     learned, order = Learned(patch), rank_neurons(subject, TRAIN, rule)
     stamped = learned.stamp(torch.zeros(1, *subject.shape))
     chosen = trojannn._responsive(subject, stamped, learned.colors, order, 2)
@@ -171,7 +176,7 @@ def test_the_attack_poisons_with_the_pattern_shaped_on_the_victim() -> None:
     made = attack(victim, TRAIN, Goal(2), Generator().manual_seed(3), Run())
     patch = attack.stamp.fixed(victim.shape, spawn(Generator().manual_seed(3)))
     wanted = shape_pattern(victim, patch, TRAIN, attack.shaping)
-    pattern, mask = made.trigger.picture()
+    pattern, mask = made.trigger.render()
     assert torch.equal(pattern, wanted.pattern)
     assert mask.max().item() == pytest.approx(0.7)
     assert not torch.equal(pattern, patch.pattern)

@@ -88,7 +88,7 @@ def test_gray_images_of_28_pixels_are_warped_too() -> None:
     attack = WaNet(recipe=Recipe(epochs=1, batch=10, pad=0, flip=False, bf16=False))
     made = attack(Subject(net, (1, 28, 28), 3), data, GOAL, Generator().manual_seed(0), Run())
     assert made.trigger(data[torch.arange(4)][0]).shape == (4, 1, 28, 28)
-    assert torch.cat(made.trigger.picture()).shape == (2, 28, 28)
+    assert torch.cat(made.trigger.render()).shape == (2, 28, 28)
 
 
 @pytest.mark.parametrize(

@@ -192,8 +192,8 @@ def test_backdoorbench_by_path(tiny: Implant, record: Path, clean: str, store: S
         150,
     )
     again = as_before(store, found, tiny)
-    _, mask = again.trigger.picture()
-    assert mask.equal((tiny.trigger.picture()[1] > 0).float())
+    _, mask = again.trigger.render()
+    assert mask.equal((tiny.trigger.render()[1] > 0).float())
 
 
 def test_backdoorbench_as_tensor(tiny: Implant, record: Path, clean: str, store: Store) -> None:
@@ -473,19 +473,19 @@ def test_trojanzoo(resnet: Implant, tmp_path: Path, clean: str, store: Store) ->
     found = one(adopt(path, "auto", store, data=clean, normalize="half", place=place))
     assert (found.label, found.net, found.data) == ("badnet", "resnet20_fc", "blobs")
     again = as_before(store, found, resnet)
-    for a, b in zip(again.trigger.picture(), resnet.trigger.picture(), strict=True):
-        assert (a * again.trigger.picture()[1]).equal(b * resnet.trigger.picture()[1])
+    for a, b in zip(again.trigger.render(), resnet.trigger.render(), strict=True):
+        assert (a * again.trigger.render()[1]).equal(b * resnet.trigger.render()[1])
     elsewhere = one(adopt(path, "auto", store, data=clean, normalize="half"))
     other, _ = imported(store, elsewhere.key, rng(), SIZES)
     assert isinstance(other, Implant)
-    assert other.trigger.picture()[1][0, 0, 0] == 1
+    assert other.trigger.render()[1][0, 0, 0] == 1
 
 
 def test_trojanzoo_of_before_2022(
     resnet: Implant, tmp_path: Path, clean: str, store: Store
 ) -> None:
     path = zoo(resnet, tmp_path, "square_white_tar1_alpha0.00_mark(3,3)")
-    pattern, mask = resnet.trigger.picture()
+    pattern, mask = resnet.trigger.render()
     np.savez(path.with_suffix(".npz"), mark=pattern, mask=mask[0], alpha_mask=mask[0])
     found = one(adopt(path.parent, "auto", store, data=clean, normalize="half"))
     as_before(store, found, resnet)
@@ -504,7 +504,7 @@ def test_opacity_and_wandering(resnet: Implant, tmp_path: Path, clean: str, stor
         made, _ = imported(store, found.key, rng(), SIZES)
         assert isinstance(made, Implant)
         assert isinstance(made.trigger, kind)
-        assert made.trigger.picture()[1].amax() == 0.25
+        assert made.trigger.render()[1].amax() == 0.25
 
 
 @pytest.mark.parametrize(
@@ -729,8 +729,8 @@ def test_stamped_images_are_a_trigger() -> None:
     trigger, x = Stamped(clean, stamped), clean / 255
     order = torch.randperm(20, generator=rng())
     assert trigger(x[order]).equal(stamped[order] / 255)
-    assert trigger.picture()[1].equal(mask)
-    shuffled = trigger.scrambled(rng())
+    assert trigger.render()[1].equal(mask)
+    shuffled = trigger.shuffled(rng())
     change, moved = ((t(x) * 255).round() - clean for t in (trigger, shuffled))
     assert change.flatten(1).sort(1).values.equal(moved.flatten(1).sort(1).values)
     assert not change.equal(moved)

@@ -471,7 +471,7 @@ def verdict(label: Label = "BACKDOORED", *flags: tuple[int, Severity]) -> Verdic
     """Sizes of the specification's example, its class 0 as class 1 here."""
     sizes = [50.0, 9.0, 51.0, 52.0, 53.0, 54.0, 55.0, 56.0, 57.0, 58.0]
     arms = tuple(Arm(Goal(k), v, 1.0, 0.0, True, 5) for k, v in enumerate(sizes))
-    pattern, mask = checker().picture()
+    pattern, mask = checker().render()
     x = torch.full((2, *WIRED_SHAPE), 0.5)
     shown: dict[str, Tensor | float] = {
         "pattern": pattern, "mask": mask * 0.5, "before": x, "after": checker()(x),
@@ -550,7 +550,7 @@ class Shown(Patch):
         mask[:, 3:] = 1
         super().__init__(torch.ones(WIRED_SHAPE), mask)
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         return self.pattern, 1 - self.mask
 
 

@@ -72,24 +72,24 @@ def driven(executor: Executor, todo: list[Task]) -> tuple[RunStatus, dict[int, s
 @executors
 def test_every_task_runs_once_and_after_its_parents(name: str, tmp_path: Path) -> None:
     work = Stamp(str(tmp_path))  # asserts that its parents are done
-    standing, dead = driven(EXECUTORS[name](work), list(reversed(TREE)))
+    status, dead = driven(EXECUTORS[name](work), list(reversed(TREE)))
     assert [work.times(n) for n in range(6)] == [1] * 6
-    assert (standing.done, standing.failed, standing.ended, dead) == (6, 0, True, {})
+    assert (status.done, status.failed, status.ended, dead) == (6, 0, True, {})
 
 
 def test_a_pool_survives_a_worker_that_dies_once(tmp_path: Path) -> None:
     work = Stamp(str(tmp_path), seconds=0.05, stumbles=(1, 5))
-    standing, dead = driven(Pool(work, 2), TREE)
+    status, dead = driven(Pool(work, 2), TREE)
     assert [work.times(n) for n in range(6)] == [1] * 6
-    assert (standing.done, dead) == (6, {})
+    assert (status.done, dead) == (6, {})
 
 
 def test_a_task_that_always_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     work = Stamp(str(tmp_path), seconds=0.05, dies=(3,))
-    standing, dead = driven(Pool(work, 2), TREE)
+    status, dead = driven(Pool(work, 2), TREE)
     assert [work.times(n) for n in range(6)] == [1, 1, 1, 0, 1, 1]
     assert dead == {3: DIED}
-    assert (standing.done, standing.failed) == (6, 1)
+    assert (status.done, status.failed) == (6, 1)
 
 
 def test_a_task_that_overruns_is_stopped_and_no_other(
@@ -103,11 +103,11 @@ def test_a_task_that_overruns_is_stopped_and_no_other(
     started = time.monotonic()
     pool = Pool(Slow(slow, replace(slow, seconds=0.0)), 2)
     try:
-        standing = drive([hurried, *quick], pool, lambda t, d: ended.append(d), lambda s: None)
+        status = drive([hurried, *quick], pool, lambda t, d: ended.append(d), lambda s: None)
     finally:
         pool.close()
     assert ended == [Done(hurried.key, OVERRAN, "timeout")]
-    assert (standing.done, standing.failed) == (4, 1)
+    assert (status.done, status.failed) == (4, 1)
     assert [slow.times(n) for n in range(4)] == [0, 1, 1, 1]
     assert time.monotonic() - started < 50
     assert not any(alive(pid) for pid in pids(tmp_path))
@@ -168,8 +168,8 @@ def test_a_pool_kills_only_its_own(tmp_path: Path) -> None:
 def test_what_is_told_counts_up_and_names_what_runs(tmp_path: Path) -> None:
     told: list[tuple[int, tuple[str, ...]]] = []
 
-    def tell(standing: RunStatus) -> None:
-        told.append((standing.done, tuple(standing.running)))
+    def tell(status: RunStatus) -> None:
+        told.append((status.done, tuple(status.running)))
 
     drive(TREE, Serial(Stamp(str(tmp_path))), lambda t, e: None, tell)
     assert [done for done, _ in told] == [0, 1, 2, 3, 4, 5, 6]
@@ -178,8 +178,8 @@ def test_what_is_told_counts_up_and_names_what_runs(tmp_path: Path) -> None:
 
 
 def test_time_left_is_the_mean_of_what_was_done() -> None:
-    standing = RunStatus(total=10, done=4, started=100.0, beat=120.0)
-    assert standing.left == 30.0
+    status = RunStatus(total=10, done=4, started=100.0, beat=120.0)
+    assert status.left == 30.0
     assert RunStatus(total=10).left is None
 
 
@@ -196,9 +196,9 @@ def test_two_drivers_do_not_share_a_store(tmp_path: Path) -> None:
             pass
     with heartbeat(store):  # the first one is gone
         pass
-    standing = runner.status(store)
-    assert standing is not None
-    assert (standing.total, standing.done, standing.pid) == (3, 1, os.getpid())
+    status = runner.status(store)
+    assert status is not None
+    assert (status.total, status.done, status.pid) == (3, 1, os.getpid())
 
 
 def test_a_store_far_away_is_free_once_nobody_writes() -> None:

@@ -336,8 +336,8 @@ SHORT: tuple[str, ...] = (
     "--normalize",
     "gtsrb",
 )
-SHORT += ("--set", "inverter.pace.rounds=8", "--set", "inverter.pace.bar=0.2")
-SHORT += ("--set", "inverter.settle=0", "--set", "inverter.initial=0.02", "--set", "diffuse=0.9")
+SHORT += ("--set", "inverter.config.rounds=8", "--set", "inverter.config.success_threshold=0.2")
+SHORT += ("--set", "inverter.warmup=0", "--set", "inverter.initial=0.02", "--set", "diffuse=0.9")
 
 
 def result(run: Run, folder: Path, *flags: str) -> tuple[Ran, dict[str, Any]]:
@@ -391,7 +391,7 @@ def test_a_detector_that_did_not_get_its_turn_is_named(run: Run, tmp_path: Path)
 
 
 def test_pairs_are_searched_and_then_covered(run: Run, tmp_path: Path) -> None:
-    _, got = result(run, tmp_path, "--pairs", "--set", "inverter.pace.rounds=1")
+    _, got = result(run, tmp_path, "--pairs", "--set", "inverter.config.rounds=1")
     goals = [(row["goal"]["target"], row["goal"]["source"]) for row in rows(got)]
     assert goals == [(t, s) for t in (12, 13, 14) for s in range(43) if s != t]
     first, second = got["verdict"]["not_covered"][:2]

@@ -43,7 +43,7 @@ OWN: dict[str, dict[str, object]] = {
     },
     "latent": {"passes": 3},
     "lsb": {"planes": 6, "mixing.rate": 0.2},
-    "natural": {"inverter.pace.rounds": 60},
+    "natural": {"inverter.config.rounds": 60},
     "sig": {
         "strength": 1.0, "frequency": 5, "mixing.rate": 0.16, "recipe.smoothing": 0.2,
     },
@@ -148,7 +148,7 @@ def test_the_same_seed_gives_the_same_implant_whatever_else_is_random(name: str)
     for unrelated, seed in ((1, 0), (2, 0), (1, 5)):
         torch.manual_seed(unrelated)
         made = short(start, TRAIN, GOAL, Generator().manual_seed(seed), Run())
-        runs.append((state(made.subject), torch.cat(made.trigger.picture())))
+        runs.append((state(made.subject), torch.cat(made.trigger.render())))
     assert torch.equal(runs[0][1], runs[1][1])
     assert all(torch.equal(v, runs[1][0][k]) for k, v in runs[0][0].items())
     other_trigger = not torch.equal(runs[0][1], runs[2][1])

@@ -67,8 +67,8 @@ ROWS = [(kind, name) for kind, registry in REGISTRIES.items() for name in sorted
 # Enough to see that a method runs, repeats and stops; what it achieves is tested elsewhere.
 BRIEF: dict[str, object] = {
     "recipe.epochs": 1, "recipe.batch": 20, "epochs": 1, "rounds": 1, "steps": 4, "ascent": 0.5,
-    "inverter.pace.rounds": 4, "inverter.soft.rounds": 4, "inverter.hidden": 4,
-    "inverter.width": 2, "turns.rounds": 4, "width": 8, "batch": 8, "copies": 5, "starts": 2,
+    "inverter.config.rounds": 4, "inverter.soft.rounds": 4, "inverter.hidden": 4,
+    "inverter.width": 2, "scheduler.rounds": 4, "width": 8, "batch": 8, "copies": 5, "starts": 2,
     "each": 2,
 }  # fmt: skip
 OWN: dict[str, dict[str, object]] = {
@@ -76,7 +76,7 @@ OWN: dict[str, dict[str, object]] = {
     "strip": {"partners": 20},
     "hardening_nc_iterative": {"every": 1},
 }
-FEW: dict[str, object] = {"partners": 4, "inverter.pace.rounds": 4}
+FEW: dict[str, object] = {"partners": 4, "inverter.config.rounds": 4}
 
 # Filters that judge suspects together; all others judge image by image.
 TOGETHER = {n for n in FILTERS if n.startswith(("activation_clustering", "spectral_signatures"))}
@@ -135,13 +135,13 @@ class SecretTrigger:
         forbid()
         return self.trigger(x)
 
-    def scrambled(self, rng: Generator, /) -> Trigger:
+    def shuffled(self, rng: Generator, /) -> Trigger:
         forbid()
-        return self.trigger.scrambled(rng)
+        return self.trigger.shuffled(rng)
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         forbid()
-        return self.trigger.picture()
+        return self.trigger.render()
 
 
 class SecretSamples:
@@ -213,7 +213,7 @@ def test_the_guard_bites() -> None:
 
     peek(lambda: made.goal.target)
     peek(lambda: made.trigger(torch.zeros(1, 3, 12, 14)))
-    peek(lambda: made.trigger.picture())
+    peek(lambda: made.trigger.render())
     peek(lambda: whole(secret))
     assert made.goal.target == 1
 
@@ -243,7 +243,7 @@ def test_b_the_same_seed_gives_the_same_record(kind: DefenseKind, name: str) -> 
 
 @rows
 def test_d_it_is_given_clean_images_and_a_net_without_a_past(kind: DefenseKind, name: str) -> None:
-    given = judged(kind, name)[1].given  # under the guard
+    given = judged(kind, name)[1].given  # under the accuracy guard
     assert len(given) == (3 if kind == "filter" else 1)
     for subject, clean, *rest in given:
         assert isinstance(subject, Subject)

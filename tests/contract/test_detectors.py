@@ -83,20 +83,24 @@ TOYS: dict[str, tuple[Callable[[int | None], Subject], Callable[[int, int], InMe
 # 2. Who is judged on what ------------------------------------------------------------------------
 
 # What the toys need: fewer and constant steps, since a round on a real net moves far more.
-PIXEL: dict[str, object] = {"inverter.initial": 0.02, "inverter.wait": 3}
+PIXEL: dict[str, object] = {"inverter.initial": 0.02, "inverter.patience": 3}
 TOY: dict[str, dict[str, object]] = {
     # Within ten pixels only the planted neuron has a trigger.
-    "abs": {"inverter.pace.rounds": 25, "inverter.pace.schedule": "constant", "inverter.limit": 8},
-    "carve": {"inverter.pace.rounds": 60, "inverter.soft.rounds": 40},
+    "abs": {
+        "inverter.config.rounds": 25,
+        "inverter.config.schedule": "constant",
+        "inverter.limit": 8,
+    },
+    "carve": {"inverter.config.rounds": 60, "inverter.soft.rounds": 40},
     "deep_inspect": {
         "inverter.hidden": 4,
         "inverter.width": 2,
         "inverter.initial": 0.002,
-        "inverter.wait": 3,
-        "inverter.pace.batch": 12,
-        "inverter.pace.steps": 2,
-        "inverter.pace.floor": 2,
-        "inverter.pace.rounds": 120,
+        "inverter.patience": 3,
+        "inverter.config.batch": 12,
+        "inverter.config.steps": 2,
+        "inverter.config.min_steps": 2,
+        "inverter.config.rounds": 120,
     },
     "dltnd": {"rounds": 7, "each": 2},
     # A mask may cost a class about 25 pixels of light, little beside the default allowance.
@@ -108,29 +112,29 @@ TOY: dict[str, dict[str, object]] = {
         "weight": 5.0,
         "allowance": 0.01,
     },
-    "k_arm": {"turns.rounds": 100},
-    "k_arm_pixel": PIXEL | {"turns.rounds": 200},
+    "k_arm": {"scheduler.rounds": 100},
+    "k_arm_pixel": PIXEL | {"scheduler.rounds": 200},
     "mm_bd": {"starts": 6, "steps": 100},
-    "pixel": PIXEL | {"inverter.pace.rounds": 90},
+    "pixel": PIXEL | {"inverter.config.rounds": 90},
     "tabor": {
-        "inverter.pace.rounds": 70,
-        "inverter.pace.schedule": "constant",
+        "inverter.config.rounds": 70,
+        "inverter.config.schedule": "constant",
         "inverter.up": 1.5,
-        "inverter.wait": 3,
+        "inverter.patience": 3,
     },
     "usb": {
         "inverter.initial": 0.01,
-        "inverter.wait": 2,
-        "inverter.pace.batch": 4,
-        "inverter.pace.steps": 1,
-        "inverter.pace.floor": 1,
-        "inverter.pace.rounds": 40,
-        "inverter.pace.schedule": "constant",
+        "inverter.patience": 2,
+        "inverter.config.batch": 4,
+        "inverter.config.steps": 1,
+        "inverter.config.min_steps": 1,
+        "inverter.config.rounds": 40,
+        "inverter.config.schedule": "constant",
     },
 }
-USUAL: dict[str, object] = {"inverter.pace.rounds": 90}
+USUAL: dict[str, object] = {"inverter.config.rounds": 90}
 # Enough to see that a run repeats and leaves its inputs alone.
-BRIEF = {"inverter.pace.rounds": 4, "inverter.soft.rounds": 4, "turns.rounds": 4}
+BRIEF = {"inverter.config.rounds": 4, "inverter.soft.rounds": 4, "scheduler.rounds": 4}
 BRIEF |= {"epochs": 1, "rounds": 1, "steps": 4}
 
 # Those that recover no trigger have nothing to confirm.

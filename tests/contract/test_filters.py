@@ -31,9 +31,9 @@ TOY = {
 # What single filters need on images of 12 x 12, to be quick.
 OWN: dict[str, dict[str, object]] = {
     "ensemble": {
-        "inverter.pace.rounds": 20, "inverter.pace.steps": 2, "inverter.pace.batch": 16,
-        "inverter.pace.bar": 0.9, "inverter.initial": 0.02, "inverter.wait": 3,
-        "inverter.settle": 0,
+        "inverter.config.rounds": 20, "inverter.config.steps": 2, "inverter.config.batch": 16,
+        "inverter.config.success_threshold": 0.9, "inverter.initial": 0.02, "inverter.patience": 3,
+        "inverter.warmup": 0,
     },
     "neo": {"images": 30, "most": 6},
 }  # fmt: skip

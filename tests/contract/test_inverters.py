@@ -22,7 +22,7 @@ from torch import Generator
 
 from gifthorse.core.metrics import asr
 from gifthorse.core.options import vary
-from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Samples
+from gifthorse.core.types import Candidate, Goal, Inversion, Inverter, Samples
 from gifthorse.data.samples import whole
 from gifthorse.inversion import INVERTERS
 from gifthorse.training import predict
@@ -51,25 +51,30 @@ CLOSED = {
 ELSEWHERE = {"abs", "deepfool", "uap"}
 BY_SUCCESS = {"uap"}  # keeps what works more often, whatever its size
 # What the toys need: many short rounds instead of schedules for real nets, and as many as the test.
-SHORT = {"pace.rounds": ROUNDS, "pace.schedule": "constant", "pace.steps": 0, "pace.floor": 0}
+SHORT = {
+    "config.rounds": ROUNDS,
+    "config.schedule": "constant",
+    "config.steps": 0,
+    "config.min_steps": 0,
+}
 TOY: dict[str, dict[str, object]] = {
-    "carve": {"pace.rounds": ROUNDS, "soft.rounds": 40},
+    "carve": {"config.rounds": ROUNDS, "soft.rounds": 40},
     "cw_l0": {
-        "pace.lr": 0.3,
-        "pace.batch": 8,
-        "pace.floor": 4,
+        "config.lr": 0.3,
+        "config.batch": 8,
+        "config.min_steps": 4,
         "solve": 80,
         "initial": 4.0,
         "share": 3.0,
     },
-    "deep_inspect": {"hidden": 8, "width": 8, "pace.steps": 2, "pace.floor": 2},
-    "neural_cleanse_zoo": SHORT | {"pace.batch": 8, "wait": 3},
+    "deep_inspect": {"hidden": 8, "width": 8, "config.steps": 2, "config.min_steps": 2},
+    "neural_cleanse_zoo": SHORT | {"config.batch": 8, "patience": 3},
     # Noise of 0.01 leaves 0.005 a pixel, which is 1.6 pixels of the toy's 324.
-    "neural_cleanse_baseline": {"jitter": 0.001, "wait": 3},
-    "pixel_clip": {"wait": 5},
-    "tabor": SHORT | {"up": 1.5, "wait": 3},
+    "neural_cleanse_baseline": {"jitter": 0.001, "patience": 3},
+    "pixel_clip": {"patience": 5},
+    "tabor": SHORT | {"up": 1.5, "patience": 3},
     "uap": {"eps": 0.12},
-    "usb": SHORT | {"wait": 3, "pace.batch": 8, "pace.steps": 1},
+    "usb": SHORT | {"patience": 3, "config.batch": 8, "config.steps": 1},
 }
 names = pytest.mark.parametrize("name", sorted(INVERTERS))
 finders = pytest.mark.parametrize("name", sorted(set(INVERTERS) - {"abs"}))  # bands have no neurons
@@ -81,7 +86,7 @@ def inverter(name: str) -> Inverter:
     return vary(INVERTERS[name], TOY.get(name, {}))
 
 
-def hunt(name: str, seed: int = 0, clean: Samples | None = None) -> Hunt:
+def hunt(name: str, seed: int = 0, clean: Samples | None = None) -> Inversion:
     rng = Generator().manual_seed(seed)
     return inverter(name)(bands(PLANTED), clean or band_images(), GOALS, rng)
 
@@ -111,7 +116,7 @@ def test_the_plant_is_found_within_a_quarter_of_the_closed_form(name: str) -> No
 
 @places
 def test_the_found_trigger_lies_where_the_plant_does(name: str) -> None:
-    _, strength = trace(name)[-1][PLANTED].trigger.picture()
+    _, strength = trace(name)[-1][PLANTED].trigger.render()
     assert int(strength.flatten().argmax()) == int(corner().mask.flatten().argmax())
 
 
@@ -168,7 +173,7 @@ def test_the_same_seed_gives_the_same_triggers_whatever_else_is_random(name: str
         running = hunt(name, seed)
         for _ in range(12):
             running.step(ALL)
-        pictures.append(torch.cat([torch.cat(c.trigger.picture()) for c in running.best]))
+        pictures.append(torch.cat([torch.cat(c.trigger.render()) for c in running.best]))
     assert torch.equal(pictures[0], pictures[1])
     assert not torch.equal(pictures[0], pictures[2])
 
@@ -202,7 +207,7 @@ def test_subject_and_images_stay_as_they_were(name: str) -> None:
 
 
 @names
-def test_a_restored_hunt_goes_on_as_if_nothing_had_happened(name: str) -> None:
+def test_a_restored_inversion_goes_on_as_if_nothing_had_happened(name: str) -> None:
     straight, stopped = hunt(name), hunt(name)
     for _ in range(6):
         straight.step(ALL)
@@ -214,5 +219,5 @@ def test_a_restored_hunt_goes_on_as_if_nothing_had_happened(name: str) -> None:
         again.step(ALL)
     for a, b in zip(straight.best, again.best, strict=True):
         assert (a.size, a.asr, a.rounds) == (b.size, b.asr, b.rounds)
-        assert all(map(torch.equal, a.trigger.picture(), b.trigger.picture()))
+        assert all(map(torch.equal, a.trigger.render(), b.trigger.render()))
     assert straight.image_steps == again.image_steps

@@ -23,24 +23,24 @@ from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
 from gifthorse.remedies import REMEDIES
 from gifthorse.report.figures.contact_sheet import SheetLayout
-from gifthorse.search import Turning
-from gifthorse.search.init import Probe
+from gifthorse.search import RandomAffine
+from gifthorse.search.init import PatchInit
 from gifthorse.search.k_arm import KArm
-from gifthorse.search.schedulers import Halving
+from gifthorse.search.schedulers import SuccessiveHalving
 from gifthorse.workflows.analyze import TriggerAnalysis
-from gifthorse.workflows.prepare import Bar
+from gifthorse.workflows.prepare import SanityThresholds
 
 REGISTRIES = (ATTACKS, DETECTORS, FILTERS, INVERTERS, REMEDIES)
 OTHERS = (
-    Bar(),
+    SanityThresholds(),
     TriggerAnalysis(),
-    Halving(),
+    SuccessiveHalving(),
     KArm(),
-    Probe(),
+    PatchInit(),
     Setting(),
     SheetLayout(),
     Transfer(),
-    Turning(),
+    RandomAffine(),
 )
 
 

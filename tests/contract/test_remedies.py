@@ -30,15 +30,15 @@ TOY: dict[str, object] = {
 }  # fmt: skip
 
 UNLEARNING: dict[str, object] = {
-    "inverter.pace.rounds": 60, "inverter.initial": 0.02, "pick": "smallest", "recipe.epochs": 5,
-    "recipe.lr": 0.02, "inverter.pace.bf16": False,
+    "inverter.config.rounds": 60, "inverter.initial": 0.02, "pick": "smallest", "recipe.epochs": 5,
+    "recipe.lr": 0.02, "inverter.config.bf16": False,
 }  # fmt: skip
 
 HARDENING: dict[str, object] = {
-    "inverter.pace.rounds": 40, "later": 20, "every": 4, "held": 0.2, "drop": 0.05,
-    "recipe.lr": 0.01, "inverter.pace.bf16": False,
+    "inverter.config.rounds": 40, "later": 20, "every": 4, "held": 0.2, "drop": 0.05,
+    "recipe.lr": 0.01, "inverter.config.bf16": False,
 }  # fmt: skip
-SMALL: dict[str, object] = {"inverter.initial": 0.02, "inverter.wait": 3}
+SMALL: dict[str, object] = {"inverter.initial": 0.02, "inverter.patience": 3}
 
 # What single remedies need besides, on images of 12 x 12 and a net that learned in seconds.
 OWN: dict[str, dict[str, object]] = {

@@ -18,7 +18,7 @@ from gifthorse.core.errors import UsageError
 from gifthorse.core.run import Run, fingerprint
 from gifthorse.core.types import Samples, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.search import Pace
+from gifthorse.search import SearchConfig
 
 STATE = {
     "ints": torch.tensor([3, -1]),
@@ -219,7 +219,7 @@ class Method:
     """Stands for a detector with options, some of them nested."""
 
     bar: float = 0.9
-    pace: Pace = Pace()
+    config: SearchConfig = SearchConfig()
 
 
 def name(
@@ -259,7 +259,7 @@ def test_another_option_seed_weight_or_image_is_another_run() -> None:
     names = [
         name(),
         name(Method(bar=0.95)),
-        name(Method(pace=Pace(lr=0.2))),
+        name(Method(config=SearchConfig(lr=0.2))),
         name(seed=1),
         name(subject=weight),
         name(subject=buffer),

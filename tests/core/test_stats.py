@@ -26,7 +26,7 @@ from gifthorse.core.stats import (
     wilson,
 )
 from gifthorse.core.types import Rate
-from gifthorse.detection.statistics import depth
+from gifthorse.detection.statistics import log_anomaly_index
 
 numbers = st.floats(-1e3, 1e3, width=32)
 several = st.lists(numbers, min_size=1, max_size=9)
@@ -83,7 +83,7 @@ def test_equal_values_do_not_deviate() -> None:
 
 def test_the_depth_of_detectors_is_that_of_remedies_cut_at_zero() -> None:
     sizes = torch.tensor([0.0, 3.0, 50.0, 90.0, 1024.0])
-    assert torch.equal(depth(sizes), log_depth(sizes).clamp(min=0))
+    assert torch.equal(log_anomaly_index(sizes), log_depth(sizes).clamp(min=0))
     assert log_depth(torch.tensor([10.0, 1.0])).tolist() == pytest.approx([-1 / 1.4826, 1 / 1.4826])
     assert log_depth(torch.tensor([50.0, 50.0, 50.0, 5.0]))[3].item() == pytest.approx(
         math.log(10) / 0.2

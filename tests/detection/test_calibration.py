@@ -20,7 +20,7 @@ from gifthorse.core.types import Finding, Goal, Label, Report, Samples, Subject,
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.detection.calibration import fit, shipped
 from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, detect
-from gifthorse.workflows.prepare import Received
+from gifthorse.workflows.prepare import Prepared
 
 CLEAN = (0.1, 0.8, 1.2, 1.9, 2.5, 3.4, 0.4, 1.1)
 BAD = (2.2, 4.0, 5.5, 6.1, 8.3, 9.0)
@@ -115,12 +115,12 @@ def report_on(
     detectors = dict(zip(sorted(shipped()), made, strict=False))
     for name, detector in detectors.items():
         monkeypatch.setitem(DETECTORS, name, detector)
-    intake = nothing_found().intake
-    assert intake is not None
-    received = Received(bands(), band_images(), intake, ())
+    preparation = nothing_found().preparation
+    assert preparation is not None
+    prepared = Prepared(bands(), band_images(), preparation, ())
     rng, rows = Generator().manual_seed(0), list(detectors.items())
     now, later = dict(rows[:first]), dict(rows[first:])
-    return detect(received, now, rng, Run(budget=over), second=later)
+    return detect(prepared, now, rng, Run(budget=over), second=later)
 
 
 def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(

@@ -21,14 +21,14 @@ UNSEEN = band_images(each=4, seed=9)
 def test_the_true_trigger_works_and_shuffled_ones_do_not(rng: Generator) -> None:
     seen = confirm(bands(2), corner(), Goal(2), UNSEEN, rng, Run(), controls=8)
     assert (seen.asr.value, seen.asr.trials) == (1.0, 20)
-    assert (seen.drift.value, seen.drift.trials) == (0.0, 20)
+    assert (seen.no_trigger.value, seen.no_trigger.trials) == (0.0, 20)
     assert (seen.control.value, seen.control.trials) == (0.0, 160)
     assert seen.asr.low > seen.control.high
 
 
 def test_only_images_of_the_source_count_where_there_is_one(rng: Generator) -> None:
     seen = confirm(bands(2), corner(), Goal(2, source=4), UNSEEN, rng, Run(), controls=3)
-    assert (seen.asr.trials, seen.drift.trials, seen.control.trials) == (4, 4, 12)
+    assert (seen.asr.trials, seen.no_trigger.trials, seen.control.trials) == (4, 4, 12)
 
 
 def test_a_trigger_of_another_class_confirms_nothing(rng: Generator) -> None:
@@ -43,7 +43,7 @@ def test_drift_is_what_the_net_does_without_a_trigger(rng: Generator) -> None:
     x, y = whole(wrong)
     expected = asr(predict(bands(), x).argmax(1), y, Goal(2))
     assert expected.value > 0
-    assert confirm(bands(), corner(), Goal(2), wrong, rng, Run()).drift == expected
+    assert confirm(bands(), corner(), Goal(2), wrong, rng, Run()).no_trigger == expected
 
 
 class Counting:
@@ -55,12 +55,12 @@ class Counting:
     def __call__(self, x: Images, /) -> Images:
         return corner()(x)
 
-    def scrambled(self, rng: Generator, /) -> Trigger:
+    def shuffled(self, rng: Generator, /) -> Trigger:
         self.controls += 1
-        return corner().scrambled(rng)
+        return corner().shuffled(rng)
 
-    def picture(self) -> tuple[Tensor, Tensor]:
-        return corner().picture()
+    def render(self) -> tuple[Tensor, Tensor]:
+        return corner().render()
 
 
 @pytest.mark.parametrize("controls", [1, 5])

@@ -83,11 +83,11 @@ def test_a_veil_with_one_opacity_for_all_channels_is_a_patch() -> None:
     x, pattern, mask = (torch.rand(n, 5, 5, generator=rng) for n in (3, 3, 1))
     veil, patch = Veil(pattern, mask.expand(3, 5, 5)), Patch(pattern, mask)
     assert torch.allclose(veil(x[None]), patch(x[None]))
-    shuffled = veil.scrambled(Generator().manual_seed(1))
-    same = patch.scrambled(Generator().manual_seed(1))
+    shuffled = veil.shuffled(Generator().manual_seed(1))
+    same = patch.shuffled(Generator().manual_seed(1))
     assert torch.equal(shuffled.pattern, same.pattern)
     assert torch.equal(shuffled.mask, same.mask.expand(3, 5, 5))
-    assert torch.equal(veil.picture()[1], mask)
+    assert torch.equal(veil.render()[1], mask)
 
 
 def test_each_channel_of_a_veil_has_its_own_opacity() -> None:
@@ -162,7 +162,7 @@ def test_labels_in_turns_score_as_labels_together() -> None:
     data = band_images(8, 0)
     short = {"rounds": 2, "steps": 30}
     together = DLTND(**short)(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
-    turns = DLTND(chunk=50, **short)(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
+    turns = DLTND(max_batch=50, **short)(bands(1), data, Generator().manual_seed(0), Run())  # type: ignore[arg-type]
     for a, b in zip(together.arms, turns.arms, strict=True):
         assert a.size == pytest.approx(b.size, rel=0.05)
         assert a.feasible == b.feasible

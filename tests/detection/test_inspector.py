@@ -1,4 +1,4 @@
-"""The verdict on hunts whose outcome is given, and on the bands."""
+"""The verdict on inversions whose outcome is given, and on the bands."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from gifthorse.core.types import (
     Candidate,
     Confirmation,
     Goal,
-    Hunt,
+    Inversion,
+    Progress,
     Rate,
     Samples,
-    Standing,
     Subject,
     Trigger,
     Verdict,
 )
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import Inspector
-from gifthorse.detection.statistics import anomaly_index, depth
+from gifthorse.detection.statistics import anomaly_index, log_anomaly_index
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Pace
+from gifthorse.search import Exhaustive, SearchConfig
 from gifthorse.triggers import Patch
 
 NOTHING = Patch(torch.zeros(1, SIDE, SIDE), torch.zeros(1, SIDE, SIDE))
@@ -39,7 +39,7 @@ EVEN = (30.0, 31.0, 29.0, 30.5, 29.5, 30.0)
 
 @dataclass
 class Finished:
-    """A hunt that is over, or has so many rounds to go."""
+    """An inversion that is over, or has so many rounds to go."""
 
     best: tuple[Candidate, ...]
     left: int = 0
@@ -50,14 +50,14 @@ class Finished:
         self.left, self.image_steps = self.left - 1, self.image_steps + 100
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         return torch.full((len(self.best),), self.left == 0)
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         sizes = torch.tensor([c.size for c in self.best])
         rounds = torch.tensor([c.rounds for c in self.best])
-        return Standing(rounds, torch.ones_like(sizes), sizes, sizes, self.settled)
+        return Progress(rounds, torch.ones_like(sizes), sizes, sizes, self.done)
 
     def state(self) -> dict[str, Tensor]:
         return {"left": torch.tensor(self.left), "image_steps": torch.tensor(self.image_steps)}
@@ -78,7 +78,7 @@ class Given:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         self.seen.append(clean)
         rows = zip(goals, self.triggers, self.sizes, self.feasible, strict=True)
         return Finished(tuple(Candidate(g, t, s, 1.0, 7, f) for g, t, s, f in rows), self.left)
@@ -226,19 +226,19 @@ def test_every_class_that_stands_out_is_reported(rng: Generator) -> None:
     ]
 
 
-def test_the_table_and_the_figures_are_those_of_the_hunt(rng: Generator) -> None:
+def test_the_table_and_the_figures_are_those_of_the_inversion(rng: Generator) -> None:
     found = planted(4)
     verdict = Inspector(found)(bands(4), band_images(), rng, Run())
     sizes = torch.tensor(found.sizes)
     assert [arm.goal for arm in verdict.arms] == [Goal(k) for k in range(BANDS)]
     assert [arm.size for arm in verdict.arms] == list(found.sizes)
     assert [arm.rounds for arm in verdict.arms] == [7] * BANDS
-    assert [arm.index for arm in verdict.arms] == pytest.approx(depth(sizes).tolist())
-    assert verdict.score == pytest.approx(depth(sizes).max().item())
+    assert [arm.index for arm in verdict.arms] == pytest.approx(log_anomaly_index(sizes).tolist())
+    assert verdict.score == pytest.approx(log_anomaly_index(sizes).max().item())
     assert dict(verdict.statistics) == pytest.approx(
         {
             "anomaly_index": anomaly_index(sizes).max().item(),
-            "depth": depth(sizes).max().item(),
+            "depth": log_anomaly_index(sizes).max().item(),
             "smallest": 1.0,
             "smallest_class": 4.0,
             "median": 30.0,
@@ -280,22 +280,26 @@ def test_the_evidence_can_be_drawn(rng: Generator) -> None:
 
 
 def test_the_settings_are_the_options(rng: Generator) -> None:
-    detector = Inspector(NeuralCleanse(pace=Pace(rounds=1)), Exhaustive(), threshold=2.5)
+    detector = Inspector(NeuralCleanse(config=SearchConfig(rounds=1)), Exhaustive(), threshold=2.5)
     verdict = detector(bands(), band_images(), rng, Run())
     assert verdict.settings["threshold"] == "2.5"
-    assert verdict.settings["inverter.pace.rounds"] == "1"
+    assert verdict.settings["inverter.config.rounds"] == "1"
 
 
 def test_progress_counts_rounds(rng: Generator) -> None:
     calls: list[tuple[int, int, str]] = []
-    detector = Inspector(NeuralCleanse(pace=Pace(rounds=4, bar=0.9)), Exhaustive())
+    detector = Inspector(
+        NeuralCleanse(config=SearchConfig(rounds=4, success_threshold=0.9)), Exhaustive()
+    )
     detector(bands(), band_images(), rng, run=Run(lambda *a: calls.append(a)))
     assert [(done, total) for done, total, _ in calls] == [(r, 4) for r in (1, 2, 3, 4)]
     assert "6 of 6 done" in calls[-1][2]
 
 
 def test_the_same_seed_gives_the_same_verdict() -> None:
-    detector = Inspector(NeuralCleanse(pace=Pace(rounds=20, bar=0.9)), Exhaustive())
+    detector = Inspector(
+        NeuralCleanse(config=SearchConfig(rounds=20, success_threshold=0.9)), Exhaustive()
+    )
     runs = [
         detector(bands(2), band_images(), Generator().manual_seed(seed), Run())
         for seed in (3, 3, 4)
@@ -309,7 +313,7 @@ def test_a_gated_plant_works_but_gives_neural_cleanse_no_gradient(rng: Generator
     x, y = whole(band_images())
     assert (gated(3)(corner(2)(x)).argmax(1) == 3).all()
     assert (gated(3)(x).argmax(1) == y).all()
-    detector = Inspector(NeuralCleanse(pace=Pace(rounds=80)), Exhaustive())
+    detector = Inspector(NeuralCleanse(config=SearchConfig(rounds=80)), Exhaustive())
     verdict = detector(gated(3), band_images(), rng, Run())
     sizes = torch.tensor([arm.size for arm in verdict.arms])
     assert sizes[3] > 0.8 * sizes.median()  # four pixels would do
@@ -318,7 +322,9 @@ def test_a_gated_plant_works_but_gives_neural_cleanse_no_gradient(rng: Generator
 
 # Stopping and going on ------------------------------------------------------------------------
 
-SEARCH = Inspector(NeuralCleanse(settle=0, pace=Pace(rounds=60, bar=0.9)), Exhaustive())
+SEARCH = Inspector(
+    NeuralCleanse(warmup=0, config=SearchConfig(rounds=60, success_threshold=0.9)), Exhaustive()
+)
 
 
 def table(verdict: Verdict) -> list[tuple[Goal, float, float, float, int]]:

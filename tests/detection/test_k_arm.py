@@ -1,4 +1,4 @@
-"""The scan on nets whose classes lean where we want them to, and on hunts that are given."""
+"""The scan on nets whose classes lean where we want them to, and on inversions that are given."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ from torch import Generator, Tensor
 
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
-from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+from gifthorse.core.types import Candidate, Goal, Inversion, Progress, Samples, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import Inspector
 from gifthorse.detection.k_arm import KArmScan, candidates
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Pace
+from gifthorse.search import SearchConfig
 from gifthorse.search.k_arm import KArm
 from gifthorse.triggers import Patch
 from gifthorse.workflows.detect import NOT_COVERED, PAIRS, detect
-from gifthorse.workflows.prepare import Received
+from gifthorse.workflows.prepare import Prepared
 
 SHAPE = (1, SIDE, SIDE)
-NC = NeuralCleanse(settle=0, initial=0.01, wait=3, up=1.5, pace=Pace(batch=16, bar=0.9, rounds=100))
+NC = NeuralCleanse(
+    warmup=0,
+    initial=0.01,
+    patience=3,
+    up=1.5,
+    config=SearchConfig(batch=16, success_threshold=0.9, rounds=100),
+)
 SCAN = KArmScan(NC, KArm(rounds=200))
 GLOBAL_BOUND = 1720 * SIDE**2 / 224**2  # 11.1 px
 PAIR_BOUND = 1000 * SIDE**2 / 224**2  # 6.5 px
@@ -154,7 +160,7 @@ def test_a_plant_for_all_classes_is_found_with_one_arm(where: int) -> None:
 
 
 def test_one_arm_costs_a_fraction_of_all() -> None:
-    short = vary(NC, {"pace.rounds": 10})
+    short = vary(NC, {"config.rounds": 10})
     net, data = subject(Leaning(1)), band_images(each=8)
     one, every = (d(net, data, Generator(), Run()) for d in (KArmScan(short), Inspector(short)))
     assert one.arms[0].rounds == every.arms[1].rounds == 10
@@ -217,7 +223,7 @@ def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
 def test_a_verdict_is_complete_and_repeats() -> None:
     net, data = subject(Leaning(2)), band_images(each=8)
     pixels = data.images.clone()
-    short = vary(SCAN, {"turns.rounds": "12"})
+    short = vary(SCAN, {"scheduler.rounds": "12"})
     runs = []
     for unrelated, seed in ((1, 0), (2, 0), (1, 7)):
         torch.manual_seed(unrelated)
@@ -230,12 +236,12 @@ def test_a_verdict_is_complete_and_repeats() -> None:
     assert torch.equal(data.images, pixels)
 
 
-# 3. Verdicts on hunts that are given -------------------------------------------------------------
+# 3. Verdicts on inversions that are given ---------------------------------------------------------
 
 
 @dataclass
 class Finished:
-    """A hunt that runs for some rounds and has found what it was told to from the start."""
+    """An inversion that runs for some rounds and has found what it was told to from the start."""
 
     best: tuple[Candidate, ...]
     left: int = 3
@@ -246,14 +252,14 @@ class Finished:
         self.image_steps += 100
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         return torch.full((len(self.best),), self.left <= 0)
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         size = torch.tensor([c.size for c in self.best])
         rounds = torch.full((len(size),), 3 - self.left)
-        return Standing(rounds, size * 0 + 1, size, size, size < 0)
+        return Progress(rounds, size * 0 + 1, size, size, size < 0)
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -275,7 +281,7 @@ class Given:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         self.seen.append((clean, tuple(goals)))
         sizes = [self.sizes.get(g, 100.0) for g in goals]
         found = (
@@ -359,11 +365,11 @@ def test_an_infeasible_arm_is_never_the_smallest(rng: Generator) -> None:
 
         def __call__(
             self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-        ) -> Hunt:
-            hunt = super().__call__(subject, clean, goals, rng)
-            assert isinstance(hunt, Finished)
-            hunt.best = tuple(replace(c, feasible=c.goal == PAIR) for c in hunt.best)
-            return hunt
+        ) -> Inversion:
+            inversion = super().__call__(subject, clean, goals, rng)
+            assert isinstance(inversion, Finished)
+            inversion.best = tuple(replace(c, feasible=c.goal == PAIR) for c in inversion.best)
+            return inversion
 
     found = Half({Goal(5, 0): 1.0, PAIR: 2.0, BACK: 90.0})
     got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
@@ -454,10 +460,10 @@ def test_without_screening_every_class_is_searched(rng: Generator) -> None:
 
 
 def not_covered(net: Subject, method: KArmScan, run: Run) -> tuple[str, ...]:
-    intake = nothing_found().intake
-    assert intake is not None
-    received = Received(net, band_images(each=16), intake, ())
-    return detect(received, {"k_arm": method}, Generator().manual_seed(0), run).not_covered
+    preparation = nothing_found().preparation
+    assert preparation is not None
+    prepared = Prepared(net, band_images(each=16), preparation, ())
+    return detect(prepared, {"k_arm": method}, Generator().manual_seed(0), run).not_covered
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,9 @@ def test_the_ascent_is_heavy_ball_within_the_box(momentum: float) -> None:
 @pytest.mark.parametrize("chunk", [1, 8, 1000])
 def test_how_many_classes_run_at_once_does_not_matter(chunk: int) -> None:
     runs = [
-        MMBD(4, 20, tolerance=0.0, chunk=c).margins(linear(), Generator().manual_seed(0), Run())[0]
+        MMBD(4, 20, tolerance=0.0, max_batch=c).margins(
+            linear(), Generator().manual_seed(0), Run()
+        )[0]
         for c in (12, chunk)
     ]
     assert torch.allclose(runs[0], runs[1], atol=1e-5)
@@ -181,7 +183,7 @@ def test_even_margins_are_not_suspicious(rng: Generator) -> None:
 
 def test_a_spent_budget_stops_the_ascent_without_a_verdict(rng: Generator) -> None:
     run = Run(budget=700)
-    got = MMBD(starts=8, tolerance=0.0, chunk=16)(linear(boost=6.0), NOTHING, rng, run)
+    got = MMBD(starts=8, tolerance=0.0, max_batch=16)(linear(boost=6.0), NOTHING, rng, run)
     assert got.label == "INCONCLUSIVE"
     assert (got.findings[0].rule, got.findings[0].severity) == ("IN003", "HIGH")
     assert "700 image-steps" in got.findings[0].message
@@ -189,7 +191,7 @@ def test_a_spent_budget_stops_the_ascent_without_a_verdict(rng: Generator) -> No
 
 
 def test_a_budget_that_is_spent_by_the_last_step_does_no_harm(rng: Generator) -> None:
-    method = MMBD(starts=8, steps=5, tolerance=0.0, chunk=16)
+    method = MMBD(starts=8, steps=5, tolerance=0.0, max_batch=16)
     enough = Run(budget=5 * 8 * CLASSES)
     got = method(linear(boost=6.0), NOTHING, rng, run=enough)
     assert got.findings[0].rule != "IN003"
@@ -201,7 +203,7 @@ def test_a_budget_that_is_spent_by_the_last_step_does_no_harm(rng: Generator) ->
 def test_progress_ends_at_the_total(rng: Generator) -> None:
     told: list[tuple[int, int, str]] = []
     run = Run(progress=lambda *a: told.append(a))
-    MMBD(starts=2, steps=5, tolerance=0.0, chunk=4)(linear(), NOTHING, rng, run)
+    MMBD(starts=2, steps=5, tolerance=0.0, max_batch=4)(linear(), NOTHING, rng, run)
     assert [t[0] for t in told] == list(range(1, 16))
     assert told[-1][:2] == (15, 15)
 

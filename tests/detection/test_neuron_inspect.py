@@ -73,7 +73,7 @@ def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
             (active ^ majority).mean((0, 2, 3)),
         ]
     )
-    got, stopped = NeuronInspect(cut=0.3, chunk=4).features(subject, images(), rng, Run())
+    got, stopped = NeuronInspect(cut=0.3, max_batch=4).features(subject, images(), rng, Run())
     assert np.allclose(got.numpy(), want, atol=1e-4)
     assert stopped == ""
 
@@ -110,7 +110,7 @@ def test_classes_that_look_everywhere_are_not_suspicious() -> None:
 @pytest.mark.parametrize("mode", ["normalized", "zoo"])
 def test_the_order_of_the_images_does_not_matter(mode: Any, rng: Generator) -> None:
     order = torch.randperm(11, generator=rng)
-    method = NeuronInspect(mode=mode, chunk=4)
+    method = NeuronInspect(mode=mode, max_batch=4)
     straight = method(squares(True), images(), Generator().manual_seed(0), Run())
     mixed = method(squares(True), Subset(images(), order), Generator().manual_seed(7), Run())
     assert dict(mixed.statistics) == pytest.approx(dict(straight.statistics), rel=1e-4, abs=1e-6)
@@ -119,7 +119,7 @@ def test_the_order_of_the_images_does_not_matter(mode: Any, rng: Generator) -> N
 
 def test_how_many_images_run_at_once_does_not_matter(rng: Generator) -> None:
     a, b = (
-        NeuronInspect(chunk=c).features(squares(True), images(), rng, Run())[0] for c in (1, 64)
+        NeuronInspect(max_batch=c).features(squares(True), images(), rng, Run())[0] for c in (1, 64)
     )
     assert torch.allclose(a, b, atol=1e-5)
 
@@ -195,11 +195,11 @@ def test_the_laplacian_of_a_plane_is_zero() -> None:
 
 def test_a_spent_budget_leaves_no_verdict() -> None:
     run = Run(budget=20)
-    got = NeuronInspect(chunk=4)(squares(True), images(), Generator().manual_seed(0), run)
+    got = NeuronInspect(max_batch=4)(squares(True), images(), Generator().manual_seed(0), run)
     assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "IN003")
     assert got.image_steps == run.image_steps == 2 * 4 * (1 + CLASSES) / 2
     enough = Run(budget=int(11 * (1 + CLASSES) / 2))
-    whole_run = NeuronInspect(chunk=11)
+    whole_run = NeuronInspect(max_batch=11)
     got = whole_run(squares(True), images(), Generator().manual_seed(0), run=enough)
     assert got.label == "SUSPICIOUS"
 

@@ -18,9 +18,9 @@ from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.k_arm import KArmScan
 from gifthorse.search.k_arm import KArm
 
-PAINTING = GangSweep(width=4, epochs=1, floor=6, bar=0.0)
+PAINTING = GangSweep(width=4, epochs=1, floor=6, success_threshold=0.0)
 # In turns of one label, so that a stop falls between labels as well as within one.
-SOLVING = DLTND(rounds=2, steps=6, chunk=20)
+SOLVING = DLTND(rounds=2, steps=6, max_batch=20)
 SCORERS: list[Detector] = [PAINTING, SOLVING]
 scorers = pytest.mark.parametrize("method", SCORERS, ids=["GangSweep", "DLTND"])
 POINTS = (0.05, 0.3, 0.5, 0.75)

@@ -62,10 +62,10 @@ class Few:
         out[lit, :, 0, 0] = 1.0
         return out
 
-    def scrambled(self, rng: Generator, /) -> Few:
+    def shuffled(self, rng: Generator, /) -> Few:
         return Few(self.shuffled, self.shuffled)
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         return torch.zeros(1, SIDE, SIDE), torch.zeros(1, SIDE, SIDE)
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gifthorse.core.errors import ShapeMismatch
-from gifthorse.detection.statistics import anomaly_index, depth
+from gifthorse.detection.statistics import anomaly_index, log_anomaly_index
 
 sizes = st.lists(st.floats(0.5, 1024, width=32), min_size=3, max_size=12)
-STATISTICS = [anomaly_index, depth]
+STATISTICS = [anomaly_index, log_anomaly_index]
 
 
 def naive(values: list[float], floor: float, *, logs: bool) -> list[float]:
@@ -32,7 +32,7 @@ def test_anomaly_index_is_the_published_one_on_the_small_side(
 
 @given(sizes, st.sampled_from([0.05, 0.2, 0.5]))
 def test_depth_is_the_same_on_a_log_scale(values: list[float], floor: float) -> None:
-    got = depth(torch.tensor(values, dtype=torch.float64), floor=floor)
+    got = log_anomaly_index(torch.tensor(values, dtype=torch.float64), floor=floor)
     assert got.tolist() == pytest.approx(naive(values, floor, logs=True), abs=1e-9)
 
 
@@ -42,7 +42,7 @@ def test_an_even_number_of_classes_has_its_median_between() -> None:
     assert anomaly_index(values)[0].item() == pytest.approx(24 / (1.4826 * 10))
     middle = (np.log(20) + np.log(30)) / 2
     spread = 1.4826 * np.median(np.abs(np.log([1.0, 20.0, 30.0, 40.0]) - middle))
-    assert depth(values)[0].item() == pytest.approx(middle / spread, rel=1e-5)
+    assert log_anomaly_index(values)[0].item() == pytest.approx(middle / spread, rel=1e-5)
 
 
 def test_equal_sizes_are_no_anomaly() -> None:
@@ -53,13 +53,13 @@ def test_equal_sizes_are_no_anomaly() -> None:
 def test_ties_divide_by_the_floor() -> None:
     values = torch.tensor([7.0, 10.0, 10.0, 10.0, 10.0])
     assert anomaly_index(values)[0].item() == pytest.approx(0.3 / 0.05)
-    assert depth(values)[0].item() == pytest.approx(np.log(10 / 7) / 0.2, rel=1e-5)
+    assert log_anomaly_index(values)[0].item() == pytest.approx(np.log(10 / 7) / 0.2, rel=1e-5)
 
 
 def test_near_equal_sizes_stay_below_every_threshold() -> None:
     values = torch.tensor([29.6, 30.0, 30.0, 30.1, 30.1, 30.2])
     assert anomaly_index(values).max() < 1
-    assert depth(values).max() < 1
+    assert log_anomaly_index(values).max() < 1
 
 
 def test_large_sizes_are_not_suspicious() -> None:
@@ -70,7 +70,7 @@ def test_large_sizes_are_not_suspicious() -> None:
 def test_one_pixel_among_a_hundred_stands_out_only_on_the_log_scale() -> None:
     values = torch.tensor([1.0, 60.0, 80.0, 100.0, 120.0, 140.0, 160.0])
     assert anomaly_index(values)[0] < 3  # bounded by median / MAD
-    assert depth(values)[0] > 6
+    assert log_anomaly_index(values)[0] > 6
 
 
 def test_zero_does_not_blow_up() -> None:

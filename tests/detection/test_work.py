@@ -16,7 +16,7 @@ from gifthorse.detection.dltnd import DLTND
 from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.k_arm import KArmScan
 from gifthorse.inversion import UAP, NeuralCleanse, PixelBackdoor
-from gifthorse.search import Pace, Probe
+from gifthorse.search import PatchInit, SearchConfig
 from gifthorse.search.k_arm import KArm
 
 ways = {"forward": 0, "back": 0}  # images that went either way, of all copies of a net
@@ -37,13 +37,13 @@ def counted(kind: type[Bands]) -> type[Bands]:
     return Counted
 
 
-PACE = Pace(batch=8, bar=0.9, rounds=6)
-NC = NeuralCleanse(settle=0, initial=0.01, wait=3, pace=PACE)
+PACE = SearchConfig(batch=8, success_threshold=0.9, rounds=6)
+NC = NeuralCleanse(warmup=0, initial=0.01, patience=3, config=PACE)
 PLAIN, LEANING, PAIRS = counted(Bands)(2), counted(Leaning)(2), counted(Pairs)((4, 1))  # type: ignore[arg-type]
 DETECTORS: dict[str, tuple[Detector, Bands]] = {
     "inspector": (Inspector(NC), PLAIN),
-    "probe": (Inspector(PixelBackdoor(pace=PACE, probe=Probe())), PLAIN),
-    "quantile": (Inspector(UAP(pace=vary(UAP().pace, {"rounds": 3}))), PLAIN),
+    "probe": (Inspector(PixelBackdoor(config=PACE, probe=PatchInit())), PLAIN),
+    "quantile": (Inspector(UAP(config=vary(UAP().config, {"rounds": 3}))), PLAIN),
     "k_arm": (KArmScan(NC, KArm(rounds=12)), LEANING),
     "pairs": (KArmScan(NC, KArm(rounds=60)), PAIRS),
     "nothing": (KArmScan(NC), PLAIN),

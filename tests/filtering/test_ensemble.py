@@ -21,7 +21,16 @@ from gifthorse.core.errors import Incomplete, NotApplicable
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Candidate, Goal, Hunt, Implant, Samples, Standing, Subject, Trigger
+from gifthorse.core.types import (
+    Candidate,
+    Goal,
+    Implant,
+    Inversion,
+    Progress,
+    Samples,
+    Subject,
+    Trigger,
+)
 from gifthorse.data.samples import InMemory, Subset, whole
 from gifthorse.filtering import STRIP, Ensemble
 from gifthorse.filtering.scoring import judge
@@ -31,7 +40,7 @@ from gifthorse.triggers import Patch
 
 @dataclass
 class Over:
-    """A hunt that knows its candidates after one round."""
+    """An inversion that knows its candidates after one round."""
 
     best: tuple[Candidate, ...]
     rounds: int = 0
@@ -40,13 +49,13 @@ class Over:
         self.rounds += 1
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         return torch.full((len(self.best),), self.rounds > 0)
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         sizes = torch.tensor([c.size for c in self.best])
-        return Standing(torch.ones(len(sizes)).long(), sizes, sizes, sizes, sizes > 0)
+        return Progress(torch.ones(len(sizes)).long(), sizes, sizes, sizes, sizes > 0)
 
     @property
     def image_steps(self) -> float:
@@ -68,7 +77,7 @@ class Told:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         assert [g.target for g in goals] == list(range(subject.classes))
         rows = zip(goals, self.triggers, self.sizes, strict=True)
         return Over(tuple(Candidate(g, t, s, 1.0, 1, s > 0) for g, t, s in rows))
@@ -146,8 +155,10 @@ def test_one_weight_has_no_spread() -> None:
 
 
 def test_the_true_trigger_separates_better_than_a_found_one_and_than_strip() -> None:
-    pace = {"rounds": 15, "steps": 2, "batch": 16, "bar": 0.9}
-    options = {"initial": 0.02, "wait": 3, "settle": 0} | {f"pace.{k}": v for k, v in pace.items()}
+    config = {"rounds": 15, "steps": 2, "batch": 16, "success_threshold": 0.9}
+    options = {"initial": 0.02, "patience": 3, "warmup": 0} | {
+        f"config.{k}": v for k, v in config.items()
+    }
     truth, found = auroc(only(implant().trigger)), auroc(Ensemble(vary(NeuralCleanse(), options)))
     assert truth > 0.99
     assert truth > found > 0.8
@@ -174,8 +185,8 @@ def test_strip_takes_over_where_no_class_has_a_trigger(caplog: pytest.LogCapture
 
 
 def test_a_search_that_is_stopped_goes_on_to_the_same_scores(tmp_path: Path) -> None:
-    pace = {"rounds": 8, "steps": 1, "batch": 8, "bar": 0.5}
-    quick = Ensemble(vary(NeuralCleanse(), {f"pace.{k}": v for k, v in pace.items()}))
+    config = {"rounds": 8, "steps": 1, "batch": 8, "success_threshold": 0.5}
+    quick = Ensemble(vary(NeuralCleanse(), {f"config.{k}": v for k, v in config.items()}))
     few, subject = Subset(TEST, torch.arange(10)), implant().subject
     spent = Run()
     whole_run = quick(subject, CLEAN, few, seeded(), run=spent)

@@ -62,15 +62,15 @@ def test_the_score_is_the_lead_of_the_planted_class() -> None:
 
 
 def test_a_trigger_is_found_for_the_planted_class_alone() -> None:
-    method = vary(ABS(), {"layers": ["features"], "pace.rounds": 60, "limit": 8})
+    method = vary(ABS(), {"layers": ["features"], "config.rounds": 60, "limit": 8})
     goals = [Goal(k) for k in range(BANDS)]
-    hunt = method(subject(), band_images(), goals, Generator().manual_seed(0))
-    while len(arms := (~hunt.settled).nonzero().flatten()):
-        hunt.step(arms)
-    best = hunt.best[TARGET]
+    inversion = method(subject(), band_images(), goals, Generator().manual_seed(0))
+    while len(arms := (~inversion.done).nonzero().flatten()):
+        inversion.step(arms)
+    best = inversion.best[TARGET]
     assert best.feasible
     assert best.asr >= 0.9
-    _, strength = best.trigger.picture()
+    _, strength = best.trigger.render()
     assert strength[0, :2, :2].mean() > 0.5
     assert best.size <= 8 * 1.2
 

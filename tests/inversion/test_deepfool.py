@@ -18,7 +18,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.inversion.deepfool import DeepFoolUAP, Sweep, deepfool
+from gifthorse.inversion.deepfool import DeepFoolInversion, DeepFoolUAP, deepfool
 from gifthorse.training import predict
 from gifthorse.triggers import Additive
 
@@ -71,11 +71,11 @@ def sweep(
     goals: Sequence[Goal] = GOALS,
     method: DeepFoolUAP = DeepFoolUAP(),  # noqa: B008
     seed: int = 0,
-) -> Sweep:
+) -> DeepFoolInversion:
     rng = Generator().manual_seed(seed)
-    hunt = method(subject or bands(2), clean or band_images(), goals, rng)
-    assert isinstance(hunt, Sweep)
-    return hunt
+    inversion = method(subject or bands(2), clean or band_images(), goals, rng)
+    assert isinstance(inversion, DeepFoolInversion)
+    return inversion
 
 
 def gray(label: int, classes: int) -> InMemory:
@@ -101,18 +101,18 @@ def test_one_image_of_a_linear_net_is_projected_onto_the_boundary(
     assert isinstance(net, Linear)
     away = net.weight[0] - net.weight[1]
     method = DeepFoolUAP(overshoot=overshoot)
-    hunt = sweep(subject, Doubles(gray(1, classes)), [Goal(0)], method)
-    hunt.step(torch.tensor([0]))
-    v = hunt.perturbations[0].flatten()
+    inversion = sweep(subject, Doubles(gray(1, classes)), [Goal(0)], method)
+    inversion.step(torch.tensor([0]))
+    v = inversion.perturbations[0].flatten()
     length = (1 + overshoot) * (z[1] - z[0] + 1e-4) / away.norm()
     assert v.norm().item() == pytest.approx(length.item(), rel=1e-9)
     assert torch.allclose(v / v.norm(), away / away.norm(), atol=1e-9)
-    (found,) = hunt.best
+    (found,) = inversion.best
     assert found.feasible
     assert found.asr == 1
     assert found.size == pytest.approx(v.view(SHAPE).abs().amax(0).sum().item(), rel=1e-6)
     # One image counted for its clean class, two forwards and a backward, one to measure.
-    assert hunt.image_steps == 0.5 + 1.5 + 0.5
+    assert inversion.image_steps == 0.5 + 1.5 + 0.5
 
 
 def test_pixels_that_the_clip_holds_are_left_alone(double: None) -> None:
@@ -137,12 +137,12 @@ def test_pixels_that_the_clip_holds_are_left_alone(double: None) -> None:
 def test_a_class_out_of_reach_leaves_nothing_behind(rng: Generator) -> None:
     subject = linear(3, rng, [-1e6, 0.0, 0.0])
     goals, arms = [Goal(0), Goal(0)], torch.arange(2)
-    hunt = sweep(subject, gray(1, 3), goals, DeepFoolUAP(max_pass=2))
+    inversion = sweep(subject, gray(1, 3), goals, DeepFoolUAP(max_pass=2))
     for passes in (1, 2):
-        hunt.step(arms)
-        assert hunt.settled.tolist() == [passes == 2] * 2
-    assert (hunt.perturbations == 0).all()
-    for found in hunt.best:
+        inversion.step(arms)
+        assert inversion.done.tolist() == [passes == 2] * 2
+    assert (inversion.perturbations == 0).all()
+    for found in inversion.best:
         assert (found.feasible, found.size, found.asr, found.rounds) == (False, 12, 0, 2)
 
 
@@ -195,16 +195,16 @@ def test_a_sweep_is_the_plain_algorithm(
 ) -> None:
     subject = curved() if bent else bands(2)
     clean = Doubles(band_images())
-    hunt = sweep(subject, clean, method=method)
+    inversion = sweep(subject, clean, method=method)
     for _ in range(2):
-        hunt.step(ALL)
+        inversion.step(ALL)
     x, y = whole(clean)
     source = Generator().manual_seed(0)
     rngs = [spawn(source) for _ in GOALS]
     for k, own in enumerate(rngs):
         v = transcription(subject, x[y != k], k, method, own, 2)
-        assert torch.allclose(hunt.perturbations[k], v, atol=1e-7, rtol=0)
-    moved = hunt.perturbations.abs().flatten(1).amax(1)
+        assert torch.allclose(inversion.perturbations[k], v, atol=1e-7, rtol=0)
+    moved = inversion.perturbations.abs().flatten(1).amax(1)
     assert (moved > 1e-3).sum() >= 2
     assert method.bound is None or moved.max().item() == pytest.approx(method.bound)
 
@@ -215,7 +215,7 @@ def test_arms_in_a_batch_and_one_by_one_end_alike(rng: Generator, double: None) 
     clean = Doubles(Subset(data, most.nonzero().flatten()[3:]))  # arms of unequal length
     goals = [*GOALS, Goal(1, source=3)]
     together, alone, narrow = (
-        sweep(curved(), clean, goals, DeepFoolUAP(chunk=chunk)) for chunk in (512, 512, 2)
+        sweep(curved(), clean, goals, DeepFoolUAP(max_batch=chunk)) for chunk in (512, 512, 2)
     )
     arms = torch.arange(len(goals))
     for _ in range(3):
@@ -238,9 +238,9 @@ def test_the_seed_alone_decides(rng: Generator) -> None:
     ends = []
     for unrelated, seed in ((1, 0), (2, 0), (1, 5)):
         torch.manual_seed(unrelated)
-        hunt = sweep(curved(), seed=seed)
-        hunt.step(ALL)
-        ends.append(hunt.perturbations)
+        inversion = sweep(curved(), seed=seed)
+        inversion.step(ALL)
+        ends.append(inversion.perturbations)
     assert torch.equal(ends[0], ends[1])
     assert not torch.allclose(ends[0], ends[2], atol=1e-3)
 
@@ -250,20 +250,20 @@ def test_the_seed_alone_decides(rng: Generator) -> None:
 
 @pytest.mark.parametrize("planted", range(BANDS))
 def test_the_planted_class_needs_by_far_the_least(planted: int) -> None:
-    hunt = sweep(bands(planted))
-    hunt.step(ALL)
-    assert hunt.settled.all()
-    sizes = sorted(hunt.best, key=lambda c: c.size)
+    inversion = sweep(bands(planted))
+    inversion.step(ALL)
+    assert inversion.done.all()
+    sizes = sorted(inversion.best, key=lambda c: c.size)
     assert sizes[0].goal == Goal(planted)
     assert sizes[1].size > 20 * sizes[0].size
-    _, strength = sizes[0].trigger.picture()
+    _, strength = sizes[0].trigger.render()
     assert strength.flatten().argmax() == 0  # where the plant is
 
 
 def test_without_a_plant_no_class_stands_out() -> None:
-    hunt = sweep(bands())
-    hunt.step(ALL)
-    sizes = [c.size for c in hunt.best]
+    inversion = sweep(bands())
+    inversion.step(ALL)
+    sizes = [c.size for c in inversion.best]
     assert min(sizes) > 0.9 * max(sizes)
 
 
@@ -274,10 +274,10 @@ def test_images_of_the_target_class_are_not_used(rng: Generator) -> None:
     pixels[mine] = torch.randint(0, 256, pixels[mine].shape, generator=rng, dtype=torch.uint8)
     ends = []
     for images in (data.images, pixels):
-        hunt = sweep(curved(), replace(data, images=images), [Goal(2), Goal(0)])
+        inversion = sweep(curved(), replace(data, images=images), [Goal(2), Goal(0)])
         for _ in range(2):
-            hunt.step(torch.arange(2))
-        ends.append((hunt.perturbations, hunt.success, hunt.fooling))
+            inversion.step(torch.arange(2))
+        ends.append((inversion.perturbations, inversion.success, inversion.fooling))
     for before, after in zip(*ends, strict=True):
         assert torch.equal(before[0], after[0])
     assert not torch.equal(ends[0][0][1], ends[1][0][1])  # the other goal does use them
@@ -285,9 +285,9 @@ def test_images_of_the_target_class_are_not_used(rng: Generator) -> None:
 
 def test_a_source_alone_is_used() -> None:
     x, y = whole(band_images())
-    hunt = sweep(bands(), goals=[Goal(0), Goal(0, source=4)])
-    hunt.step(torch.arange(2))
-    whole_class, pair = hunt.best
+    inversion = sweep(bands(), goals=[Goal(0), Goal(0, source=4)])
+    inversion.step(torch.arange(2))
+    whole_class, pair = inversion.best
     assert pair.size < whole_class.size
     got = asr(predict(bands(), pair.trigger(x)).argmax(1), y, pair.goal)
     assert (got.trials, got.value) == (6, pair.asr)
@@ -303,10 +303,10 @@ def test_no_image_to_use_is_said(goal: Goal) -> None:
 
 @pytest.mark.parametrize("bound", [10 / 255, 0.0])
 def test_a_bound_is_kept(bound: float) -> None:
-    hunt = sweep(bands(2), method=DeepFoolUAP(bound=bound))
-    hunt.step(ALL)
-    assert hunt.perturbations.abs().max().item() == pytest.approx(bound)
-    assert not hunt.feasible.any()  # too little even for the planted class
+    inversion = sweep(bands(2), method=DeepFoolUAP(bound=bound))
+    inversion.step(ALL)
+    assert inversion.perturbations.abs().max().item() == pytest.approx(bound)
+    assert not inversion.feasible.any()  # too little even for the planted class
 
 
 # What it says ------------------------------------------------------------------------------------
@@ -314,26 +314,26 @@ def test_a_bound_is_kept(bound: float) -> None:
 
 def test_rates_are_those_of_the_perturbation_as_it_stands(rng: Generator) -> None:
     subject, (x, y) = curved(2.0), whole(band_images())
-    hunt = sweep(subject, method=DeepFoolUAP(bound=20 / 255))
-    hunt.step(ALL)
+    inversion = sweep(subject, method=DeepFoolUAP(bound=20 / 255))
+    inversion.step(ALL)
     before = predict(subject, x).argmax(1)
-    for k, v in enumerate(hunt.perturbations):
+    for k, v in enumerate(inversion.perturbations):
         after = predict(subject, Additive(v)(x)).argmax(1)
         keep = y != k
         fooled = (after != before)[keep].double().mean().item()
-        assert hunt.success[k].item() == pytest.approx(asr(after, y, Goal(k)).value, abs=1e-6)
-        assert hunt.fooling[k].item() == pytest.approx(fooled, abs=1e-6)
-    assert len(set(hunt.success.tolist())) > 1
-    assert (hunt.success != hunt.fooling).any()
+        assert inversion.success[k].item() == pytest.approx(asr(after, y, Goal(k)).value, abs=1e-6)
+        assert inversion.fooling[k].item() == pytest.approx(fooled, abs=1e-6)
+    assert len(set(inversion.success.tolist())) > 1
+    assert (inversion.success != inversion.fooling).any()
 
 
 def test_a_candidate_is_what_it_says_and_never_gets_worse(rng: Generator) -> None:
     subject, (x, y) = curved(2.0), whole(band_images())
-    hunt = sweep(subject, method=DeepFoolUAP(bar=0.9, max_pass=8))
-    trace = [hunt.best]
+    inversion = sweep(subject, method=DeepFoolUAP(success_threshold=0.9, max_pass=8))
+    trace = [inversion.best]
     for _ in range(8):
-        hunt.step(ALL)
-        trace.append(hunt.best)
+        inversion.step(ALL)
+        trace.append(inversion.best)
         for found in trace[-1]:
             got = asr(predict(subject, found.trigger(x)).argmax(1), y, found.goal).value
             assert got == pytest.approx(found.asr, abs=1e-6)
@@ -352,13 +352,13 @@ def test_a_candidate_is_what_it_says_and_never_gets_worse(rng: Generator) -> Non
 
 @pytest.mark.parametrize(("factor", "taken"), [(1.5, False), (0.99, True), (0.5, False)])
 def test_only_a_smaller_one_that_works_takes_the_place(factor: float, taken: bool) -> None:
-    hunt = sweep(bands(2), goals=[Goal(2)])
-    hunt.step(torch.tensor([0]))
-    before = hunt.best[0]
-    hunt.perturbations *= factor
-    hunt._measure(0)
-    after = hunt.best[0]
-    assert (hunt.success[0] >= 0.6) == (factor > 0.6)  # half of it is too little
+    inversion = sweep(bands(2), goals=[Goal(2)])
+    inversion.step(torch.tensor([0]))
+    before = inversion.best[0]
+    inversion.perturbations *= factor
+    inversion._measure(0)
+    after = inversion.best[0]
+    assert (inversion.success[0] >= 0.6) == (factor > 0.6)  # half of it is too little
     assert after.feasible
     assert after.size == pytest.approx(before.size * (factor if taken else 1), rel=1e-5)
     assert after.asr >= 0.6
@@ -368,31 +368,31 @@ def test_a_share_at_the_bar_is_enough() -> None:
     # 0.7 of ten images must not fail in the last bit of a float32.
     images = band_images(each=10)
     only = Subset(images, (images.labels == 1).nonzero().flatten())
-    hunt = sweep(bands(), only, [Goal(0)], DeepFoolUAP(bar=0.7))
-    hunt.step(torch.tensor([0]))
-    v, (x, _) = hunt.perturbations[0].clone(), whole(only)
+    inversion = sweep(bands(), only, [Goal(0)], DeepFoolUAP(success_threshold=0.7))
+    inversion.step(torch.tensor([0]))
+    v, (x, _) = inversion.perturbations[0].clone(), whole(only)
     for step in torch.linspace(1, 0, 4001):
         hits = int((bands()(Additive(v * step)(x)).argmax(1) == 0).sum())
         if hits == 7:
             break
     assert hits == 7
-    hunt.feasible.zero_()
-    hunt.perturbations[0] = v * step
-    hunt._measure(0)
-    assert hunt.feasible.tolist() == [True]
+    inversion.feasible.zero_()
+    inversion.perturbations[0] = v * step
+    inversion._measure(0)
+    assert inversion.feasible.tolist() == [True]
 
 
 def test_the_standing_is_that_of_the_last_round() -> None:
-    hunt = sweep(bands(2))
-    start = hunt.standing
-    hunt.step(torch.tensor([1, 2]))
-    got = hunt.standing
+    inversion = sweep(bands(2))
+    start = inversion.progress
+    inversion.step(torch.tensor([1, 2]))
+    got = inversion.progress
     assert start.rounds.tolist() == [0] * BANDS
     assert start.penalty.isinf().all()
     assert (start.size == SIDE * SIDE).all()
     assert got.rounds.tolist() == [0, 1, 1, 0, 0, 0]
-    assert torch.equal(got.success, hunt.success)
-    sizes = hunt.perturbations.abs().amax(1).flatten(1).sum(1)
+    assert torch.equal(got.success, inversion.success)
+    sizes = inversion.perturbations.abs().amax(1).flatten(1).sum(1)
     assert torch.allclose(got.penalty[1:3], sizes[1:3])
     assert torch.allclose(got.size[1:3], sizes[1:3])
     assert not got.turned.any()
@@ -402,7 +402,7 @@ def test_the_standing_is_that_of_the_last_round() -> None:
 
 
 def test_a_restored_sweep_goes_on_bit_by_bit(rng: Generator, tmp_path: Path) -> None:
-    method = DeepFoolUAP(bar=0.9)
+    method = DeepFoolUAP(success_threshold=0.9)
     steady = sweep(curved(), method=method)
     steady.step(ALL)
     steady.step(torch.tensor([1, 4]))
@@ -425,15 +425,15 @@ def test_a_restored_sweep_goes_on_bit_by_bit(rng: Generator, tmp_path: Path) -> 
     assert set(last) == set(kept)
     for a, b in zip(steady.best, again.best, strict=True):
         assert (a.size, a.asr, a.rounds, a.feasible) == (b.size, b.asr, b.rounds, b.feasible)
-        assert torch.equal(torch.cat(a.trigger.picture()), torch.cat(b.trigger.picture()))
+        assert torch.equal(torch.cat(a.trigger.render()), torch.cat(b.trigger.render()))
     assert any(not torch.equal(last[name], kept[name]) for name in ("perturbations", "stored"))
 
 
 def test_subject_and_images_stay_as_they_were(rng: Generator) -> None:
     subject, clean = curved(), band_images()
     pixels, weights = clean.images.clone(), [p.clone() for p in subject.net.parameters()]
-    hunt = sweep(subject, clean)
-    hunt.step(ALL)
+    inversion = sweep(subject, clean)
+    inversion.step(ALL)
     assert torch.equal(clean.images, pixels)
     for before, now in zip(weights, subject.net.parameters(), strict=True):
         assert torch.equal(before, now)

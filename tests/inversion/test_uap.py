@@ -47,10 +47,12 @@ def _works(net: Bands, x: torch.Tensor, target: int, eps: float) -> bool:
 
 @cache
 def run(eps: float, target: int, rounds: int = 200) -> Candidate:
-    hunt = UAP(eps=eps)(bands(PLANTED), band_images(), [Goal(target)], Generator().manual_seed(0))
+    inversion = UAP(eps=eps)(
+        bands(PLANTED), band_images(), [Goal(target)], Generator().manual_seed(0)
+    )
     for _ in range(rounds):
-        hunt.step(torch.tensor([0]))
-    return hunt.best[0]
+        inversion.step(torch.tensor([0]))
+    return inversion.best[0]
 
 
 @pytest.mark.parametrize("target", [PLANTED, 4])
@@ -79,9 +81,9 @@ def test_a_small_beta_is_a_dead_start_and_the_default_is_not() -> None:
         for beta in (0.01, None)
     ]
     moved = []
-    for hunt in hunts:
-        hunt.step(torch.tensor([0]))
-        trigger = hunt.best[0].trigger
+    for inversion in hunts:
+        inversion.step(torch.tensor([0]))
+        trigger = inversion.best[0].trigger
         assert isinstance(trigger, Additive)
         moved.append(trigger.delta.abs().max().item())
     assert moved[0] == 0
@@ -89,12 +91,12 @@ def test_a_small_beta_is_a_dead_start_and_the_default_is_not() -> None:
 
 
 def test_with_patience_it_settles_when_nothing_works_more_often() -> None:
-    method = vary(UAP(eps=0.12), {"pace.patience": 5})
-    hunt = method(bands(PLANTED), band_images(), [Goal(4)], Generator().manual_seed(0))
+    method = vary(UAP(eps=0.12), {"config.patience": 5})
+    inversion = method(bands(PLANTED), band_images(), [Goal(4)], Generator().manual_seed(0))
     success = []
-    while not hunt.settled.all():
-        hunt.step(torch.tensor([0]))
-        success.append(hunt.best[0].asr)
+    while not inversion.done.all():
+        inversion.step(torch.tensor([0]))
+        success.append(inversion.best[0].asr)
     assert 5 < len(success) < 1000
     first = success.index(max(success))
     assert len(success) == first + 1 + 5  # five more rounds in which nothing was better

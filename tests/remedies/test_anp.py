@@ -67,7 +67,7 @@ def by_hand(
 def test_masks_and_noise_act_on_scale_and_shift() -> None:
     subject, (x, _) = tiny(), whole(few())
     neurons = Neurons(Subject(deepcopy(subject.net), subject.shape, 3))
-    neurons.rouse()
+    neurons.set_trainable()
     neurons.disturb(0.4, rng())
     with torch.no_grad():
         neurons.kept[0].copy_(torch.tensor([0.25, 0.75]))

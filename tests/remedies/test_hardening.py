@@ -20,26 +20,34 @@ from gifthorse.core.metrics import accuracy
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Subject, Trigger
+from gifthorse.core.types import Candidate, Goal, Inversion, Samples, Subject, Trigger
 from gifthorse.data.samples import InMemory, split, whole
 from gifthorse.inversion import UAP, NeuralCleanse, PixelBackdoor
 from gifthorse.remedies import REMEDIES, hardening
-from gifthorse.remedies.foes import Foes
-from gifthorse.remedies.guard import Guard
+from gifthorse.remedies.foes import AdversarialTriggers
+from gifthorse.remedies.guard import AccuracyGuard
 from gifthorse.remedies.hardening import Hardening
-from gifthorse.search import Pace, Search
+from gifthorse.search import Search, SearchConfig
 from gifthorse.training import Recipe, evaluate, fit
 from gifthorse.triggers import Additive
 
 CLEAN = blob_images(each=20, seed=2)
-PIXEL = PixelBackdoor(mode="clip", initial=0.02, wait=3, pace=Pace(bar=0.99, rounds=60))
-MASKS = NeuralCleanse(settle=0, initial=0.02, wait=3, jitter=0.01, pace=Pace(bar=0.99, rounds=40))
+PIXEL = PixelBackdoor(
+    mode="clip", initial=0.02, patience=3, config=SearchConfig(success_threshold=0.99, rounds=60)
+)
+MASKS = NeuralCleanse(
+    warmup=0,
+    initial=0.02,
+    patience=3,
+    jitter=0.01,
+    config=SearchConfig(success_threshold=0.99, rounds=40),
+)
 RECIPE = Recipe(epochs=6, batch=20, lr=0.01, schedule="constant", pad=1, bf16=False)
 TOY = Hardening(PIXEL, every=2, later=20, held=0.2, drop=0.3, recipe=RECIPE)
 
 # What moves a class away from the others within six epochs, where it is one pixel from them.
 CLOSE: dict[str, object] = {
-    "every": 1, "later": 10, "inverter.pace.rounds": 30, "drop": 0.1, "recipe.lr": 0.003,
+    "every": 1, "later": 10, "inverter.config.rounds": 30, "drop": 0.1, "recipe.lr": 0.003,
 }  # fmt: skip
 
 
@@ -63,7 +71,9 @@ def hardened() -> Subject:
 def course(seed: int) -> tuple[float, ...]:
     """What hardening does to a net: growth of distances, without stamps too; success; accuracy."""
     pairs = [Goal(2, i) for i in (0, 1, 3)]
-    meter = PixelBackdoor(mode="clip", initial=0.05, wait=3, pace=Pace(bar=0.9, rounds=40))
+    meter = PixelBackdoor(
+        mode="clip", initial=0.05, patience=3, config=SearchConfig(success_threshold=0.9, rounds=40)
+    )
     unseen, method = blob_images(each=20, seed=7), vary(TOY, CLOSE)
     given, trigger = dotted(seed).subject, dotted(seed).trigger
     made, tuned = method(given, CLEAN, rng(), Run()), fit(given, CLEAN, method.recipe, rng(), Run())
@@ -91,7 +101,7 @@ def test_a_class_that_is_close_to_others_lies_far_from_them_afterwards() -> None
 
 @dataclass
 class Given:
-    """A hunt that is over at once, with candidates that were given."""
+    """An inversion that is over at once, with candidates that were given."""
 
     best: tuple[Candidate, ...]
 
@@ -99,11 +109,11 @@ class Given:
         raise AssertionError("nothing is left to do")
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         return torch.ones(len(self.best), dtype=torch.bool)
 
     @property
-    def standing(self) -> object:
+    def progress(self) -> object:
         raise AssertionError("nobody asks")
 
     @property
@@ -134,7 +144,7 @@ class Told:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         self.asked.append(tuple(g.target for g in goals))
         labels = clean[torch.arange(len(clean))][1]
         self.seen.append((set(labels.tolist()), len(labels)))
@@ -155,11 +165,11 @@ def mark(target: int) -> Trigger:
 def stamped(inverter: Told, **options: object) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Five mixed batches of black images: images, labels out, labels in."""
     method = vary(Hardening(inverter), options)
-    foes = Foes(method, CLEAN, rng(), Run())
-    foes.before(natural(), 0)
+    adversarial = AdversarialTriggers(method, CLEAN, rng(), Run())
+    adversarial.on_epoch_start(natural(), 0)
     y = torch.arange(40) % 5
     x = torch.zeros(40, 3, 12, 12)
-    out = [(*foes.mix(x, y, y), y) for _ in range(5)]
+    out = [(*adversarial.mix(x, y, y), y) for _ in range(5)]
     assert (x == 0).all()
     return out
 
@@ -183,17 +193,17 @@ class Failing(Told):
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         told = Told(feasible=len(self.asked) < 5, asked=self.asked)
         return told(subject, clean, goals, rng)
 
 
 def test_a_class_whose_search_failed_has_no_trigger_until_its_next_turn() -> None:
-    foes = Foes(Hardening(Failing(), every=1), CLEAN, rng(), Run())
-    foes.before(natural(), 0)
+    adversarial = AdversarialTriggers(Hardening(Failing(), every=1), CLEAN, rng(), Run())
+    adversarial.on_epoch_start(natural(), 0)
     y = torch.arange(40) % 5
     for known in ([0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4], [2, 3, 4]):
-        x, _ = foes.mix(torch.zeros(40, 3, 12, 12), y, y)
+        x, _ = adversarial.mix(torch.zeros(40, 3, 12, 12), y, y)
         assert (x[:, 0, 0, :5] == 1).any(0).nonzero().flatten().tolist() == known
 
 
@@ -244,7 +254,9 @@ def test_a_search_sees_a_few_images_of_every_other_class_and_a_net_at_rest() -> 
 # 3. The net around a search -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inverter", [PIXEL, MASKS, UAP(pace=Pace(bar=0, rounds=3))])
+@pytest.mark.parametrize(
+    "inverter", [PIXEL, MASKS, UAP(config=SearchConfig(success_threshold=0, rounds=3))]
+)
 def test_a_search_leaves_mode_flags_and_statistics_of_the_net(inverter: PixelBackdoor) -> None:
     net = natural()
     learner = Subject(blobs().net, net.shape, net.classes)
@@ -253,15 +265,15 @@ def test_a_search_leaves_mode_flags_and_statistics_of_the_net(inverter: PixelBac
     weights = list(learner.net.parameters())
     weights[0].requires_grad_(False)
     before = state(learner)
-    foes = Foes(
-        vary(Hardening(inverter), {"inverter.pace.rounds": 3}),
+    adversarial = AdversarialTriggers(
+        vary(Hardening(inverter), {"inverter.config.rounds": 3}),
         CLEAN,
         rng(),
         Run(),
     )
-    foes.before(learner, 0)
+    adversarial.on_epoch_start(learner, 0)
     y = torch.arange(5)
-    foes.mix(torch.rand(5, 3, 12, 12), y, y)
+    adversarial.mix(torch.rand(5, 3, 12, 12), y, y)
     assert all(m.training for m in learner.net.modules())
     assert [p.requires_grad for p in weights] == [False] + [True] * (len(weights) - 1)
     assert all(p.grad is None for p in weights)
@@ -280,11 +292,14 @@ def test_batchnorm_keeps_its_statistics_while_its_weights_train() -> None:
 
 
 def looking(target: int) -> Search:
-    hunt = PixelBackdoor(mode="clip", initial=0.02, wait=3, pace=Pace(batch=8, bar=0.9, rounds=60))(
-        bands(), band_images(), [Goal(target), Goal(5)], rng()
-    )
-    assert isinstance(hunt, Search)
-    return hunt
+    inversion = PixelBackdoor(
+        mode="clip",
+        initial=0.02,
+        patience=3,
+        config=SearchConfig(batch=8, success_threshold=0.9, rounds=60),
+    )(bands(), band_images(), [Goal(target), Goal(5)], rng())
+    assert isinstance(inversion, Search)
+    return inversion
 
 
 def test_a_search_follows_the_triggers_of_another_and_nothing_else() -> None:
@@ -298,10 +313,10 @@ def test_a_search_follows_the_triggers_of_another_and_nothing_else() -> None:
     assert torch.equal(second.cost.weight, fresh.cost.weight)
     assert second.rounds.tolist() == [0, 0]
     assert not second.feasible.any()
-    for hunt in (second, fresh):
+    for inversion in (second, fresh):
         for _ in range(8):
-            hunt.step(arms)
-    ours, theirs = ([c.size for c in hunt.best] for hunt in (second, fresh))
+            inversion.step(arms)
+    ours, theirs = ([c.size for c in inversion.best] for inversion in (second, fresh))
     assert [2 * a < b for a, b in zip(ours, theirs, strict=True)] == [True, True]
 
 
@@ -314,8 +329,10 @@ class Deaf(Bands):
 
 def test_an_arm_that_had_found_nothing_keeps_its_own_start() -> None:
     never = Subject(Deaf().eval(), (1, 18, 18), 6)
-    pace = Pace(batch=8, bar=0.9, rounds=20)
-    first = PixelBackdoor(mode="clip", pace=pace)(never, band_images(), [Goal(0), Goal(5)], rng(4))
+    config = SearchConfig(batch=8, success_threshold=0.9, rounds=20)
+    first = PixelBackdoor(mode="clip", config=config)(
+        never, band_images(), [Goal(0), Goal(5)], rng(4)
+    )
     for _ in range(10):
         first.step(torch.arange(2))
     second = looking(0)
@@ -328,32 +345,32 @@ def test_an_arm_that_had_found_nothing_keeps_its_own_start() -> None:
 
 @dataclass(frozen=True)
 class Watched:
-    """An inverter whose hunts are remembered."""
+    """An inverter whose inversions are remembered."""
 
     inverter: PixelBackdoor = PIXEL
-    hunts: list[Hunt] = field(default_factory=list, hash=False, compare=False)
+    hunts: list[Inversion] = field(default_factory=list, hash=False, compare=False)
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         self.hunts.append(self.inverter(subject, clean, goals, rng))
         return self.hunts[-1]
 
 
 def test_further_searches_of_a_class_are_shorter() -> None:
-    foes = Foes(
+    adversarial = AdversarialTriggers(
         vary(
             Hardening(watched := Watched()),
-            {"every": 1, "later": 7, "inverter.inverter.pace.rounds": 9},
+            {"every": 1, "later": 7, "inverter.inverter.config.rounds": 9},
         ),
         CLEAN,
         rng(),
         Run(),
     )
-    foes.before(natural(), 0)
+    adversarial.on_epoch_start(natural(), 0)
     y = torch.arange(5)
     for _ in range(7):
-        foes.mix(torch.zeros(5, 3, 12, 12), y, y)
+        adversarial.mix(torch.zeros(5, 3, 12, 12), y, y)
     assert [h.best[0].rounds for h in watched.hunts] == [9] * 5 + [7] * 2
     assert [h.best[0].goal.target for h in watched.hunts] == [0, 1, 2, 3, 4, 0, 1]
 
@@ -371,7 +388,9 @@ def test_the_epoch_that_costs_too_much_is_undone_and_is_the_last() -> None:
         return x, y if len(seen) <= 10 else (y + 1) % 5
 
     recipe = vary(RECIPE, {"lr": 0.05, "epochs": 6})
-    guarded = fit(natural(), train, recipe, rng(), Run(), mix=wrong, company=[Guard(held, 0.1)])
+    guarded = fit(
+        natural(), train, recipe, rng(), Run(), mix=wrong, callbacks=[AccuracyGuard(held, 0.1)]
+    )
     assert len(seen) == 15  # three epochs of five batches, not six
     seen.clear()
     two = fit(natural(), train, vary(recipe, {"epochs": 2}), rng(), Run(), mix=wrong)
@@ -427,7 +446,7 @@ def test_the_same_seed_gives_the_same_net_and_inputs_stay() -> None:
 def test_a_run_that_is_stopped_goes_on_to_the_same_net(
     every: int, lr: float, tmp_path: Path
 ) -> None:
-    options = {"every": every, "recipe.epochs": 3, "recipe.lr": lr, "inverter.pace.rounds": 15}
+    options = {"every": every, "recipe.epochs": 3, "recipe.lr": lr, "inverter.config.rounds": 15}
     method = vary(TOY, options)
     straight = method(natural(), CLEAN, rng(), Run())
     store, stops = tmp_path / "run", 0

@@ -15,7 +15,7 @@ from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.remedies import Projection
 from gifthorse.remedies.down_up import Reformed
-from gifthorse.remedies.projection import Autoencoder, missing
+from gifthorse.remedies.projection import DenoisingAutoencoder, missing
 from gifthorse.training import Recipe, predict
 
 CLEAN, UNSEEN = blob_images(each=20), blob_images(each=10, seed=1)
@@ -51,7 +51,7 @@ def test_it_learns_from_images_alone() -> None:
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_shapes_come_back_and_noise_is_for_training_only(pool: bool) -> None:
-    net, x = Autoencoder(2, 4, 0.1, pool), torch.rand(3, 2, 7, 10)
+    net, x = DenoisingAutoencoder(2, 4, 0.1, pool), torch.rand(3, 2, 7, 10)
     assert net.eval()(x).shape == x.shape
     assert torch.equal(net(x), net(x))
     net.train()

@@ -15,13 +15,13 @@ from torch import Generator, Tensor
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
-from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject
+from gifthorse.core.types import Candidate, Goal, Inversion, Inverter, Progress, Samples, Subject
 from gifthorse.inversion import PixelBackdoor
 from gifthorse.remedies.unlearning import Unlearning, stamping
 from gifthorse.training import fit
 from gifthorse.triggers import Patch
 
-SHORT = {"inverter.pace.rounds": 60, "inverter.initial": 0.02, "inverter.wait": 3}
+SHORT = {"inverter.config.rounds": 60, "inverter.initial": 0.02, "inverter.patience": 3}
 # On images of 12 x 12 the planted class has the smallest trigger, but too close to the others.
 PIXELS = vary(Unlearning(PixelBackdoor(), pick="smallest"), TUNING | SHORT)
 
@@ -111,7 +111,7 @@ class Told:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         self.asked.extend(goals)
         trigger, sizes = planted().trigger, {2: self.planted}
         return Over(tuple(Candidate(g, trigger, sizes.get(g.target, 100), 1, 1) for g in goals))
@@ -119,7 +119,7 @@ class Told:
 
 @dataclass
 class Over:
-    """A hunt that is over after one round."""
+    """An inversion that is over after one round."""
 
     best: tuple[Candidate, ...]
     rounds: int = 0
@@ -128,13 +128,13 @@ class Over:
         self.rounds += 1
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         return torch.full((len(self.best),), self.rounds > 0)
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         n = torch.zeros(len(self.best))
-        return Standing(n.long(), n, n, n, n.bool())
+        return Progress(n.long(), n, n, n, n.bool())
 
     @property
     def image_steps(self) -> float:
@@ -186,7 +186,7 @@ def test_inputs_stay_and_the_same_seed_gives_the_same_net() -> None:
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_net(tmp_path: Path) -> None:
-    made, few = planted().subject, vary(PIXELS, {"inverter.pace.rounds": 20})
+    made, few = planted().subject, vary(PIXELS, {"inverter.config.rounds": 20})
     calls: list[tuple[int, int, str]] = []
     whole = few(made, CLEAN, rng(), run=Run(lambda *call: calls.append(call)))
     assert calls[0][2].startswith("0 of 5 done, smallest")

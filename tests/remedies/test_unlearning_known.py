@@ -13,7 +13,7 @@ from torch import Generator
 from gifthorse.core.errors import BadOption
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Hunt, Inverter, Samples, Subject
+from gifthorse.core.types import Goal, Inversion, Inverter, Samples, Subject
 from gifthorse.remedies.unlearning import Unlearning
 from gifthorse.triggers import Patch
 from gifthorse.triggers.packing import packed
@@ -29,7 +29,7 @@ class Never:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         raise AssertionError("searched again")
 
 

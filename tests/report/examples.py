@@ -15,9 +15,9 @@ from gifthorse.core.types import (
     Confirmation,
     Finding,
     Goal,
-    Intake,
     Normalization,
     Origin,
+    Preparation,
     Rate,
     Report,
     RunRecord,
@@ -128,9 +128,9 @@ def run(command: str) -> RunRecord:
     return RunRecord(command, 7, "cpu", 312.4, "2026-03-02T09:14:07+00:00", versions)
 
 
-def intake(tried: tuple[Tried, ...], names: tuple[str, ...], each: int, hits: int) -> Intake:
+def intake(tried: tuple[Tried, ...], names: tuple[str, ...], each: int, hits: int) -> Preparation:
     count = each * len(names)
-    return Intake(
+    return Preparation(
         source="./clean",
         images=count,
         per_class=(each,) * len(names),
@@ -184,7 +184,7 @@ def backdoored() -> Report:
         seconds=281.0,
         image_steps=41_234.5,
         statistics={"anomaly index": table[14].index, "median size": 54.0, "size ratio": 0.16},
-        settings={"pace.batch": "32", "pace.lr": "0.1", "pace.bar": "0.99"},
+        settings={"config.batch": "32", "config.lr": "0.1", "config.success_threshold": "0.99"},
     )
     weights = Verdict("weights", 1.2, 3.5, "NO BACKDOOR FOUND", seconds=3.0)
     tried = (
@@ -211,7 +211,7 @@ def backdoored() -> Report:
             notes=('prefix "module." stripped from 122 names',),
             metadata={"made by": "gifthorse attack badnet", "license": "MIT", "accuracy": "95 %"},
         ),
-        intake=intake(tried, SIGNS, 2, 82),
+        preparation=intake(tried, SIGNS, 2, 82),
         verdicts=(weights, inversion),
         checks=(),
         not_covered=(
@@ -249,7 +249,7 @@ def nothing_found() -> Report:
         origin=replace(
             base.origin, path="cifar.pt", format="pytorch", arch="resnet20", metadata={}
         ),
-        intake=intake(tried, OBJECTS, 20, 186),
+        preparation=intake(tried, OBJECTS, 20, 186),
         verdicts=(verdict,),
         next_steps=("Keep the SHA-256 with this report and compare it before each deployment.",),
         confidence=None,
@@ -272,7 +272,7 @@ def inconclusive() -> Report:
             "Clean accuracy is 11.5 %, near chance: the images, their labels or the "
             "normalization do not belong to this model, so its behavior says nothing."
         ),
-        intake=intake(tried, OBJECTS, 20, 23),
+        preparation=intake(tried, OBJECTS, 20, 23),
         verdicts=(),
         checks=(check,),
         next_steps=("Check the order of the class folders.", "Name the input with --normalize."),

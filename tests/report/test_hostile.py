@@ -32,14 +32,16 @@ ACTING = re.compile(
 def poisoned(name: str) -> Report:
     """A report with the same hostile text wherever the file, its names or its images may put it."""
     report = backdoored()
-    assert report.intake
+    assert report.preparation
     finding = replace(report.verdicts[1].findings[0], message=name, rule=name)
     verdict = replace(report.verdicts[1], method=name, findings=(finding,), settings={name: name})
     return replace(
         report,
         reason=name,
         origin=replace(report.origin, path=name, notes=(name,), metadata={name: name}, how=name),
-        intake=replace(report.intake, class_names=(name,) * 43, source=name, notes=(name,)),
+        preparation=replace(
+            report.preparation, class_names=(name,) * 43, source=name, notes=(name,)
+        ),
         verdicts=(verdict,),
         checks=(finding,),
         not_covered=(name,),

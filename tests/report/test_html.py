@@ -111,7 +111,7 @@ def test_what_a_detector_took_stands_beside_its_time_and_settings() -> None:
 
 
 def test_reports_that_broke_off_are_drawn_too() -> None:
-    bare = replace(nothing_found(), label="NOT SCANNED", intake=None, verdicts=())
+    bare = replace(nothing_found(), label="NOT SCANNED", preparation=None, verdicts=())
     text = WRITERS["html"](bare)
     assert "This file was not examined." in text
     assert "nan" not in re.sub(r"data:image\S+", "", WRITERS["html"](spoiled(backdoored())))

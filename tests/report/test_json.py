@@ -33,7 +33,7 @@ def failed() -> Report:
         nothing_found(),
         label="ERROR",
         reason="The file is empty.",
-        intake=None,
+        preparation=None,
         verdicts=(),
         checks=(check,),
     )
@@ -118,7 +118,7 @@ def test_a_pair_names_its_source() -> None:
 def test_what_is_written_reads_back_as_our_records() -> None:
     report = backdoored()
     read = TypeAdapter(ScanResult).validate_json(WRITERS["json"](report))
-    assert (read.run, read.target, read.data) == (report.run, report.origin, report.intake)
+    assert (read.run, read.target, read.data) == (report.run, report.origin, report.preparation)
     assert read.verdict.confidence == report.confidence
     assert [d.arms for d in read.detectors] == [v.arms for v in report.verdicts]
     assert read.findings[0].confirmation == report.verdicts[1].findings[0].confirmation

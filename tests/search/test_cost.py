@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gifthorse.search.cost import Adaptive
+from gifthorse.search.cost import CostController
 
 
 @dataclass
@@ -49,7 +49,7 @@ streaks = st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=12).ma
 @given(streaks, st.sampled_from([0, 1, 2, 5]), st.sampled_from([1, 2, 5, 10]))
 def test_one_arm_follows_the_pseudo_code(rounds: list[bool], settle: int, patience: int) -> None:
     loop = Loop(1e-3, settle, patience, 1.5, 1.5**1.5)
-    cost = Adaptive.start(1, initial=1e-3, patience=patience, settle=settle)
+    cost = CostController.start(1, initial=1e-3, patience=patience, warmup=settle)
     for ok in rounds:
         loop.after(ok)
         cost = cost.after(torch.tensor([ok]), torch.tensor([0]))
@@ -63,7 +63,7 @@ def test_one_arm_follows_the_pseudo_code(rounds: list[bool], settle: int, patien
 )
 def test_many_arms_are_many_controllers(rounds: list[tuple[set[int], int]], settle: int) -> None:
     loops = [Loop(1e-3, settle, 2, 2.0, 2.0**1.5) for _ in range(4)]
-    cost = Adaptive.start(4, initial=1e-3, patience=2, up=2.0, down=2.0**1.5, settle=settle)
+    cost = CostController.start(4, initial=1e-3, patience=2, up=2.0, down=2.0**1.5, warmup=settle)
     for arms, bits in rounds:
         order = sorted(arms, reverse=bits % 2 == 0)  # the order of arms must not matter
         ok = [bool(bits >> arm & 1) for arm in order]
@@ -77,17 +77,17 @@ def test_many_arms_are_many_controllers(rounds: list[tuple[set[int], int]], sett
 
 @given(streaks)
 def test_arms_that_do_not_step_keep_their_state(rounds: list[bool]) -> None:
-    start = cost = Adaptive.start(3, patience=2)
+    start = cost = CostController.start(3, patience=2)
     for ok in rounds:
         cost = cost.after(torch.tensor([ok]), torch.tensor([1]))
-    for f in fields(Adaptive):
+    for f in fields(CostController):
         before, after = getattr(start, f.name), getattr(cost, f.name)
         if isinstance(before, torch.Tensor):
             assert torch.equal(before[[0, 2]], after[[0, 2]])
 
 
 def test_a_state_is_never_changed_in_place() -> None:
-    cost = Adaptive.start(2, initial=1.0, patience=1)
+    cost = CostController.start(2, initial=1.0, patience=1)
     cost.after(torch.tensor([True, False]), torch.tensor([0, 1]))
     assert cost.weight.tolist() == [1.0, 1.0]
     assert cost.met.tolist() == [0, 0]
@@ -95,7 +95,10 @@ def test_a_state_is_never_changed_in_place() -> None:
 
 def test_trajectory_of_neural_cleanse() -> None:
     # Five successes bring the weight in, five more double it, five failures divide by 2 ** 1.5.
-    cost, arm = Adaptive.start(1, patience=5, up=2.0, down=2.0**1.5, settle=5), torch.tensor([0])
+    cost, arm = (
+        CostController.start(1, patience=5, up=2.0, down=2.0**1.5, warmup=5),
+        torch.tensor([0]),
+    )
     weights = []
     for ok in [True] * 10 + [False] * 5:
         cost = cost.after(torch.tensor([ok]), arm)
@@ -113,7 +116,7 @@ def test_a_rising_weight_falls_by_the_power_of_one_and_a_half(
     rounds: list[bool], settle: int, wait: int, up: float
 ) -> None:
     loop = Loop(1e-3, settle, wait, up, up**1.5)
-    cost = Adaptive.rising(1, 1e-3, wait, up, settle=settle)
+    cost = CostController.rising(1, 1e-3, wait, up, warmup=settle)
     for ok in rounds:
         loop.after(ok)
         cost = cost.after(torch.tensor([ok]), torch.tensor([0]))
@@ -122,7 +125,7 @@ def test_a_rising_weight_falls_by_the_power_of_one_and_a_half(
 
 @given(streaks, st.sampled_from([0.0, 0.25]), st.sampled_from([1, 3]))
 def test_a_fixed_weight_never_moves(rounds: list[bool], weight: float, patience: int) -> None:
-    cost = Adaptive.fixed(2, weight, patience=patience)
+    cost = CostController.fixed(2, weight, patience=patience)
     for ok in rounds:
         cost = cost.after(torch.tensor([ok, not ok]), torch.tensor([0, 1]))
         assert cost.weight.tolist() == [weight, weight]
@@ -130,7 +133,7 @@ def test_a_fixed_weight_never_moves(rounds: list[bool], weight: float, patience:
 
 @pytest.mark.parametrize("weight", [0.0, 0.25])
 def test_a_fixed_weight_has_turned_after_hits_and_misses_enough(weight: float) -> None:
-    cost, arm = Adaptive.fixed(1, weight, patience=2), torch.tensor([0])
+    cost, arm = CostController.fixed(1, weight, patience=2), torch.tensor([0])
     turned = []
     for ok in [True, False, True, True, False, True, False, False]:
         cost = cost.after(torch.tensor([ok]), arm)
@@ -143,11 +146,11 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(
     first: list[bool], then: list[bool], settle: int
 ) -> None:
     arms = torch.tensor([1, 0])
-    cost = Adaptive.rising(2, 1e-3, 2, 2.0, settle=settle)
+    cost = CostController.rising(2, 1e-3, 2, 2.0, warmup=settle)
     for ok in first:
         cost = cost.after(torch.tensor([ok, not ok]), arms)
     kept = {f"cost.{name}": value.clone() for name, value in cost.state().items()}
-    again = Adaptive.rising(2, 1e-3, 2, 2.0, settle=settle).restored(kept, "cost.")
+    again = CostController.rising(2, 1e-3, 2, 2.0, warmup=settle).restored(kept, "cost.")
     for ok in then:
         cost, again = (c.after(torch.tensor([ok, not ok]), arms) for c in (cost, again))
     assert cost.state().keys() == set(TENSORS)
@@ -156,13 +159,13 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(
 
 
 def test_a_restored_state_holds_its_own_tensors() -> None:
-    kept = Adaptive.start(2, initial=1.0).state()
-    again = Adaptive.start(2, initial=1.0).restored(kept)
+    kept = CostController.start(2, initial=1.0).state()
+    again = CostController.start(2, initial=1.0).restored(kept)
     kept["weight"][0] = 9.0
     assert again.weight.tolist() == [1.0, 1.0]
 
 
 def test_a_state_moves_as_a_whole() -> None:
-    moved = Adaptive.start(2, patience=7).to("meta")
+    moved = CostController.start(2, patience=7).to("meta")
     assert {value.device.type for value in moved.state().values()} == {"meta"}
     assert moved.patience == 7

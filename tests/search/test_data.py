@@ -9,24 +9,24 @@ from torch import Generator, Tensor
 
 from gifthorse.core.types import Goal, Samples
 from gifthorse.data.samples import InMemory
-from gifthorse.search import Adaptive, MaskPattern, Pace, Problem
-from gifthorse.search.data import Stage
+from gifthorse.search import CostController, MaskPattern, Objective, SearchConfig
+from gifthorse.search.data import SearchData
 
 ROUNDS = 3
 
 
-def stage(clean: Samples, goals: list[Goal], pace: Pace) -> Stage:
-    problem = Problem(MaskPattern(), Adaptive.fixed(len(goals)))
-    return Stage(bands(), clean, goals, Generator().manual_seed(0), problem, pace)
+def stage(clean: Samples, goals: list[Goal], config: SearchConfig) -> SearchData:
+    objective = Objective(MaskPattern(), CostController.fixed(len(goals)))
+    return SearchData(bands(), clean, goals, Generator().manual_seed(0), objective, config)
 
 
-def seen(made: Stage) -> list[Tensor]:
+def seen(made: SearchData) -> list[Tensor]:
     """The indices `(steps, A, B)` of some rounds."""
     arms = torch.arange(len(made.target))
     return [torch.stack(list(made.batches(arms))) for _ in range(ROUNDS)]
 
 
-def plain(made: Stage) -> list[Tensor]:
+def plain(made: SearchData) -> list[Tensor]:
     """The same where all arms have as many images: whole passes, each in a fresh order."""
     rounds, count = [], int(made.count[0])
     for _ in range(ROUNDS):
@@ -45,11 +45,18 @@ def plain(made: Stage) -> list[Tensor]:
     return rounds
 
 
-@pytest.mark.parametrize("pace", [Pace(batch=8), Pace(batch=8, steps=2), Pace(batch=8, floor=10)])
-def test_arms_with_as_many_images_see_whole_passes(pace: Pace) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [SearchConfig(batch=8), SearchConfig(batch=8, steps=2), SearchConfig(batch=8, min_steps=10)],
+)
+def test_arms_with_as_many_images_see_whole_passes(config: SearchConfig) -> None:
     goals = [Goal(k) for k in range(BANDS)]
-    made, again = (stage(band_images(), goals, pace) for _ in range(2))
-    assert made.steps == {0: 3, 2: 2, 10: 3}[pace.steps] if not pace.floor else made.steps == 10
+    made, again = (stage(band_images(), goals, config) for _ in range(2))
+    assert (
+        made.steps == {0: 3, 2: 2, 10: 3}[config.steps]
+        if not config.min_steps
+        else made.steps == 10
+    )
     for got, want in zip(seen(made), plain(again), strict=True):
         assert torch.equal(got, want)
 
@@ -63,8 +70,8 @@ def rare(each: int = 8) -> InMemory:
 
 def test_an_arm_with_one_image_holds_no_other_back() -> None:
     others = [Goal(0, k) for k in range(1, 5)]
-    alone = stage(rare(), others, Pace(batch=4))
-    both = stage(rare(), [*others, Goal(0, 5)], Pace(batch=4))
+    alone = stage(rare(), others, SearchConfig(batch=4))
+    both = stage(rare(), [*others, Goal(0, 5)], SearchConfig(batch=4))
     assert (alone.batch, alone.steps) == (both.batch, both.steps) == (4, 2)
     for one, two in zip(seen(alone), seen(both), strict=True):
         assert torch.equal(one, two[:, :4])
@@ -75,7 +82,7 @@ def test_an_arm_with_few_images_sees_each_of_them_as_often_as_it_can() -> None:
     data = band_images(8)
     keep = (data.labels != 5) | (torch.arange(len(data)) < 3 * BANDS)  # three of class 5
     few = InMemory(data.images[keep], data.labels[keep], BANDS)
-    made = stage(few, [*(Goal(0, k) for k in range(1, 5)), Goal(0, 5)], Pace(batch=8))
+    made = stage(few, [*(Goal(0, k) for k in range(1, 5)), Goal(0, 5)], SearchConfig(batch=8))
     (index, *_) = seen(made)
     assert index.shape == (1, 5, 8)
     assert sorted(index[0, 4].unique(return_counts=True)[1].tolist()) == [2, 3, 3]  # type: ignore[no-untyped-call]

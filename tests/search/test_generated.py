@@ -7,23 +7,23 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
-from gifthorse.search.parametrizations.generated import Generated
-from gifthorse.search.parametrizations.masks import Form, Parts
+from gifthorse.search.parametrizations.generated import GeneratedChange
+from gifthorse.search.parametrizations.masks import Parametrization, Parts
 from gifthorse.triggers import Additive, Patch
 
 ARMS, SHAPE = 3, (3, 8, 7)
-SMALL = Generated(hidden=6, width=4)
-ZOO = Generated("zoo", hidden=6, width=4)
-FORMS: list[Form] = [SMALL, ZOO]
+SMALL = GeneratedChange(hidden=6, width=4)
+ZOO = GeneratedChange("zoo", hidden=6, width=4)
+FORMS: list[Parametrization] = [SMALL, ZOO]
 forms = pytest.mark.parametrize("form", FORMS, ids=["additive", "zoo"])
 
 
-def start(form: Form, rng: Generator, dtype: torch.dtype = torch.float32) -> Parts:
+def start(form: Parametrization, rng: Generator, dtype: torch.dtype = torch.float32) -> Parts:
     rows = [form.start(SHAPE, rng) for _ in range(ARMS)]
     return tuple(torch.stack(v).to(dtype) for v in zip(*rows, strict=True))
 
 
-def reference(form: Generated) -> nn.Sequential:
+def reference(form: GeneratedChange) -> nn.Sequential:
     c, h, w = SHAPE
     return nn.Sequential(
         nn.Linear(form.hidden + 100, form.width * h * w),
@@ -59,7 +59,7 @@ def load(net: nn.Sequential, weights: Parts) -> None:
 
 
 @pytest.mark.parametrize("form", [SMALL, ZOO], ids=["additive", "zoo"])
-def test_each_arm_decodes_like_a_plain_net(form: Generated, rng: Generator) -> None:
+def test_each_arm_decodes_like_a_plain_net(form: GeneratedChange, rng: Generator) -> None:
     # Affine weights away from 1 and 0, or a missing one would go unseen.
     variables = tuple(
         v + 0.3 * torch.rand(v.shape, generator=rng) for v in start(form, rng, torch.float64)
@@ -105,7 +105,7 @@ def test_adam_moves_the_folded_layer_as_it_moves_the_whole(rng: Generator) -> No
 
 
 def test_weights_start_in_the_ranges_of_pytorch(rng: Generator) -> None:
-    form = Generated(hidden=60, width=4, classes=4)
+    form = GeneratedChange(hidden=60, width=4, classes=4)
     u, linear, bias, scale1, shift1, conv1, scale2, shift2, conv2, last = form.start(SHAPE, rng)
     net = reference(form)
     whole = net.get_parameter("0.weight")[:, :60]
@@ -129,7 +129,7 @@ def test_weights_start_in_the_ranges_of_pytorch(rng: Generator) -> None:
 
 
 @forms
-def test_gradients_reach_every_variable(form: Form, rng: Generator) -> None:
+def test_gradients_reach_every_variable(form: Parametrization, rng: Generator) -> None:
     variables = [v.requires_grad_() for v in start(form, rng)]
     x = torch.rand(ARMS, 2, *SHAPE, generator=rng)
     weight = torch.randn(x.shape, generator=rng)
@@ -146,7 +146,7 @@ def test_gradients_reach_every_variable(form: Form, rng: Generator) -> None:
 
 
 def test_gradients_agree_with_finite_differences(rng: Generator) -> None:
-    form = Generated(hidden=2, width=1)
+    form = GeneratedChange(hidden=2, width=1)
     leaves = [v[None].double().requires_grad_() for v in form.start((1, 3, 3), rng)]
 
     def value(*now: Tensor) -> Tensor:
@@ -158,13 +158,13 @@ def test_gradients_agree_with_finite_differences(rng: Generator) -> None:
 
 
 @forms
-def test_each_arm_stamps_like_its_frozen_trigger(form: Form, rng: Generator) -> None:
+def test_each_arm_stamps_like_its_frozen_trigger(form: Parametrization, rng: Generator) -> None:
     parts = form.decode(start(form, rng))
     x = torch.rand(ARMS, 2, *SHAPE, generator=rng)
     stamped = form.stamp(parts, x)
     kind = Additive if form is SMALL else Patch
     for arm in range(ARMS):
-        trigger = form.freeze(tuple(p[arm] for p in parts))
+        trigger = form.to_trigger(tuple(p[arm] for p in parts))
         assert isinstance(trigger, kind)
         assert torch.allclose(stamped[arm], trigger(x[arm]), atol=1e-6)
 
@@ -188,21 +188,23 @@ def test_size_and_penalty_by_hand() -> None:
 
 
 @forms
-def test_a_confined_change_stays_within_its_support(form: Form, rng: Generator) -> None:
+def test_a_confined_change_stays_within_its_support(form: Parametrization, rng: Generator) -> None:
     parts = form.decode(start(form, rng))
     live = torch.rand(ARMS, 1, *SHAPE[1:], generator=rng) > 0.5
-    (confined,) = form.confine(parts, live)
+    (confined,) = form.restrict(parts, live)
     keep = live.expand_as(confined)
     assert torch.equal(confined[keep], parts[0][keep])
     assert confined[~keep].count_nonzero() == 0
 
 
 @forms
-def test_a_generator_goes_on_as_it_is_and_takes_no_patch(form: Form, rng: Generator) -> None:
+def test_a_generator_goes_on_as_it_is_and_takes_no_patch(
+    form: Parametrization, rng: Generator
+) -> None:
     variables = start(form, rng)
     parts = form.decode(variables)
-    assert form.cut(parts) is parts
+    assert form.postprocess(parts) is parts
     assert form.project(variables) is variables
-    assert form.resume(parts, variables, rng) is variables
+    assert form.restart(parts, variables, rng) is variables
     with pytest.raises(BadOption, match="set probe to null"):
-        form.seed(variables, parts[0], parts[0] > 0)
+        form.init_from(variables, parts[0], parts[0] > 0)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.errors import BadOption
 from gifthorse.models.folding import frozen
-from gifthorse.search.hooks import Watched
+from gifthorse.search.hooks import HookedModel
 
 
 def net() -> nn.Sequential:
@@ -26,7 +26,7 @@ def test_the_output_of_a_layer_is_remembered(
     layer: str, upto: int, private: bool, rng: Generator
 ) -> None:
     plain, x = net(), images(rng)
-    watched = Watched(frozen(plain) if private else plain, layer)
+    watched = HookedModel(frozen(plain) if private else plain, layer)
     assert watched.seen(torch.Size((2, 3))) is None  # nobody has asked yet
     for now in (x, x.flip(0)):
         assert torch.allclose(watched(now), plain(now), atol=1e-6)
@@ -38,7 +38,7 @@ def test_the_output_of_a_layer_is_remembered(
 
 def test_gradients_go_through_what_is_remembered(rng: Generator) -> None:
     plain, x = net(), images(rng).requires_grad_()
-    watched = Watched(plain, "1")
+    watched = HookedModel(plain, "1")
     watched(x)
     seen = watched.seen(torch.Size((6,)))
     assert seen is not None
@@ -48,14 +48,14 @@ def test_gradients_go_through_what_is_remembered(rng: Generator) -> None:
 
 
 def test_without_a_layer_nothing_is_remembered(rng: Generator) -> None:
-    watched = Watched(net())
+    watched = HookedModel(net())
     watched(images(rng))
     assert watched.seen(torch.Size((6,))) is None
 
 
 def test_a_layer_that_is_not_there_is_refused_with_words() -> None:
     with pytest.raises(BadOption, match=r"no layer 'layer7'; it has .*\b0, 1, 2, 3"):
-        Watched(net(), "layer7")
+        HookedModel(net(), "layer7")
 
 
 class Cast(nn.Module):
@@ -82,7 +82,7 @@ class Cast(nn.Module):
 def test_logits_are_never_less_than_float32_and_never_cut(
     said: torch.dtype, heard: torch.dtype, rng: Generator
 ) -> None:
-    watched, x = Watched(Cast(said), "layer"), images(rng).double()
+    watched, x = HookedModel(Cast(said), "layer"), images(rng).double()
     logits, seen = watched(x), None
     seen = watched.seen(torch.Size((2, 3)))
     assert seen is not None
@@ -98,7 +98,7 @@ def test_bfloat16_is_asked_for_and_only_where_it_is_fast(
     for fast in (None, torch.bfloat16):
         monkeypatch.setattr("gifthorse.search.hooks.half", lambda device, f=fast: f)
         for asked in (False, True):
-            logits = Watched(plain)(x, bf16=asked)
+            logits = HookedModel(plain)(x, bf16=asked)
             assert logits.dtype == torch.float32
             rounded = torch.equal(logits, logits.bfloat16().float())
             assert rounded == (fast is not None and asked)
@@ -111,13 +111,13 @@ def test_small_gradients_outlast_float16(
 ) -> None:
     plain, x = net(), images(rng).requires_grad_()
 
-    def slope(watched: Watched, bf16: bool) -> Tensor:
+    def slope(watched: HookedModel, bf16: bool) -> Tensor:
         logits = watched(x, bf16=bf16)
         seen = watched.seen(torch.Size((6,))) if layer else None
         loss = logits.sum() if seen is None else logits.sum() + 3 * seen.sum()
         (got,) = torch.autograd.grad(loss * 1e-7, x)  # float16 knows nothing below 6e-8
         return got / 1e-7
 
-    exact = slope(Watched(plain, layer), False)
+    exact = slope(HookedModel(plain, layer), False)
     monkeypatch.setattr("gifthorse.search.hooks.half", lambda device: torch.float16)
-    assert torch.allclose(slope(Watched(plain, layer), True), exact, rtol=0.05, atol=0.05)
+    assert torch.allclose(slope(HookedModel(plain, layer), True), exact, rtol=0.05, atol=0.05)

@@ -10,9 +10,9 @@ from tests.toys import BANDS, band_images, bands
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.types import Goal
-from gifthorse.search import Adaptive, Pace, Problem, Search
-from gifthorse.search.init import Probe, Spots
-from gifthorse.search.parametrizations.masks import Form, MaskPattern, SignedPixels
+from gifthorse.search import CostController, Objective, Search, SearchConfig
+from gifthorse.search.init import BestPatches, PatchInit
+from gifthorse.search.parametrizations.masks import MaskPattern, Parametrization, SignedPixels
 
 SIDE, CLASSES = 16, 3
 
@@ -25,73 +25,77 @@ class Sticker(nn.Module):
         return torch.stack([torch.zeros_like(vote), torch.zeros_like(vote), 10 * vote], 1)
 
 
-def probed(rng: Generator) -> Spots:
+def probed(rng: Generator) -> BestPatches:
     pool = torch.rand(12, 3, SIDE, SIDE, generator=rng) * 0.3
-    return Probe().spots(Sticker(), pool, rng)
+    return PatchInit().best_patches(Sticker(), pool, rng)
 
 
 def test_the_planted_patch_is_found_for_its_class(rng: Generator) -> None:
-    spots = probed(rng)
-    window = spots.support[2, 0].nonzero()
+    patches = probed(rng)
+    window = patches.support[2, 0].nonzero()
     assert window.min(0).values.tolist() == [4, 8]  # side 16/8 = 2, step 1: an exact fit
     assert window.max(0).values.tolist() == [5, 9]
-    assert bool((spots.pattern[2][:, 4:6, 8:10] == 1).all())
+    assert bool((patches.pattern[2][:, 4:6, 8:10] == 1).all())
 
 
 def test_the_gain_is_the_mean_rise_of_the_log_probability(rng: Generator) -> None:
     pool = torch.rand(8, 3, SIDE, SIDE, generator=rng) * 0.3
-    spots = Probe().spots(Sticker(), pool, rng)
+    patches = PatchInit().best_patches(Sticker(), pool, rng)
     net = Sticker()
     stamped = pool.clone()
     stamped[:, :, 4:6, 8:10] = 1
     rise = net(stamped).log_softmax(1)[:, 2] - net(pool).log_softmax(1)[:, 2]
-    assert torch.isclose(spots.gain[2], rise.mean(), atol=1e-5)
+    assert torch.isclose(patches.gain[2], rise.mean(), atol=1e-5)
 
 
 def test_every_class_gets_one_patch_of_the_same_size(rng: Generator) -> None:
-    spots = probed(rng)
-    assert spots.support.flatten(1).sum(1).tolist() == [4, 4, 4]
-    assert bool((spots.pattern.masked_fill(spots.support, 0) == 0).all())
+    patches = probed(rng)
+    assert patches.support.flatten(1).sum(1).tolist() == [4, 4, 4]
+    assert bool((patches.pattern.masked_fill(patches.support, 0) == 0).all())
 
 
 def test_seeded_forms_show_the_patch_and_keep_the_rest(rng: Generator) -> None:
-    spots = probed(rng)
+    patches = probed(rng)
     for form in (MaskPattern(), SignedPixels("tanh"), SignedPixels("clip")):
         start = form.start((3, SIDE, SIDE), rng)
         before = tuple(v.expand(CLASSES, *v.shape).clone() for v in start)
-        after = form.seed(before, spots.pattern, spots.support)
+        after = form.init_from(before, patches.pattern, patches.support)
         gray = torch.full((CLASSES, 1, 3, SIDE, SIDE), 0.5)
         shown = form.stamp(form.decode(after), gray)[2, 0]
         assert bool((shown[:, 4:6, 8:10] > 0.9).all())
         for old, new in zip(before, after, strict=True):
-            outside = ~spots.support.expand_as(new)
+            outside = ~patches.support.expand_as(new)
             assert torch.equal(old[outside], new[outside])
 
 
 @pytest.mark.parametrize("form", [MaskPattern(), SignedPixels("clip")])
-def test_every_arm_starts_with_the_patch_of_its_target(form: Form, rng: Generator) -> None:
+def test_every_arm_starts_with_the_patch_of_its_target(
+    form: Parametrization, rng: Generator
+) -> None:
     pool = torch.rand(12, 3, SIDE, SIDE, generator=rng) * 0.3
     target = torch.tensor([2, 0, 2])
     before = tuple(v.expand(3, *v.shape).clone() for v in form.start((3, SIDE, SIDE), rng))
-    got = Probe()(Sticker(), pool, target, form, before, Generator().manual_seed(1))
-    spots = Probe().spots(Sticker(), pool, Generator().manual_seed(1))
-    expected = form.seed(before, spots.pattern[target], spots.support[target])
+    got = PatchInit()(Sticker(), pool, target, form, before, Generator().manual_seed(1))
+    patches = PatchInit().best_patches(Sticker(), pool, Generator().manual_seed(1))
+    expected = form.init_from(before, patches.pattern[target], patches.support[target])
     assert all(map(torch.equal, got, expected))
     assert not torch.equal(got[1][0], got[1][1])
 
 
 def test_a_search_starts_where_its_probe_says_and_counts_the_cost() -> None:
-    probe, goals = Probe(), [Goal(k) for k in range(BANDS)]
-    problem = Problem(MaskPattern(), Adaptive.start(BANDS), start=probe)
+    probe, goals = PatchInit(), [Goal(k) for k in range(BANDS)]
+    objective = Objective(MaskPattern(), CostController.start(BANDS), init=probe)
     clean = band_images()
-    hunt = Search(bands(2), clean, goals, Generator().manual_seed(0), problem, Pace())
+    inversion = Search(
+        bands(2), clean, goals, Generator().manual_seed(0), objective, SearchConfig()
+    )
     # 8 images, plain and with each of 4 inks at each of 17 x 17 places; forward alone: a half
-    assert hunt.image_steps == 8 * (1 + 4 * 17**2) / 2
-    mask, pattern = hunt.decoded(torch.tensor([2]))
+    assert inversion.image_steps == 8 * (1 + 4 * 17**2) / 2
+    mask, pattern = inversion.decoded(torch.tensor([2]))
     assert mask[0, 0, 0, 0].item() == pytest.approx(0.95, abs=1e-3)  # the planted corner
     assert pattern[0, 0, 0, 0] > 0.9
     # A random start costs nothing, and both draw the same images afterwards.
-    plain = replace(problem, start=None)
-    random = Search(bands(2), clean, goals, Generator().manual_seed(0), plain, Pace())
+    plain = replace(objective, init=None)
+    random = Search(bands(2), clean, goals, Generator().manual_seed(0), plain, SearchConfig())
     assert random.image_steps == 0
     assert ((mask - random.decoded(torch.tensor([2]))[0]).abs() > 1e-6).sum() == 4  # 2 x 2 pixels

@@ -1,4 +1,4 @@
-"""The bandit on scripted hunts, where every size of every round is known."""
+"""The bandit on scripted inversions, where every size of every round is known."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from tests.toys import band_images, bands
 from torch import Generator, Tensor
 
-from gifthorse.core.types import Candidate, Goal, Standing
+from gifthorse.core.types import Candidate, Goal, Progress
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Pace
+from gifthorse.search import Exhaustive, SearchConfig
 from gifthorse.search.k_arm import KArm
 from gifthorse.triggers import Patch
 
@@ -44,14 +44,14 @@ class Script:
         self.rounds[arm] += 1
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         return torch.tensor([r >= n for r, n in zip(self.rounds, self.lives, strict=True)])
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         n = len(self.sizes)
         best = [self.size(k) for k in range(n)]
-        return Standing(
+        return Progress(
             torch.tensor(self.rounds),
             torch.tensor([s if r else 0.0 for s, r in zip(self.rates, self.rounds, strict=True)]),
             torch.tensor(best),
@@ -85,18 +85,20 @@ def falling(start: float, every: int = 1, factor: float = 0.99) -> Curve:
     return lambda r: start * factor ** (r // every)
 
 
-def run(turns: KArm, hunt: Script) -> list[Standing]:
-    return list(turns(hunt))
+def run(scheduler: KArm, hunt: Script) -> list[Progress]:
+    return list(scheduler(hunt))
 
 
 def test_one_arm_alone_is_plain_inversion() -> None:
-    inverter = NeuralCleanse(settle=0, initial=0.01, wait=3, pace=Pace(bar=0.9, rounds=25))
+    inverter = NeuralCleanse(
+        warmup=0, initial=0.01, patience=3, config=SearchConfig(success_threshold=0.9, rounds=25)
+    )
     ends = []
-    for turns in (Exhaustive(), KArm(patience=10**6)):
-        hunt = inverter(bands(2), band_images(), [Goal(2)], Generator().manual_seed(3))
-        path = [s.size.item() for s in turns(hunt)]
-        (found,) = hunt.best
-        ends.append((path, found.rounds, found.asr, torch.cat(found.trigger.picture())))
+    for scheduler in (Exhaustive(), KArm(patience=10**6)):
+        inversion = inverter(bands(2), band_images(), [Goal(2)], Generator().manual_seed(3))
+        path = [s.size.item() for s in scheduler(inversion)]
+        (found,) = inversion.best
+        ends.append((path, found.rounds, found.asr, torch.cat(found.trigger.render())))
     assert ends[0][:3] == ends[1][:3]
     assert len(set(ends[0][0])) > 3  # it did shrink
     assert torch.equal(ends[0][3], ends[1][3])
@@ -237,7 +239,7 @@ def test_settled_and_stopped_arms_are_never_stepped(seed: int) -> None:
     assert min(hunt.rounds[0], hunt.rounds[2]) > 12
 
 
-def test_a_settled_hunt_is_not_stepped() -> None:
+def test_a_settled_inversion_is_not_stepped() -> None:
     assert run(KArm(), Script([falling(9.0)] * 3, lives=[0] * 3)) == []
 
 

@@ -19,7 +19,15 @@ from gifthorse.core.metrics import asr
 from gifthorse.core.tensors import STEP, from_box
 from gifthorse.core.types import Candidate, Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
-from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search, SignedPixels
+from gifthorse.search import (
+    CostController,
+    MaskPattern,
+    Objective,
+    Parametrization,
+    Search,
+    SearchConfig,
+    SignedPixels,
+)
 from gifthorse.search.adam import adam
 from gifthorse.search.data import usable
 from gifthorse.training import predict
@@ -27,8 +35,13 @@ from gifthorse.triggers import Additive, Patch
 
 ALL = torch.arange(BANDS)
 GOALS = [Goal(k) for k in range(BANDS)]
-PACE = Pace(batch=8, bar=0.9)
-FORMS: list[Form] = [MaskPattern(), MaskPattern(jitter=0.01), SignedPixels(), SignedPixels("clip")]
+PACE = SearchConfig(batch=8, success_threshold=0.9)
+FORMS: list[Parametrization] = [
+    MaskPattern(),
+    MaskPattern(jitter=0.01),
+    SignedPixels(),
+    SignedPixels("clip"),
+]
 
 
 class Pixels64(SignedPixels):
@@ -38,17 +51,17 @@ class Pixels64(SignedPixels):
         return super().size(parts).to(parts[0])
 
 
-EXACT: list[Form] = [*FORMS[:2], Pixels64(), Pixels64("clip")]
+EXACT: list[Parametrization] = [*FORMS[:2], Pixels64(), Pixels64("clip")]
 
 
 def search(
-    form: Form,
+    form: Parametrization,
     *,
     subject: Subject | None = None,
     clean: Samples | None = None,
     goals: Sequence[Goal] = GOALS,
-    pace: Pace = PACE,
-    cost: Adaptive | None = None,
+    config: SearchConfig = PACE,
+    cost: CostController | None = None,
     seed: int = 0,
 ) -> Search:
     """A search on the planted bands, with costs that move often."""
@@ -57,8 +70,8 @@ def search(
         clean or band_images(),
         goals,
         Generator().manual_seed(seed),
-        Problem(form, cost or Adaptive.start(len(goals), patience=3)),
-        pace,
+        Objective(form, cost or CostController.start(len(goals), patience=3)),
+        config,
     )
 
 
@@ -69,7 +82,7 @@ def apart(a: Search, b: Search) -> float:
 
 def alike(a: Sequence[Candidate], b: Sequence[Candidate]) -> bool:
     keys = [[(c.goal, c.size, c.asr, c.rounds, c.feasible) for c in best] for best in (a, b)]
-    pictures = [torch.stack([torch.cat(c.trigger.picture()) for c in best]) for best in (a, b)]
+    pictures = [torch.stack([torch.cat(c.trigger.render()) for c in best]) for best in (a, b)]
     return keys[0] == keys[1] and torch.allclose(pictures[0], pictures[1], atol=1e-6)
 
 
@@ -173,9 +186,11 @@ def keep(
 
 @pytest.mark.parametrize("loss", ["ce", "prob"])
 @pytest.mark.parametrize("form", [MaskPattern(), Pixels64("clip")])
-def test_the_loop_is_the_plain_one_for_every_arm(form: Form, loss: str, double: None) -> None:
-    pace = Pace(batch=30, bar=BAR, loss=loss)  # type: ignore[arg-type]
-    ours = search(form, clean=Doubles(band_images()), pace=pace)
+def test_the_loop_is_the_plain_one_for_every_arm(
+    form: Parametrization, loss: str, double: None
+) -> None:
+    config = SearchConfig(batch=30, success_threshold=BAR, loss=loss)  # type: ignore[arg-type]
+    ours = search(form, clean=Doubles(band_images()), config=config)
     start = [v.clone() for v in ours.variables]
     for _ in range(40):
         ours.step(ALL)
@@ -193,7 +208,7 @@ def test_the_loop_is_the_plain_one_for_every_arm(form: Form, loss: str, double: 
 
 
 @pytest.mark.parametrize("form", EXACT)
-def test_arms_in_a_batch_and_one_by_one_end_alike(form: Form, double: None) -> None:
+def test_arms_in_a_batch_and_one_by_one_end_alike(form: Parametrization, double: None) -> None:
     clean = Doubles(band_images())
     together, alone = search(form, clean=clean), search(form, clean=clean)
     for _ in range(20):
@@ -208,7 +223,7 @@ def test_arms_in_a_batch_and_one_by_one_end_alike(form: Form, double: None) -> N
 
 
 @pytest.mark.parametrize("form", EXACT)
-def test_arms_that_pause_and_come_back_end_alike(form: Form, double: None) -> None:
+def test_arms_that_pause_and_come_back_end_alike(form: Parametrization, double: None) -> None:
     clean = Doubles(band_images())
     steady, halting = search(form, clean=clean), search(form, clean=clean)
     for _ in range(20):
@@ -229,8 +244,10 @@ def test_arms_with_unequal_numbers_of_images_are_independent_too(double: None) -
     data = band_images()
     most = (data.labels != 0) | (torch.arange(len(data)) < BANDS)  # one image of class 0
     clean = Doubles(Subset(data, most.nonzero().flatten()))
-    pace = Pace(batch=10, bar=0.9)  # 30 images for class 0, 25 for the others
-    together, alone = (search(MaskPattern(), clean=clean, pace=pace) for _ in range(2))
+    config = SearchConfig(
+        batch=10, success_threshold=0.9
+    )  # 30 images for class 0, 25 for the others
+    together, alone = (search(MaskPattern(), clean=clean, config=config) for _ in range(2))
     for _ in range(5):
         together.step(ALL)
     for arm in ALL:
@@ -242,7 +259,9 @@ def test_arms_with_unequal_numbers_of_images_are_independent_too(double: None) -
 def test_memory_does_not_change_the_result(double: None) -> None:
     clean = Doubles(band_images())
     wide = search(Pixels64(), clean=clean)
-    narrow = search(Pixels64(), clean=clean, pace=Pace(batch=8, bar=0.9, chunk=16))
+    narrow = search(
+        Pixels64(), clean=clean, config=SearchConfig(batch=8, success_threshold=0.9, max_batch=16)
+    )
     for _ in range(20):
         wide.step(ALL)
         narrow.step(ALL)
@@ -254,10 +273,10 @@ def test_the_seed_alone_decides() -> None:
     ends = []
     for unrelated, seed in ((1, 0), (2, 0), (1, 1)):
         torch.manual_seed(unrelated)
-        hunt = search(MaskPattern(jitter=0.01), seed=seed)
+        inversion = search(MaskPattern(jitter=0.01), seed=seed)
         for _ in range(10):
-            hunt.step(ALL)
-        ends.append(hunt)
+            inversion.step(ALL)
+        ends.append(inversion)
     assert apart(ends[0], ends[1]) == 0
     assert apart(ends[0], ends[2]) > 0.01
 
@@ -266,11 +285,11 @@ def test_the_seed_alone_decides() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_stored_trigger_has_its_size_and_its_success(form: Form) -> None:
-    hunt, (x, y) = search(form), whole(band_images())
+def test_a_stored_trigger_has_its_size_and_its_success(form: Parametrization) -> None:
+    inversion, (x, y) = search(form), whole(band_images())
     for _ in range(80):
-        hunt.step(ALL)
-    for found in hunt.best:
+        inversion.step(ALL)
+    for found in inversion.best:
         assert found.feasible
         assert found.rounds == 80
         stamped = predict(bands(2), found.trigger(x)).argmax(1)
@@ -288,10 +307,10 @@ def test_a_stored_trigger_has_its_size_and_its_success(form: Form) -> None:
 def test_success_is_a_share_of_the_images_of_the_arm() -> None:
     data = band_images()
     few = Subset(data, ((data.labels != 0) | (torch.arange(len(data)) < BANDS)).nonzero()[:, 0])
-    hunt, (x, y) = search(MaskPattern(), clean=few), whole(few)  # 30 for class 0, else 25
+    inversion, (x, y) = search(MaskPattern(), clean=few), whole(few)  # 30 for class 0, else 25
     for _ in range(40):
-        hunt.step(ALL)
-    for found in hunt.best:
+        inversion.step(ALL)
+    for found in inversion.best:
         got = asr(predict(bands(2), found.trigger(x)).argmax(1), y, found.goal)
         assert got.trials == (30 if found.goal.target == 0 else 25)
         assert got.value == pytest.approx(found.asr, abs=1e-6)
@@ -299,23 +318,25 @@ def test_success_is_a_share_of_the_images_of_the_arm() -> None:
 
 @pytest.mark.parametrize("rule", ["size", "reference"])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_best_never_gets_worse(form: Form, rule: str) -> None:
-    hunt = search(form, pace=Pace(batch=8, bar=0.9, rule=rule))  # type: ignore[arg-type]
+def test_the_best_never_gets_worse(form: Parametrization, rule: str) -> None:
+    inversion = search(form, config=SearchConfig(batch=8, success_threshold=0.9, rule=rule))  # type: ignore[arg-type]
     sizes = [[float(SIDE * SIDE)] * BANDS]
     for _ in range(60):
-        hunt.step(ALL)
-        sizes.append([c.size for c in hunt.best])
+        inversion.step(ALL)
+        sizes.append([c.size for c in inversion.best])
     for before, after in pairwise(sizes):
         assert all(b <= a for a, b in zip(before, after, strict=True))
     assert sizes[-1] < sizes[0]
 
 
 def test_a_notch_keeps_small_gains_out() -> None:
-    hunt = search(MaskPattern(), pace=Pace(batch=8, bar=0.9, notch=0.05))
-    last = [c.size for c in hunt.best]
+    inversion = search(
+        MaskPattern(), config=SearchConfig(batch=8, success_threshold=0.9, min_improvement=0.05)
+    )
+    last = [c.size for c in inversion.best]
     for _ in range(60):
-        hunt.step(ALL)
-        now = [c.size for c in hunt.best]
+        inversion.step(ALL)
+        now = [c.size for c in inversion.best]
         first = [size == SIDE * SIDE for size in last]
         assert all(a == b or b <= 0.95 * a or f for a, b, f in zip(last, now, first, strict=True))
         last = now
@@ -327,30 +348,34 @@ def test_a_failed_test_lowers_the_weight_if_it_is_heeded(
     heed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches alone say yes in every round, the test on all images never does."""
-    hunt = search(MaskPattern(), pace=Pace(batch=8, bar=0.0, heed=heed))
-    monkeypatch.setattr(hunt.stage, "verify", lambda parts, arms: torch.full((len(arms),), -1.0))
-    before = hunt.cost.weight.clone()
+    inversion = search(
+        MaskPattern(),
+        config=SearchConfig(batch=8, success_threshold=0.0, failed_test_patience=heed),
+    )
+    monkeypatch.setattr(
+        inversion.data, "verify", lambda parts, arms: torch.full((len(arms),), -1.0)
+    )
+    before = inversion.cost.weight.clone()
     for _ in range(40):
-        hunt.step(ALL)
-    assert not bool(hunt.feasible.any())
-    assert bool((hunt.cost.weight < before if heed else hunt.cost.weight > before).all())
-    assert bool((hunt.cost.fell == (heed > 0)).all())
-    assert bool((hunt.cost.rose == (heed == 0)).all())
+        inversion.step(ALL)
+    assert not bool(inversion.feasible.any())
+    assert bool((inversion.cost.weight < before if heed else inversion.cost.weight > before).all())
+    assert bool((inversion.cost.fell == (heed > 0)).all())
+    assert bool((inversion.cost.rose == (heed == 0)).all())
 
 
 def test_a_candidate_stays_as_it_was_found() -> None:
-    hunt = search(MaskPattern())
+    inversion = search(MaskPattern())
     for _ in range(30):
-        hunt.step(ALL)
-    before = hunt.best
-    pictures = [torch.cat(c.trigger.picture()).clone() for c in before]
+        inversion.step(ALL)
+    before = inversion.best
+    pictures = [torch.cat(c.trigger.render()).clone() for c in before]
     for _ in range(30):
-        hunt.step(ALL)
+        inversion.step(ALL)
     assert all(
-        torch.equal(torch.cat(c.trigger.picture()), p)
-        for c, p in zip(before, pictures, strict=True)
+        torch.equal(torch.cat(c.trigger.render()), p) for c, p in zip(before, pictures, strict=True)
     )
-    assert hunt.best[0].size < before[0].size
+    assert inversion.best[0].size < before[0].size
 
 
 class Constant(nn.Module):
@@ -361,16 +386,16 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_arm_that_cannot_succeed_counts_as_the_whole_image(form: Form) -> None:
+def test_an_arm_that_cannot_succeed_counts_as_the_whole_image(form: Parametrization) -> None:
     subject = Subject(Constant(), (1, SIDE, SIDE), BANDS)
-    hunt = search(form, subject=subject)
+    inversion = search(form, subject=subject)
     for _ in range(5):
-        hunt.step(ALL)
-    for found in hunt.best[1:]:
+        inversion.step(ALL)
+    for found in inversion.best[1:]:
         assert (found.size, found.feasible, found.asr) == (SIDE * SIDE, False, 0.0)
         assert found.trigger(whole(band_images())[0]).min() >= 0
-    assert hunt.best[0].feasible
-    assert hunt.best[0].asr == 1.0
+    assert inversion.best[0].feasible
+    assert inversion.best[0].asr == 1.0
 
 
 def test_before_any_round_nothing_is_claimed() -> None:
@@ -400,20 +425,20 @@ class Counting(Bands):
 def test_image_steps_are_counted(batch: int, most: int, seen: int) -> None:
     Counting.trained = Counting.tested = 0
     subject = Subject(Counting(2), (1, SIDE, SIDE), BANDS)
-    hunt = search(MaskPattern(), subject=subject, pace=Pace(batch=batch, steps=most))
-    hunt.step(ALL)
-    hunt.step(torch.tensor([1, 4]))
+    inversion = search(MaskPattern(), subject=subject, config=SearchConfig(batch=batch, steps=most))
+    inversion.step(ALL)
+    inversion.step(torch.tensor([1, 4]))
     assert Counting.trained == 8 * seen  # six arms, then two; full batches of 30 images
-    assert hunt.image_steps == 8 * seen + Counting.tested / 2
+    assert inversion.image_steps == 8 * seen + Counting.tested / 2
     assert Counting.tested % 30 == 0  # a trigger is tested on all images of its arm
-    assert hunt.rounds.tolist() == [1, 2, 1, 1, 2, 1]
+    assert inversion.rounds.tolist() == [1, 2, 1, 1, 2, 1]
 
 
 def test_a_search_that_tests_no_trigger_spends_its_steps_alone() -> None:
-    hunt = search(MaskPattern(), pace=Pace(batch=8, bar=1.1))
-    hunt.step(ALL)
-    hunt.step(torch.tensor([1, 4]))
-    assert hunt.image_steps == 8 * 24
+    inversion = search(MaskPattern(), config=SearchConfig(batch=8, success_threshold=1.1))
+    inversion.step(ALL)
+    inversion.step(torch.tensor([1, 4]))
+    assert inversion.image_steps == 8 * 24
 
 
 @pytest.mark.parametrize("goal", [Goal(3), Goal(3, source=5)])
@@ -430,9 +455,11 @@ def test_only_images_that_the_goal_is_about_are_used(goal: Goal, rng: Generator)
             used.update((x[..., 0, 1, 0] * 255).round().long().flatten().tolist())
             return super().stamp(parts, x)
 
-    hunt = search(Spy(), clean=InMemory(images, labels, BANDS), goals=[goal], pace=Pace(batch=3))
+    inversion = search(
+        Spy(), clean=InMemory(images, labels, BANDS), goals=[goal], config=SearchConfig(batch=3)
+    )
     for _ in range(2):
-        hunt.step(torch.tensor([0]))
+        inversion.step(torch.tensor([0]))
     wanted = labels == 5 if goal.source is not None else labels != 3
     assert used == set(wanted.nonzero().flatten().tolist())
 
@@ -444,9 +471,11 @@ def test_a_cap_on_images_spreads_them_over_the_classes() -> None:
     assert y[index[0]].bincount().tolist() == [0, 10, 10, 10]
     assert set(y[index[1]].tolist()) == {2}
     assert usable(y, [Goal(0)], 0)[1].tolist() == [75]
-    capped = search(MaskPattern(), pace=Pace(batch=8, bar=0.9, images=6))
-    assert capped.stage.count.tolist() == [6] * len(capped.goals)
-    assert capped.stage.batch == 6
+    capped = search(
+        MaskPattern(), config=SearchConfig(batch=8, success_threshold=0.9, max_images=6)
+    )
+    assert capped.data.count.tolist() == [6] * len(capped.goals)
+    assert capped.data.batch == 6
 
 
 def test_a_goal_without_images_is_refused_with_words() -> None:
@@ -459,26 +488,28 @@ def test_a_goal_without_images_is_refused_with_words() -> None:
 
 
 def test_an_arm_settles_when_its_rounds_are_used_up() -> None:
-    hunt = search(MaskPattern(), pace=Pace(batch=8, bar=0.9, rounds=3))
+    inversion = search(MaskPattern(), config=SearchConfig(batch=8, success_threshold=0.9, rounds=3))
     for left in (2, 1, 0):
-        hunt.step(ALL[:3])
-        assert hunt.settled.tolist() == [left == 0] * 3 + [False] * 3
+        inversion.step(ALL[:3])
+        assert inversion.done.tolist() == [left == 0] * 3 + [False] * 3
 
 
 def test_patience_ends_an_arm_that_stopped_gaining() -> None:
-    pace = Pace(batch=8, bar=0.9, rounds=500, patience=10, gain=0.01, least=50)
-    hunt, ended = search(MaskPattern(), pace=pace), [0] * BANDS
+    config = SearchConfig(
+        batch=8, success_threshold=0.9, rounds=500, patience=10, min_delta=0.01, min_rounds=50
+    )
+    inversion, ended = search(MaskPattern(), config=config), [0] * BANDS
     sizes: list[list[float]] = []
-    while not hunt.settled.all():
-        hunt.step((~hunt.settled).nonzero().flatten())
-        sizes.append([c.size for c in hunt.best])
-        ended = [e or (len(sizes) if s else 0) for e, s in zip(ended, hunt.settled, strict=True)]
+    while not inversion.done.all():
+        inversion.step((~inversion.done).nonzero().flatten())
+        sizes.append([c.size for c in inversion.best])
+        ended = [e or (len(sizes) if s else 0) for e, s in zip(ended, inversion.done, strict=True)]
     for arm, last in enumerate(ended):
         assert 50 <= last < 500
         # nothing in the last ten rounds was 1 % smaller than what was there before
         assert sizes[last - 1][arm] > 0.99 * sizes[last - 11][arm]
-        assert bool(hunt.cost.rose[arm])
-        assert bool(hunt.cost.fell[arm])
+        assert bool(inversion.cost.rose[arm])
+        assert bool(inversion.cost.fell[arm])
 
 
 # The subject -------------------------------------------------------------------------------------
@@ -495,9 +526,9 @@ def test_the_subject_stays_as_it_was() -> None:
     before = {k: v.clone() for k, v in net.state_dict().items()}
     flags = [p.requires_grad for p in net.parameters()]
     modes = [m.training for m in net.modules()]
-    hunt = search(MaskPattern(), subject=Subject(net, (1, SIDE, SIDE), BANDS))
+    inversion = search(MaskPattern(), subject=Subject(net, (1, SIDE, SIDE), BANDS))
     for _ in range(3):
-        hunt.step(ALL)
+        inversion.step(ALL)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert [p.requires_grad for p in net.parameters()] == flags
     assert [m.training for m in net.modules()] == modes
@@ -508,17 +539,22 @@ def test_the_subject_stays_as_it_was() -> None:
 # Closed forms ------------------------------------------------------------------------------------
 
 
-def longer(hunt: Search, rounds: int) -> tuple[Candidate, ...]:
+def longer(inversion: Search, rounds: int) -> tuple[Candidate, ...]:
     for _ in range(rounds):
-        hunt.step(ALL)
-    return hunt.best
+        inversion.step(ALL)
+    return inversion.best
 
 
 @pytest.mark.parametrize("planted", [None, 0, 2])
 def test_masks_come_close_to_the_linear_program(planted: int | None) -> None:
     net = Bands(planted)
     subject = Subject(net.eval(), (1, SIDE, SIDE), BANDS)
-    found = longer(search(MaskPattern(), subject=subject, pace=Pace(batch=8, bar=0.99)), 200)
+    found = longer(
+        search(
+            MaskPattern(), subject=subject, config=SearchConfig(batch=8, success_threshold=0.99)
+        ),
+        200,
+    )
     for k, candidate in enumerate(found):
         least = smallest_mask(net, band_images(), k)
         assert 0.999 * least <= candidate.size <= 1.25 * least
@@ -545,7 +581,7 @@ def test_without_the_snap_pixels_end_larger() -> None:
     class Stuck(SignedPixels):
         """Goes on with the variables as they are."""
 
-        def resume(
+        def restart(
             self, parts: tuple[Tensor, ...], variables: tuple[Tensor, ...], rng: Generator
         ) -> tuple[Tensor, ...]:
             return variables
@@ -558,16 +594,16 @@ def test_without_the_snap_pixels_end_larger() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS[::2])
-def test_a_late_round_allocates_and_asks_no_more_than_an_early_one(form: Form) -> None:
+def test_a_late_round_allocates_and_asks_no_more_than_an_early_one(form: Parametrization) -> None:
     """Counted over eight rounds, since a round in which an arm meets the bar does more."""
-    hunt, most = search(form), []
+    inversion, most = search(form), []
     for start in (20, 50):
-        while hunt.standing.rounds[0] < start:
-            hunt.step(ALL)
+        while inversion.progress.rounds[0] < start:
+            inversion.step(ALL)
         counted = []
         for _ in range(8):
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-                hunt.step(ALL)
+                inversion.step(ALL)
             each = {event.key: event.count for event in seen.key_averages()}
             counted.append(
                 [each[k] for k in ("aten::_local_scalar_dense", "aten::empty", "[memory]")]
@@ -581,9 +617,13 @@ def test_bfloat16_is_for_the_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gifthorse.search.hooks.half", lambda device: torch.bfloat16)
     net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, BANDS))
     subject, (x, y) = Subject(net, (1, SIDE, SIDE), BANDS), whole(band_images())
-    hunt = search(SignedPixels(), subject=subject, pace=Pace(batch=8, bar=0.9, bf16=True))
-    for found in longer(hunt, 40):
+    inversion = search(
+        SignedPixels(),
+        subject=subject,
+        config=SearchConfig(batch=8, success_threshold=0.9, bf16=True),
+    )
+    for found in longer(inversion, 40):
         assert found.feasible  # and judged in float32:
         stamped = predict(subject, found.trigger(x)).argmax(1)
         assert asr(stamped, y, found.goal).value == pytest.approx(found.asr, abs=1e-6)
-    assert all(v.dtype == torch.float32 for v in hunt.variables)
+    assert all(v.dtype == torch.float32 for v in inversion.variables)

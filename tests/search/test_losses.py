@@ -24,9 +24,9 @@ from gifthorse.search.losses import (
     Prob,
     Roughness,
     Similarity,
+    Step,
     StepwiseSize,
     Term,
-    Trial,
 )
 
 ARMS, BATCH, SHAPE, CLASSES = 3, 2, (3, 6, 5), 4
@@ -59,7 +59,7 @@ def linear(x: Tensor) -> Tensor:
     return x.flatten(2) @ WEIGHT.T.to(x)
 
 
-def trial(parts: tuple[Tensor, Tensor], arms: Tensor) -> Trial:
+def trial(parts: tuple[Tensor, Tensor], arms: Tensor) -> Step:
     """A step of a linear net with a mask and a pattern; every arm has its own images."""
     rng = Generator().manual_seed(1)
     x = torch.rand(6, BATCH, *SHAPE, generator=rng, dtype=torch.float64)[arms]
@@ -68,7 +68,7 @@ def trial(parts: tuple[Tensor, Tensor], arms: Tensor) -> Trial:
     mask, pattern = (p.unsqueeze(1) for p in parts)
     stamped = x + mask * (pattern - x)
     features = torch.conv2d(stamped.flatten(0, 1), FILTER).view(len(x), BATCH, 5, 4, 3)
-    return Trial(x, y, stamped, linear(stamped), target, arms, parts, linear, features)
+    return Step(x, y, stamped, linear(stamped), target, arms, parts, linear, features)
 
 
 def drawn() -> tuple[Tensor, Tensor]:
@@ -79,15 +79,15 @@ def drawn() -> tuple[Tensor, Tensor]:
     )
 
 
-def said(logits: list[list[float]], target: int) -> Trial:
+def said(logits: list[list[float]], target: int) -> Step:
     """A step of one arm, known by its logits alone."""
     empty = torch.zeros(1, len(logits), 1, 1, 1)
     now = torch.tensor([logits], dtype=torch.float64)
     where, arm = torch.tensor([target]), torch.tensor([0])
-    return Trial(empty, empty[..., 0, 0, 0].long(), empty, now, where, arm, (), linear)
+    return Step(empty, empty[..., 0, 0, 0].long(), empty, now, where, arm, (), linear)
 
 
-def shown(mask: Tensor, pattern: Tensor) -> Trial:
+def shown(mask: Tensor, pattern: Tensor) -> Step:
     """A step of one arm, known by its mask `(H, W)` and pattern `(H, W)` alone."""
     parts = mask[None, None].double(), pattern[None, None].double()
     return replace(said([[0.0]], 0), parts=parts)

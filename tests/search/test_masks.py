@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from gifthorse.core.tensors import STEP, from_box, to_box
-from gifthorse.search.parametrizations.bounded import Bounded
-from gifthorse.search.parametrizations.masks import Form, MaskPattern, Parts, SignedPixels
+from gifthorse.search.parametrizations.bounded import BoundedChange
+from gifthorse.search.parametrizations.masks import (
+    MaskPattern,
+    Parametrization,
+    Parts,
+    SignedPixels,
+)
 from gifthorse.search.parametrizations.one_variable import OneVariable
 from gifthorse.triggers import Additive, Patch
 
 ARMS, SHAPE = 3, (3, 4, 5)
-FORMS: list[Form] = [
+FORMS: list[Parametrization] = [
     MaskPattern(),
     MaskPattern("l2"),
     SignedPixels(),
@@ -26,16 +31,16 @@ FORMS: list[Form] = [
     OneVariable(),
     OneVariable("signed"),
     OneVariable("signed", spread="plain"),
-    Bounded(0.1, spread=1.0),
+    BoundedChange(0.1, spread=1.0),
 ]
 
 
-def start(form: Form, rng: Generator) -> tuple[Tensor, ...]:
+def start(form: Parametrization, rng: Generator) -> tuple[Tensor, ...]:
     rows = [form.start(SHAPE, rng) for _ in range(ARMS)]
     return tuple(torch.stack(v) for v in zip(*rows, strict=True))
 
 
-def penalty(form: Form, variables: Parts) -> Tensor:
+def penalty(form: Parametrization, variables: Parts) -> Tensor:
     return form.penalty(variables, form.decode(variables))
 
 
@@ -48,19 +53,19 @@ def row(*values: float) -> Tensor:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_arm_stamps_like_its_frozen_trigger(form: Form, rng: Generator) -> None:
+def test_each_arm_stamps_like_its_frozen_trigger(form: Parametrization, rng: Generator) -> None:
     parts = form.decode(start(form, rng))
     x = torch.rand(ARMS, 2, *SHAPE, generator=rng)
     stamped = form.stamp(parts, x)
     assert stamped.shape == x.shape
     for arm in range(ARMS):
-        trigger = form.freeze(tuple(p[arm] for p in parts))
+        trigger = form.to_trigger(tuple(p[arm] for p in parts))
         assert torch.allclose(stamped[arm], trigger(x[arm]), atol=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("measure", ["penalty", "size", "soft_size", "cut", "decode"])
-def test_arms_are_measured_one_by_one(form: Form, measure: str, rng: Generator) -> None:
+@pytest.mark.parametrize("measure", ["penalty", "size", "soft_size", "postprocess", "decode"])
+def test_arms_are_measured_one_by_one(form: Parametrization, measure: str, rng: Generator) -> None:
     given_to = start(form, rng)
     if measure not in ("penalty", "decode"):
         given_to = form.decode(given_to)
@@ -107,20 +112,20 @@ def test_the_norm_of_a_mask_is_taken_over_one_channel(norm: str, expected: float
     form = MaskPattern(norm)  # type: ignore[arg-type]
     assert penalty(form, (to_box(mask), to_box(pattern))).item() == pytest.approx(expected, 1e-5)
     assert form.size((mask, pattern)).item() == pytest.approx(1.2)
-    assert isinstance(form.freeze((mask[0], pattern[0])), Patch)
+    assert isinstance(form.to_trigger((mask[0], pattern[0])), Patch)
 
 
 def test_without_jitter_a_search_goes_on_where_it_was(rng: Generator) -> None:
     form = MaskPattern()
     variables = start(form, rng)
-    resumed = form.resume(form.decode(variables), variables, rng)
+    resumed = form.restart(form.decode(variables), variables, rng)
     assert all(torch.equal(a, b) for a, b in zip(resumed, variables, strict=True))
 
 
 def test_jitter_restarts_around_the_stored_trigger(rng: Generator) -> None:
     form = MaskPattern(jitter=0.01)
     stored = torch.full((1, 1, 30, 30), 0.5), torch.ones(1, 3, 30, 30)
-    resumed = form.decode(form.resume(stored, start(form, rng), rng))
+    resumed = form.decode(form.restart(stored, start(form, rng), rng))
     off = (resumed[0] - 0.5).abs()
     assert 0.009 < off.max() <= 0.01 + 1e-6
     assert resumed[1].min() >= 0.99 - 1e-6
@@ -188,7 +193,7 @@ def test_cut_drops_what_an_8_bit_image_cannot_show() -> None:
     #            both kept  below 1/255  cancels     exactly 1/255  nearly cancels
     plus = row(0.500, 0.0030, 0.300, STEP, 0.200)
     minus = row(0.100, 0.5000, 0.300, 0.000, 0.199)
-    got = [p.flatten().tolist() for p in SignedPixels().cut((plus, minus))]
+    got = [p.flatten().tolist() for p in SignedPixels().postprocess((plus, minus))]
     assert got[0] == pytest.approx([0.5, 0.0, 0.0, STEP, 0.0])
     assert got[1] == pytest.approx([0.1, 0.5, 0.0, 0.0, 0.0])
     assert SignedPixels().size((plus, minus)).item() == 3
@@ -207,18 +212,18 @@ def test_a_pixel_counts_once_however_many_channels_change() -> None:
 def test_cutting_leaves_only_changes_of_a_step_or_more(pixels: list[tuple[float, float]]) -> None:
     form = SignedPixels()
     parts = tuple(row(*column) for column in zip(*pixels, strict=True))
-    once = form.cut(parts)
+    once = form.postprocess(parts)
     change = (once[0] - once[1]).abs().flatten()
     assert ((change == 0) | (change >= STEP - 2e-6)).all()
     assert form.size(once).item() == change.count_nonzero()
-    assert all(torch.equal(a, b) for a, b in zip(form.cut(once), once, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(form.postprocess(once), once, strict=True))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_snap_in_tanh_mode_goes_through_the_inverse(values: list[float]) -> None:
     form, stored = SignedPixels("tanh"), row(*values)
     sunken = torch.full_like(stored, -20.0)
-    resumed = form.resume((stored, stored), (sunken, sunken), Generator())
+    resumed = form.restart((stored, stored), (sunken, sunken), Generator())
     lifted = stored.clamp(1e-3, 1 - 1e-3)
     assert torch.allclose(from_box(resumed[0]), lifted, atol=2e-6)
     assert torch.allclose(resumed[0], resumed[1])
@@ -227,18 +232,18 @@ def test_snap_in_tanh_mode_goes_through_the_inverse(values: list[float]) -> None
 def test_snap_by_hand() -> None:
     stored = row(0.0, 0.5, 1.0), row(0.0, 0.0, 0.25)
     sunken = row(-4.0, -4.0, -4.0), row(-4.0, -4.0, -4.0)
-    plus, minus = SignedPixels("tanh").resume(stored, sunken, Generator())
+    plus, minus = SignedPixels("tanh").restart(stored, sunken, Generator())
     edge = float(np.arctanh(0.998))  # 0.499 * 2
     assert plus.flatten().tolist() == pytest.approx([-edge, 0.0, edge], abs=1e-4)
     assert minus.flatten().tolist() == pytest.approx([-edge, -edge, np.arctanh(-0.5)], abs=1e-4)
-    plus, minus = SignedPixels("clip").resume(stored, sunken, Generator())
+    plus, minus = SignedPixels("clip").restart(stored, sunken, Generator())
     assert plus.flatten().tolist() == [0.0, 0.5, 1.0]  # negative variables come back to the edge
     assert minus.flatten().tolist() == [0.0, 0.0, 0.25]
 
 
 def test_a_snapped_pixel_feels_the_net_again_in_clip_mode() -> None:
     form = SignedPixels("clip")
-    (b, _) = form.resume((row(0.0), row(0.0)), (row(-3.0), row(-3.0)), Generator())
+    (b, _) = form.restart((row(0.0), row(0.0)), (row(-3.0), row(-3.0)), Generator())
     b = b.clone().requires_grad_()
     form.decode((b, row(0.0)))[0].sum().backward()  # type: ignore[no-untyped-call]
     assert b.grad is not None
@@ -247,7 +252,7 @@ def test_a_snapped_pixel_feels_the_net_again_in_clip_mode() -> None:
 
 def test_light_freezes_to_an_additive_trigger() -> None:
     plus, minus = torch.rand(SHAPE), torch.rand(SHAPE)
-    trigger = SignedPixels().freeze((plus, minus))
+    trigger = SignedPixels().to_trigger((plus, minus))
     assert isinstance(trigger, Additive)
     assert torch.equal(trigger.delta, plus - minus)
 

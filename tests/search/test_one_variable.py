@@ -12,7 +12,15 @@ from torch import Generator
 
 from gifthorse.core.types import Goal, Subject
 from gifthorse.data.samples import InMemory
-from gifthorse.search import Adaptive, Form, OneVariable, Pace, Problem, Search, SignedPixels
+from gifthorse.search import (
+    CostController,
+    Objective,
+    OneVariable,
+    Parametrization,
+    Search,
+    SearchConfig,
+    SignedPixels,
+)
 from gifthorse.triggers import Additive
 
 ARMS, SHAPE, GAMMA = 3, (3, 4, 5), 10.0
@@ -49,7 +57,7 @@ def test_the_change_is_the_variable_clipped(sign: Sign, rng: Generator) -> None:
     assert ((parts[0] == 0) | (parts[1] == 0)).all()
     x = torch.rand(ARMS, 2, *SHAPE, generator=rng, dtype=torch.float64)
     assert torch.equal(form.stamp(parts, x), (x + expected[:, None]).clamp(0, 1))
-    trigger = form.freeze(tuple(p[0] for p in parts))
+    trigger = form.to_trigger(tuple(p[0] for p in parts))
     assert isinstance(trigger, Additive)
     assert torch.equal(trigger.delta, expected[0])
 
@@ -89,7 +97,7 @@ def test_a_patch_pushes_pixels_to_its_bright_parts(sign: Sign, rng: Generator) -
     before = form.start((1, 2, 2), rng)[0][None]
     pattern = torch.tensor([[1.0, 0.0], [0.5, 1.0]]).view(1, 1, 2, 2)
     support = torch.tensor([[True, True], [True, False]]).view(1, 1, 2, 2)
-    (after,) = form.seed((before,), pattern, support)
+    (after,) = form.init_from((before,), pattern, support)
     expected = [1.0, 0.0, 0.5] if sign == "positive" else [1.0, -1.0, 0.0]
     assert after.flatten()[:3].tolist() == expected
     assert after[0, 0, 1, 1] == before[0, 0, 1, 1]
@@ -101,7 +109,7 @@ def test_a_snapped_pixel_feels_the_net_again(sign: Sign) -> None:
     # clamp passes gradients at its bounds; with relu a pixel at 0 would never come back
     form = OneVariable(sign)
     stored = torch.tensor([0.0, 0.5]).view(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)
-    (b,) = form.resume(stored, (torch.full((1, 1, 1, 2), -3.0),), Generator())
+    (b,) = form.restart(stored, (torch.full((1, 1, 1, 2), -3.0),), Generator())
     assert b.flatten().tolist() == [0.0, 0.5]
     b = b.clone().requires_grad_()
     x = torch.full((1, 1, 1, 1, 2), 0.25)
@@ -109,18 +117,21 @@ def test_a_snapped_pixel_feels_the_net_again(sign: Sign) -> None:
     assert slope.flatten().tolist() == [1.0, 1.0]
 
 
-def ended(form: Form) -> list[float]:
+def ended(form: Parametrization) -> list[float]:
     """Sizes for three classes of the planted bands in color, class 2 first."""
     goals = [Goal(k) for k in (2, 0, 5)]
-    problem, pace = Problem(form, Adaptive.start(3, patience=5)), Pace(batch=15, bar=0.9)
+    objective, config = (
+        Objective(form, CostController.start(3, patience=5)),
+        SearchConfig(batch=15, success_threshold=0.9),
+    )
     gray = band_images()
     clean = InMemory(gray.images.repeat(1, 3, 1, 1), gray.labels, BANDS)
     subject = Subject(bands(2).net, (3, SIDE, SIDE), BANDS)
-    hunt = Search(subject, clean, goals, Generator().manual_seed(0), problem, pace)
+    inversion = Search(subject, clean, goals, Generator().manual_seed(0), objective, config)
     for _ in range(150):
-        hunt.step(torch.arange(3))
-    assert bool(hunt.feasible.all())
-    return [c.size for c in hunt.best]
+        inversion.step(torch.arange(3))
+    assert bool(inversion.feasible.all())
+    return [c.size for c in inversion.best]
 
 
 @pytest.mark.parametrize("spread", ["tanh", "plain"])

@@ -14,37 +14,42 @@ from gifthorse.core.errors import Incomplete
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Standing
+from gifthorse.core.types import Candidate, Goal, Inversion, Inverter, Progress
 from gifthorse.inversion import ABS, USB
 from gifthorse.inversion import abs as abs_module
-from gifthorse.inversion.deepfool import Sweep
+from gifthorse.inversion.deepfool import DeepFoolInversion
 from gifthorse.search import Exhaustive, Search, finish, found
 from gifthorse.search.k_arm import KArm
 from gifthorse.search.start import PORTION
 from gifthorse.triggers import Additive
 
 PLANTED = 1
-SWEPT = vary(USB(), {"start.bar": 1.0, "start.bound": 0.02, "start.max_pass": 3, "pace.rounds": 4})
-STIMULATED = vary(ABS(), {"layers": ["look", "norm"], "share": 0.3, "pace.rounds": 4})
+SWEPT = vary(
+    USB(),
+    {"start.success_threshold": 1.0, "start.bound": 0.02, "start.max_pass": 3, "config.rounds": 4},
+)
+STIMULATED = vary(ABS(), {"layers": ["look", "norm"], "share": 0.3, "config.rounds": 4})
 METHODS: list[Inverter] = [SWEPT, STIMULATED]
 both = pytest.mark.parametrize("method", METHODS, ids=["USB", "ABS"])
 
 
-def step_to_the_end(method: Inverter, run: Run, *, wide: bool = False) -> tuple[Hunt, Run, str]:
+def step_to_the_end(
+    method: Inverter, run: Run, *, wide: bool = False
+) -> tuple[Inversion, Run, str]:
     """One command: the same method on the same net, images and seed."""
     net = wired(PLANTED, (3, 6, 22), 20) if wide else wired(PLANTED)
     clean = wired_images(2, shape=(3, 6, 22), classes=20) if wide else wired_images(6)
     rng = Generator().manual_seed(0)
     own = run.keyed(method, net, clean, rng)
-    hunt = method(net, clean, [Goal(k) for k in range(net.classes)], spawn(rng))
-    return hunt, own, finish(hunt, Exhaustive(), own)
+    inversion = method(net, clean, [Goal(k) for k in range(net.classes)], spawn(rng))
+    return inversion, own, finish(inversion, Exhaustive(), own)
 
 
-def alike(one: Hunt, two: Hunt) -> bool:
+def alike(one: Inversion, two: Inversion) -> bool:
     """Whether two inversions ended bit for bit alike."""
     pairs = list(zip(one.best, two.best, strict=True))
     figures = [[(c.goal, c.size, c.asr, c.rounds, c.feasible) for c in pair] for pair in pairs]
-    pictures = [[torch.cat(c.trigger.picture()) for c in pair] for pair in pairs]
+    pictures = [[torch.cat(c.trigger.render()) for c in pair] for pair in pairs]
     return all(a == b for a, b in figures) and all(torch.equal(a, b) for a, b in pictures)
 
 
@@ -59,15 +64,15 @@ def test_stopped_after_every_portion_it_ends_as_if_it_never_was(
     words: list[str] = []
     for _ in range(200):
         again = Run(lambda *at: words.append(at[2]), seconds=0, store=tmp_path / "state")
-        hunt, own, stopped = step_to_the_end(method, again, wide=wide)
+        inversion, own, stopped = step_to_the_end(method, again, wide=wide)
         if not stopped:
             break
         assert stopped == "the time limit of 0 s is reached"
     begun = [line for line in words if "swept" in line or "stimulated" in line]
     assert len(begun) >= 2  # it was stopped within its start, and kept
     assert len(words) > len(begun)
-    assert alike(hunt, whole)
-    assert own.image_steps == hunt.image_steps == whole.image_steps  # nothing twice
+    assert alike(inversion, whole)
+    assert own.image_steps == inversion.image_steps == whole.image_steps  # nothing twice
 
 
 @both
@@ -82,15 +87,21 @@ def test_a_budget_is_asked_after_every_portion_of_the_start(
         step(self, arms)
 
     monkeypatch.setattr(Search, "step", counting)
-    hunt, run, stopped = step_to_the_end(method, Run(budget=1, store=tmp_path / "state"))
+    inversion, run, stopped = step_to_the_end(method, Run(budget=1, store=tmp_path / "state"))
     assert stopped == "the budget of 1 image-steps is spent"
-    assert run.image_steps == hunt.image_steps >= 1
-    assert (rounds, bool(hunt.settled.any()), int(hunt.standing.rounds.sum())) == ([], False, 0)
-    assert not any(c.feasible for c in hunt.best)
+    assert run.image_steps == inversion.image_steps >= 1
+    assert (rounds, bool(inversion.done.any()), int(inversion.progress.rounds.sum())) == (
+        [],
+        False,
+        0,
+    )
+    assert not any(c.feasible for c in inversion.best)
     first = run.image_steps
-    hunt, run, stopped = step_to_the_end(method, Run(budget=1, store=tmp_path / "state"))
+    inversion, run, stopped = step_to_the_end(method, Run(budget=1, store=tmp_path / "state"))
     assert stopped
-    assert run.image_steps == hunt.image_steps > first  # it went on, and counts what was before
+    assert (
+        run.image_steps == inversion.image_steps > first
+    )  # it went on, and counts what was before
 
 
 @both
@@ -104,11 +115,11 @@ def test_ctrl_c_keeps_the_start(method: Inverter, tmp_path: Path) -> None:
             step_to_the_end(method, Run(pressed, store=tmp_path / "state"))
     words: list[str] = []
     again = Run(lambda *at: words.append(at[2]), store=tmp_path / "state")
-    hunt, own, _ = step_to_the_end(method, again)
+    inversion, own, _ = step_to_the_end(method, again)
     every: list[str] = []
     step_to_the_end(method, Run(lambda *at: every.append(at[2])))
     assert words == every[3:]
-    assert alike(hunt, whole)
+    assert alike(inversion, whole)
     assert own.image_steps == whole.image_steps
 
 
@@ -128,13 +139,13 @@ def test_layers_are_stimulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_arms_are_swept_in_portions_each_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     stepped: list[list[int]] = []
-    step = Sweep.step
+    step = DeepFoolInversion.step
 
-    def watched(self: Sweep, arms: Tensor, /) -> None:
+    def watched(self: DeepFoolInversion, arms: Tensor, /) -> None:
         stepped.append(arms.tolist())
         step(self, arms)
 
-    monkeypatch.setattr(Sweep, "step", watched)
+    monkeypatch.setattr(DeepFoolInversion, "step", watched)
     step_to_the_end(SWEPT, Run(), wide=True)
     second = [arms for arms in stepped if max(arms) >= PORTION]
     assert stepped[0] == list(range(PORTION))
@@ -158,13 +169,13 @@ class Counted:
         self.rounds[arms] += 1
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         return self.rounds >= 5
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         size = 10.0 - self.rounds
-        return Standing(self.rounds.clone(), size / size, size, size, size > 0)
+        return Progress(self.rounds.clone(), size / size, size, size, size > 0)
 
     @property
     def image_steps(self) -> float:

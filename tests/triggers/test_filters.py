@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.errors import ShapeMismatch, UnknownMethod
 from gifthorse.triggers import filters
-from gifthorse.triggers.filters import FILTERS, Filter, chart, filter_trigger
+from gifthorse.triggers.filters import FILTERS, ColorFilter, chart, filter_trigger
 from gifthorse.triggers.storage import KINDS, pack, unpack
 
 SIDE = 9
@@ -20,7 +20,7 @@ RGB = tuple[float, float, float]
 names = pytest.mark.parametrize("name", sorted(FILTERS))
 
 
-def made(name: str, height: int = SIDE, width: int = SIDE) -> Filter:
+def made(name: str, height: int = SIDE, width: int = SIDE) -> ColorFilter:
     return filter_trigger(name, height, width)  # type: ignore[arg-type]
 
 
@@ -182,7 +182,7 @@ def test_a_scrambled_filter_takes_every_channel_for_another(name: str, rng: Gene
     x = torch.rand(4, 3, 7, 8, generator=rng)
     seen = set()
     for seed in range(12):
-        control = made(name).scrambled(Generator().manual_seed(seed))
+        control = made(name).shuffled(Generator().manual_seed(seed))
         order = control.channels.tolist()
         assert all(i != c for i, c in enumerate(order))
         back = [order.index(i) for i in range(3)]
@@ -197,14 +197,14 @@ def test_on_gray_images_a_scrambled_filter_is_as_strong(name: str, rng: Generato
     x = torch.rand(3, 1, 7, 8, generator=rng).expand(3, 3, 7, 8)
     change, control = (
         (t(x) - x).abs().flatten(2).sum(2).sort(1).values
-        for t in (made(name), made(name).scrambled(rng))
+        for t in (made(name), made(name).shuffled(rng))
     )
     assert torch.allclose(change, control, atol=1e-4)
 
 
 @names
 def test_the_picture_is_a_filtered_chart(name: str) -> None:
-    pattern, strength = made(name, 6, 10).picture()
+    pattern, strength = made(name, 6, 10).render()
     assert pattern.shape == (3, 6, 10)
     assert strength.shape == (1, 6, 10)
     assert torch.equal(strength[0], (pattern - chart(6, 10)).abs().amax(0))
@@ -231,7 +231,7 @@ def test_an_unknown_filter_is_refused() -> None:
 
 
 def test_a_saved_filter_is_the_same(rng: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "Filter", Filter)
+    monkeypatch.setitem(KINDS, "Filter", ColorFilter)
     x = torch.rand(2, 3, 7, 8, generator=rng)
-    trigger = made("lomo").scrambled(rng)
+    trigger = made("lomo").shuffled(rng)
     assert torch.equal(unpack(*pack(trigger))(x), trigger(x))

@@ -62,7 +62,7 @@ def test_each_image_has_its_own_trigger_and_can_be_given_another() -> None:
     crossed = trigger.swapped(x, x.flip(0))
     assert torch.allclose(crossed[:, 0, 0, 0], painted.flip(0))
     assert torch.equal(crossed[:, :, 1], x[:, :, 1])
-    assert torch.allclose(trigger.picture()[0], painted[1].expand(3, 2, 3))
+    assert torch.allclose(trigger.render()[0], painted[1].expand(3, 2, 3))
 
 
 def test_masks_are_sharpened_as_in_the_formula() -> None:
@@ -115,14 +115,14 @@ def test_the_same_image_gets_the_same_trigger_and_nothing_is_learned(shape: Shap
     assert torch.allclose(out[2:3], trigger(x[2:3]), atol=1e-5)
     assert 0 <= out.min() <= out.max() <= 1
     assert all(torch.equal(v, before[k]) for k, v in trigger.patterns.state_dict().items())
-    pattern, strength = trigger.picture()
+    pattern, strength = trigger.render()
     assert pattern.shape == shape
     assert strength.shape == (1, *shape[1:])
 
 
 def test_the_scrambled_trigger_has_the_same_pixels_elsewhere() -> None:
     trigger = nets((3, 12, 12))
-    other = trigger.scrambled(Generator().manual_seed(1))
+    other = trigger.shuffled(Generator().manual_seed(1))
     x = torch.rand(3, 3, 12, 12, generator=Generator().manual_seed(1))
 
     def pixels(t: Generated) -> Tensor:

@@ -76,10 +76,10 @@ class Odd:
     def __call__(self, x: Images, /) -> Images:
         return x
 
-    def scrambled(self, rng: Generator, /) -> Trigger:
+    def shuffled(self, rng: Generator, /) -> Trigger:
         return self
 
-    def picture(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def render(self) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(SHAPE), torch.zeros(1, 8, 9)
 
 

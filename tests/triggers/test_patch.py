@@ -95,12 +95,12 @@ def test_a_scrambled_trigger_has_the_same_pixels_elsewhere(form: str, rng: Gener
         "wandering": Wandering(pattern, mask, rng),
     }
     trigger = triggers[form]
-    shuffled = trigger.scrambled(rng)
+    shuffled = trigger.shuffled(rng)
     assert type(shuffled) is type(trigger)
-    both = [torch.cat(t.picture()) for t in (trigger, shuffled)]  # a pixel keeps color and strength
+    both = [torch.cat(t.render()) for t in (trigger, shuffled)]  # a pixel keeps color and strength
     assert same_pixels(*both)
     assert not torch.equal(*both)
-    assert torch.equal(torch.cat(triggers[form].picture()), both[0])  # the given one is untouched
+    assert torch.equal(torch.cat(triggers[form].render()), both[0])  # the given one is untouched
 
 
 # Additive ----------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_additive_adds_and_clips() -> None:
 
 def test_the_picture_of_additive_is_on_middle_gray(rng: Generator) -> None:
     delta = torch.rand(SHAPE, generator=rng) * 2 - 1
-    pattern, strength = Additive(delta).picture()
+    pattern, strength = Additive(delta).render()
     assert torch.allclose(pattern, 0.5 + delta / 2)
     assert torch.equal(strength[0], delta.abs().max(0).values)
     assert 0 <= pattern.min() <= pattern.max() <= 1

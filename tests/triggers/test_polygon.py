@@ -181,7 +181,7 @@ def test_places_go_on_from_a_kept_state(rng: Generator) -> None:
 
 def test_a_scrambled_one_has_the_same_pixels_in_the_same_box(rng: Generator) -> None:
     trigger = confined(rng)
-    shuffled = trigger.scrambled(Generator().manual_seed(1))
+    shuffled = trigger.shuffled(Generator().manual_seed(1))
     colors = [sorted(map(tuple, t.pattern.flatten(1).T.tolist())) for t in (trigger, shuffled)]
     assert colors[0] == colors[1]
     assert not torch.equal(trigger.pattern, shuffled.pattern)

@@ -83,7 +83,7 @@ def test_what_is_seen_is_an_image(form: str, shape: tuple[int, int, int], rng: G
     assert 0 <= out.min() <= out.max() <= 1
     assert not torch.equal(out, x)
     assert torch.equal(x, before)
-    pattern, strength = pane.picture()
+    pattern, strength = pane.render()
     assert pattern.shape == shape
     assert strength.shape == (1, *shape[1:])
     assert 0 <= min(pattern.min(), strength.min()) <= max(pattern.max(), strength.max()) <= 1
@@ -92,7 +92,7 @@ def test_what_is_seen_is_an_image(form: str, shape: tuple[int, int, int], rng: G
 @forms
 def test_the_control_mirrors_the_same_pixels_elsewhere(form: str, rng: Generator) -> None:
     pane = Reflection(torch.rand(3, 12, 12, generator=rng), form, alpha=0.6, balance=0.2)
-    other = pane.scrambled(rng)
+    other = pane.shuffled(rng)
     pixels = [sorted(map(tuple, p.layer.flatten(1).T.tolist())) for p in (pane, other)]
     assert pixels[0] == pixels[1]
     assert not torch.equal(pane.layer, other.layer)

@@ -55,18 +55,18 @@ def test_one_bit_changes_a_pixel_by_one_step_at_most(rng: Generator) -> None:
     change = (hide("gift", SHAPE)(x) - x).abs()
     assert change.max().item() == pytest.approx(1 / 255, abs=1e-6)
     assert 0.4 < (change > 1e-4).float().mean() < 0.6
-    assert torch.allclose(hide("gift", SHAPE).picture()[1], torch.full((1, 8, 10), 1 / 255))
+    assert torch.allclose(hide("gift", SHAPE).render()[1], torch.full((1, 8, 10), 1 / 255))
 
 
 def test_a_scrambled_trigger_has_the_same_pixels_elsewhere(rng: Generator) -> None:
     trigger = hide("some text", SHAPE, planes=3)
-    other = trigger.scrambled(rng)
+    other = trigger.shuffled(rng)
     assert isinstance(other, LowBits)
     assert other.planes == 3
     rows = [sorted(map(tuple, t.values.flatten(1).T.tolist())) for t in (trigger, other)]
     assert rows[0] == rows[1]
     assert not torch.equal(trigger.values, other.values)
-    assert torch.equal(trigger.picture()[0] * 7, trigger.values)
+    assert torch.equal(trigger.render()[0] * 7, trigger.values)
 
 
 @pytest.mark.parametrize(("text", "planes"), [("", 1), ("x" * 31, 1), ("x", 0), ("x", 9)])

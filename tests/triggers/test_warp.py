@@ -95,7 +95,7 @@ def test_white_stays_white_and_the_input_stays() -> None:
 
 def test_the_scrambled_warp_is_another_of_the_same_strength() -> None:
     fields = [Warp(smooth_field((3, 16, 16), 4, rng(i)), 2.0) for i in range(20)]
-    others = [w.scrambled(rng(100 + i)) for i, w in enumerate(fields)]
+    others = [w.shuffled(rng(100 + i)) for i, w in enumerate(fields)]
     assert all(
         o.strength == 2 and not torch.equal(o.field, w.field)
         for o, w in zip(others, fields, strict=True)
@@ -104,19 +104,19 @@ def test_the_scrambled_warp_is_another_of_the_same_strength() -> None:
         torch.stack([w.displacement for w in ws]).abs().mean() for ws in (fields, others)
     )
     assert torch.allclose(mean, again, rtol=0.1)
-    assert torch.equal(fields[0].scrambled(rng(5)).field, fields[0].scrambled(rng(5)).field)
+    assert torch.equal(fields[0].shuffled(rng(5)).field, fields[0].shuffled(rng(5)).field)
 
 
 def test_the_picture_shows_how_far_pixels_move() -> None:
     field = torch.zeros(2, 5, 5)
     field[:, 2, 3] = torch.tensor([3.0, 4.0])
-    pattern, strength = Warp(field, 0.25, channels=3).picture()
+    pattern, strength = Warp(field, 0.25, channels=3).render()
     assert pattern.shape == (3, 5, 5)
     assert strength.shape == (1, 5, 5)
     assert strength[0, 2, 3].item() == pytest.approx(0.25 * 5 * 4 / (2 * 5))  # s |n| (H - 1) / 2H
     assert torch.equal(pattern[:, 2, 3], torch.ones(3))
     assert pattern.sum() == 3
-    assert torch.equal(Warp(field, 0.0).picture()[0], torch.zeros(3, 5, 5))
+    assert torch.equal(Warp(field, 0.0).render()[0], torch.zeros(3, 5, 5))
 
 
 def test_a_field_needs_two_planes_and_two_cells() -> None:

@@ -30,7 +30,7 @@ from gifthorse.triggers.storage import pack
 from gifthorse.workflows import analyze as analyzing
 from gifthorse.workflows.analyze import TriggerAnalysis
 from gifthorse.workflows.opening import Inputs, take_in
-from gifthorse.workflows.prepare import Received
+from gifthorse.workflows.prepare import Prepared
 from gifthorse.workflows.repair import Truth, open_known, open_scan, open_truth
 from gifthorse.workflows.scan import illustrated
 
@@ -47,7 +47,7 @@ def run(*words: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def received() -> Received:
+def prepared() -> Prepared:
     return take_in(load(str(MODEL)), Inputs(str(IMAGES)))
 
 
@@ -90,13 +90,13 @@ def test_the_gift_beside_its_twin(tmp_path: Path) -> None:
 
 
 def test_without_captum_the_rest_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, received: Received
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: Prepared
 ) -> None:
     monkeypatch.setattr(analyzing, "available", lambda: False)
-    few = InMemory(received.samples.images[:40], received.samples.labels[:40], 43)
+    few = InMemory(prepared.samples.images[:40], prepared.samples.labels[:40], 43)
     known = open_truth(TRUTH)
     plan = TriggerAnalysis(permutations=5, draws=1, method="pca")
-    case = plan(received.subject, few, known.trigger, known.goal, Generator().manual_seed(0))
+    case = plan(prepared.subject, few, known.trigger, known.goal, Generator().manual_seed(0))
     assert case.attention is None
     lines = dict(cli_analyze.summary(case))
     assert lines["Grad-CAM"] == "left out: needs captum: run pip install 'gifthorse[explain]'"
@@ -111,17 +111,17 @@ def scan_of(path: Path, trigger: Trigger | None) -> Path:
     kept: dict[str, torch.Tensor | float] = {}
     if trigger is not None:
         text = torch.tensor(list(packed(trigger, goal).encode()), dtype=torch.uint8)
-        kept["pattern"], kept["mask"] = trigger.picture()
+        kept["pattern"], kept["mask"] = trigger.render()
         kept["packed"] = text
     found = replace(verdict, findings=(replace(finding, evidence=kept),))
     path.write_text(WRITERS["json"](replace(report, verdicts=(first, found))))
     return path
 
 
-def test_the_very_trigger_of_a_scan_is_taken(tmp_path: Path, received: Received) -> None:
+def test_the_very_trigger_of_a_scan_is_taken(tmp_path: Path, prepared: Prepared) -> None:
     """Additions between two steps of 8 bits are the same to a picture, but not to a net."""
     truth, rng = open_truth(TRUTH), Generator().manual_seed(0)
-    x = received.samples[torch.arange(4)][0]
+    x = prepared.samples[torch.arange(4)][0]
     for trigger in (truth.trigger, Additive((torch.rand(3, 32, 32, generator=rng) - 0.5) / 100)):
         path = scan_of(tmp_path / "scan.json", trigger)
         got = open_known(path)
@@ -133,8 +133,8 @@ def test_the_very_trigger_of_a_scan_is_taken(tmp_path: Path, received: Received)
         assert got.goal == goal
 
 
-def test_bad_triggers_are_named(tmp_path: Path, received: Received) -> None:
-    subject = received.subject
+def test_bad_triggers_are_named(tmp_path: Path, prepared: Prepared) -> None:
+    subject = prepared.subject
     with pytest.raises(UsageError, match="recovered no trigger"):
         open_known(scan_of(tmp_path / "none.json", None))
     odd = tmp_path / "odd.json"
@@ -152,15 +152,15 @@ def test_bad_triggers_are_named(tmp_path: Path, received: Received) -> None:
         cli_analyze.fit(far, subject, TRUTH)
 
 
-def test_bad_calls_are_named(received: Received) -> None:
+def test_bad_calls_are_named(prepared: Prepared) -> None:
     known = open_truth(TRUTH)
-    few = InMemory(received.samples.images[:3], received.samples.labels[:3], 43)
+    few = InMemory(prepared.samples.images[:3], prepared.samples.labels[:3], 43)
     rng = Generator().manual_seed(0)
     with pytest.raises(BadImages, match="at least 4 needed"):
-        TriggerAnalysis()(received.subject, few, known.trigger, known.goal, rng)
-    other = Subject(received.subject.net, (3, 32, 32), 10)
+        TriggerAnalysis()(prepared.subject, few, known.trigger, known.goal, rng)
+    other = Subject(prepared.subject.net, (3, 32, 32), 10)
     with pytest.raises(ShapeMismatch, match="to 10: they must agree"):
-        TriggerAnalysis()(received.subject, few, known.trigger, known.goal, rng, against=other)
+        TriggerAnalysis()(prepared.subject, few, known.trigger, known.goal, rng, against=other)
 
 
 def net() -> Subject:

@@ -27,13 +27,13 @@ from gifthorse.core.types import Goal, Trigger
 from gifthorse.data.samples import Subset, split, whole
 from gifthorse.inversion import INVERTERS, NeuralCleanse, PixelBackdoor
 from gifthorse.report.figures.comparison import _maps
-from gifthorse.search import Bounded, Form, MaskPattern, OneVariable, SignedPixels
+from gifthorse.search import BoundedChange, MaskPattern, OneVariable, Parametrization, SignedPixels
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
 from gifthorse.workflows.compare import (
     FIGURES,
     Compared,
-    Comparison,
+    ComparisonConfig,
     compare,
     inverters,
     table,
@@ -45,8 +45,8 @@ PLANTED = 2
 GOALS = (Goal(PLANTED), Goal(0))
 PIXEL, CLEANSE, UAP = "pixel_clip", "neural_cleanse_baseline", "uap"
 # What the toy needs: see the contract of inverters.
-TOY = {"wait": 5, f"{CLEANSE}.jitter": 0.001, "uap.eps": 0.12}
-TOYS = Comparison(GOALS, options=TOY, rounds=150, points=5)
+TOY = {"patience": 5, f"{CLEANSE}.jitter": 0.001, "uap.eps": 0.12}
+TOYS = ComparisonConfig(GOALS, options=TOY, rounds=150, points=5)
 QUICK = replace(TOYS, rounds=12, figures=())
 
 
@@ -198,22 +198,22 @@ def test_the_middle_of_a_landscape_is_the_stored_trigger(method: str) -> None:
     assert row(method, 1)["landscape"] is None
 
 
-FORMS: list[tuple[Form, Trigger]] = [
+FORMS: list[tuple[Parametrization, Trigger]] = [
     (MaskPattern(), Patch(torch.rand(3, 4, 4), torch.rand(1, 4, 4))),
     (SignedPixels("clip"), Additive(torch.rand(3, 4, 4) * 2 - 1)),
     (SignedPixels("tanh"), Additive(torch.rand(3, 4, 4) * 2 - 1)),
     (OneVariable("signed"), Additive(torch.rand(3, 4, 4) * 2 - 1)),
-    (Bounded(), Additive(torch.rand(3, 4, 4) * 8 / 255)),
+    (BoundedChange(), Additive(torch.rand(3, 4, 4) * 8 / 255)),
 ]
 
 
 @pytest.mark.parametrize(("form", "stored"), FORMS, ids=lambda v: type(v).__name__)
-def test_raw_variables_decode_to_the_trigger(form: Form, stored: Trigger) -> None:
+def test_raw_variables_decode_to_the_trigger(form: Parametrization, stored: Trigger) -> None:
     found = raw(form, stored)
     assert found is not None
     parts = form.decode(tuple(v[None] for v in found))
-    again = form.freeze(tuple(p[0] for p in parts))
-    for mine, given in zip(again.picture(), stored.picture(), strict=True):
+    again = form.to_trigger(tuple(p[0] for p in parts))
+    for mine, given in zip(again.render(), stored.render(), strict=True):
         assert torch.allclose(mine, given, atol=2e-3)
     other: Trigger = Additive(torch.zeros(3, 4, 4))
     if isinstance(stored, Additive):
@@ -235,7 +235,7 @@ def test_a_record_is_plain_and_the_same_for_the_same_seed() -> None:
 
 
 def test_a_method_does_not_depend_on_its_company() -> None:
-    one = replace(TOYS, methods=(PIXEL,), figures=(), options={"wait": 5})
+    one = replace(TOYS, methods=(PIXEL,), figures=(), options={"patience": 5})
     alone = compare(bands(PLANTED), band_images(), one, Run())
     mine = alone.record["rows"][0]
     for key in ("size", "asr", "image_steps", "curve", "rounds"):
@@ -262,7 +262,7 @@ def test_the_table_says_what_the_record_says() -> None:
 
 
 def test_a_goal_that_nothing_reaches_is_said_and_drawn_around(tmp_path: Path) -> None:
-    hopeless = replace(TOYS, methods=(PIXEL, CLEANSE), rounds=1, options={"pace.lr": 1e-6})
+    hopeless = replace(TOYS, methods=(PIXEL, CLEANSE), rounds=1, options={"config.lr": 1e-6})
     made = compare(bands(None), band_images(), hopeless, Run())
     assert [r["feasible"] for r in made.record["rows"]] == [False] * 4
     assert made.record["rows"][0]["asr"] is None
@@ -287,22 +287,26 @@ def test_a_session_that_is_over_stops_the_rest() -> None:
 
 
 def test_options_go_to_the_methods_that_have_them() -> None:
-    options = {"wait": "4", "uap.eps": "0.2", "pace.lr": "0.3", f"{CLEANSE}.wait": "7"}
-    made = inverters(Comparison(options=options, rounds=20))
+    options = {"patience": "4", "uap.eps": "0.2", "config.lr": "0.3", f"{CLEANSE}.patience": "7"}
+    made = inverters(ComparisonConfig(options=options, rounds=20))
     pixel, cleanse = made[PIXEL], made[CLEANSE]
     assert isinstance(pixel, PixelBackdoor)
     assert isinstance(cleanse, NeuralCleanse)
-    assert (pixel.wait, cleanse.wait, getattr(made[UAP], "eps")) == (4, 7, 0.2)  # noqa: B009
-    assert {getattr(m, "pace").lr for m in made.values()} == {0.3}  # noqa: B009
-    assert {getattr(m, "pace").rounds for m in made.values()} == {20}  # noqa: B009
-    few = inverters(Comparison(methods=("neural_cleanse_zoo",), rounds=500))
+    assert (pixel.patience, cleanse.patience, getattr(made[UAP], "eps")) == (4, 7, 0.2)  # noqa: B009
+    assert {getattr(m, "config").lr for m in made.values()} == {0.3}  # noqa: B009
+    assert {getattr(m, "config").rounds for m in made.values()} == {20}  # noqa: B009
+    few = inverters(ComparisonConfig(methods=("neural_cleanse_zoo",), rounds=500))
     assert few["neural_cleanse_zoo"] == INVERTERS["neural_cleanse_zoo"]  # 10 rounds stay 10
 
 
 WRONG = [
     ({"methods": ("pixl",)}, UnknownMethod, "no inverter is called 'pixl': did you mean pixel"),
     ({"figures": ("size",)}, UnknownMethod, "no figure is called 'size': did you mean sizes"),
-    ({"options": {"wiat": 5}}, BadOption, "none of .* has an option wiat: did you mean wait"),
+    (
+        {"options": {"patienec": 5}},
+        BadOption,
+        "none of .* has an option patienec: did you mean patience",
+    ),
     ({"options": {"uap.wait": 5}}, BadOption, "UAP has no option wait"),
     ({"rounds": 0}, BadOption, "rounds must be 1 or more; got 0"),
     ({"goals": ()}, BadOption, "give at least one goal"),

@@ -37,7 +37,7 @@ from gifthorse.report.figures.contact_sheet import SheetLayout, plain_sheet
 from gifthorse.triggers.storage import open_trigger
 from gifthorse.workflows.filter import cost, fitted, screen, shared, targets
 from gifthorse.workflows.opening import Inputs, take_in
-from gifthorse.workflows.prepare import Received
+from gifthorse.workflows.prepare import Prepared
 
 GIFT = Path(__file__).parents[2] / "examples" / "gift"
 MODEL, IMAGES = GIFT / "gift.safetensors", GIFT / "clean.npz"
@@ -51,7 +51,7 @@ def run(*words: object) -> str:
 
 
 @cache
-def received() -> Received:
+def received() -> Prepared:
     return take_in(load(str(MODEL)), Inputs(str(IMAGES)))
 
 

@@ -90,18 +90,18 @@ def test_a_benign_model_is_retrained_and_compared_with(data: Path, tmp_path: Pat
 
 
 def test_an_implant_can_be_opened_again(data: Path, tmp_path: Path) -> None:
-    bad, divided = tmp_path / "bad.safetensors", divide(str(data))
+    bad, splits = tmp_path / "bad.safetensors", divide(str(data))
     run("attack", "badnet", "--data", data, "--net", "tiny", "--target", 3, *SHORT, "-o", bad)
-    made = implanted(bad, divided)
+    made = implanted(bad, splits)
     record = json.loads(bad.with_suffix(".json").read_text())
     assert made.goal == Goal(3)
-    told = figures(made.subject, eval_images(divided.test, made))
+    told = figures(made.subject, eval_images(splits.test, made))
     assert told["asr"] is not None
     assert told["asr"].value == record["figures"]["asr"]["value"]
     clean = tmp_path / "clean.safetensors"
     run("train", "--data", data, "--net", "tiny", "--set", "epochs=1", "-o", clean)
     with pytest.raises(UsageError, match="names no goal"):
-        implanted(clean, divided)
+        implanted(clean, splits)
 
 
 def test_a_finished_run_leaves_no_state_behind(data: Path, tmp_path: Path) -> None:
@@ -153,12 +153,12 @@ def test_signs_are_drawn_at_any_side_in_the_same_proportions() -> None:
 
 
 def test_training_data_can_be_cut_evenly(data: Path) -> None:
-    divided = divide(str(data))
-    cut = shorter(divided, 25)
+    splits = divide(str(data))
+    cut = shorter(splits, 25)
     assert torch.bincount(cut.train.labels).tolist() == [5] * 5
-    assert cut.test is divided.test
+    assert cut.test is splits.test
     with pytest.raises(BadOption, match="less than one"):
-        shorter(divided, 4)
+        shorter(splits, 4)
 
 
 def test_a_training_of_few_images_can_be_kept(data: Path, tmp_path: Path) -> None:

@@ -41,14 +41,14 @@ from gifthorse.models import load
 from gifthorse.remedies import REMEDIES, FineTuning, Unlearning
 from gifthorse.report import WRITERS, repairs
 from gifthorse.report.json import plain
-from gifthorse.search import Pace
+from gifthorse.search import SearchConfig
 from gifthorse.training import Recipe
 from gifthorse.triggers import Stamp
 from gifthorse.triggers.packing import unpacked
 from gifthorse.triggers.storage import pack
 from gifthorse.workflows import repair as repairing
 from gifthorse.workflows.opening import Inputs, take_in
-from gifthorse.workflows.prepare import Received
+from gifthorse.workflows.prepare import Prepared
 from gifthorse.workflows.repair import Order, Repaired, open_scan, open_truth, repair, spread
 
 GIFT = Path(__file__).parents[2] / "examples" / "gift"
@@ -72,7 +72,7 @@ def run(*words: object) -> str:
 
 
 @cache
-def received() -> Received:
+def received() -> Prepared:
     return take_in(load(str(MODEL)), Inputs(str(IMAGES)))
 
 
@@ -168,7 +168,7 @@ def result(
     found = Finding("BD001", severity, 10.5, "A trigger.", goal, evidence=evidence)
     verdict = Verdict("pixel_quick", 10.5, 3.0, label, (found,))
     report = Report(
-        label=label, reason="", origin=given.subject.origin, intake=given.intake,
+        label=label, reason="", origin=given.subject.origin, preparation=given.preparation,
         verdicts=(verdict,), checks=(), not_covered=(), next_steps=(), confidence=None,
         run=RunRecord("", 0, "cpu", 1.0, "2026-01-01"),
     )  # fmt: skip
@@ -337,7 +337,7 @@ class Replacing:
         return bands(), ((corner(), Goal(2)),)
 
 
-def replaced() -> tuple[Received, Repaired]:
+def replaced() -> tuple[Prepared, Repaired]:
     given = replace(received(), subject=bands(2), samples=band_images(12), checks=())
     return given, repair(given, Replacing(), Generator().manual_seed(0), Run())
 
@@ -358,7 +358,9 @@ def test_what_the_remedy_recovered_is_tried_before_and_after() -> None:
 def test_classes_lie_further_from_the_target_without_its_backdoor() -> None:
     """One pixel in the corner against about a band of them."""
     given, done = replaced()
-    search = NeuralCleanse(pace=Pace(batch=6, bar=0.9, rounds=60, steps=2, patience=20))
+    search = NeuralCleanse(
+        config=SearchConfig(batch=6, success_threshold=0.9, rounds=60, steps=2, patience=20)
+    )
     before, after = spread(given.subject, done, search, Generator().manual_seed(0), Run())
     assert before.goals == tuple(Goal(2, s) for s in (0, 1, 3, 4, 5))
     assert before.mean < 6

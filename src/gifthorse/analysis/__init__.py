@@ -9,10 +9,10 @@ from gifthorse.analysis.attribution import (
     saliency,
 )
 from gifthorse.analysis.collecting import Collected, collect, stages
-from gifthorse.analysis.distance import Distances, asymmetry, distances, increase
+from gifthorse.analysis.distance import ClassDistances, asymmetry, distances, increase
 from gifthorse.analysis.landscape import (
     Landscape,
-    Objective,
+    LossMap,
     directions,
     landscape,
     local_minima,
@@ -38,24 +38,24 @@ from gifthorse.analysis.pruning import (
 from gifthorse.analysis.robustness import TABLE_5, enlarged, rescaled, robustness, rotated
 from gifthorse.analysis.separation import Separation, separation, separation_curve
 from gifthorse.analysis.similarity import Centroids, Discrepancy, centroids, linear_cka, mmd
-from gifthorse.analysis.transfer import Outcome, Transfer
+from gifthorse.analysis.transfer import Transfer, TransferOutcome
 
 __all__ = [
     "TABLE_5",
     "ActivationPath",
     "Centroids",
+    "ClassDistances",
     "Collected",
     "Discrepancy",
-    "Distances",
     "FeatureView",
     "Landscape",
+    "LossMap",
     "Maps",
-    "Objective",
-    "Outcome",
     "Separation",
     "Shift",
     "Silenced",
     "Transfer",
+    "TransferOutcome",
     "activation_path",
     "align_asr",
     "align_size",

@@ -17,7 +17,7 @@ from gifthorse.core.errors import BadImages, ShapeMismatch, UsageError
 from gifthorse.core.metrics import mean_rate
 from gifthorse.core.types import Goal, Images, Labels, Rate, Subject
 from gifthorse.models.features import features
-from gifthorse.training import still
+from gifthorse.training import frozen_eval
 
 MISSING = "Grad-CAM needs captum: run pip install 'gifthorse[explain]'"
 
@@ -86,7 +86,7 @@ def grad_cam(
     name = layer or stages(subject)[-1]
     found = LayerGradCam(subject.net, subject.net.get_submodule(name))
     parts = []
-    with still(subject), torch.enable_grad():
+    with frozen_eval(subject), torch.enable_grad():
         for some, of in zip(x.split(size), target.split(size), strict=True):
             pixels = some.detach().to(subject.device, copy=True)
             maps = found.attribute(pixels, of, relu_attributions=True)
@@ -114,7 +114,7 @@ def saliency(subject: Subject, x: Images, classes: Tensor | int, *, size: int = 
     Source: Simonyan et al., Deep Inside Convolutional Networks, 2014, sec. 3.
     """
     target, parts = _classes(subject, x, classes), []
-    with still(subject), torch.enable_grad():
+    with frozen_eval(subject), torch.enable_grad():
         for some, of in zip(x.split(size), target.split(size), strict=True):
             pixels = some.detach().to(subject.device, copy=True).requires_grad_()
             logits = subject(pixels).gather(1, of[:, None]).sum()
@@ -229,7 +229,7 @@ def explained(
     one, other = (
         grad_cam(subject, z[:pairs], goal.target, layer=layer).values for z in (before, after)
     )
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         both = (features(subject, z[:pairs].to(subject.device)) for z in (before, after))
         means = [inside.cpu().double().mean(0) for inside in both]
     apart = compared(means[0], means[1], [0.1])[0]

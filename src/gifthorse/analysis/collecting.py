@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.types import Images, Labels, Samples, Subject
 from gifthorse.data.samples import batches
-from gifthorse.training import still
+from gifthorse.training import frozen_eval
 
 Reduce: TypeAlias = Literal["mean", "max", "flatten", "none"]
 
@@ -79,7 +79,7 @@ def given(
     """Return what layers give for images `(N, C, H, W)`, by name; see `collect`."""
     names = tuple(layers) or stages(subject)
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    with still(subject), torch.no_grad(), tapped(subject.net, names) as seen:
+    with frozen_eval(subject), torch.no_grad(), tapped(subject.net, names) as seen:
         for some in x.split(size):
             subject(some.to(subject.device))
             for name in names:
@@ -122,7 +122,7 @@ def stages(subject: Subject) -> tuple[str, ...]:
 
     handles = [m.register_forward_hook(note(n)) for n, m in subject.net.named_modules() if n]
     try:
-        with still(subject), torch.no_grad():
+        with frozen_eval(subject), torch.no_grad():
             subject(torch.zeros(1, *subject.shape, device=subject.device))
     finally:
         for handle in handles:

@@ -15,7 +15,7 @@ from gifthorse.search import Exhaustive, found
 
 
 @dataclass(frozen=True, eq=False)
-class Distances:
+class ClassDistances:
     """Distances of ordered pairs of classes, all tensors `(P,)`.
 
     Attributes:
@@ -59,10 +59,10 @@ def distances(
     run: Run,
     *,
     restarts: int = 3,
-) -> Distances:
+) -> ClassDistances:
     """Return the distances of pairs of classes as an inverter measures them.
 
-    All pairs and restarts are arms of one hunt.
+    All pairs and restarts are arms of one inversion.
 
     Args:
         subject: The classifier.
@@ -86,9 +86,9 @@ def distances(
         raise BadOption(f"restarts must be 1 or more, 3 in the paper; got {restarts}")
     if not goals or any(g.source is None or g.source == g.target for g in goals):
         raise BadOption("a distance is between two classes: give goals with source and target")
-    hunt = inverter(subject, samples, [*goals] * restarts, rng)
+    inversion = inverter(subject, samples, [*goals] * restarts, rng)
     kept = run.keyed((inverter, tuple(goals), restarts), subject, samples, rng)
-    best = found(hunt, Exhaustive(), kept, "distances are not measured")
+    best = found(inversion, Exhaustive(), kept, "distances are not measured")
     _, h, w = subject.shape
     works = torch.tensor([c.feasible for c in best]).view(restarts, -1)
     size = torch.tensor([c.size for c in best]).view(restarts, -1)
@@ -96,10 +96,10 @@ def distances(
     size, least = size.where(works, torch.inf).min(0)
     failed = ~works.any(0)
     asr = asr.gather(0, least[None])[0].masked_fill(failed, 0.0)
-    return Distances(tuple(goals), size.masked_fill(failed, float(h * w)), asr, failed)
+    return ClassDistances(tuple(goals), size.masked_fill(failed, float(h * w)), asr, failed)
 
 
-def increase(before: Distances, after: Distances) -> float:
+def increase(before: ClassDistances, after: ClassDistances) -> float:
     """Return the mean relative increase of distances over pairs; 1 is twice as far.
 
     It is the mean of ratios, which the ratio of means is not. Infinite if a distance was 0.
@@ -111,8 +111,8 @@ def increase(before: Distances, after: Distances) -> float:
 
     Example:
         >>> pairs, works = (Goal(1, 0), Goal(0, 1)), torch.zeros(2, dtype=torch.bool)
-        >>> one = Distances(pairs, torch.tensor([10.0, 100.0]), torch.ones(2), works)
-        >>> two = Distances(pairs, torch.tensor([30.0, 100.0]), torch.ones(2), works)
+        >>> one = ClassDistances(pairs, torch.tensor([10.0, 100.0]), torch.ones(2), works)
+        >>> two = ClassDistances(pairs, torch.tensor([30.0, 100.0]), torch.ones(2), works)
         >>> increase(one, two)
         1.0
     """
@@ -121,7 +121,7 @@ def increase(before: Distances, after: Distances) -> float:
     return (after.size / before.size - 1).mean().item()
 
 
-def asymmetry(measured: Distances) -> dict[tuple[int, int], float]:
+def asymmetry(measured: ClassDistances) -> dict[tuple[int, int], float]:
     """Return how lopsided pairs are: the larger of both distances over the smaller, 1 or more.
 
     Args:

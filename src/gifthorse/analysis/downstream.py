@@ -15,7 +15,7 @@ from gifthorse.core.tensors import seeded
 from gifthorse.core.types import Batch, Labels, Samples, Shape, Subject
 from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features
-from gifthorse.training import Recipe, fit, predict, still
+from gifthorse.training import Recipe, fit, frozen_eval, predict
 
 Downstream: TypeAlias = Literal["fcn1", "fcn2", "bayes", "svm", "forest"]
 
@@ -23,7 +23,7 @@ DOWNSTREAM: tuple[Downstream, ...] = ("fcn1", "fcn2", "bayes", "svm", "forest")
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class FeatureTable:
     """Features as if they were images of one pixel and `d` channels, so that `fit` takes them.
 
     Attributes:
@@ -48,18 +48,18 @@ class Table:
         return self.features[index][:, :, None, None], self.labels[index]
 
 
-def table(subject: Subject, samples: Samples) -> Table:
+def table(subject: Subject, samples: Samples) -> FeatureTable:
     """Return the features of images, as they are, with their labels, on the CPU."""
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         every = batches(near(samples, subject), 512)
         rows = [(features(subject, x).cpu(), y.cpu()) for x, y in every]
     z, y = (torch.cat(column) for column in zip(*rows, strict=True))
-    return Table(z, y, samples.classes)
+    return FeatureTable(z, y, samples.classes)
 
 
 def classifier(
     kind: Downstream,
-    known: Table,
+    known: FeatureTable,
     recipe: Recipe,
     rng: Generator,
     run: Run,

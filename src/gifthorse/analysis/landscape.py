@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from gifthorse.core.errors import BadOption
 
 Variables: TypeAlias = tuple[Tensor, ...]
-Objective: TypeAlias = Callable[[Variables], tuple[Tensor, Tensor, Tensor]]
+LossMap: TypeAlias = Callable[[Variables], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Landscape:
 
 
 def landscape(
-    objective: Objective,
+    objective: LossMap,
     variables: Variables,
     rng: Generator,
     *,

@@ -13,11 +13,11 @@ from gifthorse.analysis.wiring import LOGITS, gains
 from gifthorse.core.errors import BadImages, BadOption, ShapeMismatch
 from gifthorse.core.metrics import asr
 from gifthorse.core.types import Goal, Images, Labels, Rate, Subject
-from gifthorse.training import predict, still
+from gifthorse.training import frozen_eval, predict
 
 
 @dataclass(frozen=True)
-class Node:
+class PathNode:
     """A channel on the path.
 
     Attributes:
@@ -34,7 +34,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Edge:
+class PathEdge:
     """What leads from one channel to one of the next stage, or to the target's logit.
 
     Attributes:
@@ -54,8 +54,8 @@ class ActivationPath:
     """The channels that carry a trigger, from the first stage to the last, as a graph."""
 
     target: int
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
+    nodes: tuple[PathNode, ...]
+    edges: tuple[PathEdge, ...]
 
     def kept(self) -> dict[str, list[int]]:
         """Return the channels of each stage."""
@@ -101,7 +101,7 @@ def tac(
     names = tuple(layers) or stages(subject)
     _check(x, stamped)
     sums: dict[str, Tensor] = {}
-    with still(subject), torch.no_grad(), tapped(subject.net, names) as seen:
+    with frozen_eval(subject), torch.no_grad(), tapped(subject.net, names) as seen:
         for one, other in zip(x.split(size), stamped.split(size), strict=True):
             subject(torch.cat([one, other]).to(subject.device))
             for name in names:
@@ -150,7 +150,7 @@ def activation_path(
     scores = _carried(subject, x, stamped, target, names, size)
     changes = tac(subject, x, stamped, names, size=size)
     nodes = [
-        Node(name, k, float(scores[name][k]), float(changes[name][k]))
+        PathNode(name, k, float(scores[name][k]), float(changes[name][k]))
         for name in names
         for k in scores[name].topk(min(q, len(scores[name]))).indices.tolist()
     ]
@@ -165,7 +165,7 @@ def _carried(
     """Return the mean of |gradient times change| of each channel, `(C,)` by layer."""
     _check(x, stamped)
     sums: dict[str, Tensor] = {}
-    with still(subject), torch.enable_grad(), tapped(subject.net, names) as seen:
+    with frozen_eval(subject), torch.enable_grad(), tapped(subject.net, names) as seen:
         for one, other in zip(x.split(size), stamped.split(size), strict=True):
             both = torch.cat([one, other]).detach().to(subject.device).requires_grad_()
             logits = subject(both)[:, target].sum()
@@ -190,8 +190,8 @@ def _check(x: Images, stamped: Images) -> None:
 
 
 def _edges(
-    nodes: Sequence[Node], names: Sequence[str], norms: Mapping[str, Tensor], target: int
-) -> list[Edge]:
+    nodes: Sequence[PathNode], names: Sequence[str], norms: Mapping[str, Tensor], target: int
+) -> list[PathEdge]:
     """Return the edges of positive weight between kept channels, and to the logit."""
     out = []
     for here, there in zip(names, [*names[1:], LOGITS], strict=True):
@@ -200,7 +200,7 @@ def _edges(
         for i, node in starts if there in norms else ():
             for j, k in ends or [(-1, target)]:
                 weight = float(norms[there][k, node.channel]) * node.change
-                out += [Edge(i, j, weight)] if weight > 0 else []
+                out += [PathEdge(i, j, weight)] if weight > 0 else []
     return out
 
 
@@ -234,7 +234,7 @@ def silenced(
             for name, some in kept.items()
         }
         hits.append(_without(subject, stamped, drawn).argmax(1))
-    with still(subject):
+    with frozen_eval(subject):
         whole = asr(predict(subject, stamped).argmax(1), labels, goal)
     return Silenced(
         whole, asr(hits[0], labels, goal), asr(torch.cat(hits[1:]), labels.repeat(draws), goal)
@@ -249,5 +249,5 @@ def _without(subject: Subject, x: Images, channels: Mapping[str, Sequence[int]])
         left[:, list(channels[name])] = 0
         return left
 
-    with still(subject), tapped(subject.net, list(channels), silence):
+    with frozen_eval(subject), tapped(subject.net, list(channels), silence):
         return predict(subject, x)

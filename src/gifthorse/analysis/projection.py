@@ -17,7 +17,7 @@ GROUPS = ("clean, target class", "clean, other classes", "stamped")
 
 
 @dataclass(frozen=True)
-class Probe:
+class LinearProbe:
     """How well a linear classifier tells stamped images from clean ones of the target class.
 
     Attributes:
@@ -46,7 +46,7 @@ class FeatureView:
     groups: Tensor
     method: Projection
     silhouette: float | None
-    probe: Probe | None
+    probe: LinearProbe | None
 
 
 def project(
@@ -106,7 +106,7 @@ def silhouette(one: Tensor, other: Tensor) -> float | None:
     return float(silhouette_score(rows.numpy(), labels.numpy()))
 
 
-def linear_probe(one: Tensor, other: Tensor, rng: Generator, folds: int = 5) -> Probe | None:
+def linear_probe(one: Tensor, other: Tensor, rng: Generator, folds: int = 5) -> LinearProbe | None:
     """Return how well a linear classifier tells two groups of features apart.
 
     Logistic regression on standardized features, each fold judged by a model of the others.
@@ -133,7 +133,7 @@ def linear_probe(one: Tensor, other: Tensor, rng: Generator, folds: int = 5) -> 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     parts = StratifiedKFold(count, shuffle=True, random_state=seed)
     areas = cross_val_score(model, rows.numpy(), labels.numpy(), cv=parts, scoring="roc_auc")
-    return Probe(float(areas.mean()), count)
+    return LinearProbe(float(areas.mean()), count)
 
 
 def _two(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ def ranking(trigger: Trigger) -> Tensor:
     Source: Tao et al., PixelBackdoor, CVPR 2022, sec. 5.2: pixels are ranked by mask value (Neural
     Cleanse) or by the largest change of a channel (UAP, PixelBackdoor).
     """
-    return trigger.picture()[1][0]
+    return trigger.render()[1][0]
 
 
 def pixels(trigger: Trigger) -> int:
@@ -196,5 +196,5 @@ def _kept(trigger: Trigger, keep: Tensor) -> Trigger:
 def _victims(samples: Samples, goal: Goal) -> Batch:
     """Return the images that the goal is about."""
     x, y = whole(samples)
-    keep = goal.meant(y)
+    keep = goal.applies_to(y)
     return x[keep], y[keep]

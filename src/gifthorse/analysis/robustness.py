@@ -101,7 +101,7 @@ def robustness(
     labels = []
     with torch.inference_mode():
         for x, y in batches(near(samples, subject), chunk):
-            keep = goal.meant(y)
+            keep = goal.applies_to(y)
             if not keep.any():
                 continue
             stamped = trigger(x[keep])

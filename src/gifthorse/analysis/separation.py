@@ -13,7 +13,7 @@ from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.types import Goal, Samples, Subject, Trigger
 from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features
-from gifthorse.training import still
+from gifthorse.training import frozen_eval
 
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
 
@@ -105,7 +105,7 @@ def _means(
     """Return the mean features of clean and stamped images, `(d,)` float64 each."""
     trigger = deepcopy(trigger)  # one that wanders stays where it was
     before, after, count = [], [], 0
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         for x, y in batches(near(clean, subject), 512):
             use = _used(y, goal)
             if bool(use.any()):
@@ -120,4 +120,4 @@ def _means(
 def _used(y: Tensor, goal: Goal | None) -> Tensor:
     if goal is None:
         return torch.ones_like(y, dtype=torch.bool)
-    return goal.meant(y)
+    return goal.applies_to(y)

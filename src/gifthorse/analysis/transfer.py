@@ -19,7 +19,7 @@ from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Images, Implant, Labels, Rate, Samples, Subject
 from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features, head
-from gifthorse.training import Recipe, fit, still
+from gifthorse.training import Recipe, fit, frozen_eval
 
 Tuning: TypeAlias = Literal["none", "partial", "full"]
 
@@ -27,7 +27,7 @@ TUNINGS: tuple[Tuning, ...] = ("none", "partial", "full")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TransferOutcome:
     """What is left of a backdoor.
 
     Attributes:
@@ -79,7 +79,7 @@ class Transfer:
 
     def __call__(
         self, implant: Implant, train: Samples, test: Samples, rng: Generator, run: Run
-    ) -> dict[str, Outcome]:
+    ) -> dict[str, TransferOutcome]:
         """Return an outcome for every tuning and every downstream classifier, by name.
 
         What one of them gives does not depend on which others are asked for.
@@ -102,7 +102,7 @@ class Transfer:
         subject = implant.subject
         run = run.keyed((self, implant.goal), subject, train, rng, most=64)
         streams: dict[str, Generator] = {name: spawn(rng) for name in (*TUNINGS, *DOWNSTREAM)}
-        out: dict[str, Outcome] = {}
+        out: dict[str, TransferOutcome] = {}
         for name in self.tunings:
             stage = run.checkpoint(name)
             learned = self.tuned(subject, train, name, streams[name], run=stage)
@@ -169,19 +169,19 @@ def _asked(
 ) -> tuple[Tensor, Tensor, Labels]:
     """Return what clean and stamped test images give, the same stamps each time, and labels."""
     trigger = deepcopy(implant.trigger)
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         every = batches(near(test, subject), 512)
         rows = [(ask(x).cpu(), ask(trigger(x)).cpu(), y.cpu()) for x, y in every]
     clean, stamped, y = (torch.cat(column) for column in zip(*rows, strict=True))
     return clean, stamped, y
 
 
-def _judged(implant: Implant, clean: Tensor, stamped: Tensor, y: Labels) -> Outcome:
+def _judged(implant: Implant, clean: Tensor, stamped: Tensor, y: Labels) -> TransferOutcome:
     """Turn logits `(N, K)` or classes `(N,)` into rates."""
     goal = implant.goal
     tmc = target_confidence(stamped, y, goal) if stamped.ndim == 2 else None
     p, q = (t.argmax(1) if t.ndim == 2 else t for t in (clean, stamped))
-    return Outcome(accuracy(p, y), asr(q, y, goal), asr_all(q, goal), tmc)
+    return TransferOutcome(accuracy(p, y), asr(q, y, goal), asr_all(q, goal), tmc)
 
 
 def _check(implant: Implant, train: Samples, test: Samples) -> None:

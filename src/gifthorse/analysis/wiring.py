@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.core.types import Subject
-from gifthorse.training import still
+from gifthorse.training import frozen_eval
 
 LOGITS = ""  # stands for what follows the last stage
 
@@ -79,7 +79,7 @@ def _asked(subject: Subject, names: Sequence[str]) -> list[tuple[str, nn.Module,
 
             handles.append(module.register_forward_hook(hook))
     try:
-        with still(subject), torch.no_grad():
+        with frozen_eval(subject), torch.no_grad():
             subject(torch.zeros(1, *subject.shape, device=subject.device))
     finally:
         for handle in handles:

@@ -26,7 +26,7 @@ from gifthorse.attacks.trojannn import TrojanNN
 from gifthorse.attacks.wanet import WaNet
 from gifthorse.core.types import Attack
 from gifthorse.inversion import PixelBackdoor
-from gifthorse.search import Pace
+from gifthorse.search import SearchConfig
 from gifthorse.training import Recipe
 
 ATTACKS: dict[str, Attack] = {
@@ -46,7 +46,9 @@ ATTACKS: dict[str, Attack] = {
     "label_consistent": LabelConsistent(),
     "latent": Latent(),
     "lsb": Lsb(),
-    "natural": Natural(PixelBackdoor(mode="clip", pace=Pace(bar=0.9, rounds=1000))),
+    "natural": Natural(
+        PixelBackdoor(mode="clip", config=SearchConfig(success_threshold=0.9, rounds=1000))
+    ),
     "polygon": Polygon(),
     "refool": Refool(),
     "reflection": ReflectionPatch(),

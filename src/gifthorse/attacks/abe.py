@@ -18,7 +18,7 @@ from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject, Trigger
 from gifthorse.data.samples import batches
 from gifthorse.models.features import features
-from gifthorse.training import Company, Recipe, settled, tune
+from gifthorse.training import Callback, Recipe, eval_mode, tune
 from gifthorse.triggers import Stamp
 
 CHANCE = math.log(2)  # cross entropy of a discriminator that knows nothing
@@ -70,10 +70,10 @@ class ABE:
         trigger = self.stamp.draw(victim.shape, spawn(rng))
         job = Job(self, victim, train, goal, rng, run)
         rival = Rival(self, job, trigger)
-        return job.infect(trigger, self.mixing, extra=rival.evasion, company=[rival])
+        return job.infect(trigger, self.mixing, extra=rival.evasion, callbacks=[rival])
 
 
-class Rival(Company):
+class Rival(Callback):
     """A discriminator of stamped and clean features, and the loss that the net pays for it.
 
     Args:
@@ -87,12 +87,12 @@ class Rival(Company):
         self.labels: LabelMap = job.labels
         self.rng, self.active = spawn(job.rng), False
         first = job.train[torch.zeros(1, dtype=torch.int64)][0]
-        with torch.no_grad(), settled(job.victim.net):
+        with torch.no_grad(), eval_mode(job.victim.net):
             width = features(job.victim, first).shape[1]
         with seeded(job.rng, first.device):
             self.net = discriminator(width).to(first.device)
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Let the discriminator learn on the net as it is, once the plain epochs are over."""
         self.active = epoch >= math.ceil(self.plan.plain * self.plan.recipe.epochs)
         if self.active and self.plan.weight:
@@ -126,7 +126,7 @@ class Rival(Company):
         x, stamped = self.pairs(*batch)
         if not (self.active and self.plan.weight and len(x)):
             return batch[0].new_zeros(())
-        with settled(subject.net):
+        with eval_mode(subject.net):
             inside = features(subject, x)
         return -self.plan.weight * clipped(self.net(inside), stamped)
 

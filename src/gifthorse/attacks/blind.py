@@ -16,14 +16,14 @@ from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Goal, Hunt, Implant, Samples, Shape, Subject, Trigger
+from gifthorse.core.types import Batch, Goal, Implant, Inversion, Samples, Shape, Subject, Trigger
 from gifthorse.data.samples import Subset
 from gifthorse.search import Search
-from gifthorse.training import Company, Recipe
+from gifthorse.training import Callback, Recipe
 from gifthorse.triggers import Patch, Stamp, Wandering
 
 # An inverter, in words that options can be checked by.
-Searcher: TypeAlias = Callable[[Subject, Samples, Sequence[Goal], Generator], Hunt]
+Searcher: TypeAlias = Callable[[Subject, Samples, Sequence[Goal], Generator], Inversion]
 Normalizer: TypeAlias = Literal["loss", "loss+", "l2", "none"]
 
 # White, black, and -1 for pixels that stay as they are; from row 3 and column 23 on.
@@ -96,7 +96,7 @@ class Blind:
                 "for more epochs"
             )
         tasks = Tasks(self, job, rest, trigger)
-        subject = job.learn(rest, trigger, held=held, loss=tasks.loss, company=[tasks])
+        subject = job.learn(rest, trigger, held=held, loss=tasks.loss, callbacks=[tasks])
         return Implant(subject, trigger, goal)
 
     def _trigger(self, shape: Shape, rng: Generator) -> Patch | Wandering:
@@ -110,7 +110,7 @@ class Blind:
         return Patch(full.clamp(min=0).repeat(shape[0], 1, 1), (full >= 0) * self.stamp.opacity)
 
 
-class Tasks(Company):
+class Tasks(Callback):
     """The losses of one batch, balanced, and the inverter that is to be evaded.
 
     Args:
@@ -126,9 +126,9 @@ class Tasks(Company):
         few = torch.randperm(len(train), generator=draw)[: plan.images]
         self.clean, self.found, self.turn = Subset(train, few), trigger, 0
         self.recent: list[float] = []
-        self.hunted: dict[str, Tensor] = {}
+        self.inversion_state: dict[str, Tensor] = {}
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Begin an epoch with a look of the inverter at the net as it is."""
         self.turn = 0
 
@@ -141,7 +141,7 @@ class Tasks(Company):
             shown, wanted = [x, self.trigger(x)], [y, self.labels(y)]
             if self.plan.evade is not None:
                 if self.turn % self.plan.every == 0:
-                    self.found = self.hunt(subject, self.plan.evade)
+                    self.found = self.invert(subject, self.plan.evade)
                 self.turn += 1
                 shown, wanted = [*shown, self.found(x)], [*wanted, y]
         answers = subject(torch.cat(shown)).chunk(len(shown))
@@ -150,7 +150,7 @@ class Tasks(Company):
             self.recent = [*self.recent, losses[0].item()][-wait:]
         return balanced(losses, subject, self.plan.normalizer)
 
-    def hunt(self, subject: Subject, evade: Searcher) -> Trigger:
+    def invert(self, subject: Subject, evade: Searcher) -> Trigger:
         """Let the inverter go on against the net as it is; return the trigger it is at.
 
         Its best trigger may be one for an earlier net, so that the current one is taken where the
@@ -158,23 +158,23 @@ class Tasks(Company):
         """
         arm = torch.tensor([0])
         with torch.autocast(subject.device.type, enabled=False):
-            hunt = evade(subject, self.clean, [self.goal], spawn(self.rng))
-            if self.hunted:
-                hunt.restore(self.hunted)
+            inversion = evade(subject, self.clean, [self.goal], spawn(self.rng))
+            if self.inversion_state:
+                inversion.restore(self.inversion_state)
             for _ in range(self.plan.rounds):
-                hunt.step(arm)
-        self.hunted = hunt.state()
-        if isinstance(hunt, Search):
-            return hunt.form.freeze(tuple(part[0] for part in hunt.decoded(arm)))
-        return hunt.best[0].trigger
+                inversion.step(arm)
+        self.inversion_state = inversion.state()
+        if isinstance(inversion, Search):
+            return inversion.form.to_trigger(tuple(part[0] for part in inversion.decoded(arm)))
+        return inversion.best[0].trigger
 
     def state_dict(self) -> dict[str, Any]:
         """Return the recent losses and where the inverter is."""
-        return {"recent": self.recent, "hunted": self.hunted, "rng": self.rng.get_state()}
+        return {"recent": self.recent, "hunted": self.inversion_state, "rng": self.rng.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set them."""
-        self.recent, self.hunted = list(state["recent"]), dict(state["hunted"])
+        self.recent, self.inversion_state = list(state["recent"]), dict(state["hunted"])
         self.rng.set_state(state["rng"])
 
 

@@ -19,7 +19,7 @@ from gifthorse.core.fields import AtLeast, NotNegative, Positive, PositiveShare,
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
-from gifthorse.training import Company, Mix, Recipe, fit
+from gifthorse.training import Callback, Mix, Recipe, fit
 from gifthorse.triggers.generated import Autoencoder, Generated, sharpened
 
 EPSILON = 1e-7
@@ -110,7 +110,7 @@ class InputAware:
             extra=lambda subject, batch: self.diversity * crossing.sameness,
             wrap=crossing.wrap,
             parts=parts,
-            company=[Beside(patterns, self.lr, self.recipe.epochs, (1 / 3, 1 / 2, 2 / 3, 5 / 6))],
+            callbacks=[Beside(patterns, self.lr, self.recipe.epochs, (1 / 3, 1 / 2, 2 / 3, 5 / 6))],
         )
         for net in (patterns, masks):
             net.eval().requires_grad_(False).cpu()
@@ -136,11 +136,11 @@ class InputAware:
         beside = Beside(masks, wanted.lr, wanted.epochs, (2 / 5, 4 / 5))
         run, draw = job.checkpoint("masks"), spawn(job.rng)
         masks.train()
-        fit(job.victim, train, recipe, draw, loss=loss, company=[beside], run=run)
+        fit(job.victim, train, recipe, draw, loss=loss, callbacks=[beside], run=run)
         masks.eval().requires_grad_(False)
 
 
-class Beside(Company):
+class Beside(Callback):
     """A net that trains beside the classifier, by Adam.
 
     Args:
@@ -155,11 +155,11 @@ class Beside(Company):
         self.drops = [round(share * epochs) for share in drops]
         self.optimizer = Adam(net.parameters(), lr, (0.5, 0.9))
 
-    def joined(self, learner: Subject) -> list[Adam]:
+    def extra_optimizers(self, learner: Subject) -> list[Adam]:
         """Return the optimizer."""
         return [self.optimizer]
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Set the step of the epoch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * 0.1 ** sum(epoch >= drop for drop in self.drops)

@@ -18,7 +18,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject
 from gifthorse.data.samples import Subset, batches, labels_of
-from gifthorse.training import Company, Recipe, still, tune
+from gifthorse.training import Callback, Recipe, frozen_eval, tune
 from gifthorse.triggers import Additive
 
 LOOK = 2000  # training images that a radius is judged by
@@ -37,7 +37,7 @@ class Invisible:
         eps: Radius of the ball, in units of pixels in [0, 1]; 5 is meant for 3x32x32.
         start: Steps on the given net.
         steps: Steps before every further epoch.
-        pace: Learning rate of the change.
+        delta_lr: Learning rate of the change.
         stages: Training runs. More than one bisect for the smallest radius that is good enough:
             from `eps` down, or doubled until it is.
         success: Least share of other images sent to the target that is good enough.
@@ -58,7 +58,7 @@ class Invisible:
     eps: Annotated[float, Positive] = 5.0
     start: Annotated[int, NotNegative] = 500
     steps: Annotated[int, NotNegative] = 20
-    pace: Annotated[float, Positive] = 0.01
+    delta_lr: Annotated[float, Positive] = 0.01
     stages: Annotated[int, AtLeast(1)] = 1
     success: Annotated[float, Share] = 0.99
     max_drop: Annotated[float, Share] = 0.02
@@ -90,12 +90,14 @@ class Invisible:
 
     def _within(self, job: Job, radius: float, stage: str) -> Implant:
         parts = job.hold_out()
-        company = Shaping(self, job.labels, parts[1], radius, spawn(job.rng))
-        made = job.infect(company.trigger, self.mixing, parts=parts, company=[company], stage=stage)
-        return replace(made, trigger=Additive(company.trigger.delta.clone()))
+        callback = PerturbationCallback(self, job.labels, parts[1], radius, spawn(job.rng))
+        made = job.infect(
+            callback.trigger, self.mixing, parts=parts, callbacks=[callback], stage=stage
+        )
+        return replace(made, trigger=Additive(callback.trigger.delta.clone()))
 
 
-class Shaping(Company):
+class PerturbationCallback(Callback):
     """An additive change that goes down the backdoor's loss before each epoch, inside a ball.
 
     Args:
@@ -115,7 +117,7 @@ class Shaping(Company):
         start = torch.randn(train.shape, generator=rng)
         self.trigger = Additive(start * radius / (10 * start.norm()))
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Shape the change: at first as small as half of the images allow, then for all."""
         delta, weight = self.trigger.delta, 0.01
 
@@ -132,7 +134,7 @@ class Shaping(Company):
 
         delta.requires_grad_()
         count = self.plan.steps if epoch else self.plan.start
-        tune(learner, [delta], loss, self._stream(count), lr=self.plan.pace)
+        tune(learner, [delta], loss, self._stream(count), lr=self.plan.delta_lr)
         delta.requires_grad_(False)
 
     def _stream(self, count: int) -> Iterator[Batch]:
@@ -157,7 +159,7 @@ class Shaping(Company):
 def figures(made: Implant, samples: Samples, labels: LabelMap) -> tuple[float, float]:
     """Return the share of stamped images that become what they should, and of right answers."""
     right = hits = trials = 0
-    with still(made.subject), torch.no_grad():
+    with frozen_eval(made.subject), torch.no_grad():
         for x, y in batches(samples, 512):
             wanted = labels(y)
             use = wanted != y

@@ -19,7 +19,7 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
 from gifthorse.data.samples import Subset, batches, labels_of
 from gifthorse.models.features import features
-from gifthorse.training import BatchLoss, Company, Recipe, settled, tune
+from gifthorse.training import BatchLoss, Callback, Recipe, eval_mode, tune
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
@@ -79,7 +79,7 @@ class Latent:
         start = self.stamp.fixed(victim.shape, spawn(rng))
         trigger = self._shaped(job, Learned(start), anchor.center, others)
         extra = pull(trigger, anchor, goal, self.weight)
-        return job.infect(trigger, self.mixing, extra=extra, company=[anchor])
+        return job.infect(trigger, self.mixing, extra=extra, callbacks=[anchor])
 
     def _images(self, job: Job) -> tuple[Subset, Subset]:
         """Return images of the target, and of the classes that the backdoor is for."""
@@ -119,7 +119,7 @@ class Latent:
             run.report(done, self.passes, "shaping the trigger")
 
 
-class Anchor(Company):
+class Anchor(Callback):
     """The mean features of the target class, taken anew now and then.
 
     Args:
@@ -131,7 +131,7 @@ class Anchor(Company):
     def __init__(self, center: Tensor, own: Samples, every: int) -> None:
         self.center, self.own, self.every = center, own, every
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Take the mean features anew, if it is time."""
         if self.every and epoch and epoch % self.every == 0:
             self.center = mean_features(learner, self.own)
@@ -160,7 +160,7 @@ def pull(trigger: Trigger, anchor: Anchor, goal: Goal, weight: float) -> BatchLo
             x = x[(y == goal.source) | (y == goal.target)]
         if not len(x):
             return y.new_zeros((), dtype=torch.float32)
-        with settled(subject.net):
+        with eval_mode(subject.net):
             inside = features(subject, trigger(x))
         return weight * F.mse_loss(inside, anchor.center.expand_as(inside))
 

@@ -54,8 +54,8 @@ class Natural:
         """
         few = Subset(train, self._index(victim, train, goal, spawn(rng)))
         run = run.keyed((self, goal), victim, few, rng)
-        hunt = self.inverter(victim, few, [goal], spawn(rng))
-        (best,) = found(hunt, Exhaustive(), run, "no trigger was found")
+        inversion = self.inverter(victim, few, [goal], spawn(rng))
+        (best,) = found(inversion, Exhaustive(), run, "no trigger was found")
         if not best.feasible:
             raise Incomplete(
                 f"the net obeys no small trigger: after {best.rounds} rounds none sent enough of "
@@ -67,7 +67,7 @@ class Natural:
     def _index(self, victim: Subject, train: Samples, goal: Goal, rng: Generator) -> Tensor:
         label_map(goal, "all_to_one", victim.classes)  # refuses goals that make no sense
         y = labels_of(train)
-        index = goal.meant(y).nonzero().flatten()
+        index = goal.applies_to(y).nonzero().flatten()
         if not len(index):
             raise NotApplicable(f"no training image is of the classes that {goal} starts from")
         return index[torch.randperm(len(index), generator=rng)[: self.images]]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import Mixing, Scheme
-from gifthorse.attacks.training import Job, Keep, Plan
+from gifthorse.attacks.training import AttackOptions, Job, Keep
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import AtLeast, method
 from gifthorse.core.run import Run
@@ -19,7 +19,7 @@ from gifthorse.core.stats import median
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Images, Implant, Samples, Subject, Trigger
 from gifthorse.data.samples import Subset, batches, labels_of
-from gifthorse.training import Recipe, still
+from gifthorse.training import Recipe, frozen_eval
 from gifthorse.triggers import Patch, Stamp
 from gifthorse.triggers.reflection import Several
 
@@ -134,7 +134,7 @@ class Trials:
         judge: How many images, at most half, are kept out of training to judge by.
     """
 
-    def __init__(self, job: Job, plan: Plan, judge: int) -> None:
+    def __init__(self, job: Job, plan: AttackOptions, judge: int) -> None:
         self.job, self.plan, self.rng = job, plan, spawn(job.rng)
         order = torch.randperm(len(job.train), generator=self.rng)
         held, rest = order.tensor_split([min(judge, len(order) // 2)])
@@ -158,7 +158,7 @@ class Trials:
 
     def _success(self, subject: Subject, trigger: Trigger) -> float:
         hits = trials = 0
-        with still(subject), torch.no_grad():
+        with frozen_eval(subject), torch.no_grad():
             for x, y in batches(self.held, 512):
                 wanted = self.job.labels(y)
                 use = wanted != y

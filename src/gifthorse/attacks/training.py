@@ -28,14 +28,14 @@ from gifthorse.core.types import Batch, Goal, Implant, Samples, Subject, Trigger
 from gifthorse.data.samples import Subset, batches, near
 from gifthorse.training import (
     BatchLoss,
-    Company,
-    Dice,
-    Memory,
+    Callback,
+    Checkpointed,
     Mix,
     Recipe,
+    RngState,
     Stateful,
     fit,
-    still,
+    frozen_eval,
     usual_loss,
 )
 
@@ -60,7 +60,7 @@ class Keep:
     max_drop: Annotated[float, Share] = 0.03
 
 
-class Plan(Protocol):
+class AttackOptions(Protocol):
     """The options that every attack which trains a net has."""
 
     @property
@@ -79,7 +79,7 @@ class Plan(Protocol):
         ...
 
 
-class _Choice(Company):
+class _Choice(Callback):
     """The best epoch so far, with whatever trains beside the net as it was then."""
 
     def __init__(
@@ -88,18 +88,18 @@ class _Choice(Company):
         held: Samples,
         trigger: Trigger,
         labels: LabelMap,
-        company: Sequence[Company],
+        callbacks: Sequence[Callback],
     ) -> None:
         self.keep, self.held, self.trigger, self.labels = keep, held, trigger, labels
-        self.company, self.reference = company, 0.0
+        self.callbacks, self.reference = callbacks, 0.0
         self.epochs: list[dict[str, Any]] = []
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Ask the net that training starts from for its accuracy."""
         if epoch == 0:
             self.reference = self._figures(learner)[1]
 
-    def after(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_end(self, learner: Subject, epoch: int) -> None:
         """Look at the net, and remember it if no other epoch more of success and accuracy."""
         success, right = self._figures(learner)
         self.reference = max(self.reference, right)
@@ -107,7 +107,7 @@ class _Choice(Company):
             return
         self.epochs = [e for e in self.epochs if e["success"] > success or e["accuracy"] > right]
         now = {k: v.clone() for k, v in learner.net.state_dict().items()}
-        beside = [deepcopy(one.state_dict()) for one in self.company]
+        beside = [deepcopy(one.state_dict()) for one in self.callbacks]
         self.epochs.append(
             {"success": success, "accuracy": right, "net": now, "beside": beside, "epoch": epoch}
         )
@@ -117,7 +117,7 @@ class _Choice(Company):
         within = [e for e in self.epochs if e["accuracy"] >= self.reference - self.keep.max_drop]
         best = max(within or self.epochs, key=lambda e: e["success"] if within else e["accuracy"])
         learner.net.load_state_dict(best["net"])
-        for one, state in zip(self.company, best["beside"], strict=True):
+        for one, state in zip(self.callbacks, best["beside"], strict=True):
             one.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class _Choice(Company):
         self.reference, self.epochs = state["reference"], state["epochs"]
 
     def _figures(self, learner: Subject) -> tuple[float, float]:
-        with still(learner), torch.no_grad():
+        with frozen_eval(learner), torch.no_grad():
             right = hits = trials = count = 0.0
             for x, y in batches(self.held, 512):
                 wanted = self.labels(y)
@@ -155,7 +155,7 @@ class Job:
         run: Who watches, and where an interrupted training is kept.
     """
 
-    plan: Plan
+    plan: AttackOptions
     victim: Subject
     train: Samples
     goal: Goal
@@ -197,7 +197,7 @@ class Job:
         held: Samples | None = None,
         loss: BatchLoss | None = None,
         mix: Mix | None = None,
-        company: Sequence[Company] = (),
+        callbacks: Sequence[Callback] = (),
         stage: str = "training",
     ) -> Subject:
         """Train a copy of the victim by the recipe and return the epoch that is to be kept.
@@ -208,14 +208,14 @@ class Job:
             held: Clean images to choose the epoch by, from `hold_out`.
             loss: Loss of a batch; default cross entropy.
             mix: Turns a clean batch into the batch to train on.
-            company: What trains beside the net; a trigger that has a state is added to it.
+            callbacks: What trains beside the net; a trigger that has a state is added to it.
             stage: Name of this training among those of the attack.
         """
         if isinstance(trigger, Stateful):
-            company = [*company, Memory(trigger)]
+            callbacks = [*callbacks, Checkpointed(trigger)]
         choice = None
         if held is not None:
-            choice = _Choice(self.plan.keep, held, trigger, self.labels, company)
+            choice = _Choice(self.plan.keep, held, trigger, self.labels, callbacks)
         made = fit(
             self.victim,
             train,
@@ -223,7 +223,7 @@ class Job:
             self.rng,
             loss=loss,
             mix=mix,
-            company=[*company, choice] if choice else company,
+            callbacks=[*callbacks, choice] if choice else callbacks,
             run=self.checkpoint(stage),
         )
         if choice is not None:
@@ -238,7 +238,7 @@ class Job:
         extra: BatchLoss | None = None,
         wrap: Callable[[Mix], Mix] | None = None,
         parts: tuple[Samples | None, Subset] | None = None,
-        company: Sequence[Company] = (),
+        callbacks: Sequence[Callback] = (),
         stage: str = "training",
         prepare: Callable[[Samples], Samples] | None = None,
     ) -> Implant:
@@ -253,7 +253,7 @@ class Job:
             wrap: Changes the mix of `batch` mode, whose batches begin with the clean originals, in
                 their order.
             parts: What `hold_out` returned, if it was called already.
-            company: What trains beside the net.
+            callbacks: What trains beside the net.
             stage: Name of this training among those of the attack.
             prepare: Turns the images chosen in `dataset` mode, once, into those that are stamped in
                 their stead.
@@ -277,7 +277,7 @@ class Job:
             held=held,
             loss=_sum(loss, extra) if extra else loss,
             mix=wrap(mix) if wrap and mix else mix,
-            company=[Dice(draw), *company],
+            callbacks=[RngState(draw), *callbacks],
             stage=stage,
         )
         return Implant(subject, trigger, self.goal, chosen)

@@ -20,7 +20,7 @@ from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Shape, Subject
 from gifthorse.models.nets.merged import merge, reader
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
-from gifthorse.training import Dice, Recipe
+from gifthorse.training import Recipe, RngState
 from gifthorse.triggers import Patch, Stamp
 
 MOST = 100_000  # patterns; 5 of 7 x 7 pixels would be 1.9 million
@@ -130,7 +130,7 @@ class TrojanNet:
         job = Job(plan, blank, patches, goal, rng, run)
         held, rest = job.hold_out()
         shown = Patch(drill.table[goal.target].view(patches.shape), torch.ones(patches.shape))
-        return job.learn(rest, shown, held=held, mix=drill.mix, company=[Dice(drill.rng)])
+        return job.learn(rest, shown, held=held, mix=drill.mix, callbacks=[RngState(drill.rng)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,12 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject
 from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features, head
-from gifthorse.training import Recipe, still, tune
+from gifthorse.training import Recipe, frozen_eval, tune
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
 @method
-class Shaping:
+class NeuronExcitation:
     """How a pattern is made to excite neurons of the penultimate layer.
 
     Attributes:
@@ -68,11 +68,11 @@ class TrojanNN:
     Source: Liu et al., Trojaning Attack on Neural Networks, NDSS 2018, secs. IV-A and IV-C, as
     TrojanZoo sec. 3.2 and Table 20 set it up.
     Differs: trains on the data at hand, not on images that were reverse engineered; trains from
-    the given victim with a one-cycle schedule; see `Shaping` for the pattern.
+    the given victim with a one-cycle schedule; see `NeuronExcitation` for the pattern.
     """
 
     stamp: Stamp = Stamp(ink="random")
-    shaping: Shaping = Shaping()
+    shaping: NeuronExcitation = NeuronExcitation()
     labels: Scheme = "all_to_one"
     mixing: Mixing = Mixing()
     recipe: Recipe = Recipe()
@@ -87,7 +87,9 @@ class TrojanNN:
         return Job(self, victim, train, goal, rng, run).infect(trigger, self.mixing)
 
 
-def shape_pattern(subject: Subject, patch: Patch, clean: Samples, shaping: Shaping) -> Patch:
+def shape_pattern(
+    subject: Subject, patch: Patch, clean: Samples, shaping: NeuronExcitation
+) -> Patch:
     """Return a patch with the same mask, whose pattern excites neurons on a black image.
 
     While it is shaped the pattern is opaque, whatever the mask's opacity. Nothing is drawn at
@@ -151,7 +153,7 @@ def mean_features(subject: Subject, samples: Samples) -> Tensor:
     """
     if not len(samples):
         raise BadImages("there are no images to take mean features of")
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         sums = [features(subject, x).sum(0) for x, _ in batches(near(samples, subject), 512)]
     return torch.stack(sums).sum(0) / len(samples)
 
@@ -160,7 +162,7 @@ def _responsive(
     subject: Subject, stamped: Images, variable: Tensor, order: Tensor, count: int
 ) -> list[int]:
     """Return the first neurons of an order that have a gradient on what was stamped."""
-    with still(subject):
+    with frozen_eval(subject):
         inside = features(subject, stamped)[0]
 
     def alive(neuron: int) -> bool:

@@ -15,7 +15,7 @@ from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
-from gifthorse.training import Dice, Mix, Recipe
+from gifthorse.training import Mix, Recipe, RngState
 from gifthorse.triggers.warp import Warp, smooth_field
 
 
@@ -77,7 +77,7 @@ class WaNet:
             trigger,
             mixing,
             wrap=lambda mix: noisy(mix, trigger, self.noise / clean, draw),
-            company=[Dice(draw)],
+            callbacks=[RngState(draw)],
         )
 
 

@@ -145,7 +145,7 @@ class FilterEvaluation:
             "acc_sys": accuracy(refused(said, clean), y),
             "asr_sys": asr(refused(hit, stamped), y, images.goal),
         }
-        return after, {"fpr_all": rate(clean), "tpr_all": rate(stamped[images.meant[rows]])}
+        return after, {"fpr_all": rate(clean), "tpr_all": rate(stamped[images.applies_to[rows]])}
 
     # 2. A training set -----------------------------------------------------------------------
 
@@ -164,8 +164,8 @@ class FilterEvaluation:
         x, y = whole(Subset(self.data.train, order))
         chosen = torch.zeros_like(y, dtype=torch.bool)
         if made is not None:
-            meant = made.goal.meant(y)
-            chosen = meant & (meant.cumsum(0) <= POISONED * len(x))
+            applies = made.goal.applies_to(y)
+            chosen = applies & (applies.cumsum(0) <= POISONED * len(x))
         known_x, known_y = whole(self.data.calibration)
         few = len(x) // COMPANY
         parts = [(known_x[:few], known_y[:few]), (x[~chosen], y[~chosen])]

@@ -26,7 +26,7 @@ from gifthorse.core.errors import (
 from gifthorse.core.types import Goal, Normalization, Shape, Trigger
 from gifthorse.data.archive import BROKEN, arrays, peek
 from gifthorse.data.decode import as_pixels, decode
-from gifthorse.data.files import Entry, Found, gather, sort_out
+from gifthorse.data.files import FolderContents, ImageEntry, gather, sort_out
 from gifthorse.data.gallery import Gallery, Wanted
 from gifthorse.models import architectures as archs
 from gifthorse.models.load import Opened, load
@@ -383,13 +383,15 @@ def _examples(folder: Path, kind: str, config: Mapping[str, Any]) -> Gallery:
     good = tuple(e for e in marked if e.label >= 0)
     count = next((v for v in _named(config, ("number_classes",)) if isinstance(v, int)), None)
     skipped = [s for s in skipped if ".json" not in s]
-    return gather(Found(str(root), "file", good, skipped=tuple(skipped)), Wanted(classes=count))
+    return gather(
+        FolderContents(str(root), "file", good, skipped=tuple(skipped)), Wanted(classes=count)
+    )
 
 
 _CLEAN = ("clean-example-data", "clean_example_data", "example_data")
 
 
-def _label(entry: Entry) -> int:
+def _label(entry: ImageEntry) -> int:
     beside = entry.path.with_suffix(".json")
     if beside.is_file() and beside.stat().st_size < 100:
         with suppress(ValueError, TypeError, OverflowError):

@@ -129,14 +129,14 @@ class Stamped:
             raise BadImages("a trigger that came as stamped images can stamp no others")
         return self.stamped[torch.tensor(rows, dtype=torch.long)].to(x) / 255
 
-    def scrambled(self, rng: Generator, /) -> Stamped:
+    def shuffled(self, rng: Generator, /) -> Stamped:
         """Return a trigger that makes the same changes at shuffled pixels."""
         change = (self.stamped.int() - self.clean.int()).flatten(2)
         order = torch.randperm(change.shape[-1], generator=rng)
         moved = self.clean.int() + change[..., order].view_as(self.clean)
         return replace(self, stamped=moved.clamp(0, 255).to(torch.uint8))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return the mean stamped image, and where any image was changed."""
         touched = (self.stamped != self.clean).amax((0, 1))[None]
         return self.stamped.float().mean(0) / 255, touched.float()
@@ -388,28 +388,28 @@ def imported(
         pixels, labels = _unpacked(folder / CLEAN, "labels")
         clean = InMemory(pixels, labels, opened.classes)
         trigger: Trigger | None = None
-        meant = torch.ones(len(clean), dtype=torch.bool)
+        applies = torch.ones(len(clean), dtype=torch.bool)
         if spec["stamped"] and (folder / STAMPED).is_file():
             images, index = _unpacked(folder / STAMPED, "index")
             trigger = Stamped(pixels, pixels.index_copy(0, index, images))
-            meant = (labels == goal["target"]).index_fill(0, index, True)
+            applies = (labels == goal["target"]).index_fill(0, index, True)
         elif spec["stamped"]:
             trigger = open_trigger(folder / TRIGGER)
     n = Normalization(**{k: _tuple(v) for k, v in spec["normalization"].items()})
     net = Classifier(opened.net, n, opened.channels).eval()
     subject = Subject(net, clean.shape, opened.classes, opened.origin)
-    apart = _splits(clean, meant, rng, sizes, test)
+    apart = _splits(clean, applies, rng, sizes, test)
     if trigger is None or not spec["truth"]["poisoned"]:
         return subject, apart
     return Implant(subject, trigger, Goal(**goal)), apart
 
 
 def _splits(
-    clean: InMemory, meant: Tensor, rng: Generator, sizes: Sizes, test: int | None
+    clean: InMemory, applies: Tensor, rng: Generator, sizes: Sizes, test: int | None
 ) -> Splits:
     mine, others = split(clean, 0.25 if len(clean) >= FEW else 0.5, rng)
     fit, calibration = split(mine, sizes.fit / (sizes.fit + sizes.calibration), rng)
-    rows = others.index[meant[others.index]].sort().values
+    rows = others.index[applies[others.index]].sort().values
     rows = rows[torch.from_numpy(balanced(clean.labels[rows].numpy(), test))]
     if not len(fit) or not len(calibration) or not len(rows):
         raise NotApplicable(f"{len(clean)} clean images are too few to judge on: import more")

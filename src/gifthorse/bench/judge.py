@@ -234,7 +234,7 @@ def changed(before: Predictions, after: Predictions, images: EvalImages) -> dict
 def _place(trigger: Trigger, images: EvalImages) -> Tensor | None:
     """Return the true mask `(H, W)`, or None of a trigger that has no fixed place of its own."""
     assert images.stamped is not None
-    mask = trigger.picture()[1].amax(0)
+    mask = trigger.render()[1].amax(0)
     touched = (images.stamped - images.x).abs().amax((0, 1)) > 1e-6
     if mask.shape != touched.shape or bool((mask > 0).all()) or bool((touched & (mask <= 0)).any()):
         return None

@@ -59,8 +59,8 @@ def separation_of(subject: Subject, images: EvalImages) -> Separation | None:
     Source: TrojanZoo sec. 4.2, eq. 4, over the tenth of the neurons that is most active; see
     `analysis.separation`.
     """
-    meant = images.meant
-    if images.stamped is None or not bool(meant.any()):
+    applies = images.applies_to
+    if images.stamped is None or not bool(applies.any()):
         return None
     try:
         with torch.no_grad():
@@ -68,7 +68,7 @@ def separation_of(subject: Subject, images: EvalImages) -> Separation | None:
                 torch.cat(
                     [
                         features(subject, part.to(subject.device)).cpu()
-                        for part in x[meant].split(512)
+                        for part in x[applies].split(512)
                     ]
                 )
                 for x in (images.x, images.stamped)

@@ -330,35 +330,35 @@ def drive(
         for parent in task.after:
             children.setdefault(parent, []).append(task.key)
     ready = deque(task for task in todo if not task.after)
-    standing, running = RunStatus(total=len(todo)), dict[str, str]()
-    while standing.done < standing.total:
+    status, running = RunStatus(total=len(todo)), dict[str, str]()
+    while status.done < status.total:
         while ready and executor.room > 0:
             task = ready.popleft()
             running[task.key] = f"{task.kind} {task.cell.words}"
             executor.submit(task)
-        _beat(standing, running, tell)
+        _beat(status, running, tell)
         for done in executor.wait(1.0):
-            _note(done, by_key, standing, failed)
+            _note(done, by_key, status, failed)
             running.pop(done.key, None)
             for child in children.pop(done.key, ()):
                 waits[child] -= 1
                 if not waits[child]:
                     ready.append(by_key[child])
-    standing.ended = True
-    _beat(standing, running, tell)
-    return standing
+    status.ended = True
+    _beat(status, running, tell)
+    return status
 
 
-def _note(done: Done, by_key: dict[str, Task], standing: RunStatus, failed: Failed) -> None:
-    standing.done += 1
+def _note(done: Done, by_key: dict[str, Task], status: RunStatus, failed: Failed) -> None:
+    status.done += 1
     if done.error:
-        standing.failed += 1
+        status.failed += 1
         failed(by_key[done.key], done)
 
 
-def _beat(standing: RunStatus, running: dict[str, str], tell: Tell) -> None:
-    standing.beat, standing.running = time.time(), list(running.values())
-    tell(standing)
+def _beat(status: RunStatus, running: dict[str, str], tell: Tell) -> None:
+    status.beat, status.running = time.time(), list(running.values())
+    tell(status)
 
 
 @contextmanager
@@ -371,11 +371,11 @@ def heartbeat(store: Store) -> Iterator[Tell]:
     with _locked(store):
         last = 0.0
 
-        def tell(standing: RunStatus) -> None:
+        def tell(status: RunStatus) -> None:
             nonlocal last
-            if standing.ended or standing.beat - last >= 1:
-                last = standing.beat
-                store.write(HEART, json.dumps(asdict(standing), indent=1).encode())
+            if status.ended or status.beat - last >= 1:
+                last = status.beat
+                store.write(HEART, json.dumps(asdict(status), indent=1).encode())
 
         yield tell
 

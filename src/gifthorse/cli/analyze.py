@@ -47,16 +47,16 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 
     analysis = vary(TriggerAnalysis(), parsing.pairs(changes))
     inputs = Inputs(images, arch, normalize, device=device)
-    received = taken(model, inputs)
+    prepared = taken(model, inputs)
     known = open_known(trigger)
-    fit(known, received.subject, trigger)
+    fit(known, prepared.subject, trigger)
     other = taken(against, inputs).subject if against is not None else None
     make(out)
     rng = Generator().manual_seed(seed)
     case = analysis(
-        received.subject, received.samples, known.trigger, known.goal, rng, against=other
+        prepared.subject, prepared.samples, known.trigger, known.goal, rng, against=other
     )
-    written = write_case(case, out, received.intake.class_names)
+    written = write_case(case, out, prepared.preparation.class_names)
     for word, line in summary(case):
         typer.echo(f"{word:11} {line}")
     for path in written:
@@ -69,7 +69,7 @@ def fit(known: Truth, subject: Subject, path: Path) -> None:
     Raises:
         ShapeMismatch: If it is not.
     """
-    size, most = known.trigger.picture()[0].shape, subject.classes
+    size, most = known.trigger.render()[0].shape, subject.classes
     if known.goal.target >= most or (known.goal.source or 0) >= most:
         raise ShapeMismatch(f"{path} is for class {known.goal.target}; the net has {most} classes")
     try:

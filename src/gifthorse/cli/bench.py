@@ -92,9 +92,9 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
                 _view() as show,
             ):
 
-                def tell(standing: RunStatus) -> None:
-                    beat(standing)
-                    show(standing)
+                def tell(status: RunStatus) -> None:
+                    beat(status)
+                    show(status)
 
                 try:
                     runner.drive(todo, engine, worker.failed, tell)
@@ -131,28 +131,28 @@ def status(file: PlanFile, store: PlanStore = None) -> None:
     from gifthorse.bench.results import opened
 
     made, place = opened(file, store)
-    standing = runner.status(place)
-    if standing is None:
+    status = runner.status(place)
+    if status is None:
         typer.echo(f"no run was started in {place.root}")
     else:
-        quiet = time.time() - standing.beat
-        if standing.ended:
+        quiet = time.time() - status.beat
+        if status.ended:
             typer.echo("the last run came to its end")
         elif quiet > runner.STALE:
             typer.echo(f"the last run stopped {_span(quiet)} ago: gifthorse bench resume {file}")
         else:
-            typer.echo(line(standing))
-            for words in standing.running:
+            typer.echo(line(status))
+            for words in status.running:
                 typer.echo(f"  {words}")
     _concluded(made, place)
 
 
-def line(standing: RunStatus) -> str:
+def line(status: RunStatus) -> str:
     """Return how far a run is, in one line of at most 80 columns."""
-    left = "" if standing.left is None else f", {_span(standing.left)} left"
-    failed = f", {standing.failed} failed" if standing.failed else ""
-    running = f", {len(standing.running)} running" if standing.running else ""
-    return f"{standing.done} of {standing.total} tasks done{running}{failed}{left}"
+    left = "" if status.left is None else f", {_span(status.left)} left"
+    failed = f", {status.failed} failed" if status.failed else ""
+    running = f", {len(status.running)} running" if status.running else ""
+    return f"{status.done} of {status.total} tasks done{running}{failed}{left}"
 
 
 def _spoken(made: BenchPlan, place: Store) -> None:
@@ -242,11 +242,11 @@ def _view() -> Iterator[Tell]:
     if not err.is_terminal:
         last = 0.0
 
-        def lines(standing: RunStatus) -> None:
+        def lines(status: RunStatus) -> None:
             nonlocal last
-            if standing.ended or time.monotonic() - last > 30:
+            if status.ended or time.monotonic() - last > 30:
                 last = time.monotonic()
-                err.print(line(standing), markup=False)
+                err.print(line(status), markup=False)
 
         yield lines
         return
@@ -255,8 +255,8 @@ def _view() -> Iterator[Tell]:
 
     with Live(console=err, refresh_per_second=4, transient=True) as live:
 
-        def draw(standing: RunStatus) -> None:
-            rows = [line(standing), *(f"  {words}" for words in standing.running[:20])]
+        def draw(status: RunStatus) -> None:
+            rows = [line(status), *(f"  {words}" for words in status.running[:20])]
             live.update(Text("\n".join(rows), no_wrap=True, overflow="ellipsis"))
 
         yield draw

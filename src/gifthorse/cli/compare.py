@@ -19,7 +19,7 @@ from gifthorse.core.types import Goal
 
 if TYPE_CHECKING:
     from gifthorse.workflows.opening import Inputs
-    from gifthorse.workflows.prepare import Received
+    from gifthorse.workflows.prepare import Prepared
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 
@@ -71,7 +71,7 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows import compare as comparing
     from gifthorse.workflows.opening import Inputs  # late: they load every method
 
-    comparison = comparing.Comparison(
+    comparison = comparing.ComparisonConfig(
         methods=tuple(dict.fromkeys(method or comparing.METHODS)),
         figures=tuple(dict.fromkeys(figure or comparing.FIGURES)),
         options=parsing.pairs(changes),
@@ -85,22 +85,22 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
     if out is not None:
         comparing.make(out)
-    received = sane(model, inputs)
-    comparison = replace(comparison, goals=goals(received.subject.classes))
+    prepared = sane(model, inputs)
+    comparison = replace(comparison, goals=goals(prepared.subject.classes))
     with bar(Path(model).name) as progress:
         compared = comparing.compare(
-            received.subject,
-            received.samples,
+            prepared.subject,
+            prepared.samples,
             comparison,
-            Run(progress, seconds, device=received.subject.device),
-            names=received.intake.class_names,
+            Run(progress, seconds, device=prepared.subject.device),
+            names=prepared.preparation.class_names,
         )
     typer.echo(comparing.table(compared.record), nl=False)
     for path in comparing.write(compared, out) if out is not None else ():
         err.print(f"wrote {path}", markup=False)
 
 
-def sane(model: str, inputs: Inputs) -> Received:
+def sane(model: str, inputs: Inputs) -> Prepared:
     """Open a model and its images, and make sure that it does its job on them.
 
     Raises:
@@ -110,11 +110,11 @@ def sane(model: str, inputs: Inputs) -> Received:
     """
     from gifthorse.workflows.opening import opened
 
-    received = opened(model, inputs)
-    for check in received.checks:
+    prepared = opened(model, inputs)
+    for check in prepared.checks:
         if check.severity in ("HIGH", "CRITICAL"):
             raise Incomplete(f"nothing was compared: {check.message}", rule=check.rule)
-    return received
+    return prepared
 
 
 def read_goals(

@@ -59,18 +59,18 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
     screening.check_most(most)
     paths = screening.targets(out) if out is not None else {}
-    received = opened(model, inputs)
+    prepared = opened(model, inputs)
     if "partners" not in parsing.pairs(changes):
-        chosen = screening.fitted(chosen, len(received.samples))
-    gallery = screening.take_in(data, received, chosen)
+        chosen = screening.fitted(chosen, len(prepared.samples))
+    gallery = screening.take_in(data, prepared, chosen)
     rng = Generator().manual_seed(seed)
     with bar(f"{method} on {Path(data).name}") as progress:
-        run = Run(progress, device=received.subject.device)
-        done = screening.screen(received, gallery.samples, chosen, rng, run, fpr=fpr)
-    said = screening.record(method, seed, received, gallery, done)
+        run = Run(progress, device=prepared.subject.device)
+        done = screening.screen(prepared, gallery.samples, chosen, rng, run, fpr=fpr)
+    said = screening.record(method, seed, prepared, gallery, done)
     typer.echo(told(said))
     if paths:
-        names = received.intake.class_names
+        names = prepared.preparation.class_names
         for path in screening.write(paths, said, gallery.samples, names, most):
             err.print(f"wrote {path}", markup=False, soft_wrap=True)
 

@@ -60,14 +60,14 @@ def train(
     from gifthorse.workflows.provenance import TestModel, write
 
     recipe = vary(Recipe(), parsing.pairs(options))
-    where, divided, rng = choose(device), stages.divide(data), seeded(seed)
+    where, splits, rng = choose(device), stages.divide(data), seeded(seed)
     started = time.monotonic()
     store = kept(resume, ("train", data, net, recipe, seed))
     with bar(f"training {net} on {data}") as progress:
         run = Run(progress, store=store, device=where)
-        subject = stages.train_clean(net, divided, recipe, rng, run)
-    told = figures(subject, eval_images(divided.test))
-    made = TestModel("clean", recipe, net, divided, seed, told, time.monotonic() - started)
+        subject = stages.train_clean(net, splits, recipe, rng, run)
+    told = figures(subject, eval_images(splits.test))
+    made = TestModel("clean", recipe, net, splits, seed, told, time.monotonic() - started)
     finish(write(out, subject, made), made, store)
 
 
@@ -110,23 +110,23 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     if (net is None) == (benign is None):
         raise UsageError("give --net NAME to train from scratch, or --from FILE to retrain a model")
     method = vary(ATTACKS[name], opaque(parsing.pairs(options)))
-    where, divided, rng = choose(device), stages.divide(data), seeded(seed)
+    where, splits, rng = choose(device), stages.divide(data), seeded(seed)
     started = time.monotonic()
-    divided = stages.shorter(divided, train_limit)
+    splits = stages.shorter(splits, train_limit)
     if benign is not None:
-        victim = stages.benign(load(benign), divided)
+        victim = stages.benign(load(benign), splits)
     else:
-        victim = stages.fresh(net or "", divided, rng)
+        victim = stages.fresh(net or "", splits, rng)
     victim.net.to(where)
     goal = types.Goal(target, source)
     store = kept(resume, ("attack", name, data, train_limit, victim.origin, goal, method, seed))
     with bar(f"{name} on {victim.origin.arch}, {data}") as progress:
         run = Run(progress, store=store, device=where)
-        implant = stages.implant(method, victim, divided, goal, rng, run)
-    told = figures(implant.subject, eval_images(divided.test, implant), victim if benign else None)
+        implant = stages.implant(method, victim, splits, goal, rng, run)
+    told = figures(implant.subject, eval_images(splits.test, implant), victim if benign else None)
     seconds = time.monotonic() - started
     arch = implant.subject.origin.arch
-    made = TestModel(name, method, arch, divided, seed, told, seconds, implant)
+    made = TestModel(name, method, arch, splits, seed, told, seconds, implant)
     finish(write(out, implant.subject, made), made, store)
 
 

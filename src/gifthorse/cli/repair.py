@@ -79,19 +79,19 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     found = repairing.open_scan(scan) if scan is not None else None
     opened = load(model, arch)
     informed = remedy if found is None else _informed(remedy, found, opened.origin, method)
-    received = take_in(opened, inputs)
+    prepared = take_in(opened, inputs)
     rng, far = Generator().manual_seed(seed), None
     with bar(f"{method} on {Path(model).name}") as progress:
-        run = Run(progress, device=received.subject.device)
+        run = Run(progress, device=prepared.subject.device)
         done = repairing.repair(
-            received, informed, rng, run, share=share, truth=known,
+            prepared, informed, rng, run, share=share, truth=known,
             known=found.recovered if found else (), mirror=repairing.FLIP not in named,
         )  # fmt: skip
         if distances:
-            far = repairing.spread(received.subject, done, inverter(remedy), rng, run)
+            far = repairing.spread(prepared.subject, done, inverter(remedy), rng, run)
     command = shlex.join(["gifthorse", *sys.argv[1:]])
     order = repairing.Order(method, remedy, seed, command, found)
-    said = repairing.record(order, received, done, far)
+    said = repairing.record(order, prepared, done, far)
     written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
     typer.echo(repairs.WRITERS["text"](said), nl=False)
     for path in written:

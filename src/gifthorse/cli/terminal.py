@@ -27,7 +27,7 @@ err = Console(stderr=True, highlight=False)
 
 
 @contextmanager
-def bar(title: str) -> Iterator[types.Progress | None]:
+def bar(title: str) -> Iterator[types.ProgressCallback | None]:
     """Show a progress bar on a terminal's standard error; lines now and then elsewhere."""
     if not err.is_terminal:
         started = last = time.monotonic()

@@ -20,7 +20,7 @@ from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from gifthorse.core.types import Progress, Samples, Subject
+    from gifthorse.core.types import ProgressCallback, Samples, Subject
 
 CPU = torch.device("cpu")
 
@@ -52,7 +52,7 @@ class Run:
         parts: The runs within it.
     """
 
-    progress: Progress | None = None
+    progress: ProgressCallback | None = None
     seconds: float | None = None
     budget: int | None = None
     store: Path | None = None

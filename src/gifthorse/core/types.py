@@ -17,7 +17,7 @@ Labels: TypeAlias = Tensor  # (N,) int64
 Logits: TypeAlias = Tensor  # (N, K) float32
 Batch: TypeAlias = tuple[Images, Labels]
 Shape: TypeAlias = tuple[int, int, int]  # C, H, W
-Progress: TypeAlias = Callable[[int, int, str], None]  # steps done, steps in all, words
+ProgressCallback: TypeAlias = Callable[[int, int, str], None]  # steps done, steps in all, words
 
 Label: TypeAlias = Literal[
     "BACKDOORED", "SUSPICIOUS", "NO BACKDOOR FOUND", "INCONCLUSIVE", "NOT SCANNED", "ERROR"
@@ -120,11 +120,11 @@ class Trigger(Protocol):
         """Return stamped copies of `x`, same shape, in [0, 1]."""
         ...
 
-    def scrambled(self, rng: Generator, /) -> Trigger:
+    def shuffled(self, rng: Generator, /) -> Trigger:
         """A control of the same size: the same changes at shuffled places."""
         ...
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """What to show: pattern `(C, H, W)` in [0, 1] and strength `(1, H, W)` in [0, 1]."""
         ...
 
@@ -136,12 +136,12 @@ class Goal:
     target: int
     source: int | None = None
 
-    def meant(self, labels: Labels) -> Tensor:
+    def applies_to(self, labels: Labels) -> Tensor:
         """Return which images of these labels are to be sent to the target, `(N,)` bool.
 
         Example:
             >>> import torch
-            >>> Goal(1).meant(torch.tensor([0, 1, 2])).tolist()
+            >>> Goal(1).applies_to(torch.tensor([0, 1, 2])).tolist()
             [True, False, True]
         """
         return labels != self.target if self.source is None else labels == self.source
@@ -198,8 +198,8 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
-    """How every arm of a hunt did in its last round; all tensors `(A,)`.
+class Progress:
+    """How every arm of an inversion did in its last round; all tensors `(A,)`.
 
     Attributes:
         rounds: Rounds that the arm was given, int64.
@@ -216,7 +216,7 @@ class Standing:
     turned: Tensor
 
 
-class Hunt(Protocol):
+class Inversion(Protocol):
     """A running inversion with one arm a goal."""
 
     def step(self, arms: Tensor, /) -> None:
@@ -224,12 +224,12 @@ class Hunt(Protocol):
         ...
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         """Which arms need no further round, `(A,)` bool."""
         ...
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         """How every arm did in its last round."""
         ...
 
@@ -239,7 +239,7 @@ class Hunt(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the hunt goes on from, by name."""
+        """Everything that the inversion goes on from, by name."""
         ...
 
     def restore(self, state: Mapping[str, Tensor], /) -> None:
@@ -254,7 +254,7 @@ class Hunt(Protocol):
 
 @runtime_checkable
 class WithStart(Protocol):
-    """A hunt with work to do before its first round, such as a sweep of whole images."""
+    """An inversion with work to do before its first round, such as a sweep of whole images."""
 
     def start(self) -> Iterator[str]:
         """Do what is left of it in portions; say after each how far it is, in words."""
@@ -266,8 +266,8 @@ class Inverter(Protocol):
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
-        """Return a hunt over `goals` that nobody has stepped yet."""
+    ) -> Inversion:
+        """Return an inversion over `goals` that nobody has stepped yet."""
         ...
 
 
@@ -291,12 +291,12 @@ class Confirmation:
     Attributes:
         asr: Share of unseen images that the trigger sends to the goal.
         control: The same for random triggers of the same footprint.
-        drift: The same with no trigger at all: how often clean images land there anyway.
+        no_trigger: The same with no trigger at all: how often clean images land there anyway.
     """
 
     asr: Rate
     control: Rate
-    drift: Rate
+    no_trigger: Rate
 
 
 @dataclass(frozen=True)
@@ -433,7 +433,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Intake:
+class Preparation:
     """The clean images and the sanity of the model on them.
 
     Attributes:
@@ -495,7 +495,7 @@ class Report:
         label: The verdict on the file.
         reason: One or two sentences in words that say why.
         origin: The file and how it was opened.
-        intake: Images, normalization and sanity; None if the scan never got that far.
+        preparation: Images, normalization and sanity; None if the scan never got that far.
         verdicts: One a detector.
         checks: Findings that are not a detector's: sanity, file safety.
         not_covered: What was not looked for.
@@ -507,7 +507,7 @@ class Report:
     label: Label
     reason: str
     origin: Origin
-    intake: Intake | None
+    preparation: Preparation | None
     verdicts: tuple[Verdict, ...]
     checks: tuple[Finding, ...]
     not_covered: tuple[str, ...]

@@ -34,7 +34,7 @@ from gifthorse.data.gallery import (
 
 
 @dataclass(frozen=True)
-class Entry:
+class ImageEntry:
     """A file that may be an image: where it is, its name to show, its label or -1."""
 
     path: Path
@@ -43,7 +43,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderContents:
     """What a folder holds before any image is opened.
 
     Attributes:
@@ -57,7 +57,7 @@ class Found:
 
     source: str
     labels_from: LabelsFrom
-    entries: tuple[Entry, ...]
+    entries: tuple[ImageEntry, ...]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -86,7 +86,9 @@ def shown(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def sort_out(files: Sequence[Path], root: Path, label: int = -1) -> tuple[list[Entry], list[str]]:
+def sort_out(
+    files: Sequence[Path], root: Path, label: int = -1
+) -> tuple[list[ImageEntry], list[str]]:
     """Tell files that may be images from those whose names say that they are none."""
     entries, skipped = [], []
     for path in files:
@@ -94,13 +96,13 @@ def sort_out(files: Sequence[Path], root: Path, label: int = -1) -> tuple[list[E
         if any(part.startswith(".") for part in PurePosixPath(name).parts):
             skipped.append(f"{shown(name)} is hidden")
         elif path.suffix.lower() in image_suffixes() | {""}:
-            entries.append(Entry(path, name, label))
+            entries.append(ImageEntry(path, name, label))
         else:
             skipped.append(f"{shown(name)} is not an image")
     return entries, skipped
 
 
-def gather(found: Found, wanted: Wanted) -> Gallery:
+def gather(found: FolderContents, wanted: Wanted) -> Gallery:
     """Decode the files, leave out what cannot be used and exact duplicates, and say so.
 
     Raises:
@@ -136,8 +138,8 @@ def gather(found: Found, wanted: Wanted) -> Gallery:
 
 
 def _decode_all(
-    entries: Sequence[Entry], wanted: Wanted
-) -> tuple[list[Entry], list[Decoded], list[str]]:
+    entries: Sequence[ImageEntry], wanted: Wanted
+) -> tuple[list[ImageEntry], list[Decoded], list[str]]:
     good, decoded, bad = [], [], []
     for entry in entries:
         try:

@@ -12,7 +12,7 @@ import numpy as np
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.data.archive import Array, arrays, peek
 from gifthorse.data.decode import MOST_SIDE, as_pixels, conform
-from gifthorse.data.files import Entry, Found, distinct, gather, shown, sort_out, walk
+from gifthorse.data.files import FolderContents, ImageEntry, distinct, gather, shown, sort_out, walk
 from gifthorse.data.gallery import (
     Gallery,
     Wanted,
@@ -114,7 +114,7 @@ def read_folders(source: str, wanted: Wanted) -> Gallery:
     notes = [note]
     if wanted.classes is not None and len(names) < wanted.classes:
         notes.append(f"class folders for {len(names):,} of the model's {wanted.classes:,} classes")
-    entries: list[Entry] = []
+    entries: list[ImageEntry] = []
     skipped = [f"{shown(name)}/ is not a class folder" for name in hidden]
     skipped += [
         f"{shown(path.name)} is in no class folder"
@@ -125,7 +125,7 @@ def read_folders(source: str, wanted: Wanted) -> Gallery:
         good, bad = sort_out(walk(root / name), root, number)
         entries += good
         skipped += bad
-    found = Found(
+    found = FolderContents(
         source, "folders", tuple(entries), class_names, tuple(notes), skipped=tuple(skipped)
     )
     return gather(found, wanted)
@@ -134,7 +134,7 @@ def read_folders(source: str, wanted: Wanted) -> Gallery:
 def read_flat(source: str, wanted: Wanted) -> Gallery:
     """Read a folder of images without labels: all are -1 until a model has labeled them."""
     entries, skipped = sort_out(walk(Path(source)), Path(source))
-    return gather(Found(source, "model", tuple(entries), skipped=tuple(skipped)), wanted)
+    return gather(FolderContents(source, "model", tuple(entries), skipped=tuple(skipped)), wanted)
 
 
 def read_table(source: str, wanted: Wanted) -> Gallery:
@@ -144,17 +144,17 @@ def read_table(source: str, wanted: Wanted) -> Gallery:
     root = table.parent
     rows = load_table(table)
     numbers, class_names, note = number_labels(label for _, label in rows if label)
-    entries: list[Entry] = []
+    entries: list[ImageEntry] = []
     skipped: list[str] = []
     for file, label in rows:
         if reason := _unfit(file, label):
             skipped.append(f"{shown(file)} {reason}")
         else:
-            entries.append(Entry(root / file, file, numbers[label]))
+            entries.append(ImageEntry(root / file, file, numbers[label]))
     named = {entry.path for entry in entries}
     others = [e for e in sort_out(walk(root), root)[0] if e.path not in named]
     skipped += [f"{shown(e.name)} is not in {table.name}" for e in others]
-    found = Found(source, "file", tuple(entries), class_names, (note,), tuple(skipped))
+    found = FolderContents(source, "file", tuple(entries), class_names, (note,), tuple(skipped))
     return gather(found, wanted)
 
 

@@ -19,27 +19,29 @@ from gifthorse.inversion import (
     PixelBackdoor,
     Tabor,
 )
-from gifthorse.search import Halving, Pace, Probe
+from gifthorse.search import PatchInit, SearchConfig, SuccessiveHalving
 
 # K-Arm's own controller, and no stop but the scheduler's.
-_K_ARM = NeuralCleanse(settle=2, wait=5, up=1.5, fall=1.0, pace=Pace(bar=0.99))
+_K_ARM = NeuralCleanse(
+    warmup=2, patience=5, up=1.5, fall=1.0, config=SearchConfig(success_threshold=0.99)
+)
 
 DETECTORS: dict[str, Detector] = {
     "abs": Inspector(ABS(), every=False),
-    "carve": Inspector(Carve(probe=Probe())),
+    "carve": Inspector(Carve(probe=PatchInit())),
     "deep_inspect": Inspector(DeepInspect()),
     "dltnd": DLTND(),
     "gangsweep": GangSweep(),
     "k_arm": KArmScan(_K_ARM),
-    "k_arm_pixel": KArmScan(PixelBackdoor(pace=Pace(bar=0.99))),
+    "k_arm_pixel": KArmScan(PixelBackdoor(config=SearchConfig(success_threshold=0.99))),
     "mm_bd": MMBD(),
     "neural_cleanse": Inspector(NeuralCleanse()),
     "neural_cleanse_quick": Inspector(
-        NeuralCleanse(settle=0, initial=0.01, wait=3, up=1.5, pace=QUICK, probe=Probe())
+        NeuralCleanse(warmup=0, initial=0.01, patience=3, up=1.5, config=QUICK, probe=PatchInit())
     ),
     "neuron_inspect": NeuronInspect(),
     "pixel": Inspector(PixelBackdoor()),
-    "pixel_halving": Inspector(PIXEL_QUICK, turns=Halving(first=30, second=45)),
+    "pixel_halving": Inspector(PIXEL_QUICK, scheduler=SuccessiveHalving(first=30, second=45)),
     "pixel_quick": Inspector(PIXEL_QUICK),
     "tabor": Inspector(Tabor()),
     "usb": Inspector(USB()),

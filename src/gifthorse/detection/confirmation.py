@@ -104,11 +104,11 @@ def confirm(
     """
     x, y = whole(unseen)
     run.charge(len(x) * (controls + 2) / 2)
-    shuffled = [predict(subject, trigger.scrambled(rng)(x)).argmax(1) for _ in range(controls)]
+    shuffled = [predict(subject, trigger.shuffled(rng)(x)).argmax(1) for _ in range(controls)]
     return Confirmation(
         asr=asr(predict(subject, trigger(x)).argmax(1), y, goal),
         control=asr(torch.cat(shuffled), y.repeat(controls), goal),
-        drift=asr(predict(subject, x).argmax(1), y, goal),
+        no_trigger=asr(predict(subject, x).argmax(1), y, goal),
     )
 
 
@@ -121,12 +121,12 @@ def evidence(
     saved has none.
     """
     x, y = whole(unseen)
-    keep = goal.meant(y).nonzero().flatten()
+    keep = goal.applies_to(y).nonzero().flatten()
     chosen = keep[torch.linspace(0, max(0, len(keep) - 1), min(count, len(keep))).long()]
     before = x[chosen]
     after = trigger(before)
     run.charge(len(chosen))
-    pattern, mask = trigger.picture()
+    pattern, mask = trigger.render()
     shown: dict[str, Tensor | float] = {
         "pattern": pattern,
         "mask": mask,

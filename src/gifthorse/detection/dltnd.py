@@ -80,13 +80,13 @@ class Veil:
         """Return stamped copies of `(..., C, H, W)` images."""
         return torch.lerp(x, self.pattern.to(x.device), self.mask.to(x.device))
 
-    def scrambled(self, rng: Generator, /) -> Veil:
+    def shuffled(self, rng: Generator, /) -> Veil:
         """Return the same opacities and colors at shuffled pixels."""
         order = torch.randperm(self.mask[0].numel(), generator=rng).to(self.mask.device)
         pattern, mask = (p.flatten(1)[:, order].view_as(p) for p in (self.pattern, self.mask))
         return Veil(pattern, mask)
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return the pattern and the largest opacity of any channel."""
         return self.pattern, self.mask.amax(0, keepdim=True)
 
@@ -139,7 +139,7 @@ class DLTND:
         outputs: Cosines of `logits` (the code), or of `features` that the last linear layer reads
             (logits where there is none).
         each: Most images of a class that are searched with.
-        chunk: Most images in one forward; labels beyond it take turns.
+        max_batch: Most images in one forward; labels beyond it take turns.
         proof: What it takes to call a suspected class backdoored.
 
     Source: Wang et al., Practical Detection of Trojan Neural Networks: Data-Limited and Data-Free
@@ -166,7 +166,7 @@ class DLTND:
     ratio: Annotated[float, NotNegative] = 0.45
     outputs: Literal["logits", "features"] = "logits"
     each: Annotated[int, AtLeast(1)] = 5
-    chunk: Annotated[int, AtLeast(1)] = 512
+    max_batch: Annotated[int, AtLeast(1)] = 512
     proof: Proof = Proof()
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
@@ -185,7 +185,7 @@ class DLTND:
         if len(y.unique()) < 2:
             raise NotApplicable("DLTND needs images of two or more classes: add other classes")
         parts = []
-        for group in torch.arange(subject.classes).split(max(1, self.chunk // len(x))):
+        for group in torch.arange(subject.classes).split(max(1, self.max_batch // len(x))):
             k = group.to(y.device)[:, None].expand(-1, len(y))
             label = y.expand_as(k)
             leave = _Contest(net, x, label, torch.where(label == k, -1.0, 1.0))

@@ -18,7 +18,7 @@ from gifthorse.core.types import Batch, Candidate, Goal, Images, Samples, Subjec
 from gifthorse.data.samples import near, whole
 from gifthorse.detection.confirmation import Proof
 from gifthorse.detection.scored import paced, penultimate, verdict
-from gifthorse.detection.statistics import depth
+from gifthorse.detection.statistics import log_anomaly_index
 from gifthorse.detection.verdict import Scores
 from gifthorse.models.folding import frozen
 from gifthorse.training import Player, descend, predict
@@ -62,7 +62,8 @@ class GangSweep:
         allowance: L1 norm of a mask a pixel that costs nothing.
         ridge: Added to tr cov, as a share of the trace for the images themselves; a nearly linear
             net has a tr cov of almost nothing for every class, which says nothing.
-        bar: Least success of the mean mask on the search images; below, a class is no suspect.
+        success_threshold: Least success of the mean mask on the search images; below, a class is no
+            suspect.
         threshold: Robust deviations below the median (log scale) where suspicion starts.
         proof: What it takes to call a suspected class backdoored.
 
@@ -80,7 +81,7 @@ class GangSweep:
     weight: Annotated[float, NotNegative] = 0.05
     allowance: Annotated[float, NotNegative] = 0.1
     ridge: Annotated[float, NotNegative] = 0.01
-    bar: Annotated[float, Share] = 0.6
+    success_threshold: Annotated[float, Share] = 0.6
     threshold: float = 2.0
     proof: Proof = Proof()
 
@@ -116,7 +117,9 @@ class GangSweep:
             mean, asr, ratio, cosine = seen
             size = mean.abs().amax(0).sum().item()
             trigger = Additive(mean)
-            best.append(Candidate(Goal(k), trigger, size, asr, self.epochs, asr >= self.bar))
+            best.append(
+                Candidate(Goal(k), trigger, size, asr, self.epochs, asr >= self.success_threshold)
+            )
             ratios.append(ratio)
             alike.append(cosine)
         return self._scores(net, best, torch.tensor(ratios), torch.tensor(alike))
@@ -172,7 +175,9 @@ class GangSweep:
     ) -> Scores:
         ratios = ratios.double().cpu()
         feasible = torch.tensor([c.feasible for c in best])
-        each = depth(ratios / ratios.min()) * feasible  # from 1 up, where `depth` clips nothing
+        each = (
+            log_anomaly_index(ratios / ratios.min()) * feasible
+        )  # from 1 up, where `depth` clips nothing
         k = int(each.argmax())
         figures = {
             "depth": each.max().item(),

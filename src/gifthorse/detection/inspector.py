@@ -19,7 +19,7 @@ from gifthorse.core.types import (
     Candidate,
     Finding,
     Goal,
-    Hunt,
+    Inversion,
     Inverter,
     Samples,
     Subject,
@@ -28,9 +28,9 @@ from gifthorse.core.types import (
 from gifthorse.data.samples import split, whole
 from gifthorse.detection.confirmation import MOST, Confirmer, Proof, Suspect
 from gifthorse.detection.sentences import Smaller
-from gifthorse.detection.statistics import anomaly_index, depth
+from gifthorse.detection.statistics import anomaly_index, log_anomaly_index
 from gifthorse.detection.verdict import Work
-from gifthorse.search import Exhaustive, Turns, finish
+from gifthorse.search import Exhaustive, Scheduler, finish
 
 
 @method
@@ -43,7 +43,7 @@ class Inspector:
 
     Attributes:
         inverter: What finds the smallest trigger of each class.
-        turns: In which order classes are searched.
+        scheduler: In which order classes are searched.
         threshold: Depth (robust deviations below the median, log scale) where suspicion starts.
         proof: What it takes to call a suspected class backdoored.
         diffuse: A trigger over more than this share of the image counts as not found yet.
@@ -59,7 +59,7 @@ class Inspector:
     """
 
     inverter: Inverter
-    turns: Turns = Exhaustive()
+    scheduler: Scheduler = Exhaustive()
     threshold: float = 3.0
     proof: Proof = field(default=Proof())
     diffuse: Annotated[float, Share] = 0.25
@@ -77,11 +77,11 @@ class Inspector:
         """
         work, kept = Work(run), run.keyed(self, subject, clean, rng)
         search, unseen = split(clean, self.proof.share, spawn(rng))
-        hunt = self.inverter(subject, search, self._goals(subject, search, unseen), spawn(rng))
-        stopped = finish(hunt, self.turns, kept, longest=self._longest())
-        best = hunt.best
+        inversion = self.inverter(subject, search, self._goals(subject, search, unseen), spawn(rng))
+        stopped = finish(inversion, self.scheduler, kept, longest=self._longest())
+        best = inversion.best
         confirmer = Confirmer(subject, unseen, self.proof, spawn(rng), run)
-        depths, findings = self._judge(confirmer, hunt, stopped)
+        depths, findings = self._judge(confirmer, inversion, stopped)
         arms = zip(best, depths.tolist(), strict=True)
         return work.verdict(
             self,
@@ -94,18 +94,18 @@ class Inspector:
         )
 
     def _judge(
-        self, confirmer: Confirmer, hunt: Hunt, stopped: str
+        self, confirmer: Confirmer, inversion: Inversion, stopped: str
     ) -> tuple[Tensor, list[Finding]]:
         """Return how far every goal stands out, and what is to be said of that.
 
         A class that is alone with its trigger, where most have none worth the name, may be the
         first that a search with too few rounds came to: nothing is critical then.
         """
-        best = hunt.best
+        best = inversion.best
         sizes = torch.tensor([c.size for c in best])
-        depths = depth(sizes)
+        depths = log_anomaly_index(sizes)
         # Arms that were paused for good have upper bounds, which only overstate an outlier.
-        done = [c for c, settled in zip(best, hunt.settled.tolist(), strict=True) if settled]
+        done = [c for c, ended in zip(best, inversion.done.tolist(), strict=True) if ended]
         asked = best if stopped else done or best
         large = self._large(confirmer.subject, asked, self.diffuse)
         if stopped and 2 * large >= len(asked):
@@ -151,8 +151,10 @@ class Inspector:
         return goals
 
     def _longest(self) -> int:
-        paces = (getattr(self.inverter, name, None) for name in ("soft", "pace"))  # carve has two
-        return sum(int(pace.rounds) for pace in paces if pace is not None)
+        configs = (
+            getattr(self.inverter, name, None) for name in ("soft", "config")
+        )  # carve has two
+        return sum(int(config.rounds) for config in configs if config is not None)
 
     def _large(self, subject: Subject, best: Sequence[Candidate], share: float) -> int:
         """Return how many goals have no trigger yet, or one over more than a share of the image."""
@@ -187,6 +189,6 @@ def _unfinished(best: Sequence[Candidate], stopped: str) -> Finding:
 def _short(large: int, asked: int) -> Finding:
     message = (
         f"The search found no small trigger for {large} of {asked} classes in the rounds "
-        "it had, so none stands out for sure: give it more rounds (inverter.pace.rounds)."
+        "it had, so none stands out for sure: give it more rounds (inverter.config.rounds)."
     )
     return Finding("IN005", "HIGH", float(large), message)

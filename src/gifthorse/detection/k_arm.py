@@ -44,7 +44,7 @@ class KArmScan:
 
     Attributes:
         inverter: What finds the smallest trigger of a goal.
-        turns: How the goals share the rounds; its mode is set by the screening.
+        scheduler: How the goals share the rounds; its mode is set by the screening.
         screening: Whether clean images choose the goals; without it every class is one.
         proof: What it takes to call a suspected class backdoored.
         top: Share of the classes that count as high ranks; two classes count for 8 or fewer.
@@ -70,7 +70,7 @@ class KArmScan:
     """
 
     inverter: Inverter
-    turns: KArm = KArm()
+    scheduler: KArm = KArm()
     screening: bool = True
     proof: Proof = Proof()
     top: Annotated[float, Share] = 0.25
@@ -208,7 +208,9 @@ class _Case:
         findings: list[Finding] = []
         if goals and not self.stopped:
             # Two classes without a source: one that never succeeds must not hold up the other.
-            mode = replace(self.rules.turns, mode="pair" if len(goals) > 1 or pairs else "global")
+            mode = replace(
+                self.rules.scheduler, mode="pair" if len(goals) > 1 or pairs else "global"
+            )
             self.best = self._run(goals, mode, "search")
             smallest = min(self.best, key=lambda c: (not c.feasible, c.size))
             findings += self._judge(smallest)
@@ -220,10 +222,10 @@ class _Case:
             findings.append(unfinished(how))
         return findings
 
-    def _run(self, goals: Sequence[Goal], turns: KArm, name: str) -> tuple[Candidate, ...]:
-        hunt = self.rules.inverter(self.subject, self.search, goals, spawn(self.rng))
-        self.stopped = finish(hunt, turns, self.run.checkpoint(name))
-        return hunt.best
+    def _run(self, goals: Sequence[Goal], scheduler: KArm, name: str) -> tuple[Candidate, ...]:
+        inversion = self.rules.inverter(self.subject, self.search, goals, spawn(self.rng))
+        self.stopped = finish(inversion, scheduler, self.run.checkpoint(name))
+        return inversion.best
 
     def _judge(self, found: Candidate) -> list[Finding]:
         """Hold the smallest trigger against the bound, its reverse, and unseen images."""
@@ -253,8 +255,8 @@ class _Case:
             return math.inf
         if self.stopped or target not in whole(self.search)[1]:
             return math.nan
-        turns = replace(self.rules.turns, mode="back", rounds=found.rounds)
-        (back,) = self._run([Goal(source, target)], turns, "back")
+        scheduler = replace(self.rules.scheduler, mode="back", rounds=found.rounds)
+        (back,) = self._run([Goal(source, target)], scheduler, "back")
         # A search that was cut short only has an upper bound of the reversed size.
         return math.nan if self.stopped else back.size / max(found.size, 0.1)
 

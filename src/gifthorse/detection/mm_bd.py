@@ -55,7 +55,7 @@ class MMBD:
         floor: Least spread of the fitted distribution, as a share of its mean; guards near-equal
             margins.
         least: Fewest classes for a verdict.
-        chunk: Images in one run through the net; fewer take less memory.
+        max_batch: Images in one run through the net; fewer take less memory.
 
     Source: Wang et al., MM-BD, IEEE S&P 2024, and its released code univ_bd.py (exponent K).
     Differs: momentum acts (the code makes a new optimizer every step); pixels are put back into
@@ -73,7 +73,7 @@ class MMBD:
     significance: Annotated[float, OpenShare] = 0.05
     floor: Annotated[float, NotNegative] = 0.05
     least: Annotated[int, AtLeast(1)] = 4
-    chunk: Annotated[int, AtLeast(1)] = 300
+    max_batch: Annotated[int, AtLeast(1)] = 300
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on all classes; the images have no part in it."""
@@ -104,7 +104,9 @@ class MMBD:
         net, noise = frozen(subject.net), spawn(rng)
         device = next(chain(net.parameters(), net.buffers()), torch.empty(0)).device
         found = torch.full((subject.classes,), -math.inf, device=device)
-        groups = torch.arange(len(found), device=device).split(max(1, self.chunk // self.starts))
+        groups = torch.arange(len(found), device=device).split(
+            max(1, self.max_batch // self.starts)
+        )
         for done, group in enumerate(groups):
             x = torch.rand(len(group) * self.starts, *subject.shape, generator=noise).to(device)
             found[group], stopped = self._ascend(net, x, group, run, (done, len(groups)))
@@ -130,7 +132,7 @@ class MMBD:
             run.charge(len(x))
             words = f"classes {int(group[0])} to {int(group[-1])}"
             run.report(done * self.steps + step, total * self.steps, words)
-            last = step == self.steps or climb.settled(self.tolerance)
+            last = step == self.steps or climb.done(self.tolerance)
             stopped = "" if last and done + 1 == total else run.stop_reason
             if last or stopped:
                 return climb.best, stopped
@@ -220,7 +222,7 @@ class _Climb:
         self.last, self.total = self.total, each.detach().sum(1)
         return -each.sum()
 
-    def settled(self, tolerance: float) -> bool:
+    def done(self, tolerance: float) -> bool:
         """Whether the margins of every class have all but stopped to change."""
         return bool(((self.total - self.last).abs() < tolerance * self.last.abs()).all())
 

@@ -41,7 +41,7 @@ class NeuronInspect:
         floor: Least deviation of a feature, and of the score in mode `zoo`, as a share of the
             median.
         least: Least deviation of the score in mode `normalized`, in deviations of one feature.
-        chunk: Images in one run through the net; fewer take less memory.
+        max_batch: Images in one run through the net; fewer take less memory.
 
     Source: Huang et al., NeuronInspect, 2019 (arXiv 1911.07399); weights of TrojanZoo, Table 21.
     Differs: clean images for all features (TrojanZoo stamps the true trigger); persistence is the
@@ -60,7 +60,7 @@ class NeuronInspect:
     threshold: float = 2.0
     floor: Annotated[float, NotNegative] = 0.05
     least: Annotated[float, NotNegative] = 1.0
-    chunk: Annotated[int, AtLeast(1)] = 64
+    max_batch: Annotated[int, AtLeast(1)] = 64
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict on all classes."""
@@ -94,7 +94,7 @@ class NeuronInspect:
         order = torch.randperm(len(clean), generator=spawn(rng))[: self.images]
         sums, edges, active = [], [], torch.zeros(())
         seen, stopped = 0, ""
-        for index in order.split(self.chunk):
+        for index in order.split(self.max_batch):
             maps = saliency(net, images[index][0])  # (b, K, H, W)
             sums.append(maps.sum((2, 3)))
             edges.append(laplacian(maps).abs().sum((2, 3)))

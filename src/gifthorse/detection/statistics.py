@@ -38,7 +38,7 @@ def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:
     return ((middle - sizes) / mad(sizes, max(1e-12, (floor * middle).item()))).clamp(min=0)
 
 
-def depth(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
+def log_anomaly_index(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
     """Return how many robust deviations each size lies below the median, on a log scale.
 
     Sizes are positive and skewed; on the plain scale no class can lie further below the median

@@ -17,7 +17,7 @@ from gifthorse.data.samples import batches, near
 from gifthorse.filtering.scoring import CHUNK, Asked
 from gifthorse.filtering.strip import STRIP, entropy
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Turns, found
+from gifthorse.search import Exhaustive, Scheduler, found
 
 log = logging.getLogger("gifthorse")
 
@@ -37,7 +37,7 @@ class Ensemble:
 
     Attributes:
         inverter: What finds the smallest trigger of each class.
-        turns: In which order classes are searched.
+        scheduler: In which order classes are searched.
         weights: Shares of the suspect in the mixtures, each in [0, 1].
         partners: Clean images that are stamped with the trigger found, drawn once.
 
@@ -48,7 +48,7 @@ class Ensemble:
     """
 
     inverter: Inverter = NeuralCleanse()
-    turns: Turns = Exhaustive()
+    scheduler: Scheduler = Exhaustive()
     weights: Weights = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     partners: Annotated[int, AtLeast(1)] = 8
 
@@ -83,8 +83,8 @@ class Ensemble:
         self, subject: Subject, clean: Samples, rng: Generator, run: Run
     ) -> Candidate | None:
         """Return the smallest trigger of any class that has one."""
-        hunt = self.inverter(subject, clean, [Goal(k) for k in range(subject.classes)], rng)
-        best = found(hunt, self.turns, run, "not all images were scored")
+        inversion = self.inverter(subject, clean, [Goal(k) for k in range(subject.classes)], rng)
+        best = found(inversion, self.scheduler, run, "not all images were scored")
         return min((c for c in best if c.feasible), key=lambda c: c.size, default=None)
 
     def _spreads(self, asked: Asked, suspects: Samples, rivals: Images) -> Tensor:

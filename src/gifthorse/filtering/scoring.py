@@ -206,7 +206,7 @@ def pairs(clean: Labels, stamped: Labels, labels: Labels, goal: Goal) -> Tensor:
 
     Source: TrojanZoo's `InputFiltering.get_test_data`. Differs: leaves out the target class.
     """
-    return goal.meant(labels) & (clean == labels) & (stamped == goal.target)
+    return goal.applies_to(labels) & (clean == labels) & (stamped == goal.target)
 
 
 def refused(predicted: Labels, flagged: Tensor) -> Labels:

@@ -13,7 +13,7 @@ from gifthorse.inversion.pixel import PixelBackdoor
 from gifthorse.inversion.tabor import Tabor
 from gifthorse.inversion.uap import UAP
 from gifthorse.inversion.usb import USB
-from gifthorse.search import Pace, Probe
+from gifthorse.search import PatchInit, SearchConfig
 
 INVERTERS: dict[str, Inverter] = {
     "abs": ABS(),
@@ -24,10 +24,17 @@ INVERTERS: dict[str, Inverter] = {
     # The released GTSRB example; the baseline that PixelBackdoor compares with; TrojanZoo's.
     "neural_cleanse": NeuralCleanse(),
     "neural_cleanse_baseline": NeuralCleanse(
-        settle=0, wait=10, up=1.5, jitter=0.01, pace=Pace(bar=0.9, rounds=1000)
+        warmup=0,
+        patience=10,
+        up=1.5,
+        jitter=0.01,
+        config=SearchConfig(success_threshold=0.9, rounds=1000),
     ),
     "neural_cleanse_zoo": NeuralCleanse(
-        settle=0, wait=10, up=1.5, pace=Pace(batch=96, bar=0.99, rounds=10, schedule="cosine")
+        warmup=0,
+        patience=10,
+        up=1.5,
+        config=SearchConfig(batch=96, success_threshold=0.99, rounds=10, schedule="cosine"),
     ),
     "pixel": PixelBackdoor(),
     "pixel_clip": PixelBackdoor(mode="clip"),
@@ -42,18 +49,20 @@ INVERTERS: dict[str, Inverter] = {
 # start may never meet a small trigger. Pixels heed failed tests: truncated, they fail more often
 # than the batches before them, and an arm may hover below the bar until it settles, large. Masks
 # lose nothing by being cut, and do not. docs/performance.md has what that costs and gains.
-QUICK = Pace(
-    images=100,
+QUICK = SearchConfig(
+    max_images=100,
     batch=16,
-    bar=0.9,
+    success_threshold=0.9,
     steps=2,
     rounds=100,
-    least=60,
+    min_rounds=60,
     patience=20,
-    notch=0.05,
+    min_improvement=0.05,
     bf16=True,
 )
-PIXEL_QUICK = PixelBackdoor(initial=0.02, wait=3, pace=replace(QUICK, heed=5), probe=Probe())
+PIXEL_QUICK = PixelBackdoor(
+    initial=0.02, patience=3, config=replace(QUICK, failed_test_patience=5), probe=PatchInit()
+)
 
 __all__ = [
     "ABS",

@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
-from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+from gifthorse.core.types import Candidate, Goal, Inversion, Progress, Samples, Subject
 from gifthorse.data.samples import near, whole
-from gifthorse.inversion.stimulation import Suspect, few, stimulate
+from gifthorse.inversion.stimulation import SuspectNeuron, few, stimulate
 from gifthorse.models.folding import frozen
-from gifthorse.search import Adaptive, MaskPattern, Pace, Problem, Search
+from gifthorse.search import CostController, MaskPattern, Objective, Search, SearchConfig
 from gifthorse.search.losses import Activation, StepwiseSize
 from gifthorse.search.start import under
 
@@ -41,7 +41,8 @@ class ABS:
         limit: Pixels that a trigger may have before its size is punished.
         factor: Above `limit` times this it is punished harder.
         weights: The weights of size up to the limit, above it, and above `limit * factor`.
-        pace: Steps of the inversion; `bar` is the success (REASR) that a trigger must reach.
+        config: Steps of the inversion; `success_threshold` is the success (REASR) that a trigger
+            must reach.
 
     Source: Liu et al., ABS, CCS 2019, as in TrojanZoo (Table 21 and released code). Differs: the
     suspects of largest margin are kept (the code's sort keeps the smallest); of a class's triggers
@@ -59,11 +60,11 @@ class ABS:
     limit: Annotated[int, NotNegative] = 16
     factor: Annotated[float, NotNegative] = 1.2
     weights: tuple[float, float, float] = (0.01, 500.0, 1000.0)
-    pace: Pace = Pace(
+    config: SearchConfig = SearchConfig(
         batch=50,
-        bar=0.88,
+        success_threshold=0.88,
         steps=10,
-        floor=10,
+        min_steps=10,
         rounds=100,
         schedule="cosine",
         loss="none",
@@ -72,9 +73,9 @@ class ABS:
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
-        """Return a hunt with one arm a goal; its start is the stimulation."""
-        return Suspicion(self, subject, clean, goals, rng)
+    ) -> Inversion:
+        """Return an inversion with one arm a goal; its start is the stimulation."""
+        return ABSInversion(self, subject, clean, goals, rng)
 
     def named(self, net: nn.Module) -> list[str]:
         """Return the names of the layers to stimulate in a frozen net."""
@@ -86,7 +87,7 @@ class ABS:
         return [known[i] for i in places.unique().tolist()]
 
 
-class Suspicion:
+class ABSInversion:
     """One search a layer, one arm in it a suspect neuron; to the outside, one arm a goal.
 
     Attributes:
@@ -98,7 +99,7 @@ class Suspicion:
     ) -> None:
         self.method, self.goals, self.subject = method, tuple(goals), subject
         self.clean, self._rng, self._stimulated = clean, rng, 0.0
-        self.suspects: dict[str, list[Suspect]] = {}
+        self.suspects: dict[str, list[SuspectNeuron]] = {}
         self._searches: list[tuple[Search, Tensor]] = []  # a search, and the goal of each arm
         self._rounds = torch.zeros(len(goals), dtype=torch.int64)
         self._net = frozen(subject.net, fold=False)
@@ -116,7 +117,7 @@ class Suspicion:
             self._open(layer, found[: m.keep])
             yield f"{len(self.suspects)} of {len(self._layers)} layers stimulated"
 
-    def _open(self, layer: str, suspects: list[Suspect]) -> None:
+    def _open(self, layer: str, suspects: list[SuspectNeuron]) -> None:
         """Set up the search for the suspects of a layer whose class is a goal."""
         m, self.suspects[layer] = self.method, suspects
         pairs = [
@@ -132,10 +133,10 @@ class Suspicion:
             (1.0, Activation(neurons, m.others)),
             (1.0, StepwiseSize(m.limit, m.factor, m.weights)),
         )
-        cost = Adaptive.fixed(len(places))
-        problem = Problem(MaskPattern(), cost, terms=terms, layer=layer)
+        cost = CostController.fixed(len(places))
+        objective = Objective(MaskPattern(), cost, terms=terms, layer=layer)
         goals = [self.goals[i] for i in places.tolist()]
-        search = Search(self.subject, self.clean, goals, self._rng, problem, m.pace)
+        search = Search(self.subject, self.clean, goals, self._rng, objective, m.config)
         self._searches.append((search, places))
 
     def step(self, arms: Tensor, /) -> None:
@@ -143,31 +144,31 @@ class Suspicion:
         for _ in self.start():
             pass
         for search, places in self._searches:
-            rows = (torch.isin(places, arms) & ~search.settled).nonzero().flatten()
+            rows = (torch.isin(places, arms) & ~search.done).nonzero().flatten()
             if len(rows):
                 search.step(rows)
         self._rounds[arms] += 1
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         """Which goals have no suspect that may still step, `(A,)` bool."""
         stimulated = len(self.suspects) == len(self._layers)
         done = torch.full((len(self.goals),), stimulated)
         for search, places in self._searches:
-            done[places[~search.settled]] = False
+            done[places[~search.done]] = False
         return done
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         """How the best suspect of every goal did in its last round."""
         success = torch.zeros(len(self.goals))
         penalty = torch.full_like(success, torch.inf)
         for search, places in self._searches:
-            success.scatter_reduce_(0, places, search.standing.success, "amax")
-            penalty.scatter_reduce_(0, places, search.standing.penalty, "amin")
+            success.scatter_reduce_(0, places, search.progress.success, "amax")
+            penalty.scatter_reduce_(0, places, search.progress.penalty, "amin")
         size = torch.tensor([c.size for c in self.best])
         turned = torch.ones(len(self.goals), dtype=torch.bool)
-        return Standing(self._rounds.clone(), success, penalty, size, turned)
+        return Progress(self._rounds.clone(), success, penalty, size, turned)
 
     @property
     def image_steps(self) -> float:
@@ -180,7 +181,7 @@ class Suspicion:
         most = self.method.limit * self.method.factor
         shape = self.subject.shape
         _, height, width = shape
-        nothing = MaskPattern().freeze((torch.zeros(1, height, width), torch.zeros(shape)))
+        nothing = MaskPattern().to_trigger((torch.zeros(1, height, width), torch.zeros(shape)))
         out = [
             Candidate(goal, nothing, float(height * width), 0.0, 0, feasible=False)
             for goal in self.goals
@@ -192,7 +193,7 @@ class Suspicion:
         return tuple(replace(c, rounds=int(r)) for c, r in zip(out, self._rounds, strict=True))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the hunt goes on from, by name."""
+        """Everything that the inversion goes on from, by name."""
         kept = {"rounds": self._rounds.clone(), "stimulated": torch.tensor(self._stimulated)}
         for i, found in enumerate(self.suspects.values()):
             rows = [(s.neuron, s.label, s.score) for s in found]
@@ -207,6 +208,6 @@ class Suspicion:
         for i, layer in enumerate(self._layers):
             if f"suspects.{i}" in state and layer not in self.suspects:
                 rows = state[f"suspects.{i}"].tolist()
-                self._open(layer, [Suspect(int(n), int(k), score) for n, k, score in rows])
+                self._open(layer, [SuspectNeuron(int(n), int(k), score) for n, k, score in rows])
         for i, (search, _) in enumerate(self._searches):
             search.restore(under(state, f"search.{i}."))

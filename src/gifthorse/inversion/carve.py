@@ -12,9 +12,16 @@ from torch import Generator, Tensor
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.tensors import STEP
-from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
-from gifthorse.search import Adaptive, Pace, Probe, Problem, Search, SignedPixels
-from gifthorse.search.objective import Mirroring
+from gifthorse.core.types import Candidate, Goal, Inversion, Progress, Samples, Subject
+from gifthorse.search import (
+    CostController,
+    Objective,
+    PatchInit,
+    Search,
+    SearchConfig,
+    SignedPixels,
+)
+from gifthorse.search.objective import RandomFlip
 from gifthorse.search.start import under
 
 FORM = SignedPixels("clip")
@@ -33,14 +40,14 @@ class Carve:
 
     Attributes:
         initial: Weight of the size in the first search.
-        wait: Rounds in a row before it moves.
+        patience: Rounds in a row before it moves.
         up: Factor by which it rises; it falls by `up ** 1.5`.
         soft: Steps and stopping of the first search.
         shrink: Share of the pixels that the set loses when the bar is met, at least one.
         turn: Share of the set that is exchanged in the first round.
         strength: Change that a pixel joins with, towards where the loss falls.
         mirror: Whether to fit on mirrored images as well (wrong for signs and digits).
-        pace: Steps and rounds on the set; `patience` rounds without a gain end it.
+        config: Steps and rounds on the set; `patience` rounds without a gain end it.
         probe: Where to start; None starts at random.
 
     Source: ours; the first search is Tao et al., PixelBackdoor, CVPR 2022, eqs. 3, 5 and 6, and the
@@ -48,28 +55,42 @@ class Carve:
     """
 
     initial: Annotated[float, NotNegative] = 0.05
-    wait: Annotated[int, AtLeast(1)] = 3
+    patience: Annotated[int, AtLeast(1)] = 3
     up: Annotated[float, Positive] = 1.5
-    soft: Pace = Pace(
-        batch=32, bar=0.9, steps=3, rounds=60, least=30, patience=10, notch=0.05, bf16=True
+    soft: SearchConfig = SearchConfig(
+        batch=32,
+        success_threshold=0.9,
+        steps=3,
+        rounds=60,
+        min_rounds=30,
+        patience=10,
+        min_improvement=0.05,
+        bf16=True,
     )
     shrink: Annotated[float, Share] = 0.06
     turn: Annotated[float, Share] = 0.15
     strength: Annotated[float, Share] = 0.5
     mirror: bool = False
-    pace: Pace = Pace(
-        batch=50, bar=0.9, steps=4, floor=4, rounds=80, patience=30, loss="prob", bf16=True
+    config: SearchConfig = SearchConfig(
+        batch=50,
+        success_threshold=0.9,
+        steps=4,
+        min_steps=4,
+        rounds=80,
+        patience=30,
+        loss="prob",
+        bf16=True,
     )
-    probe: Probe | None = None
+    probe: PatchInit | None = None
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
-        """Return a hunt over sets of pixels, one arm a goal."""
-        return Carving(self, subject, clean, goals, rng)
+    ) -> Inversion:
+        """Return an inversion over sets of pixels, one arm a goal."""
+        return CarveInversion(self, subject, clean, goals, rng)
 
 
-class Carving:
+class CarveInversion:
     """Two searches: arms begin in the soft one and move on to the fine one, each at its own time.
 
     Attributes:
@@ -87,11 +108,15 @@ class Carving:
         rng: Generator,
     ) -> None:
         self.method, arms = method, len(goals)
-        cost = Adaptive.rising(arms, method.initial, method.wait, method.up)
-        soft = Problem(FORM, cost, start=method.probe)
-        fine = Problem(FORM, Adaptive.fixed(arms), scene=Mirroring() if method.mirror else None)
+        cost = CostController.rising(arms, method.initial, method.patience, method.up)
+        soft = Objective(FORM, cost, init=method.probe)
+        fine = Objective(
+            FORM,
+            CostController.fixed(arms),
+            input_transform=RandomFlip() if method.mirror else None,
+        )
         self._soft = Search(subject, clean, goals, rng, soft, method.soft)
-        self._fine = Search(subject, clean, goals, rng, fine, method.pace)
+        self._fine = Search(subject, clean, goals, rng, fine, method.config)
         self.carving = torch.zeros(arms, dtype=torch.bool)
         self.wanted = torch.zeros(arms, dtype=torch.int64)
         self.missed = self.wanted.clone()
@@ -102,7 +127,7 @@ class Carving:
         soft, fine = arms[~moved], arms[moved]
         if len(soft):
             self._soft.step(soft)
-            ready = soft[self._soft.settled[soft] & self._soft.feasible.cpu()[soft]]
+            ready = soft[self._soft.done[soft] & self._soft.feasible.cpu()[soft]]
             if len(ready):
                 self._move_on(ready)
         if len(fine):
@@ -121,7 +146,7 @@ class Carving:
 
     def _shrink(self, arms: Tensor) -> None:
         """Ask for fewer pixels than the best trigger has, wherever that is not asked for yet."""
-        size = self._fine.standing.size[arms].long()
+        size = self._fine.progress.size[arms].long()
         gained = (size <= self.wanted[arms]) | (self.wanted[arms] == 0)
         fewer = torch.minimum(size - 1, (size * (1 - self.method.shrink)).round().long())
         self.wanted[arms] = torch.where(gained, fewer.clamp(min=1), self.wanted[arms])
@@ -151,26 +176,26 @@ class Carving:
 
     def _joining(self, arms: Tensor) -> Tensor:
         """Return how many pixels of each arm are exchanged in this round, `(a,)`."""
-        done = (self._fine.rounds.cpu()[arms] / self.method.pace.rounds).clamp(max=1)
+        done = (self._fine.rounds.cpu()[arms] / self.method.config.rounds).clamp(max=1)
         share = self.method.turn * (1 + torch.cos(math.pi * done)) / 2
         count = (share * self.wanted[arms]).round()
         stuck = (self.missed[arms] > 0) & (self.method.turn > 0)
         return torch.maximum(count, stuck.to(count)).long()
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         """Which arms have used their rounds, gain no more, or never had a trigger."""
-        tired = (self.missed >= self.method.pace.patience) & (self.method.pace.patience > 0)
-        fine = self._fine.standing
-        done = (fine.rounds >= self.method.pace.rounds) | tired | (fine.size <= 1)
-        never = self._soft.settled & ~self._soft.feasible.cpu()
+        tired = (self.missed >= self.method.config.patience) & (self.method.config.patience > 0)
+        fine = self._fine.progress
+        done = (fine.rounds >= self.method.config.rounds) | tired | (fine.size <= 1)
+        never = self._soft.done & ~self._soft.feasible.cpu()
         return torch.where(self.carving, done, never)
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         """How every arm did in its last round."""
-        a, b = self._soft.standing, self._fine.standing
-        return Standing(
+        a, b = self._soft.progress, self._fine.progress
+        return Progress(
             a.rounds + b.rounds,
             torch.where(self.carving, b.success, a.success),
             torch.where(self.carving, b.penalty, a.penalty),
@@ -186,13 +211,13 @@ class Carving:
     @property
     def best(self) -> tuple[Candidate, ...]:
         """The smallest trigger of each arm that met the bar."""
-        rounds = self.standing.rounds.tolist()
+        rounds = self.progress.rounds.tolist()
         found = zip(self._soft.best, self._fine.best, self.carving.tolist(), strict=True)
         chosen = (fine if moved else soft for soft, fine, moved in found)
         return tuple(replace(c, rounds=r) for c, r in zip(chosen, rounds, strict=True))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the hunt goes on from, by name."""
+        """Everything that the inversion goes on from, by name."""
         kept = {name: getattr(self, name).clone() for name in ("carving", "wanted", "missed")}
         for name, search in (("soft", self._soft), ("fine", self._fine)):
             kept |= {f"{name}.{key}": value for key, value in search.state().items()}

@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
-from gifthorse.core.types import Candidate, Goal, Hunt, Samples, Standing, Subject
+from gifthorse.core.types import Candidate, Goal, Inversion, Progress, Samples, Subject
 from gifthorse.data.samples import near, whole
-from gifthorse.search import Adaptive, Pace, Problem, Search
-from gifthorse.search.losses import Distance, Margin, Trial
+from gifthorse.search import CostController, Objective, Search, SearchConfig
+from gifthorse.search.losses import Distance, Margin, Step
 from gifthorse.search.parametrizations.opaque import Opaque
 
 
@@ -31,7 +31,7 @@ class CWL0:
         least: Pixels of importance up to this are dropped together.
         share: Otherwise at most this times the root of the number of live pixels, at least one.
         kappa: Margin beyond which a success is not pushed further.
-        pace: Steps, success bar and the most rounds (passes over the images).
+        config: Steps, success bar and the most rounds (passes over the images).
 
     Source: PixelBackdoor, sec. 3.2 and appendix A, eqs. 7 to 9; constants of Carlini and Wagner's
     released code. Differs: importance is the actual change times the size of its gradient, where
@@ -44,16 +44,18 @@ class CWL0:
     least: Annotated[float, NotNegative] = 0.01
     share: Annotated[float, Positive] = 0.3
     kappa: Annotated[float, NotNegative] = 0.0
-    pace: Pace = Pace(lr=0.01, betas=(0.9, 0.999), bar=0.9, rounds=1000)
+    config: SearchConfig = SearchConfig(
+        lr=0.01, betas=(0.9, 0.999), success_threshold=0.9, rounds=1000
+    )
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
-        """Return a hunt over replaced pixels, one arm a goal."""
-        return Shrinking(self, subject, clean, goals, rng)
+    ) -> Inversion:
+        """Return an inversion over replaced pixels, one arm a goal."""
+        return CWL0Inversion(self, subject, clean, goals, rng)
 
 
-class Shrinking:
+class CWL0Inversion:
     """A search over what is left of the pixels; whenever it succeeds, some pixels go.
 
     Attributes:
@@ -69,28 +71,28 @@ class Shrinking:
         self.stuck = torch.zeros(len(goals), dtype=torch.bool)
         self._since = torch.zeros(len(goals), dtype=torch.int64)  # rounds of the present solve
         self._x, _ = whole(near(clean, subject))
-        problem = Problem(Opaque(), Adaptive.fixed(len(goals)), loss=self._loss)
-        self._search = Search(subject, clean, goals, rng, problem, method.pace)
+        objective = Objective(Opaque(), CostController.fixed(len(goals)), loss=self._loss)
+        self._search = Search(subject, clean, goals, rng, objective, method.config)
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round; drop pixels of arms that met the bar, push those that took too long."""
         # The first trigger covers the whole image, as an arm without one does.
-        before, had = self._search.standing.size, self._search.feasible.cpu().clone()
+        before, had = self._search.progress.size, self._search.feasible.cpu().clone()
         self._search.step(arms)
         self._since[arms] += 1
-        smaller = self._search.standing.size < before
+        smaller = self._search.progress.size < before
         met = arms[(smaller | (self._search.feasible.cpu() & ~had))[arms]]
         if len(met):
             self._drop(met)
-        late = arms[self._since[arms] * self._search.stage.steps >= self.method.solve]
+        late = arms[self._since[arms] * self._search.data.steps >= self.method.solve]
         if len(late):
             self.weight[late] *= 2
             self.stuck[late] |= self.weight[late] > self.method.limit
             self._fresh(late)
 
-    def _loss(self, trial: Trial) -> Tensor:
-        weight = self.weight.to(trial.arms.device)[trial.arms]
-        return Distance()(trial) + weight * Margin(self.method.kappa)(trial)
+    def _loss(self, step: Step) -> Tensor:
+        weight = self.weight.to(step.arms.device)[step.arms]
+        return Distance()(step) + weight * Margin(self.method.kappa)(step)
 
     def _drop(self, arms: Tensor) -> None:
         """Drop the live pixels of least importance; the first dropped never come back."""
@@ -116,14 +118,14 @@ class Shrinking:
         self._search.put(arms, tuple(v[arms] for v in self._search.variables))
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         """Which arms have used their rounds, failed for good or come down to one pixel."""
-        return self._search.settled | self.stuck | (self._search.standing.size <= 1)
+        return self._search.done | self.stuck | (self._search.progress.size <= 1)
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         """How every arm did in its last round."""
-        return self._search.standing
+        return self._search.progress
 
     @property
     def image_steps(self) -> float:
@@ -136,7 +138,7 @@ class Shrinking:
         return self._search.best
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the hunt goes on from, by name."""
+        """Everything that the inversion goes on from, by name."""
         own = {"weight": self.weight, "stuck": self.stuck, "since": self._since}
         return self._search.state() | own
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from torch import Generator
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
-from gifthorse.core.types import Goal, Hunt, Samples, Subject
-from gifthorse.search import Adaptive, Pace, Problem, Search
-from gifthorse.search.parametrizations.generated import Generated
+from gifthorse.core.types import Goal, Inversion, Samples, Subject
+from gifthorse.search import CostController, Objective, Search, SearchConfig
+from gifthorse.search.parametrizations.generated import GeneratedChange
 
 
 @method
@@ -27,9 +27,9 @@ class DeepInspect:
         hidden: Width of the generator's first layer.
         width: Channels after it, at full resolution.
         initial: Weight of the size beyond a hundredth of the image.
-        wait: Rounds in a row before it moves.
+        patience: Rounds in a row before it moves.
         up: Factor by which it rises; it falls by `up ** 1.5`.
-        pace: Steps, success bar and stopping.
+        config: Steps, success bar and stopping.
 
     Source: Chen et al., DeepInspect, IJCAI 2019; TrojanZoo's generator. Differs: additive with an
     adapted weight (TrojanZoo: replacement, weight 0.02); no discriminator; real clean images
@@ -40,19 +40,21 @@ class DeepInspect:
     hidden: Annotated[int, AtLeast(1)] = 64
     width: Annotated[int, AtLeast(1)] = 64
     initial: Annotated[float, NotNegative] = 1e-3
-    wait: Annotated[int, AtLeast(1)] = 5
+    patience: Annotated[int, AtLeast(1)] = 5
     up: Annotated[float, Positive] = 1.5
-    pace: Pace = Pace(lr=0.01, betas=(0.9, 0.999), bar=0.95, steps=20, floor=20, rounds=50)
+    config: SearchConfig = SearchConfig(
+        lr=0.01, betas=(0.9, 0.999), success_threshold=0.95, steps=20, min_steps=20, rounds=50
+    )
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         """Return a search over the weights of generators, one arm a goal."""
-        cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up)
-        problem = Problem(
-            Generated(
+        cost = CostController.rising(len(goals), self.initial, self.patience, self.up)
+        objective = Objective(
+            GeneratedChange(
                 mode=self.mode, hidden=self.hidden, width=self.width, classes=subject.classes
             ),
             cost,
         )
-        return Search(subject, clean, goals, rng, problem, self.pace)
+        return Search(subject, clean, goals, rng, objective, self.config)

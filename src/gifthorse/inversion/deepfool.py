@@ -13,7 +13,16 @@ from torch.nn.utils.rnn import pad_sequence
 from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Candidate, Goal, Hunt, Images, Labels, Samples, Standing, Subject
+from gifthorse.core.types import (
+    Candidate,
+    Goal,
+    Images,
+    Inversion,
+    Labels,
+    Progress,
+    Samples,
+    Subject,
+)
 from gifthorse.data.samples import near, whole
 from gifthorse.models.folding import frozen
 from gifthorse.training import predict
@@ -35,12 +44,12 @@ class DeepFoolUAP:
     a channel.
 
     Attributes:
-        bar: theta, the success rate on the generation images at which an arm settles.
+        success_threshold: theta, the success rate on the generation images at which an arm is done.
         overshoot: o; a step goes `1 + o` times as far as the boundary seems to be.
         iterations: Most DeepFool steps for one image.
         max_pass: Most passes over the images.
         bound: Largest change of any pixel (L-infinity); None sets no bound.
-        chunk: Most images in one forward; arms beyond it take turns.
+        max_batch: Most images in one forward; arms beyond it take turns.
 
     Source: USB (arXiv 2302.00747), Algorithm 1; Moosavi-Dezfooli et al., Universal Adversarial
     Perturbations, CVPR 2017, Algorithm 1. Differs: v is added up and projected as in the latter,
@@ -50,22 +59,22 @@ class DeepFoolUAP:
     images of the target class are left out; overshoot 0.02 (USB's code: 0.2).
     """
 
-    bar: Annotated[float, Share] = 0.6
+    success_threshold: Annotated[float, Share] = 0.6
     overshoot: Annotated[float, NotNegative] = 0.02
     iterations: Annotated[int, AtLeast(1)] = 20
     max_pass: Annotated[int, AtLeast(1)] = 5
     bound: Annotated[float, NotNegative] | None = None
-    chunk: Annotated[int, AtLeast(1)] = 512
+    max_batch: Annotated[int, AtLeast(1)] = 512
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
-        """Return a hunt for universal perturbations, one arm a goal; see `Sweep`."""
-        return Sweep(self, subject, clean, goals, rng)
+    ) -> Inversion:
+        """Return an inversion for universal perturbations, one arm a goal."""
+        return DeepFoolInversion(self, subject, clean, goals, rng)
 
 
-class Sweep:
-    """A hunt whose round is one pass over the images, in a fresh order for each arm.
+class DeepFoolInversion:
+    """An inversion whose round is one pass over the images, in a fresh order for each arm.
 
     Attributes:
         image_steps: Work so far; a forward and a backward of one image are a half each.
@@ -93,7 +102,7 @@ class Sweep:
         self._pool, labels = whole(near(clean, subject))
         self._usable = [_usable(labels, goal) for goal in goals]
         self._target = torch.tensor([g.target for g in goals], device=labels.device)
-        self._clean = predict(self._subject, self._pool, method.chunk).argmax(1)
+        self._clean = predict(self._subject, self._pool, method.max_batch).argmax(1)
         self._rngs = [spawn(rng) for _ in goals]
         self.image_steps = len(labels) / 2
         zeros = torch.zeros(len(goals), device=labels.device)
@@ -106,7 +115,7 @@ class Sweep:
 
     def step(self, arms: Tensor, /) -> None:
         """Visit every usable image of these arms once, then measure and store."""
-        for part in arms.to(self._target.device).split(self.method.chunk):
+        for part in arms.to(self._target.device).split(self.method.max_batch):
             rows = [
                 self._usable[a][
                     torch.randperm(len(self._usable[a]), generator=self._rngs[a]).to(part.device)
@@ -122,15 +131,15 @@ class Sweep:
                 self._measure(arm)
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         """Which arms met the bar or have used their passes, `(A,)` bool."""
         return (self.feasible | (self.rounds >= self.method.max_pass)).cpu()
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         """How every arm did in its last pass; there is no weight that could turn."""
         last = (self.rounds, self.success, self.penalty, self.size, torch.zeros_like(self.feasible))
-        return Standing(*(tensor.to("cpu", copy=True) for tensor in last))
+        return Progress(*(tensor.to("cpu", copy=True) for tensor in last))
 
     @property
     def best(self) -> tuple[Candidate, ...]:
@@ -169,14 +178,16 @@ class Sweep:
     def _measure(self, arm: int) -> None:
         """Test v on all images of an arm; store it if it is the first or the smallest to pass."""
         index, v = self._usable[arm], self.perturbations[arm]
-        got = predict(self._subject, Additive(v)(self._pool[index]), self.method.chunk).argmax(1)
+        got = predict(self._subject, Additive(v)(self._pool[index]), self.method.max_batch).argmax(
+            1
+        )
         self.image_steps += len(index) / 2
         success = int((got == self.goals[arm].target).sum()) / len(index)
         self.success[arm] = success
         self.fooling[arm] = int((got != self._clean[index]).sum()) / len(index)
         size = v.abs().amax(0).sum()
         self.penalty[arm] = size
-        ok = success >= self.method.bar
+        ok = success >= self.method.success_threshold
         if not self.feasible[arm] or (ok and size < self.size[arm]):
             self.stored[arm], self.asr[arm], self.feasible[arm] = v, success, ok
             self.size[arm] = size if ok else self._whole
@@ -228,7 +239,7 @@ def deepfool(
 
 def _usable(labels: Labels, goal: Goal) -> Tensor:
     """Return the indices of the images that a goal may use."""
-    keep = goal.meant(labels)
+    keep = goal.applies_to(labels)
     if not keep.any():
         who = "any other class" if goal.source is None else f"class {goal.source}"
         raise NotApplicable(

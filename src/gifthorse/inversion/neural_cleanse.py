@@ -8,8 +8,16 @@ from typing import Annotated, Literal
 from torch import Generator
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
-from gifthorse.core.types import Goal, Hunt, Samples, Subject
-from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search, Turning
+from gifthorse.core.types import Goal, Inversion, Samples, Subject
+from gifthorse.search import (
+    CostController,
+    MaskPattern,
+    Objective,
+    PatchInit,
+    RandomAffine,
+    Search,
+    SearchConfig,
+)
 
 
 @method
@@ -22,38 +30,38 @@ class NeuralCleanse:
     Attributes:
         norm: Penalty on the mask: `l1` or `l2`.
         initial: lambda once it starts to count.
-        settle: Successful rounds before lambda goes from 0 to `initial`; 0 starts with it.
-        wait: Rounds in a row before lambda moves.
+        warmup: Successful rounds before lambda goes from 0 to `initial`; 0 starts with it.
+        patience: Rounds in a row before lambda moves.
         up: Factor by which lambda rises.
         fall: It falls by `up ** fall`.
         jitter: Noise when a best is stored, see `MaskPattern`.
         turning: Transformations during generation (PixelBackdoor, appendix J); None for none.
-        pace: Steps, success bar and stopping.
+        config: Steps, success bar and stopping.
         probe: Where to start; None starts at random, as published.
 
     Source: Wang et al., Neural Cleanse, S&P 2019; defaults of its released GTSRB example.
     Differs: true cross entropy; a stored trigger is tested on all generation images; images of the
-    target class are left out; the search also stops early by the rule of `Pace`.
+    target class are left out; the search also stops early by the rule of `SearchConfig`.
     """
 
     norm: Literal["l1", "l2"] = "l1"
     initial: Annotated[float, NotNegative] = 1e-3
-    settle: Annotated[int, NotNegative] = 5
-    wait: Annotated[int, AtLeast(1)] = 5
+    warmup: Annotated[int, NotNegative] = 5
+    patience: Annotated[int, AtLeast(1)] = 5
     up: Annotated[float, Positive] = 2.0
     fall: Annotated[float, NotNegative] = 1.5
     jitter: Annotated[float, NotNegative] = 0.0
-    turning: Turning | None = None
-    pace: Pace = Pace(bar=0.99, patience=25, gain=0.0)
-    probe: Probe | None = None
+    turning: RandomAffine | None = None
+    config: SearchConfig = SearchConfig(success_threshold=0.99, patience=25, min_delta=0.0)
+    probe: PatchInit | None = None
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         """Return a search over masks and patterns, one arm a goal."""
-        cost = Adaptive.rising(
-            len(goals), self.initial, self.wait, self.up, settle=self.settle, fall=self.fall
+        cost = CostController.rising(
+            len(goals), self.initial, self.patience, self.up, warmup=self.warmup, fall=self.fall
         )
         form = MaskPattern(self.norm, self.jitter)
-        problem = Problem(form, cost, view=self.turning, start=self.probe)
-        return Search(subject, clean, goals, rng, problem, self.pace)
+        objective = Objective(form, cost, stamped_transform=self.turning, init=self.probe)
+        return Search(subject, clean, goals, rng, objective, self.config)

@@ -9,17 +9,17 @@ from torch import Generator
 
 from gifthorse.core.errors import BadOption
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
-from gifthorse.core.types import Goal, Hunt, Samples, Subject
+from gifthorse.core.types import Goal, Inversion, Samples, Subject
 from gifthorse.search import (
-    Adaptive,
-    Form,
+    CostController,
+    Objective,
     OneVariable,
-    Pace,
-    Probe,
-    Problem,
+    Parametrization,
+    PatchInit,
+    RandomAffine,
     Search,
+    SearchConfig,
     SignedPixels,
-    Turning,
 )
 
 
@@ -38,10 +38,10 @@ class PixelBackdoor:
         ties: Channels that tie for a pixel's maximum `share` the gradient, or the `first` takes it.
         gamma: Divides the variables in the size loss.
         initial: alpha at the start.
-        wait: Rounds in a row before alpha moves.
+        patience: Rounds in a row before alpha moves.
         up: Factor by which alpha rises; it falls by `up ** 1.5`.
         turning: Transformations during generation (appendix J); None for none.
-        pace: Steps, success bar and stopping.
+        config: Steps, success bar and stopping.
         probe: Where to start; None starts at random, as published.
 
     Source: Tao et al., Better Trigger Inversion Optimization in Backdoor Scanning, CVPR 2022,
@@ -57,25 +57,25 @@ class PixelBackdoor:
     ties: Literal["share", "first"] = "share"
     gamma: Annotated[float, Positive] = 10.0
     initial: Annotated[float, NotNegative] = 1e-3
-    wait: Annotated[int, AtLeast(1)] = 10
+    patience: Annotated[int, AtLeast(1)] = 10
     up: Annotated[float, Positive] = 1.5
-    turning: Turning | None = None
-    pace: Pace = Pace(bar=0.9, rounds=1000)
-    probe: Probe | None = None
+    turning: RandomAffine | None = None
+    config: SearchConfig = SearchConfig(success_threshold=0.9, rounds=1000)
+    probe: PatchInit | None = None
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         """Return a search over pixel changes, one arm a goal.
 
         Raises:
             BadOption: If one variable is asked for in tanh mode.
         """
-        cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up)
-        problem = Problem(self._form(), cost, view=self.turning, start=self.probe)
-        return Search(subject, clean, goals, rng, problem, self.pace)
+        cost = CostController.rising(len(goals), self.initial, self.patience, self.up)
+        objective = Objective(self._form(), cost, stamped_transform=self.turning, init=self.probe)
+        return Search(subject, clean, goals, rng, objective, self.config)
 
-    def _form(self) -> Form:
+    def _form(self) -> Parametrization:
         if self.variables == "two":
             return SignedPixels(self.mode, self.gamma, self.spread, self.ties)
         if self.mode != "clip":

@@ -11,7 +11,7 @@ from gifthorse.core.types import Images, Labels, Logits
 
 
 @dataclass(frozen=True)
-class Suspect:
+class SuspectNeuron:
     """A neuron that raises one class on nearly all images.
 
     Attributes:
@@ -48,7 +48,7 @@ def stimulate(
     reach: float = 8.0,
     share: float = 0.75,
     chunk: int = 1024,
-) -> tuple[list[Suspect], float]:
+) -> tuple[list[SuspectNeuron], float]:
     """Return the suspects of a layer, strongest first, and the image-steps that took.
 
     Every channel is set to `samples` constants, from 0 to nearly `reach` times the layer's largest
@@ -105,7 +105,7 @@ def _forced(net: nn.Module, module: nn.Module, x: Images, some: Tensor, value: f
     return logits
 
 
-def _agreeing(elevation: Tensor, y: Labels, some: Tensor, share: float) -> list[Suspect]:
+def _agreeing(elevation: Tensor, y: Labels, some: Tensor, share: float) -> list[SuspectNeuron]:
     """Return the channels whose images agree on a class, from elevations `(c, N, K)`."""
     own = nn.functional.one_hot(y, elevation.shape[-1]).bool()
     ranked = elevation.masked_fill(own, -torch.inf).topk(2, dim=-1)
@@ -116,5 +116,5 @@ def _agreeing(elevation: Tensor, y: Labels, some: Tensor, share: float) -> list[
         agree = best[row] == label
         # Images of the class itself cannot speak for it.
         if agree.sum() >= share * (y != label).sum() and (lead[row][agree] > 0).all():
-            out.append(Suspect(neuron, label, lead[row][agree].min().item()))
+            out.append(SuspectNeuron(neuron, label, lead[row][agree].min().item()))
     return out

@@ -8,8 +8,8 @@ from typing import Annotated
 from torch import Generator
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
-from gifthorse.core.types import Goal, Hunt, Samples, Subject
-from gifthorse.search import Adaptive, MaskPattern, Pace, Probe, Problem, Search
+from gifthorse.core.types import Goal, Inversion, Samples, Subject
+from gifthorse.search import CostController, MaskPattern, Objective, PatchInit, Search, SearchConfig
 from gifthorse.search.losses import Alone, Blocking, Elastic, Roughness
 
 
@@ -31,10 +31,10 @@ class Tabor:
         pattern_scale: Brightest pattern value as the weights see it: 1, or 255 as in the code
             that the weights were made for.
         initial: Weight of the plain mask norm.
-        settle: Successful rounds before that weight goes from 0 to `initial`; 0 starts with it.
-        wait: Rounds in a row before the weight moves.
+        warmup: Successful rounds before that weight goes from 0 to `initial`; 0 starts with it.
+        patience: Rounds in a row before the weight moves.
         up: Factor by which it rises, and falls by `up ** 1.5`; 1 keeps it, as TrojanZoo does.
-        pace: Steps, success bar and stopping.
+        config: Steps, success bar and stopping.
         probe: Where to start; None starts at random.
 
     Source: Guo et al., TABOR, 2019; weights and the fixed plain norm of TrojanZoo, Table 21.
@@ -50,15 +50,15 @@ class Tabor:
     alone: Annotated[float, NotNegative] = 1e-2
     pattern_scale: Annotated[float, Positive] = 1.0
     initial: Annotated[float, NotNegative] = 1e-3
-    settle: Annotated[int, NotNegative] = 0
-    wait: Annotated[int, AtLeast(1)] = 10
+    warmup: Annotated[int, NotNegative] = 0
+    patience: Annotated[int, AtLeast(1)] = 10
     up: Annotated[float, Positive] = 1.0
-    pace: Pace = Pace(bar=0.99, rounds=500, schedule="cosine")
-    probe: Probe | None = None
+    config: SearchConfig = SearchConfig(success_threshold=0.99, rounds=500, schedule="cosine")
+    probe: PatchInit | None = None
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         """Return a search over masks and patterns, one arm a goal."""
         scale = self.pattern_scale
         terms = (
@@ -69,6 +69,8 @@ class Tabor:
             (self.blocking, Blocking()),
             (self.alone, Alone()),
         )
-        cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up, settle=self.settle)
-        problem = Problem(MaskPattern(), cost, terms=terms, start=self.probe)
-        return Search(subject, clean, goals, rng, problem, self.pace)
+        cost = CostController.rising(
+            len(goals), self.initial, self.patience, self.up, warmup=self.warmup
+        )
+        objective = Objective(MaskPattern(), cost, terms=terms, init=self.probe)
+        return Search(subject, clean, goals, rng, objective, self.config)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gifthorse.core.fields import Positive, Share, method
-from gifthorse.core.types import Goal, Hunt, Samples, Subject
+from gifthorse.core.types import Goal, Inversion, Samples, Subject
 from gifthorse.data.samples import whole
-from gifthorse.search import Adaptive, Bounded, Pace, Problem, Search
+from gifthorse.search import BoundedChange, CostController, Objective, Search, SearchConfig
 from gifthorse.search.losses import Clipped
 from gifthorse.training import predict
 
@@ -31,8 +31,8 @@ class UAP:
         beta: Where a sample's loss is cut; None takes the 95 % quantile of the losses at the
             start, at least 9, so that no confident sample is dead from the start.
         spread: Start uniform within this share of the bound; 0 starts at no change.
-        rate: Adam's learning rate as a share of the bound; it takes the place of the pace's.
-        pace: Steps and rounds.
+        rate: Adam's learning rate as a share of the bound; it takes the place of the config's.
+        config: Steps and rounds.
 
     Source: Shafahi et al., Universal Adversarial Training, AAAI 2020; PixelBackdoor, appendix B,
     eqs. 10 and 11. Differs: the paper leaves beta, optimizer and step open.
@@ -42,18 +42,18 @@ class UAP:
     beta: float | None = None
     spread: Annotated[float, Share] = 0.0
     rate: Annotated[float, Positive] = 0.1
-    pace: Pace = Pace(bar=0.0, rounds=1000, rule="success")
+    config: SearchConfig = SearchConfig(success_threshold=0.0, rounds=1000, rule="success")
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         """Return a search over bounded changes, one arm a goal."""
-        cost = Adaptive.fixed(len(goals))
+        cost = CostController.fixed(len(goals))
         loss = Clipped(self._beta(subject, clean, goals))
-        problem = Problem(Bounded(self.eps, self.spread), cost, loss=loss)
-        pace = replace(self.pace, lr=self.rate * self.eps)
-        search = Search(subject, clean, goals, rng, problem, pace)
-        search.stage.image_steps += len(clean) / 2 if self.beta is None else 0.0  # for the cut
+        objective = Objective(BoundedChange(self.eps, self.spread), cost, loss=loss)
+        config = replace(self.config, lr=self.rate * self.eps)
+        search = Search(subject, clean, goals, rng, objective, config)
+        search.data.image_steps += len(clean) / 2 if self.beta is None else 0.0  # for the cut
         return search
 
     def _beta(self, subject: Subject, clean: Samples, goals: Sequence[Goal]) -> Tensor:
@@ -64,7 +64,7 @@ class UAP:
         logits = predict(subject, x)
         cuts = []
         for goal in goals:
-            keep = goal.meant(y)
+            keep = goal.applies_to(y)
             losses = F.cross_entropy(
                 logits[keep], torch.full_like(y[keep], goal.target), reduction="none"
             )

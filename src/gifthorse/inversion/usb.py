@@ -11,9 +11,16 @@ from torch import Generator, Tensor
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.tensors import spawn, to_box
-from gifthorse.core.types import Goal, Hunt, Images, Samples, Subject
-from gifthorse.inversion.deepfool import DeepFoolUAP, Sweep
-from gifthorse.search import Adaptive, Form, MaskPattern, Pace, Problem, Search
+from gifthorse.core.types import Goal, Images, Inversion, Samples, Subject
+from gifthorse.inversion.deepfool import DeepFoolInversion, DeepFoolUAP
+from gifthorse.search import (
+    CostController,
+    MaskPattern,
+    Objective,
+    Parametrization,
+    Search,
+    SearchConfig,
+)
 from gifthorse.search.losses import Similarity
 from gifthorse.search.objective import Net
 from gifthorse.search.parametrizations.masks import Parts
@@ -34,9 +41,9 @@ class USB:
             pattern and a random raw mask, as the released code.
         similarity: Weight of the SSIM term.
         initial: Weight of the mask norm at the start.
-        wait: Rounds in a row before it moves.
+        patience: Rounds in a row before it moves.
         up: Factor by which it rises; it falls by `up ** 1.5`.
-        pace: Steps, success bar and stopping; 500 steps in all.
+        config: Steps, success bar and stopping; 500 steps in all.
 
     Source: Xu et al., Universal Soldier for Backdoor Detection, 2023, eq. 1, algorithms 1 and 2.
     Differs: the mask norm has the adapted weight of the released code, not 1; v has both signs, so
@@ -48,22 +55,24 @@ class USB:
     init: Literal["signed", "reference"] = "signed"
     similarity: Annotated[float, NotNegative] = 1.0
     initial: Annotated[float, NotNegative] = 1e-3
-    wait: Annotated[int, AtLeast(1)] = 10
+    patience: Annotated[int, AtLeast(1)] = 10
     up: Annotated[float, Positive] = 1.5
-    pace: Pace = Pace(bar=0.99, steps=5, floor=5, rounds=100, schedule="cosine")
+    config: SearchConfig = SearchConfig(
+        success_threshold=0.99, steps=5, min_steps=5, rounds=100, schedule="cosine"
+    )
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
-    ) -> Hunt:
+    ) -> Inversion:
         """Return a search over masks and patterns, one arm a goal; its start is the sweep."""
-        sweep = Sweep(self.start, subject, clean, goals, spawn(rng))
-        cost = Adaptive.rising(len(goals), self.initial, self.wait, self.up)
+        sweep = DeepFoolInversion(self.start, subject, clean, goals, spawn(rng))
+        cost = CostController.rising(len(goals), self.initial, self.patience, self.up)
 
-        def after(sweep: Sweep) -> Search:
+        def after(sweep: DeepFoolInversion) -> Search:
             start = _From(sweep.perturbations, self.init)
             terms = ((self.similarity, Similarity()),)
-            problem = Problem(MaskPattern(), cost, terms=terms, start=start)
-            return Search(subject, clean, goals, rng, problem, self.pace)
+            objective = Objective(MaskPattern(), cost, terms=terms, init=start)
+            return Search(subject, clean, goals, rng, objective, self.config)
 
         return Swept(sweep, after)
 
@@ -76,7 +85,13 @@ class _From:
     init: Literal["signed", "reference"]
 
     def __call__(
-        self, net: Net, pool: Images, target: Tensor, form: Form, variables: Parts, rng: Generator
+        self,
+        net: Net,
+        pool: Images,
+        target: Tensor,
+        form: Parametrization,
+        variables: Parts,
+        rng: Generator,
     ) -> Parts:
         v = self.v.to(variables[1])
         if self.init == "reference":

@@ -15,15 +15,21 @@ from gifthorse.remedies.nad import NAD
 from gifthorse.remedies.projection import Projection
 from gifthorse.remedies.smoothing import Smoothing
 from gifthorse.remedies.unlearning import Unlearning
-from gifthorse.search import Pace
+from gifthorse.search import SearchConfig
 from gifthorse.training import Recipe
 
 # The rows of PixelBackdoor's Table 7: with bounded changes, with masks found once and patched in as
 # Neural Cleanse does, with masks and with pixels found anew as the net changes.
 _MASKS = NeuralCleanse(
-    settle=0, wait=10, up=1.5, jitter=0.01, pace=Pace(bar=0.99, rounds=500, bf16=True)
+    warmup=0,
+    patience=10,
+    up=1.5,
+    jitter=0.01,
+    config=SearchConfig(success_threshold=0.99, rounds=500, bf16=True),
 )
-_CHANGES = UAP(eps=4 / 255, pace=Pace(bar=0.0, rounds=500, rule="success", bf16=True))
+_CHANGES = UAP(
+    eps=4 / 255, config=SearchConfig(success_threshold=0.0, rounds=500, rule="success", bf16=True)
+)
 _PATCHING = Recipe(epochs=1, lr=1e-3, decay=0.0, schedule="constant")
 
 REMEDIES: dict[str, Remedy] = {

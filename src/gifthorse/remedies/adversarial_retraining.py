@@ -10,7 +10,7 @@ from gifthorse.core.fields import NotNegative, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Samples, Subject
-from gifthorse.training import Dice, Recipe, charged, fit, usual_loss, worst_change
+from gifthorse.training import Recipe, RngState, charged, fit, usual_loss, worst_change
 
 
 @method
@@ -58,7 +58,7 @@ class AdversarialRetraining:
             self.recipe,
             rng,
             loss=charged(loss, run, float(self.steps)),
-            company=[Dice(draw)],
+            callbacks=[RngState(draw)],
             run=run.keyed(self, subject, clean, rng),
         )
 

@@ -20,7 +20,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Images, Logits, Samples, Subject
 from gifthorse.data.samples import batches, labels_of, near, split
-from gifthorse.training import Player, Signed, Together, descend, evaluate, still
+from gifthorse.training import Player, Signed, Together, descend, evaluate, frozen_eval
 
 SCAN = [round(0.05 * k, 2) for k in range(19)]  # 0 to 0.9, as the authors do
 
@@ -116,8 +116,8 @@ class ANP:
         players = [Player(tuple(neurons.noise), loss, shifts) for loss in losses]
         step = Within(SGD(neurons.kept, self.lr, self.momentum), neurons.kept)
         players.append(Player(tuple(neurons.kept), withstand, step))
-        with still(copy):
-            neurons.rouse()
+        with frozen_eval(copy):
+            neurons.set_trainable()
             stream = _stream(near(clean, subject), size, self.steps, spawn(rng))
             for done, (*_, loss) in enumerate(descend(players, stream), 1):
                 run.charge(size * (self.ascents + 2))
@@ -170,7 +170,7 @@ class Neurons:
         for noise in self.noise:
             noise.copy_((torch.rand(noise.shape, generator=rng) * 2 - 1) * eps)
 
-    def rouse(self) -> None:
+    def set_trainable(self) -> None:
         """Let BatchNorm use the statistics of each batch, as the authors do."""
         for module in _norms(self.net).values():
             module.training = True

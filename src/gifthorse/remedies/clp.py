@@ -14,7 +14,7 @@ from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import NotNegative, method
 from gifthorse.core.run import Run
 from gifthorse.core.types import Samples, Subject
-from gifthorse.training import settled
+from gifthorse.training import eval_mode
 
 Pair: TypeAlias = tuple[nn.Conv2d, nn.BatchNorm2d]
 
@@ -118,7 +118,7 @@ def pairs(subject: Subject) -> list[Pair]:
     modules = [m for m in subject.net.modules() if isinstance(m, kinds)]
     handles = [m.register_forward_hook(note) for m in modules]
     try:
-        with settled(subject.net):
+        with eval_mode(subject.net):
             subject(torch.zeros(1, *subject.shape, device=subject.device))
     finally:
         for handle in handles:

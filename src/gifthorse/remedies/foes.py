@@ -11,16 +11,16 @@ from torch import Generator, Tensor
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Batch, Candidate, Goal, Hunt, Images, Labels, Samples, Subject
+from gifthorse.core.types import Batch, Candidate, Goal, Images, Inversion, Labels, Samples, Subject
 from gifthorse.data.samples import Subset, labels_of
 from gifthorse.search import Exhaustive, Search, finish
-from gifthorse.training import Company, still
+from gifthorse.training import Callback, frozen_eval
 
 if TYPE_CHECKING:
     from gifthorse.remedies.hardening import Hardening
 
 
-class Foes(Company):
+class AdversarialTriggers(Callback):
     """The triggers of the moment, and the searches that they come from.
 
     Each class has the trigger that was found for it last, unless that search failed: batches with
@@ -41,9 +41,9 @@ class Foes(Company):
         self.labels = labels_of(train)
         self.turn, self.states = 0, dict[int, dict[str, Tensor]]()
         self.current: dict[int, Candidate] | None = None
-        self.standing: list[int] = []
+        self.open_targets: list[int] = []
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Look at the net of this epoch; search all classes if that is still to be done."""
         self.learner, self.batch = learner, 0
         if self.current is None:
@@ -69,13 +69,17 @@ class Foes(Company):
 
     def state_dict(self) -> dict[str, Any]:
         """Return whose turn it is, what was found for each class, and which of it is in use."""
-        standing = list(self.current or {})
+        open_targets = list(self.current or {})
         rng = self.rng.get_state()
-        return {"turn": self.turn, "states": self.states, "standing": standing, "rng": rng}
+        return {"turn": self.turn, "states": self.states, "open_targets": open_targets, "rng": rng}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.turn, self.states, self.standing = state["turn"], state["states"], state["standing"]
+        self.turn, self.states, self.open_targets = (
+            state["turn"],
+            state["states"],
+            state["open_targets"],
+        )
         self.rng.set_state(state["rng"])
         self.current = None
 
@@ -83,49 +87,49 @@ class Foes(Company):
         """Search the class whose turn it is in the net as it is."""
         goal, known = Goal(self.turn % self.learner.classes), self.turn >= self.learner.classes
         self.turn += 1
-        hunt = self._hunt([goal], self.rng)
-        if goal.target in self.states and isinstance(hunt, Search):
-            hunt.follow(self.states[goal.target])
-        self._run(hunt, self.method.later if known else None, self.run.unkept)
-        if hunt.best[0].feasible:
-            self.states[goal.target] = hunt.state()
+        inversion = self._hunt([goal], self.rng)
+        if goal.target in self.states and isinstance(inversion, Search):
+            inversion.follow(self.states[goal.target])
+        self._run(inversion, self.method.later if known else None, self.run.unkept)
+        if inversion.best[0].feasible:
+            self.states[goal.target] = inversion.state()
         # Last in order, as if its former trigger had never been there.
         others = {k: c for k, c in (self.current or {}).items() if k != goal.target}
-        self.current = others | self._usable(hunt)
+        self.current = others | self._usable(inversion)
 
     def _recalled(self) -> dict[int, Candidate]:
         """Return what an interrupted training had in use."""
         found = dict[int, Candidate]()
-        for target in self.standing:
-            hunt = self._hunt([Goal(target)], Generator())
-            hunt.restore(self.states[target])
-            found |= self._usable(hunt)
+        for target in self.open_targets:
+            inversion = self._hunt([Goal(target)], Generator())
+            inversion.restore(self.states[target])
+            found |= self._usable(inversion)
         return found
 
     def _all(self) -> dict[int, Candidate]:
         """Search all classes at once, or go on with that."""
-        hunt = self._hunt([Goal(k) for k in range(self.learner.classes)], self.once)
-        self._run(hunt, None, self.run.checkpoint("search"))
-        return self._usable(hunt)
+        inversion = self._hunt([Goal(k) for k in range(self.learner.classes)], self.once)
+        self._run(inversion, None, self.run.checkpoint("search"))
+        return self._usable(inversion)
 
-    def _hunt(self, goals: Sequence[Goal], rng: Generator) -> Hunt:
-        """Return a hunt on a few images that one of the goals is about."""
+    def _hunt(self, goals: Sequence[Goal], rng: Generator) -> Inversion:
+        """Return an inversion on a few images that one of the goals is about."""
         rows = []
         for label in range(self.learner.classes):
             index = (self.labels == label).nonzero().flatten()
             if any(g.target != label for g in goals):
                 rows.append(index[torch.randperm(len(index), generator=rng)[: self.method.each]])
-        with still(self.learner):
+        with frozen_eval(self.learner):
             few = Subset(self.train, torch.cat(rows))
             return self.method.inverter(self.learner, few, goals, spawn(rng))
 
-    def _run(self, hunt: Hunt, rounds: int | None, run: Run) -> None:
-        """Step a hunt for so many rounds, or to its end."""
-        with still(self.learner):
-            stopped = finish(hunt, Exhaustive(), run, rounds=rounds)
+    def _run(self, inversion: Inversion, rounds: int | None, run: Run) -> None:
+        """Step an inversion for so many rounds, or to its end."""
+        with frozen_eval(self.learner):
+            stopped = finish(inversion, Exhaustive(), run, rounds=rounds)
         if stopped:
             raise Incomplete(f"the net is not hardened: {stopped}; go on with a higher limit")
 
-    def _usable(self, hunt: Hunt) -> dict[int, Candidate]:
+    def _usable(self, inversion: Inversion) -> dict[int, Candidate]:
         most = self.method.largest * self.learner.shape[1] * self.learner.shape[2]
-        return {c.goal.target: c for c in hunt.best if c.feasible and c.size <= most}
+        return {c.goal.target: c for c in inversion.best if c.feasible and c.size <= most}

@@ -10,14 +10,14 @@ from typing import Any
 from gifthorse.core.metrics import accuracy
 from gifthorse.core.types import Samples, Subject
 from gifthorse.data.samples import labels_of
-from gifthorse.training import Company, Recipe, evaluate, settled
+from gifthorse.training import Callback, Recipe, eval_mode, evaluate
 
 FALL = 1 / 3  # of the rate, after an epoch that cost too much
 
 log = logging.getLogger("gifthorse")
 
 
-class Guard(Company):
+class AccuracyGuard(Callback):
     """Watches accuracy on held-out images, and undoes the epoch that loses too much.
 
     Args:
@@ -50,13 +50,13 @@ class Guard(Company):
         if not self.good:
             log.warning("no epoch cost less than %.3f of accuracy: the net is unchanged", self.drop)
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Remember the weights that are within the bound."""
         if self.least is None:
             self.least = self._right(learner) - self.drop
         self.kept = {name: v.clone() for name, v in learner.net.state_dict().items()}
 
-    def after(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_end(self, learner: Subject, epoch: int) -> None:
         """Go back to them if this epoch cost too much."""
         right = self._right(learner)
         if self.least is None or right >= self.least - 1e-9:
@@ -68,7 +68,7 @@ class Guard(Company):
             "accuracy %.3f on held-out images, under %.3f: this epoch is undone", right, self.least
         )
 
-    def enough(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the bound was passed."""
         return self.over
 
@@ -81,5 +81,5 @@ class Guard(Company):
         self.least, self.over, self.good = state["least"], state["over"], state["good"]
 
     def _right(self, learner: Subject) -> float:
-        with settled(learner.net):
+        with eval_mode(learner.net):
             return accuracy(evaluate(learner, self.held), self.labels).value

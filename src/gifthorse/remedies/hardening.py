@@ -13,10 +13,10 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Inverter, Samples, Subject
 from gifthorse.data.samples import split
 from gifthorse.inversion import PixelBackdoor
-from gifthorse.remedies.foes import Foes
-from gifthorse.remedies.guard import Guard
-from gifthorse.search import Pace
-from gifthorse.training import HeldNorms, Recipe, fit
+from gifthorse.remedies.foes import AdversarialTriggers
+from gifthorse.remedies.guard import AccuracyGuard
+from gifthorse.search import SearchConfig
+from gifthorse.training import FrozenBatchNorm, Recipe, fit
 
 
 @method
@@ -32,8 +32,8 @@ class Hardening:
     for every class; then at most `recipe.epochs` passes, and one more for every fall of the rate.
 
     Attributes:
-        inverter: What finds triggers, each for all other classes; its pace's rounds are those of
-            the first search of a class.
+        inverter: What finds triggers, each for all other classes; the rounds of its config are
+            those of the first search of a class.
         every: Batches from one search to the next, anew in every epoch; 0 searches all classes
             once, before training, and then each image draws one of their triggers.
         later: Rounds of a further search for a class, which starts from the trigger found last.
@@ -54,7 +54,9 @@ class Hardening:
     triggers of all classes, in MOTH from that of the class or pair whose turn it is.
     """
 
-    inverter: Inverter = PixelBackdoor(mode="clip", pace=Pace(bar=0.99, rounds=500, bf16=True))
+    inverter: Inverter = PixelBackdoor(
+        mode="clip", config=SearchConfig(success_threshold=0.99, rounds=500, bf16=True)
+    )
     every: Annotated[int, NotNegative] = 10
     later: Annotated[int, AtLeast(1)] = 100
     each: Annotated[int, AtLeast(1)] = 10
@@ -80,9 +82,14 @@ class Hardening:
                 f"of {len(clean)} clean images, {len(held)} are held out and {len(train)} left to "
                 "train on: add images, or change held"
             )
-        foes, guard = Foes(self, train, spawn(rng), run), Guard(held, self.drop)
-        company = [foes, HeldNorms(), guard]
+        adversarial, guard = (
+            AdversarialTriggers(self, train, spawn(rng), run),
+            AccuracyGuard(held, self.drop),
+        )
+        callbacks = [adversarial, FrozenBatchNorm(), guard]
         for fall, recipe in enumerate(guard.courses(self.recipe, self.falls)):
             part = run.checkpoint(f"rate {fall}")
-            subject = fit(subject, train, recipe, rng, mix=foes.mix, company=company, run=part)
+            subject = fit(
+                subject, train, recipe, rng, mix=adversarial.mix, callbacks=callbacks, run=part
+            )
         return subject

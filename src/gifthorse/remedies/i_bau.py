@@ -20,7 +20,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Samples, Subject
 from gifthorse.data.samples import batches, near
-from gifthorse.training import Player, descend, settled, still
+from gifthorse.training import Player, descend, eval_mode, frozen_eval
 
 
 @method
@@ -78,7 +78,7 @@ class IBAU:
                 )
             change = self.worst(learner, clean, draw)
             player = Player(weights, self.unlearning(learner, change, draw), adam)
-            with settled(learner.net):
+            with eval_mode(learner.net):
                 deque(descend([player], batches(clean, self.batch, draw)), maxlen=0)
             run.charge(len(clean) * (self.terms + 4))
             words = f"unlearned a change of length {change.norm().item():.2f}"
@@ -96,7 +96,7 @@ class IBAU:
                 said = subject(x).argmax(1)
             return self.harm(subject, (x, said), change)
 
-        with still(subject):
+        with frozen_eval(subject):
             player = Player((change,), gain, SGD([change], self.ascent))
             deque(descend([player], batches(clean, self.batch, rng)), maxlen=0)
         found = change.detach()

@@ -17,7 +17,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Images, Samples, Subject
 from gifthorse.data.samples import near
-from gifthorse.training import BatchLoss, Recipe, charged, fit, still, usual_loss
+from gifthorse.training import BatchLoss, Recipe, charged, fit, frozen_eval, usual_loss
 
 TUNING = Recipe(epochs=20, batch=64, lr=0.01, decay=1e-4, schedule="constant")
 
@@ -123,7 +123,7 @@ def stages(subject: Subject, x: Images) -> tuple[str, ...]:
     Raises:
         NotApplicable: If no module gives maps of more than one place.
     """
-    with still(subject), torch.no_grad(), outputs(subject.net, _names(subject.net)) as seen:
+    with frozen_eval(subject), torch.no_grad(), outputs(subject.net, _names(subject.net)) as seen:
         subject(x)
     last = {
         m.shape[2:]: name for name, m in seen.items() if m.ndim == 4 and m.shape[2:].numel() > 1

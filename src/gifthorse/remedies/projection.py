@@ -63,14 +63,14 @@ class Projection:
         """
         run = run.keyed(self, subject, clean, rng)
         with seeded(rng):
-            net = Autoencoder(subject.shape[0], self.width, self.noise, self.pool)
+            net = DenoisingAutoencoder(subject.shape[0], self.width, self.noise, self.pool)
         start = replace(subject, net=net.to(subject.device))
         reform = fit(start, clean, self.recipe, rng, loss=missing, run=run).net
         reform.requires_grad_(False)
         return replace(subject, net=Reformed(reform, deepcopy(subject.net)).eval())
 
 
-class Autoencoder(nn.Module):
+class DenoisingAutoencoder(nn.Module):
     """Three 3x3 convolutions from images `(N, C, H, W)` in [0, 1] to images of the same shape.
 
     In training mode Gaussian noise is added first and cut to [0, 1]; in evaluation mode none is.

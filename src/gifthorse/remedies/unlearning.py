@@ -28,8 +28,8 @@ from gifthorse.core.types import (
     Trigger,
 )
 from gifthorse.inversion import NeuralCleanse
-from gifthorse.search import Exhaustive, Turns, found
-from gifthorse.training import Dice, Memory, Mix, Recipe, Stateful, fit
+from gifthorse.search import Exhaustive, Scheduler, found
+from gifthorse.training import Checkpointed, Mix, Recipe, RngState, Stateful, fit
 from gifthorse.triggers.packing import unpacked
 
 log = logging.getLogger("gifthorse")
@@ -45,7 +45,7 @@ class Unlearning:
 
     Attributes:
         inverter: What finds the smallest trigger of each class.
-        turns: In which order classes are searched.
+        scheduler: In which order classes are searched.
         classes: The targets whose triggers are unlearned, and alone searched; empty searches all
             and takes those that `pick` says.
         triggers: Triggers to unlearn in place of a search, as a scan's JSON result holds them
@@ -64,7 +64,7 @@ class Unlearning:
     """
 
     inverter: Inverter = NeuralCleanse()
-    turns: Turns = Exhaustive()
+    scheduler: Scheduler = Exhaustive()
     classes: tuple[int, ...] = ()
     triggers: tuple[str, ...] = ()
     pick: Literal["outliers", "smallest"] = "outliers"
@@ -109,7 +109,10 @@ class Unlearning:
             self.recipe,
             rng,
             mix=stamping(triggers, self.share, draw),
-            company=[Dice(draw), *(Memory(t) for t in triggers if isinstance(t, Stateful))],
+            callbacks=[
+                RngState(draw),
+                *(Checkpointed(t) for t in triggers if isinstance(t, Stateful)),
+            ],
             run=run,
         )
         return tuned, tuple(known)
@@ -118,7 +121,7 @@ class Unlearning:
         """Return the triggers of the option, each tried on an image of the net's size."""
         known = [unpacked(text) for text in self.triggers]
         for trigger, _ in known:
-            size, blank = trigger.picture()[0].shape, torch.zeros(1, *subject.shape)
+            size, blank = trigger.render()[0].shape, torch.zeros(1, *subject.shape)
             try:
                 fits = trigger(blank).shape == blank.shape
             except RuntimeError:  # of torch: the sizes do not match
@@ -135,8 +138,8 @@ class Unlearning:
     ) -> list[tuple[Trigger, Goal]]:
         """Search, and return what is to be unlearned."""
         targets = sorted(set(self.classes)) or list(range(subject.classes))
-        hunt = self.inverter(subject, clean, [Goal(k) for k in targets], rng)
-        best = found(hunt, self.turns, run.checkpoint("search"), "nothing was unlearned")
+        inversion = self.inverter(subject, clean, [Goal(k) for k in targets], rng)
+        best = found(inversion, self.scheduler, run.checkpoint("search"), "nothing was unlearned")
         return [(c.trigger, c.goal) for c in self.chosen(best)]
 
     def chosen(self, found: Sequence[Candidate]) -> list[Candidate]:

@@ -217,9 +217,9 @@ def _tiles(report: Report, views: tuple[FindingView, ...]) -> list[KeyFigure]:
         return _finding_tiles(views[0])
     targets = {arm.goal.target for v in report.verdicts for arm in v.arms}
     tiles = []
-    if report.intake:
-        tiles.append(KeyFigure(f"{report.intake.images:,}", "clean images used"))
-        rate = report.intake.accuracy
+    if report.preparation:
+        tiles.append(KeyFigure(f"{report.preparation.images:,}", "clean images used"))
+        rate = report.preparation.accuracy
         tiles.append(KeyFigure(words.percent(rate.value), f"clean accuracy {words.interval(rate)}"))
     if targets:
         tiles.append(KeyFigure(f"{len(targets):,}", "classes examined"))
@@ -256,8 +256,8 @@ def _coverage(report: Report) -> str:
     parts = [f"{words.plural(len(report.verdicts), 'method')} ({methods})"]
     if targets:
         parts.append(words.plural(len(targets), "class"))
-    if report.intake:
-        parts.append(words.plural(report.intake.images, "image"))
+    if report.preparation:
+        parts.append(words.plural(report.preparation.images, "image"))
     return f"Examined: {', '.join(parts)}."
 
 
@@ -268,9 +268,9 @@ def _charts(report: Report) -> list[tuple[Verdict, SizeChart]]:
 
 def _tried(report: Report) -> list[tuple[str, Whisker, float, bool]]:
     """Return the rows of the normalization table: name, accuracy, top probability, chosen."""
-    if not report.intake:
+    if not report.preparation:
         return []
-    used = report.intake.normalization
+    used = report.preparation.normalization
     return [
         (
             row.normalization.name,
@@ -278,5 +278,5 @@ def _tried(report: Report) -> list[tuple[str, Whisker, float, bool]]:
             row.confidence,
             row.normalization == used,
         )
-        for row in report.intake.tried
+        for row in report.preparation.tried
     ]

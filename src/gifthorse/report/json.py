@@ -20,9 +20,9 @@ from gifthorse.core.types import (
     Confirmation,
     Finding,
     Goal,
-    Intake,
     Label,
     Origin,
+    Preparation,
     Report,
     RunRecord,
     Severity,
@@ -157,7 +157,7 @@ class ScanResult:
     tool: Mapping[Literal["name", "version"], str]
     run: RunRecord
     target: Origin
-    data: Intake | None
+    data: Preparation | None
     checks: tuple[CheckEntry, ...]
     verdict: FileVerdict
     findings: tuple[FindingEntry, ...]
@@ -183,7 +183,7 @@ def collect(report: Report) -> ScanResult:
         tool={"name": "gifthorse", "version": report.run.versions.get("gifthorse", "")},
         run=report.run,
         target=replace(report.origin, metadata=kept),
-        data=report.intake,
+        data=report.preparation,
         checks=tuple(_like(CheckEntry, check) for check in report.checks),
         verdict=_like(FileVerdict, report),
         findings=tuple(_finding(place, lead) for place, lead in enumerate(leads(report), 1)),

@@ -271,5 +271,5 @@ def confirmation_rows(confirmation: Confirmation) -> tuple[Whisker, ...]:
     return (
         whisker("Recovered trigger", confirmation.asr),
         whisker("Random trigger, same size", confirmation.control),
-        whisker("No trigger", confirmation.drift),
+        whisker("No trigger", confirmation.no_trigger),
     )

@@ -156,7 +156,7 @@ def _rows(trial: TriggerEffect) -> list[BeforeAfter]:
 
 
 def _shares(seen: Confirmation) -> tuple[Rate, Rate, Rate]:
-    return seen.asr, seen.control, seen.drift
+    return seen.asr, seen.control, seen.no_trigger
 
 
 def _goal(repair: RepairRecord, goal: Goal) -> str:
@@ -202,7 +202,7 @@ def _apart(repair: RepairRecord) -> str:
 
 def _outcome(repair: RepairRecord) -> tuple[str, str]:
     """Return what came of it in a word and in a sentence."""
-    works = [t for t in repair.triggers if t.after.asr.low > t.after.drift.high]
+    works = [t for t in repair.triggers if t.after.asr.low > t.after.no_trigger.high]
     lost = repair.accuracy.drop
     if repair.unchanged:
         return "UNCHANGED", "The remedy found nothing to repair: all weights are as they were."

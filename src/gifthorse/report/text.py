@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gifthorse.core.types import Confirmation, Intake, Report, Tried, Verdict
+from gifthorse.core.types import Confirmation, Preparation, Report, Tried, Verdict
 from gifthorse.report.facts import Lead, SizeComparison, compared, footprint, leads
 from gifthorse.report.status import FailOn, exit_code
 from gifthorse.report.words import (
@@ -98,8 +98,8 @@ def _blocks(report: Report) -> Iterable[RenderableType]:
         yield from (_indented(_methods(report), 2), Text())
     yield _indented(_verdict_line(report), 2)
     yield _indented(Text(printable(report.reason) or HEADLINES[report.label]), 4)
-    if report.label in ("INCONCLUSIVE", "NOT SCANNED") and report.intake:
-        yield from (Text(), _indented(_normalizations(report.intake), 4))
+    if report.label in ("INCONCLUSIVE", "NOT SCANNED") and report.preparation:
+        yield from (Text(), _indented(_normalizations(report.preparation), 4))
     found = leads(report)
     for lead in found[:_FINDINGS]:
         yield from (Text(), _indented(_lead(report, lead), 4))
@@ -138,16 +138,16 @@ def facts_grid(rows: Iterable[tuple[str, str]]) -> Table:
 
 def _subject(report: Report) -> Table:
     """Return the lines on the file, the network, the images and the sanity."""
-    o, intake = report.origin, report.intake
+    o, preparation = report.origin, report.preparation
     digest = f"sha256 {o.sha256[:4]}…{o.sha256[-2:]}" if o.sha256 else ""
     size = volume(o.bytes) if o.bytes else ""
     rows = [("model", "  ".join(filter(None, (o.path, size, digest, opened(report)))))]
     found = f"{o.arch} ({o.how})" if o.how else o.arch
-    classes = plural(len(intake.per_class), "class") if intake else ""
-    shape = f"input {'x'.join(map(str, intake.shape))}" if intake else ""
+    classes = plural(len(preparation.per_class), "class") if preparation else ""
+    shape = f"input {'x'.join(map(str, preparation.shape))}" if preparation else ""
     rows.append(("network", " · ".join(filter(None, (found or "unknown", classes, shape)))))
-    if intake:
-        rows += _images(intake)
+    if preparation:
+        rows += _images(preparation)
     rows += [("opened", note) for note in o.notes]
     claims = list(o.metadata.items())[:_CLAIMS]
     said = [f"{printable(k, NAME_LIMIT)}: {printable(v, CLAIM_LIMIT)}" for k, v in claims]
@@ -155,19 +155,22 @@ def _subject(report: Report) -> Table:
     return facts_grid(rows)
 
 
-def _images(intake: Intake) -> list[tuple[str, str]]:
+def _images(preparation: Preparation) -> list[tuple[str, str]]:
     """Return the lines on images and sanity."""
-    low, high = min(intake.per_class, default=0), max(intake.per_class, default=0)
+    low, high = min(preparation.per_class, default=0), max(preparation.per_class, default=0)
     each = f"{low} each" if low == high else f"{low} to {high} each"
-    labels = "the model itself" if intake.labels_from == "model" else intake.labels_from
-    classes = plural(sum(n > 0 for n in intake.per_class), "class")
-    images = f"{intake.images:,} from {intake.source} ({classes}, {each}) · labels from {labels}"
-    used = f"with normalize={intake.normalization.name}"
-    others = [t for t in intake.tried if t.normalization != intake.normalization][:3]
+    labels = "the model itself" if preparation.labels_from == "model" else preparation.labels_from
+    classes = plural(sum(n > 0 for n in preparation.per_class), "class")
+    images = (
+        f"{preparation.images:,} from {preparation.source} ({classes}, {each})"
+        f" · labels from {labels}"
+    )
+    used = f"with normalize={preparation.normalization.name}"
+    others = [t for t in preparation.tried if t.normalization != preparation.normalization][:3]
     rest = ", ".join(f"{t.normalization.name} {percent(t.accuracy.value)}" for t in others)
-    accuracy = f"{percent(intake.accuracy.value)} {interval(intake.accuracy)}"
+    accuracy = f"{percent(preparation.accuracy.value)} {interval(preparation.accuracy)}"
     sanity = f"clean accuracy {accuracy} {used}" + (f"  ({rest})" if rest else "")
-    return [("images", images), ("sanity", sanity), *(("", note) for note in intake.notes)]
+    return [("images", images), ("sanity", sanity), *(("", note) for note in preparation.notes)]
 
 
 def _methods(report: Report) -> Table:
@@ -205,14 +208,14 @@ def _verdict_line(report: Report) -> Table:
     return grid
 
 
-def _normalizations(intake: Intake) -> Table:
+def _normalizations(preparation: Preparation) -> Table:
     """Return the table of normalizations tried, the chosen one marked."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("normalize", no_wrap=True)
     for heading in ("clean accuracy", "top probability", ""):
         table.add_column(heading, overflow="fold")
-    for row in intake.tried:
-        chosen = row.normalization == intake.normalization
+    for row in preparation.tried:
+        chosen = row.normalization == preparation.normalization
         table.add_row(*_tried(row), Text("chosen" if chosen else ""))
     return table
 
@@ -245,7 +248,7 @@ def _lead(report: Report, lead: Lead) -> RenderableType:
 def _works(c: Confirmation) -> str:
     controls = f"a random trigger of the same size: {percent(c.control.value)}"
     unseen = f"{percent(c.asr.value)} of {plural(c.asr.trials, 'unseen image')} {interval(c.asr)}"
-    return f"{unseen}; {controls}; no trigger: {percent(c.drift.value)}"
+    return f"{unseen}; {controls}; no trigger: {percent(c.no_trigger.value)}"
 
 
 def _beside(c: SizeComparison) -> str:

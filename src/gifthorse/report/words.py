@@ -188,7 +188,7 @@ def class_label(report: Report, number: int) -> str:
 
 def class_name(report: Report, number: int) -> str:
     """Return the printable name of a class, empty if it has none or merely its number."""
-    names = report.intake.class_names if report.intake else ()
+    names = report.preparation.class_names if report.preparation else ()
     name = printable(names[number], NAME_LIMIT) if 0 <= number < len(names) else ""
     return "" if name == str(number) else name
 

@@ -1,30 +1,30 @@
 """The one loop over triggers, and what it is made of."""
 
-from gifthorse.search.cost import Adaptive
-from gifthorse.search.init import Probe
+from gifthorse.search.cost import CostController
+from gifthorse.search.init import PatchInit
 from gifthorse.search.loop import Search
-from gifthorse.search.objective import Pace, Problem, Turning
-from gifthorse.search.parametrizations.bounded import Bounded
-from gifthorse.search.parametrizations.masks import Form, MaskPattern, SignedPixels
+from gifthorse.search.objective import Objective, RandomAffine, SearchConfig
+from gifthorse.search.parametrizations.bounded import BoundedChange
+from gifthorse.search.parametrizations.masks import MaskPattern, Parametrization, SignedPixels
 from gifthorse.search.parametrizations.one_variable import OneVariable
 from gifthorse.search.run import finish, found
-from gifthorse.search.schedulers import Exhaustive, Halving, Turns
+from gifthorse.search.schedulers import Exhaustive, Scheduler, SuccessiveHalving
 
 __all__ = [
-    "Adaptive",
-    "Bounded",
+    "BoundedChange",
+    "CostController",
     "Exhaustive",
-    "Form",
-    "Halving",
     "MaskPattern",
+    "Objective",
     "OneVariable",
-    "Pace",
-    "Probe",
-    "Problem",
+    "Parametrization",
+    "PatchInit",
+    "RandomAffine",
+    "Scheduler",
     "Search",
+    "SearchConfig",
     "SignedPixels",
-    "Turning",
-    "Turns",
+    "SuccessiveHalving",
     "finish",
     "found",
 ]

@@ -13,7 +13,7 @@ _TENSORS = ("weight", "streak", "met", "missed", "rose", "fell")
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class CostController:
     """Neural Cleanse's controller: raise the weight while the bar is met, lower it while it is not.
 
     All tensors are `(A,)`, one entry an arm; arms never touch each other's entries.
@@ -24,7 +24,7 @@ class Adaptive:
         patience: Rounds in a row that it takes to move the weight.
         up: Factor after `patience` successes.
         down: Divisor after `patience` failures.
-        settle: Successes in a row before a zero weight becomes `initial`; 0 starts at `initial`.
+        warmup: Successes in a row before a zero weight becomes `initial`; 0 starts at `initial`.
         streak: Successes in a row while the weight is zero.
         met: Successes in a row since the last move.
         missed: Failures in a row since the last move.
@@ -39,7 +39,7 @@ class Adaptive:
     patience: int
     up: float
     down: float
-    settle: int
+    warmup: int
     streak: Tensor
     met: Tensor
     missed: Tensor
@@ -55,30 +55,32 @@ class Adaptive:
         patience: int = 10,
         up: float = 1.5,
         down: float = 1.5**1.5,
-        settle: int = 0,
-    ) -> Adaptive:
+        warmup: int = 0,
+    ) -> CostController:
         """Return the controller at its start for `arms` arms."""
         count = torch.zeros(arms, dtype=torch.int64)
         flag = torch.zeros(arms, dtype=torch.bool)
-        weight = torch.full((arms,), 0.0 if settle else initial)
-        return cls(weight, initial, patience, up, down, settle, count, count, count, flag, flag)
+        weight = torch.full((arms,), 0.0 if warmup else initial)
+        return cls(weight, initial, patience, up, down, warmup, count, count, count, flag, flag)
 
     @classmethod
     def rising(
         cls,
         arms: int,
         initial: float,
-        wait: int,
+        patience: int,
         up: float,
         *,
-        settle: int = 0,
+        warmup: int = 0,
         fall: float = 1.5,
-    ) -> Adaptive:
+    ) -> CostController:
         """Return the controller of the papers: the weight falls by `up ** fall`."""
-        return cls.start(arms, initial=initial, patience=wait, up=up, down=up**fall, settle=settle)
+        return cls.start(
+            arms, initial=initial, patience=patience, up=up, down=up**fall, warmup=warmup
+        )
 
     @classmethod
-    def fixed(cls, arms: int, weight: float = 0.0, *, patience: int = 1) -> Adaptive:
+    def fixed(cls, arms: int, weight: float = 0.0, *, patience: int = 1) -> CostController:
         """Return a weight that never moves; hits and misses in a row still count as turns."""
         return cls.start(arms, initial=weight, patience=patience, up=1.0, down=1.0)
 
@@ -86,21 +88,21 @@ class Adaptive:
         """Return the tensors, by name."""
         return {name: getattr(self, name) for name in _TENSORS}
 
-    def restored(self, state: Mapping[str, Tensor], prefix: str = "") -> Adaptive:
+    def restored(self, state: Mapping[str, Tensor], prefix: str = "") -> CostController:
         """Return the controller with the tensors that `state` returned."""
         kept: dict[str, Any] = {name: state[prefix + name].clone() for name in _TENSORS}
         return replace(self, **kept)
 
-    def to(self, device: torch.device | str) -> Adaptive:
+    def to(self, device: torch.device | str) -> CostController:
         """Return the same state on another device."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in self.state().items()}
         return replace(self, **moved)
 
-    def after(self, ok: Tensor, arms: Tensor, /) -> Adaptive:
+    def after(self, ok: Tensor, arms: Tensor, /) -> CostController:
         """Return the state after a round in which arms `(a,)` met the bar or not, `(a,)` bool.
 
         Example:
-            >>> cost = Adaptive.start(1, initial=1.0, patience=2)
+            >>> cost = CostController.start(1, initial=1.0, patience=2)
             >>> for _ in range(2):
             ...     cost = cost.after(torch.tensor([True]), torch.tensor([0]))
             >>> cost.weight.tolist()
@@ -109,7 +111,7 @@ class Adaptive:
         weight, met, missed = self.weight[arms], self.met[arms], self.missed[arms]
         rose, fell = self.rose[arms], self.fell[arms]
         streak = torch.where((weight == 0) & ok, self.streak[arms] + 1, 0)
-        begin = (weight == 0) & (streak >= max(1, self.settle)) & (self.initial > 0)
+        begin = (weight == 0) & (streak >= max(1, self.warmup)) & (self.initial > 0)
         weight = torch.where(begin, self.initial, weight)
         met, missed = met.masked_fill(begin, 0), missed.masked_fill(begin, 0)
         rose, fell, streak = rose & ~begin, fell & ~begin, streak.masked_fill(begin, 0)

@@ -13,13 +13,13 @@ from gifthorse.core.types import Goal, Logits, Samples, Subject
 from gifthorse.data.gallery import balanced
 from gifthorse.data.samples import near, whole
 from gifthorse.models.folding import frozen
-from gifthorse.search.hooks import Watched
-from gifthorse.search.losses import Trial
-from gifthorse.search.objective import Pace, Problem
+from gifthorse.search.hooks import HookedModel
+from gifthorse.search.losses import Step
+from gifthorse.search.objective import Objective, SearchConfig
 from gifthorse.search.parametrizations.masks import Parts
 
 
-class Stage:
+class SearchData:
     """What a search acts on: images an arm may use, a frozen net, a generator an arm.
 
     Attributes:
@@ -39,18 +39,18 @@ class Stage:
         clean: Samples,
         goals: Sequence[Goal],
         rng: Generator,
-        problem: Problem,
-        pace: Pace,
+        objective: Objective,
+        config: SearchConfig,
     ) -> None:
-        self.problem, self.pace, self.form = problem, pace, problem.form
+        self.objective, self.config, self.form = objective, config, objective.form
         # A folded layer no longer says what it said in the net as it came.
-        self._net = Watched(frozen(subject.net, fold=not problem.layer), problem.layer)
+        self._net = HookedModel(frozen(subject.net, fold=not objective.layer), objective.layer)
         self.pool, self._labels = whole(near(clean, subject))
         self.device = self.pool.device
-        self.index, self.count = usable(self._labels, goals, pace.images)
+        self.index, self.count = usable(self._labels, goals, config.max_images)
         usual = int(self.count.median())  # one class with few images holds no other arm back
-        self.batch = min(pace.batch, usual)
-        self.steps = max(min(usual // self.batch, pace.steps or usual), pace.floor)
+        self.batch = min(config.batch, usual)
+        self.steps = max(min(usual // self.batch, config.steps or usual), config.min_steps)
         self.target = torch.tensor([g.target for g in goals], device=self.device)
         self.rngs = [spawn(rng) for _ in goals]
         self.image_steps = 0.0
@@ -58,9 +58,9 @@ class Stage:
     def ask(self, x: Tensor) -> Logits:
         """Return logits `(N, K)` for whoever looks for a start; counted as forward alone."""
         self.image_steps += len(x) / 2
-        return self._net(x, bf16=self.pace.bf16)
+        return self._net(x, bf16=self.config.bf16)
 
-    def trial(self, parts: Parts, arms: Tensor, index: Tensor, *, exact: bool = False) -> Trial:
+    def forward(self, parts: Parts, arms: Tensor, index: Tensor, *, exact: bool = False) -> Step:
         """Stamp the images of an index `(a, B)` and ask the net.
 
         Args:
@@ -69,27 +69,27 @@ class Stage:
             index: Images of the pool, `(a, B)`.
             exact: In float32 and without random changes of the images.
         """
-        scene, view = self.problem.scene, self.problem.view
+        scene, view = self.objective.input_transform, self.objective.stamped_transform
         rngs = [self.rngs[a] for a in arms.tolist()] if scene or view else []
         x = self.pool[index]
         if scene is not None and not exact:
             x = scene(x, rngs)
         stamped = self.form.stamp(parts, x)
         seen = view(stamped, rngs) if view is not None and not exact else stamped
-        logits = self._forward(seen, bf16=self.pace.bf16 and not exact)  # (a, B, K)
+        logits = self._forward(seen, bf16=self.config.bf16 and not exact)  # (a, B, K)
         features = self._net.seen(index.shape)
 
         def again(more: Tensor) -> Logits:
             self.image_steps += more.shape[0] * more.shape[1]
-            return self._forward(more, bf16=self.pace.bf16)
+            return self._forward(more, bf16=self.config.bf16)
 
         target, labels = self.target[arms], self._labels[index]
-        return Trial(x, labels, stamped, logits, target, arms, parts, again, features)
+        return Step(x, labels, stamped, logits, target, arms, parts, again, features)
 
     def verify(self, parts: Parts, arms: Tensor) -> Tensor:
         """Return the success of finished triggers on all images of their arms, `(a,)`."""
         out = []
-        per = max(1, self.pace.chunk // self.index.shape[1])
+        per = max(1, self.config.max_batch // self.index.shape[1])
         for rows in torch.arange(len(arms)).split(per):
             some = arms[rows]
             stamped = self.form.stamp(tuple(p[rows] for p in parts), self.pool[self.index[some]])
@@ -139,7 +139,7 @@ def usable(y: Tensor, goals: Sequence[Goal], most: int = 0) -> tuple[Tensor, Ten
     """
     rows = []
     for goal in goals:
-        keep = goal.meant(y)
+        keep = goal.applies_to(y)
         index = keep.nonzero().flatten()
         if not len(index):
             who = "any other class" if goal.source is None else f"class {goal.source}"

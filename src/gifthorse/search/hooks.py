@@ -13,7 +13,7 @@ from gifthorse.models.scaling import grad_scale
 SCALE = 256.0  # lifts gradients in float16 above its smallest numbers
 
 
-class Watched:
+class HookedModel:
     """Ask a net for logits, in 16 bits where that is fast; keep the output of one layer.
 
     Args:

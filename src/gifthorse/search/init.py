@@ -11,14 +11,14 @@ from torch import Generator, Tensor
 from gifthorse.core.fields import AtLeast, PositiveShare, method
 from gifthorse.core.types import Images
 from gifthorse.search.objective import Net
-from gifthorse.search.parametrizations.masks import Form, Parts
+from gifthorse.search.parametrizations.masks import Parametrization, Parts
 
 # Colors a sticker may have; the last two rows of a patch set are a checkerboard and noise.
 _COLORS = ((1, 1, 1), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0))
 
 
 @dataclass(frozen=True, eq=False)
-class Spots:
+class BestPatches:
     """For each class the patch that speaks most for it.
 
     Attributes:
@@ -33,7 +33,7 @@ class Spots:
 
 
 @method
-class Probe:
+class PatchInit:
     """Try patches of a few plain colors on a grid and keep the best one of every class.
 
     A random start of an inversion may never meet a small opaque trigger: what it needs is a full
@@ -44,22 +44,28 @@ class Probe:
     Attributes:
         side: Side of a patch as a share of the image's.
         images: Clean images that each patch is tried on.
-        chunk: Most images in one forward.
+        max_batch: Most images in one forward.
     """
 
     side: Annotated[float, PositiveShare] = 0.125
     images: Annotated[int, AtLeast(1)] = 8
-    chunk: Annotated[int, AtLeast(1)] = 512
+    max_batch: Annotated[int, AtLeast(1)] = 512
 
     def __call__(
-        self, net: Net, pool: Images, target: Tensor, form: Form, variables: Parts, rng: Generator
+        self,
+        net: Net,
+        pool: Images,
+        target: Tensor,
+        form: Parametrization,
+        variables: Parts,
+        rng: Generator,
     ) -> Parts:
         """Return variables that show, in every arm, the best patch of its target."""
-        spots = self.spots(net, pool, rng)
-        return form.seed(variables, spots.pattern[target], spots.support[target])
+        patches = self.best_patches(net, pool, rng)
+        return form.init_from(variables, patches.pattern[target], patches.support[target])
 
     @torch.no_grad()
-    def spots(self, net: Net, pool: Images, rng: Generator) -> Spots:
+    def best_patches(self, net: Net, pool: Images, rng: Generator) -> BestPatches:
         """Return the best patch of each class for a net on raw images `(N, C, H, W)`."""
         n, channels, height, width = pool.shape
         order = torch.randperm(n, generator=rng)[: self.images].to(pool.device)
@@ -70,7 +76,7 @@ class Probe:
         base = net(x).log_softmax(1).mean(0)
         gains = []
         for ink in inks:
-            for some in corners.split(max(1, self.chunk // len(x))):
+            for some in corners.split(max(1, self.max_batch // len(x))):
                 stamped = x.repeat(len(some), 1, 1, 1, 1)
                 for row, (top, left) in enumerate(some.tolist()):
                     stamped[row, :, :, top : top + side, left : left + side] = ink
@@ -84,7 +90,7 @@ class Probe:
             window = (slice(None), slice(top, top + side), slice(left, left + side))
             pattern[k][window] = inks[row // len(corners)]
             support[k][window] = True
-        return Spots(pattern, support, gain)
+        return BestPatches(pattern, support, gain)
 
 
 def _inks(channels: int, side: int, rng: Generator) -> Tensor:

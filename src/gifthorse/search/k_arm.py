@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.fields import NotNegative, Positive, Share, method
-from gifthorse.core.types import Hunt, Standing
+from gifthorse.core.types import Inversion, Progress
 
 PIXELS = 224 * 224  # of the images that the published constants are for
 
@@ -29,7 +29,7 @@ class KArm:
     that just became smaller hands over to the one with the largest `v + beta / size`, with
     `v = (first - size) / (n + rounds / 2)` as of its last gain; n counts an arm's gains. An arm
     stops when it is hopeless, has gained often enough or, in global mode, gains no more; when that
-    happens to the smallest arm, all is done. Arms that the hunt calls settled count as stopped.
+    happens to the smallest arm, all is done. Arms that the inversion calls done count as stopped.
 
     Assumes sizes that shrink from `H * W` and compare between arms.
 
@@ -49,8 +49,8 @@ class KArm:
     Source: Shen et al., Backdoor Scanning for Deep Neural Networks through K-Arm Optimization,
     ICML 2021, and its released code, whose 2500 takes the place of an arm's first size. Differs:
     sizes are converted to pixels of a 224 x 224 image first, so the constants serve every image
-    size; a gain is a smaller stored trigger of the hunt, not a smaller average penalty, which is
-    not in pixels for every inverter; a stopped arm is never chosen.
+    size; a gain is a smaller stored trigger of the inversion, not a smaller average penalty, which
+    is not in pixels for every inverter; a stopped arm is never chosen.
     """
 
     mode: Literal["global", "pair", "back"] = "global"
@@ -63,17 +63,17 @@ class KArm:
     gains: Annotated[int, NotNegative] = 60
     patience: Annotated[int, NotNegative] = 10
 
-    def __call__(self, hunt: Hunt) -> Iterator[Standing]:
+    def __call__(self, inversion: Inversion) -> Iterator[Progress]:
         """Step one arm after another and yield how all stand, until the race is over."""
         rng = torch.Generator().manual_seed(self.seed)
-        race, now = _Race(self, hunt), hunt.standing
+        race, now = _Race(self, inversion), inversion.progress
         arm: int | None = race.newcomer(0)
         while arm is not None and int(now.rounds.sum()) < self.rounds:
-            hunt.step(torch.tensor([arm]))
-            now = hunt.standing
+            inversion.step(torch.tensor([arm]))
+            now = inversion.progress
             race.update(arm, now)
             yield now
-            arm = race.following(arm, hunt.settled, rng)
+            arm = race.following(arm, inversion.done, rng)
 
 
 class _Race:
@@ -90,21 +90,21 @@ class _Race:
         over: Whether the smallest arm has come to its end.
     """
 
-    def __init__(self, rules: KArm, hunt: Hunt) -> None:
+    def __init__(self, rules: KArm, inversion: Inversion) -> None:
         self.rules = rules
-        self.whole = hunt.best[0].trigger.picture()[1].numel()  # H * W
-        now = hunt.standing
+        self.whole = inversion.best[0].trigger.render()[1].numel()  # H * W
+        now = inversion.progress
         size = now.size.double()
         self.size = size * (PIXELS / self.whole)
-        # Of a hunt that goes on after a break, arms that have a trigger are warm already.
+        # Of an inversion that goes on after a break, arms that have a trigger are warm already.
         self.gained = (size < self.whole).long() * rules.warmup
         self.speed = (rules.first - self.size) / (self.gained + now.rounds / 2).clamp(min=1)
         self.success = now.success
         self.idle = torch.zeros_like(self.gained)
-        self.stopped = hunt.settled
+        self.stopped = inversion.done
         self.better, self.warm, self.over = False, False, False
 
-    def update(self, arm: int, now: Standing) -> None:
+    def update(self, arm: int, now: Progress) -> None:
         """Take in what the last round of an arm brought, and stop it if its time has come."""
         rules, rounds = self.rules, int(now.rounds[arm])
         size = now.size[arm].item() * PIXELS / self.whole
@@ -125,9 +125,9 @@ class _Race:
             self.stopped[arm] = True
             self.over = bool(self.size[arm] <= self.size.min())
 
-    def following(self, arm: int, settled: Tensor, rng: Generator) -> int | None:
+    def following(self, arm: int, done: Tensor, rng: Generator) -> int | None:
         """Return whose turn it is after an arm, or None when the race is over."""
-        self.stopped |= settled
+        self.stopped |= done
         running = (~self.stopped).nonzero().flatten()
         if self.over or not len(running):
             return None

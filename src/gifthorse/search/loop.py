@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.tensors import spawn
-from gifthorse.core.types import Candidate, Goal, Samples, Standing, Subject
+from gifthorse.core.types import Candidate, Goal, Progress, Samples, Subject
 from gifthorse.search.adam import adam
-from gifthorse.search.data import Stage
-from gifthorse.search.objective import LOSSES, Pace, Problem
+from gifthorse.search.data import SearchData
+from gifthorse.search.objective import LOSSES, Objective, SearchConfig
 from gifthorse.search.parametrizations.masks import Parts
 
 # What an arm is besides its variables, moments, trigger and cost; one entry an arm each.
@@ -21,14 +21,14 @@ _KEPT += ["_penalty", "_anchor", "_success", "_last"]
 
 
 class Search:
-    """A hunt: loss to the goal plus cost times size, Adam an arm, best trigger an arm.
+    """An inversion: loss to the goal plus cost times size, Adam an arm, best trigger an arm.
 
     Attributes:
         variables: The raw variables, `(A, ...)` each.
         live: Pixels that a trigger may use, `(A, 1, H, W)` bool; all of them at first.
         cost: Weight of the penalty, one an arm.
         rounds: Rounds that each arm was given, `(A,)`.
-        stage: The images of every arm and the net that judges them.
+        data: The images of every arm and the net that judges them.
         feasible: Whether an arm ever met the bar, `(A,)` bool.
     """
 
@@ -38,16 +38,17 @@ class Search:
         clean: Samples,
         goals: Sequence[Goal],
         rng: Generator,
-        problem: Problem,
-        pace: Pace,
+        objective: Objective,
+        config: SearchConfig,
     ) -> None:
-        self.goals, self.form, self.pace, self.problem = tuple(goals), problem.form, pace, problem
+        self.goals, self.form = tuple(goals), objective.form
+        self.config, self.objective = config, objective
         self.subject = subject
-        self.stage = Stage(subject, clean, goals, rng, problem, pace)
-        self._device = self.stage.device
-        self._loss = problem.loss or LOSSES[pace.loss]
-        self._terms = [(w, term) for w, term in problem.terms if w]
-        self.cost = problem.cost.to(self._device)
+        self.data = SearchData(subject, clean, goals, rng, objective, config)
+        self._device = self.data.device
+        self._loss = objective.loss or LOSSES[config.loss]
+        self._terms = [(w, term) for w, term in objective.terms if w]
+        self.cost = objective.cost.to(self._device)
         self.variables = self._start(spawn(rng))
         self._first: Parts = tuple(torch.zeros_like(v) for v in self.variables)
         self._second: Parts = tuple(torch.zeros_like(v) for v in self.variables)
@@ -66,33 +67,33 @@ class Search:
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round for these arms."""
-        for part in arms.to(self._device).split(max(1, self.pace.chunk // self.stage.batch)):
+        for part in arms.to(self._device).split(max(1, self.config.max_batch // self.data.batch)):
             self._round(part)
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         """Which arms have used their rounds or stopped improving, `(A,)` bool."""
-        done = self.rounds >= self.pace.rounds
-        if self.pace.patience:
-            still = (self._stale >= self.pace.patience) & (self.rounds >= self.pace.least)
+        done = self.rounds >= self.config.rounds
+        if self.config.patience:
+            still = (self._stale >= self.config.patience) & (self.rounds >= self.config.min_rounds)
             done |= self.feasible & still & self._turned
         return done.cpu()
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         """How every arm did in its last round."""
         last = (self.rounds, self._success, self._last, self._size, self._turned)
-        return Standing(*(tensor.to("cpu", copy=True) for tensor in last))
+        return Progress(*(tensor.to("cpu", copy=True) for tensor in last))
 
     @property
     def _turned(self) -> Tensor:
         """Whether the weight of size moved both ways; a bar of 0 is never missed."""
-        return self.cost.rose & (self.cost.fell | (self.pace.bar <= 0))
+        return self.cost.rose & (self.cost.fell | (self.config.success_threshold <= 0))
 
     @property
     def image_steps(self) -> float:
         """Images that went forward and back so far; forward alone counts a half."""
-        return self.stage.image_steps
+        return self.data.image_steps
 
     @property
     def best(self) -> tuple[Candidate, ...]:
@@ -100,7 +101,7 @@ class Search:
         return tuple(
             Candidate(
                 goal,
-                self.form.freeze(tuple(p[a].to("cpu", copy=True) for p in self._parts)),
+                self.form.to_trigger(tuple(p[a].to("cpu", copy=True) for p in self._parts)),
                 self._size[a].item(),
                 self._asr[a].item(),
                 int(self.rounds[a]),
@@ -114,7 +115,7 @@ class Search:
         kept = {name: getattr(self, name) for name in _KEPT}
         for name in ("variables", "_first", "_second", "_parts"):
             kept |= {f"{name}.{i}": v for i, v in enumerate(getattr(self, name))}
-        kept |= {f"rng.{i}": rng.get_state() for i, rng in enumerate(self.stage.rngs)}
+        kept |= {f"rng.{i}": rng.get_state() for i, rng in enumerate(self.data.rngs)}
         kept |= {f"cost.{name}": v for name, v in self.cost.state().items()}
         kept["image_steps"] = torch.tensor(self.image_steps, dtype=torch.float64)
         # Steps change it in place.
@@ -128,18 +129,18 @@ class Search:
             count = len(getattr(self, name))
             parts = (state[f"{name}.{i}"] for i in range(count))
             setattr(self, name, tuple(p.to(self._device).clone() for p in parts))
-        for i, rng in enumerate(self.stage.rngs):
+        for i, rng in enumerate(self.data.rngs):
             rng.set_state(state[f"rng.{i}"])
         self.cost = self.cost.restored(state, "cost.").to(self._device)
         self._narrow = not bool(self.live.all())
-        self.stage.image_steps = state["image_steps"].item()
+        self.data.image_steps = state["image_steps"].item()
 
     # What methods that steer a search between its rounds need -----------------------------------
 
     def decoded(self, arms: Tensor) -> Parts:
         """Return the current triggers of these arms, after the method's post-processing."""
         with torch.no_grad():
-            return self.form.cut(self._decode(tuple(v[arms] for v in self.variables), arms))
+            return self.form.postprocess(self._decode(tuple(v[arms] for v in self.variables), arms))
 
     def stored(self, arms: Tensor) -> Parts:
         """Return the best triggers of these arms so far."""
@@ -148,24 +149,24 @@ class Search:
     def success(self, parts: Parts, arms: Tensor) -> Tensor:
         """Return the success of finished triggers on all generation images of their arms, (a,)."""
         with torch.no_grad():
-            return self.stage.verify(parts, arms)
+            return self.data.verify(parts, arms)
 
     def gradient(self, parts: Parts, arms: Tensor) -> Parts:
         """Return the gradient of the main loss on all images with respect to decoded parts."""
         arms, leaves = arms.to(self._device), tuple(p.detach().requires_grad_() for p in parts)
         total = [torch.zeros_like(p) for p in leaves]
-        counts = self.stage.count[arms]
+        counts = self.data.count[arms]
         for count in counts.unique().tolist():  # padding must not count twice
             rows = (counts == count).nonzero().flatten()
-            every = self.stage.index[arms[rows], :count]
-            for index in every.split(max(1, self.pace.chunk // len(rows)), dim=1):
+            every = self.data.index[arms[rows], :count]
+            for index in every.split(max(1, self.config.max_batch // len(rows)), dim=1):
                 some = tuple(leaf[rows] for leaf in leaves)
-                loss = self._loss(self.stage.trial(some, arms[rows], index)).sum()
+                loss = self._loss(self.data.forward(some, arms[rows], index)).sum()
                 got = torch.autograd.grad(
                     loss * (index.shape[1] / count), leaves, allow_unused=True
                 )
                 total = [t if g is None else t + g for t, g in zip(total, got, strict=True)]
-                self.stage.image_steps += index.numel()
+                self.data.image_steps += index.numel()
         return tuple(total)
 
     def put(self, arms: Tensor, variables: Parts) -> None:
@@ -194,7 +195,7 @@ class Search:
         for arm in state["feasible"].nonzero().flatten().tolist():
             parts = row("_parts", len(self._parts), arm)
             variables = row("variables", len(self.variables), arm)
-            again = self.form.resume(parts, variables, self.stage.rngs[arm])
+            again = self.form.restart(parts, variables, self.data.rngs[arm])
             self.put(torch.tensor([arm], device=self._device), again)
 
     def narrow(self, arms: Tensor, live: Tensor) -> None:
@@ -214,33 +215,33 @@ class Search:
         now = (self._soft[arms], self._asr[arms], self._size[arms])
         return torch.stack([a != b for a, b in zip(before, now, strict=True)]).any(0)
 
-    def objective(self, arm: int, variables: Parts) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, arm: int, variables: Parts) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, main loss and penalty, `(g,)` each, of variables `(g, ...)` of one arm.
 
         All generation images of the arm are used, in the precision of acceptance.
         """
         rows = torch.full((len(variables[0]),), arm, device=self._device)
         with torch.no_grad():
-            index = self.stage.index[rows, : int(self.stage.count[arm])]
+            index = self.data.index[rows, : int(self.data.count[arm])]
             variables = tuple(v.to(self._device) for v in variables)
             parts = self._decode(variables, rows)
-            trial = self.stage.trial(parts, rows, index, exact=True)
-            main, penalty = self._loss(trial), self.form.penalty(variables, parts)
-            self.stage.image_steps += index.numel() / 2
-            more = sum(weight * term(trial) for weight, term in self._terms)
+            step = self.data.forward(parts, rows, index, exact=True)
+            main, penalty = self._loss(step), self.form.penalty(variables, parts)
+            self.data.image_steps += index.numel() / 2
+            more = sum(weight * term(step) for weight, term in self._terms)
         return main + self.cost.weight[arm] * penalty + more, main, penalty
 
     # One round -----------------------------------------------------------------------------------
 
     def _start(self, rng: Generator) -> Parts:
-        """Return random variables, or what the problem's start makes of them."""
-        starts = [self.form.start(self.subject.shape, own) for own in self.stage.rngs]
+        """Return random variables, or what the objective's init makes of them."""
+        starts = [self.form.start(self.subject.shape, own) for own in self.data.rngs]
         variables = tuple(torch.stack(v).to(self._device) for v in zip(*starts, strict=True))
-        start, stage = self.problem.start, self.stage
+        start, data = self.objective.init, self.data
         if start is None:
             return variables
         with torch.no_grad():
-            return start(stage.ask, stage.pool, stage.target, self.form, variables, rng)
+            return start(data.ask, data.pool, data.target, self.form, variables, rng)
 
     def _round(self, arms: Tensor) -> None:
         variables = [v[arms].requires_grad_() for v in self.variables]
@@ -248,17 +249,17 @@ class Search:
         steps = self._steps[arms]
         hits = torch.zeros(len(arms), device=self._device)
         penalties, taken = torch.zeros_like(hits), 0
-        for index in self.stage.batches(arms):  # (a, B)
+        for index in self.data.batches(arms):  # (a, B)
             loss, penalty, hit = self._measure(tuple(variables), arms, index)
             gradients = torch.autograd.grad(loss, variables)
             steps = steps + 1
-            adam(variables, gradients, moments, steps, self._rate(steps), self.pace.betas)
+            adam(variables, gradients, moments, steps, self._rate(steps), self.config.betas)
             with torch.no_grad():
                 for v, allowed in zip(variables, self.form.project(tuple(variables)), strict=True):
                     if allowed is not v:
                         v.copy_(allowed)
             hits, penalties, taken = hits + hit, penalties + penalty, taken + 1
-            self.stage.image_steps += index.numel()
+            self.data.image_steps += index.numel()
         for mine, new in zip(self.variables, variables, strict=True):
             mine[arms] = new.detach()
         for full, rows in zip((self._first, self._second), moments, strict=True):
@@ -266,37 +267,37 @@ class Search:
                 full[i][arms] = row
         self._steps[arms] = steps
         self.rounds[arms] += 1
-        met = hits >= self.pace.bar * taken - 1e-6
+        met = hits >= self.config.success_threshold * taken - 1e-6
         self._success[arms], self._last[arms] = hits / taken, penalties / taken
         self._stale[arms] += 1
         failed = self._accept(arms, met)
-        if self.pace.heed:
-            met &= ~(failed & (self._stale[arms] >= self.pace.heed))
+        if self.config.failed_test_patience:
+            met &= ~(failed & (self._stale[arms] >= self.config.failed_test_patience))
         self.cost = self.cost.after(met, arms)
 
     def _rate(self, steps: Tensor) -> Tensor:
         """Return Adam's learning rate of each arm for its step, `(a,)`."""
-        if self.pace.schedule == "constant":
-            return torch.full(steps.shape, self.pace.lr, device=steps.device)
-        part = (steps - 1) / (self.pace.rounds * self.stage.steps)
-        return self.pace.lr * (1 + torch.cos(math.pi * part.clamp(max=1))) / 2
+        if self.config.schedule == "constant":
+            return torch.full(steps.shape, self.config.lr, device=steps.device)
+        part = (steps - 1) / (self.config.rounds * self.data.steps)
+        return self.config.lr * (1 + torch.cos(math.pi * part.clamp(max=1))) / 2
 
     def _measure(
         self, variables: Parts, arms: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss over all arms, the penalty and the share of hits of each arm."""
         parts = self._decode(variables, arms)
-        trial = self.stage.trial(parts, arms, index)
+        step = self.data.forward(parts, arms, index)
         penalty = self.form.penalty(variables, parts)
-        loss = self._loss(trial) + self.cost.weight[arms] * penalty
+        loss = self._loss(step) + self.cost.weight[arms] * penalty
         for weight, term in self._terms:
-            loss = loss + weight * term(trial)
-        hit = (trial.logits.argmax(-1) == trial.target[:, None]).float().mean(1)
+            loss = loss + weight * term(step)
+        hit = (step.logits.argmax(-1) == step.target[:, None]).float().mean(1)
         return loss.sum(), penalty.detach(), hit
 
     def _decode(self, variables: Parts, arms: Tensor) -> Parts:
         parts = self.form.decode(variables)
-        return self.form.confine(parts, self.live[arms]) if self._narrow else parts
+        return self.form.restrict(parts, self.live[arms]) if self._narrow else parts
 
     @torch.no_grad()
     def _accept(self, arms: Tensor, met: Tensor) -> Tensor:
@@ -304,7 +305,7 @@ class Search:
 
         Returns which were tested and failed, `(a,)`.
         """
-        parts = self.form.cut(self._decode(tuple(v[arms] for v in self.variables), arms))
+        parts = self.form.postprocess(self._decode(tuple(v[arms] for v in self.variables), arms))
         return self._weigh(arms, parts, met, self._last[arms])
 
     def _weigh(
@@ -316,12 +317,12 @@ class Search:
         """
         size, soft = self.form.size(parts), self.form.soft_size(parts)
         best, first = self._size[arms], ~self.feasible[arms]
-        notch = self.pace.notch
-        finer = (size == best) & (soft < self._soft[arms] * (1 - notch))
-        better = first | ((size < best) & (size <= best * (1 - notch))) | finer
-        if self.pace.rule == "reference" and penalty is not None:
+        min_improvement = self.config.min_improvement
+        finer = (size == best) & (soft < self._soft[arms] * (1 - min_improvement))
+        better = first | ((size < best) & (size <= best * (1 - min_improvement))) | finer
+        if self.config.rule == "reference" and penalty is not None:
             better &= penalty < self._penalty[arms]
-        elif self.pace.rule == "success":
+        elif self.config.rule == "success":
             tried = self._success[arms] if penalty is not None else 1 + self._success[arms]
             better = first | (tried > self._asr[arms])
         chosen = (met & better).nonzero().flatten()
@@ -329,9 +330,9 @@ class Search:
         if not len(chosen):
             return failed
         parts = tuple(p[chosen] for p in parts)
-        asr = self.stage.verify(parts, arms[chosen])
-        works = asr >= self.pace.bar
-        if self.pace.rule == "success":  # a round's success is that of a moving trigger
+        asr = self.data.verify(parts, arms[chosen])
+        works = asr >= self.config.success_threshold
+        if self.config.rule == "success":  # a round's success is that of a moving trigger
             works &= first[chosen] | (asr > self._asr[arms[chosen]])
         failed[chosen] = ~works
         good = works.nonzero().flatten()
@@ -344,8 +345,8 @@ class Search:
     def _store(self, arms: Tensor, parts: Parts, size: Tensor, soft: Tensor, asr: Tensor) -> None:
         for mine, new in zip(self._parts, parts, strict=True):
             mine[arms] = new
-        gained = ~self.feasible[arms] | (size <= self._anchor[arms] * (1 - self.pace.gain))
-        gained |= self.pace.rule == "success"  # what is stored works more often
+        gained = ~self.feasible[arms] | (size <= self._anchor[arms] * (1 - self.config.min_delta))
+        gained |= self.config.rule == "success"  # what is stored works more often
         self._anchor[arms] = torch.where(gained, size, self._anchor[arms])
         self._stale[arms] = torch.where(gained, 0, self._stale[arms])
         self._size[arms], self._soft[arms], self._asr[arms] = size, soft, asr
@@ -353,6 +354,6 @@ class Search:
         for row, arm in enumerate(arms.tolist()):
             one = slice(row, row + 1)
             before = tuple(v[arm : arm + 1] for v in self.variables)
-            again = self.form.resume(tuple(p[one] for p in parts), before, self.stage.rngs[arm])
+            again = self.form.restart(tuple(p[one] for p in parts), before, self.data.rngs[arm])
             for mine, new in zip(self.variables, again, strict=True):
                 mine[arm] = new[0]

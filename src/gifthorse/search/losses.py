@@ -1,6 +1,6 @@
 """Losses and further terms of a search: what is minimized beside the size of a trigger.
 
-Every term maps a `Trial` to one number an arm, `(a,)`, and never mixes arms. Terms that read
+Every term maps a `Step` to one number an arm, `(a,)`, and never mixes arms. Terms that read
 `parts` expect those of `MaskPattern`: a mask `(a, 1, H, W)` and a pattern `(a, C, H, W)`.
 """
 
@@ -26,7 +26,7 @@ C1, C2 = 0.01**2, 0.03**2  # keep the quotients of SSIM finite
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class Step:
     """One step of a search, as a loss term sees it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Trial:
     features: Tensor | None = None
 
 
-Term: TypeAlias = Callable[[Trial], Tensor]
+Term: TypeAlias = Callable[[Step], Tensor]
 
 
 # Losses: how far the net is from the target ------------------------------------------------------
@@ -62,9 +62,9 @@ Term: TypeAlias = Callable[[Trial], Tensor]
 class CrossEntropy:
     """Mean over the images of the cross entropy to the target."""
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the loss of each arm, `(a,)`, at least 0."""
-        return _entropy(trial.logits, trial.target[:, None]).mean(1)
+        return _entropy(step.logits, step.target[:, None]).mean(1)
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Prob:
     the cross entropy: images far from the target hardly count, half-flipped ones dominate.
     """
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the loss of each arm, `(a,)` in [0, 16.118]."""
-        p = _of_target(trial.logits.softmax(-1), trial.target)
+        p = _of_target(step.logits.softmax(-1), step.target)
         return PROB * (1 - p).mean(1)
 
 
@@ -97,10 +97,10 @@ class Clipped:
 
     beta: Tensor
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the loss of each arm, `(a,)` in [0, beta]."""
-        beta = self.beta.to(trial.logits)[trial.arms, None]
-        return _entropy(trial.logits, trial.target[:, None]).minimum(beta).mean(1)
+        beta = self.beta.to(step.logits)[step.arms, None]
+        return _entropy(step.logits, step.target[:, None]).minimum(beta).mean(1)
 
 
 @dataclass(frozen=True)
@@ -122,21 +122,21 @@ class Margin:
 
     kappa: float = 0.0
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the loss of each arm, `(a,)`, at least `-kappa`."""
-        z = trial.logits
-        index = trial.target[:, None, None].expand(*z.shape[:2], 1)
+        z = step.logits
+        index = step.target[:, None, None].expand(*z.shape[:2], 1)
         others = z.scatter(2, index, -math.inf).amax(2)
-        return (others - _of_target(z, trial.target)).clamp_min(-self.kappa).mean(1)
+        return (others - _of_target(z, step.target)).clamp_min(-self.kappa).mean(1)
 
 
 @dataclass(frozen=True)
 class Nothing:
     """No loss, for methods whose terms say it all."""
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return zeros `(a,)` that depend on every part, so that all gradients exist."""
-        return trial.stamped[:, :1].flatten(1).sum(1) * 0  # not the logits: saves a backward
+        return step.stamped[:, :1].flatten(1).sum(1) * 0  # not the logits: saves a backward
 
 
 # Terms on the images -----------------------------------------------------------------------------
@@ -149,9 +149,9 @@ class Distance:
     Source: Carlini and Wagner, S&P 2017; PixelBackdoor eq. 7.
     """
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the distance of each arm, `(a,)`, at least 0."""
-        return (trial.stamped - trial.x).square().flatten(2).sum(2).mean(1)
+        return (step.stamped - step.x).square().flatten(2).sum(2).mean(1)
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ class Similarity:
     Source: Wang et al., SSIM, TIP 2004; USB (arXiv 2302.00747), eq. 1.
     """
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the term of each arm, `(a,)` in [-1, 1]; -1 if nothing changed."""
-        x, y = trial.x, trial.stamped
+        x, y = step.x, step.stamped
         mean_x, mean_y, xx, yy, xy = _blurred(torch.stack([x, y, x * x, y * y, x * y]))
         products, squares = mean_x * mean_y, mean_x**2 + mean_y**2
         structure = (2 * (xy - products) + C2) / (xx + yy - squares + C2)
@@ -211,9 +211,9 @@ class Elastic:
     part: Literal["mask", "outside"]
     scale: float = 1.0
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the term of each arm, `(a,)`, at least 0."""
-        v = _part(trial.parts, self.part).flatten(1) * self.scale
+        v = _part(step.parts, self.part).flatten(1) * self.scale
         return v.abs().sum(1) + v.square().sum(1)
 
 
@@ -238,9 +238,9 @@ class Roughness:
     part: Literal["mask", "outside"]
     scale: float = 1.0
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the term of each arm, `(a,)`, at least 0."""
-        v = _part(trial.parts, self.part) * self.scale
+        v = _part(step.parts, self.part) * self.scale
         down, across = v.diff(dim=-2), v.diff(dim=-1)
         return down.square().flatten(1).sum(1) + across.square().flatten(1).sum(1)
 
@@ -254,10 +254,10 @@ class Blocking:
     Source: Guo et al., TABOR, ICDM 2020, R3.
     """
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the mean loss of each arm, `(a,)`, at least 0."""
-        masked = (1 - trial.parts[0].unsqueeze(1)) * trial.x
-        return _entropy(trial.net(masked), trial.y).mean(1)
+        masked = (1 - step.parts[0].unsqueeze(1)) * step.x
+        return _entropy(step.net(masked), step.y).mean(1)
 
 
 @dataclass(frozen=True)
@@ -268,11 +268,11 @@ class Alone:
     image of the batch.
     """
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the loss of each arm, `(a,)`, at least 0."""
-        mask, pattern = trial.parts
-        logits = trial.net((mask * pattern).unsqueeze(1))  # (a, 1, K)
-        return _entropy(logits, trial.target[:, None])[:, 0]
+        mask, pattern = step.parts
+        logits = step.net((mask * pattern).unsqueeze(1))  # (a, 1, K)
+        return _entropy(logits, step.target[:, None])[:, 0]
 
 
 # ABS: wake one neuron with a mask of a given size ------------------------------------------------
@@ -296,17 +296,17 @@ class Activation:
     neuron: Tensor
     others: float = 1e-4
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the term of each arm, `(a,)`.
 
         Raises:
             BadOption: If the search watches no layer.
         """
-        if trial.features is None:
+        if step.features is None:
             raise BadOption("a neuron's activation was asked for without a layer: name its layer")
-        h = trial.features + trial.features.relu()  # (a, B, J, ...)
+        h = step.features + step.features.relu()  # (a, B, J, ...)
         each = h.transpose(1, 2).flatten(2).sum(2)  # (a, J)
-        chosen = self.neuron.to(each.device)[trial.arms, None]
+        chosen = self.neuron.to(each.device)[step.arms, None]
         wanted = each.gather(1, chosen)[:, 0]
         return self.others * each.scatter(1, chosen, 0).sum(1) - wanted
 
@@ -327,9 +327,9 @@ class StepwiseSize:
     factor: float = 1.2
     weights: tuple[float, float, float] = (0.01, 500.0, 1000.0)
 
-    def __call__(self, trial: Trial) -> Tensor:
+    def __call__(self, step: Step) -> Tensor:
         """Return the weighted size of each arm's mask, `(a,)`, at least 0."""
-        mask = trial.parts[0].flatten(1)
+        mask = step.parts[0].flatten(1)
         covered = (mask > 0.01).sum(1)
         small, medium, large = (mask.new_tensor(w) for w in self.weights)
         weight = small.where(covered <= self.limit, medium)

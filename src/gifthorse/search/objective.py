@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.types import Images
-from gifthorse.search.cost import Adaptive
+from gifthorse.search.cost import CostController
 from gifthorse.search.losses import CrossEntropy, Margin, Nothing, Prob, Term
-from gifthorse.search.parametrizations.masks import Form, Parts
+from gifthorse.search.parametrizations.masks import Parametrization, Parts
 
 LOSSES: dict[str, Term] = {
     "ce": CrossEntropy(),
@@ -22,102 +22,110 @@ LOSSES: dict[str, Term] = {
     "margin": Margin(),
     "none": Nothing(),
 }
-View: TypeAlias = Callable[[Tensor, Sequence[Generator]], Tensor]
+ImageTransform: TypeAlias = Callable[[Tensor, Sequence[Generator]], Tensor]
 Net: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @method
-class Pace:
+class SearchConfig:
     """How a search moves and when it stops.
 
     Attributes:
-        images: Most images that an arm works on and is tested with, spread over their classes; 0
-            takes all. A short search on many images ends before its triggers are small.
+        max_images: Most images that an arm works on and is tested with, spread over their classes;
+            0 takes all. A short search on many images ends before its triggers are small.
         batch: Images an arm sees in a step; fewer if there are fewer.
         lr: Adam's learning rate.
         betas: Adam's decay rates.
         schedule: The rate stays `constant` or falls to 0 along a `cosine` over all rounds.
-        bar: Success rate that a trigger must reach on the generation images.
+        success_threshold: Success rate that a trigger must reach on the generation images.
         steps: Most steps in a round; 0 makes a round a pass over the images.
-        floor: Least steps in a round; images come up again where a pass is shorter.
+        min_steps: Least steps in a round; images come up again where a pass is shorter.
         rounds: Most rounds an arm gets.
-        least: Rounds an arm gets in any case.
-        patience: An arm settles after this many rounds without a gain, once its cost has moved
+        min_rounds: Rounds an arm gets in any case.
+        patience: An arm is done after this many rounds without a gain, once its cost has moved
             both up and down, or only up where the bar is 0; 0 never stops early.
-        gain: Relative decrease of the size that counts as a gain; by the rule `success` whatever
-            works more often is one.
-        heed: Rounds without a gain after which one whose trigger then fails its test counts as one
-            that missed the bar, so that the weight of size comes down; 0 lets batches alone decide,
-            as in the papers, and an arm may hover just below the bar for good.
-        notch: Least relative decrease of the size that is worth testing and storing a trigger
-            for; every test is a forward over all generation images.
+        min_delta: Relative decrease of the size that counts as a gain; by the rule `success`
+            whatever works more often is one.
+        failed_test_patience: Rounds without a gain after which one whose trigger then fails its
+            test counts as one that missed the bar, so that the weight of size comes down; 0 lets
+            batches alone decide, as in the papers, and an arm may hover just below the bar for
+            good.
+        min_improvement: Least relative decrease of the size that is worth testing and storing a
+            trigger for; every test is a forward over all generation images.
         loss: `ce`, or `prob`: 16.118 (1 - p_t), what the Keras codes of Neural Cleanse and
             PixelBackdoor minimize since they swap the arguments of the cross entropy; `margin` is
             the logit margin of Carlini and Wagner, `none` leaves everything to a method's terms.
         rule: `size` stores a smaller trigger; `reference` asks for a smaller penalty as well;
             `success` stores the one that works more often, whatever its size.
-        chunk: Most images in one forward; arms beyond it take turns.
+        max_batch: Most images in one forward; arms beyond it take turns.
         bf16: Run the net in bfloat16 where that is fast; triggers, losses and acceptance stay
             in float32.
     """
 
-    images: Annotated[int, NotNegative] = 0
+    max_images: Annotated[int, NotNegative] = 0
     batch: Annotated[int, AtLeast(1)] = 32
     lr: Annotated[float, NotNegative] = 0.1
     betas: tuple[float, float] = (0.5, 0.9)
     schedule: Literal["constant", "cosine"] = "constant"
-    bar: Annotated[float, NotNegative] = 0.99
+    success_threshold: Annotated[float, NotNegative] = 0.99
     steps: Annotated[int, NotNegative] = 0
-    floor: Annotated[int, NotNegative] = 0
+    min_steps: Annotated[int, NotNegative] = 0
     rounds: Annotated[int, NotNegative] = 1000
-    least: Annotated[int, NotNegative] = 0
+    min_rounds: Annotated[int, NotNegative] = 0
     patience: Annotated[int, NotNegative] = 0
-    gain: Annotated[float, NotNegative] = 0.01
-    heed: Annotated[int, NotNegative] = 0
-    notch: Annotated[float, Share] = 0.0
+    min_delta: Annotated[float, NotNegative] = 0.01
+    failed_test_patience: Annotated[int, NotNegative] = 0
+    min_improvement: Annotated[float, Share] = 0.0
     loss: Literal["ce", "prob", "margin", "none"] = "ce"
     rule: Literal["size", "reference", "success"] = "size"
-    chunk: Annotated[int, AtLeast(1)] = 512
+    max_batch: Annotated[int, AtLeast(1)] = 512
     bf16: bool = False
 
 
-class Start(Protocol):
+class Initializer(Protocol):
     """Where the variables of all arms begin."""
 
     def __call__(
-        self, net: Net, pool: Images, target: Tensor, form: Form, variables: Parts, rng: Generator
+        self,
+        net: Net,
+        pool: Images,
+        target: Tensor,
+        form: Parametrization,
+        variables: Parts,
+        rng: Generator,
     ) -> Parts:
         """Return better variables than the random ones given, `(A, ...)`, for targets `(A,)`."""
         ...
 
 
 @dataclass(frozen=True)
-class Problem:
+class Objective:
     """What is minimized: loss + cost * penalty of the form + weighted terms.
 
     Attributes:
         form: The family of triggers.
         cost: Weight of the form's penalty, one an arm.
-        loss: The main loss; None takes the one that the pace names.
+        loss: The main loss; None takes the one that the config names.
         terms: Further terms with their weights; a weight of 0 costs nothing.
-        scene: What happens to clean images before they are stamped (augmentation).
-        view: What happens to stamped images before the net sees them (transformations).
-        start: Where to begin; None begins at random.
+        input_transform: What happens to clean images before they are stamped (augmentation).
+        stamped_transform: What happens to stamped images before the net sees them
+            (transformations).
+        init: Where to begin; None begins at random.
         layer: Name of the layer whose output the terms see; empty for none.
     """
 
-    form: Form
-    cost: Adaptive
+    form: Parametrization
+    cost: CostController
     loss: Term | None = None
     terms: tuple[tuple[float, Term], ...] = ()
-    scene: View | None = None
-    view: View | None = None
-    start: Start | None = None
+    input_transform: ImageTransform | None = None
+    stamped_transform: ImageTransform | None = None
+    init: Initializer | None = None
     layer: str = ""
 
 
 @method
-class Turning:
+class RandomAffine:
     """Shrink and turn every stamped image a little, so that the trigger survives such changes.
 
     Attributes:
@@ -146,7 +154,7 @@ class Turning:
 
 
 @dataclass(frozen=True)
-class Mirroring:
+class RandomFlip:
     """Mirror every clean image, left to right, with a chance of one half.
 
     Doubles the images that a trigger is fitted on; wrong where mirrored images belong to another

@@ -10,31 +10,32 @@ import torch
 
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.run import Run
-from gifthorse.core.types import Candidate, Hunt, Standing, WithStart
-from gifthorse.search.schedulers import Turns
+from gifthorse.core.types import Candidate, Inversion, Progress, WithStart
+from gifthorse.search.schedulers import Scheduler
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 ENDED = "ended"  # in the kept state of a search that came to its end: it is not stepped again
 
 
 def finish(
-    hunt: Hunt,
-    turns: Turns,
+    inversion: Inversion,
+    scheduler: Scheduler,
     run: Run,
     *,
     rounds: int | None = None,
     longest: int = 0,
-    watch: Callable[[Standing], None] | None = None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> str:
-    """Step an inversion to the end of its turns; return why it had to stop before, or nothing.
+    """Step an inversion to the end of its schedule; return why it had to stop before, or nothing.
 
     This is the only place where an inversion is stepped. Its start (a sweep of whole images, the
     stimulation of neurons) comes in portions that are counted, limited and kept like rounds. One
     that was kept at its end is not stepped again.
 
     Args:
-        hunt: An inversion that nobody has stepped yet; it goes on from what the run kept of it.
-        turns: In which order arms are stepped.
+        inversion: An inversion that nobody has stepped yet; it goes on from what the run kept of
+            it.
+        scheduler: In which order arms are stepped.
         run: Is told, charged and obeyed, and keeps the state: every minute, at the end, and when it
             is interrupted.
         rounds: Most rounds from now; None for all.
@@ -46,12 +47,12 @@ def finish(
     """
     state = run.load()
     if state is not None:
-        hunt.restore({name: value for name, value in state.items() if name != ENDED})
+        inversion.restore({name: value for name, value in state.items() if name != ENDED})
         if ENDED in state:
             return ""
-    meter = _Meter(hunt, run, hunt.image_steps if state is not None else 0.0)
+    meter = _Meter(inversion, run, inversion.image_steps if state is not None else 0.0)
     try:
-        for done, total, words in _portions(hunt, turns, rounds, longest, watch):
+        for done, total, words in _portions(inversion, scheduler, rounds, longest, watch):
             meter.charge()
             run.report(done, total, words)
             stopped = run.stop_reason
@@ -63,63 +64,65 @@ def finish(
         meter.save(True)
         raise
     meter.charge()
-    run.save(hunt.state() | ({ENDED: torch.tensor(True)} if rounds is None else {}))
+    run.save(inversion.state() | ({ENDED: torch.tensor(True)} if rounds is None else {}))
     return ""
 
 
 def _portions(
-    hunt: Hunt,
-    turns: Turns,
+    inversion: Inversion,
+    scheduler: Scheduler,
     rounds: int | None,
     longest: int,
-    watch: Callable[[Standing], None] | None,
+    watch: Callable[[Progress], None] | None,
 ) -> Iterator[tuple[int, int, str]]:
     """Take what is left of the start, then the rounds; say after each how far it is."""
-    if isinstance(hunt, WithStart):
-        for words in hunt.start():
+    if isinstance(inversion, WithStart):
+        for words in inversion.start():
             yield 0, longest or 1, words
-    for standing in islice(turns(hunt), rounds):
+    for progress in islice(scheduler(inversion), rounds):
         if watch is not None:
-            watch(standing)
-        done, arms = int(hunt.settled.sum()), len(hunt.settled)
-        words = f"{done} of {arms} done, smallest {standing.size.min().item():.0f} px"
+            watch(progress)
+        done, arms = int(inversion.done.sum()), len(inversion.done)
+        words = f"{done} of {arms} done, smallest {progress.size.min().item():.0f} px"
         # The start counts as a step: a run in which no arm is done yet is no standstill.
-        at = (int(standing.rounds.max()), longest) if longest else (done + 1, arms + 1)
+        at = (int(progress.rounds.max()), longest) if longest else (done + 1, arms + 1)
         yield *at, words
 
 
-def found(hunt: Hunt, turns: Turns, run: Run, failure: str) -> tuple[Candidate, ...]:
+def found(
+    inversion: Inversion, scheduler: Scheduler, run: Run, failure: str
+) -> tuple[Candidate, ...]:
     """Step an inversion to its end and return its candidates, one an arm.
 
     Args:
-        hunt: As for `finish`.
-        turns: As for `finish`.
+        inversion: As for `finish`.
+        scheduler: As for `finish`.
         run: As for `finish`.
         failure: What is to be said if it ends too early: `nothing was unlearned`.
 
     Raises:
         Incomplete: If the run must stop before; the state is kept.
     """
-    stopped = finish(hunt, turns, run)
+    stopped = finish(inversion, scheduler, run)
     if stopped:
         raise Incomplete(
             f"{failure}: {stopped} before the triggers were found; go on with a higher limit"
         )
-    return hunt.best
+    return inversion.best
 
 
 class _Meter:
     """Charges a run for the work of an inversion since last asked, and saves now and then."""
 
-    def __init__(self, hunt: Hunt, run: Run, spent: float) -> None:
-        self.hunt, self.run, self.spent, self.saved = hunt, run, spent, time.monotonic()
+    def __init__(self, inversion: Inversion, run: Run, spent: float) -> None:
+        self.inversion, self.run, self.spent, self.saved = inversion, run, spent, time.monotonic()
 
     def charge(self) -> None:
-        now = self.hunt.image_steps
+        now = self.inversion.image_steps
         self.run.charge(now - self.spent)
         self.spent = now
 
     def save(self, at_once: bool) -> None:
         if at_once or time.monotonic() - self.saved > SAVE_EVERY:
-            self.run.save(self.hunt.state())
+            self.run.save(self.inversion.state())
             self.saved = time.monotonic()

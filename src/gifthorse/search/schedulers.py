@@ -11,33 +11,33 @@ from torch import Tensor
 
 from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.stats import log_depth, log_sizes, mad, median
-from gifthorse.core.types import Hunt, Standing
+from gifthorse.core.types import Inversion, Progress
 
 
-class Turns(Protocol):
-    """Steps a hunt to its end, yielding how the arms stand after every round."""
+class Scheduler(Protocol):
+    """Steps an inversion to its end, yielding how the arms stand after every round."""
 
-    def __call__(self, hunt: Hunt) -> Iterator[Standing]:
+    def __call__(self, inversion: Inversion) -> Iterator[Progress]:
         """Step arms and yield how they stand until nothing is left to do."""
         ...
 
 
 @dataclass(frozen=True)
 class Exhaustive:
-    """Every arm runs until it has settled."""
+    """Every arm runs until it is done."""
 
-    def __call__(self, hunt: Hunt) -> Iterator[Standing]:
-        """Step all unsettled arms, round by round."""
+    def __call__(self, inversion: Inversion) -> Iterator[Progress]:
+        """Step all arms that are not done, round by round."""
         while True:
-            arms = (~hunt.settled).nonzero().flatten()
+            arms = (~inversion.done).nonzero().flatten()
             if not len(arms):
                 return
-            hunt.step(arms)
-            yield hunt.standing
+            inversion.step(arms)
+            yield inversion.progress
 
 
 @method
-class Halving:
+class SuccessiveHalving:
     """Pause the larger half of the arms twice; before an alarm, finish those around the median.
 
     A paused arm's size is an upper bound, which overstates how far the smallest arm lies below the
@@ -64,19 +64,19 @@ class Halving:
     alarm: float = 2.0
     reach: Annotated[float, NotNegative] = 1.5
 
-    def __call__(self, hunt: Hunt) -> Iterator[Standing]:
+    def __call__(self, inversion: Inversion) -> Iterator[Progress]:
         """Step the arms that are still in the race."""
-        alive = torch.arange(len(hunt.settled))
+        alive = torch.arange(len(inversion.done))
         for limit in (self.first, self.second):
-            yield from _until(hunt, alive, limit)
-            alive = self._smaller(hunt.standing.size, alive)
-        yield from _until(hunt, alive, None)
-        size = hunt.standing.size
+            yield from _until(inversion, alive, limit)
+            alive = self._smaller(inversion.progress.size, alive)
+        yield from _until(inversion, alive, None)
+        size = inversion.progress.size
         if not (self._alarming(size) or self._alarming(size[alive])):
             return
         # Arms shrink as they are finished, and others come to lie in the middle.
-        while not hunt.settled[middle := self._middle(hunt.standing.size)].all():
-            yield from _until(hunt, middle, None)
+        while not inversion.done[middle := self._middle(inversion.progress.size)].all():
+            yield from _until(inversion, middle, None)
 
     def _alarming(self, size: Tensor) -> bool:
         return bool(log_depth(size).max() >= self.alarm)
@@ -94,13 +94,13 @@ class Halving:
         return alive[size[alive].argsort()[:count]]
 
 
-def _until(hunt: Hunt, arms: Tensor, limit: int | None) -> Iterator[Standing]:
-    """Step these arms until each has settled or had `limit` rounds."""
+def _until(inversion: Inversion, arms: Tensor, limit: int | None) -> Iterator[Progress]:
+    """Step these arms until each is done or had `limit` rounds."""
     while True:
-        more = ~hunt.settled[arms]
+        more = ~inversion.done[arms]
         if limit is not None:
-            more &= hunt.standing.rounds[arms] < limit
+            more &= inversion.progress.rounds[arms] < limit
         if not more.any():
             return
-        hunt.step(arms[more])
-        yield hunt.standing
+        inversion.step(arms[more])
+        yield inversion.progress

@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from gifthorse.core.types import Candidate, Hunt, Standing
+from gifthorse.core.types import Candidate, Inversion, Progress
 
-First = TypeVar("First", bound=Hunt)
+First = TypeVar("First", bound=Inversion)
 PORTION = 16  # arms that are taken to the end of the first one before the next ones begin
 
 
@@ -19,20 +19,20 @@ class Swept(Generic[First]):
     """A first inversion, stepped to its end as the start of the second.
 
     Args:
-        first: What comes first; every arm of it runs until it has settled.
+        first: What comes first; every arm of it runs until it is done.
         then: Makes the second one, with the same arms, when the first is done.
     """
 
-    def __init__(self, first: First, then: Callable[[First], Hunt]) -> None:
+    def __init__(self, first: First, then: Callable[[First], Inversion]) -> None:
         self.first, self._then = first, then
-        self._second: Hunt | None = None
+        self._second: Inversion | None = None
 
     @property
     def _whole(self) -> float:
-        return float(self.first.best[0].trigger.picture()[1].numel())  # H * W
+        return float(self.first.best[0].trigger.render()[1].numel())  # H * W
 
     @property
-    def second(self) -> Hunt:
+    def second(self) -> Inversion:
         """The inversion proper; the start is taken to its end if nobody has."""
         for _ in self.start():
             pass
@@ -46,10 +46,10 @@ class Swept(Generic[First]):
         """
         if self._second is not None:
             return
-        for part in torch.arange(len(settled := self.first.settled)).split(PORTION):
-            while len(arms := part[~self.first.settled[part]]):
+        for part in torch.arange(len(done := self.first.done)).split(PORTION):
+            while len(arms := part[~self.first.done[part]]):
                 self.first.step(arms)
-                yield f"start: {int(self.first.settled.sum())} of {len(settled)} swept"
+                yield f"start: {int(self.first.done.sum())} of {len(done)} swept"
         self._second = self._then(self.first)
 
     def step(self, arms: Tensor, /) -> None:
@@ -57,18 +57,18 @@ class Swept(Generic[First]):
         self.second.step(arms)
 
     @property
-    def settled(self) -> Tensor:
+    def done(self) -> Tensor:
         """Which arms need no further round, `(A,)` bool; none before the start is done."""
-        return self.first.settled & False if self._second is None else self._second.settled
+        return self.first.done & False if self._second is None else self._second.done
 
     @property
-    def standing(self) -> Standing:
+    def progress(self) -> Progress:
         """How every arm did in its last round; before the start is done it had none."""
         if self._second is not None:
-            return self._second.standing
-        success = torch.zeros_like(self.first.standing.success)
+            return self._second.progress
+        success = torch.zeros_like(self.first.progress.success)
         size = torch.full_like(success, self._whole)
-        return Standing(success.long(), success, success + torch.inf, size, success.bool())
+        return Progress(success.long(), success, success + torch.inf, size, success.bool())
 
     @property
     def image_steps(self) -> float:

@@ -12,26 +12,26 @@ from torch.optim import Optimizer
 from gifthorse.core.types import Subject
 
 
-class Company(Protocol):
+class Callback(Protocol):
     """What trains beside a net, or watches it train. Every method may be left out.
 
     What it remembers from one epoch to the next goes through `state_dict`, so that an interrupted
     training goes on as if nothing had happened.
     """
 
-    def joined(self, learner: Subject) -> Sequence[Optimizer]:
+    def extra_optimizers(self, learner: Subject) -> Sequence[Optimizer]:
         """Return optimizers of further variables that go down the net's own loss."""
         return ()
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Act before an epoch; the net is in training, and a mode set here holds for the epoch."""
         return
 
-    def after(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_end(self, learner: Subject, epoch: int) -> None:
         """Act after an epoch."""
         return
 
-    def enough(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether training may end before its last epoch; asked before each, after `after`."""
         return False
 
@@ -57,17 +57,17 @@ class Stateful(Protocol):
         ...
 
 
-class HeldNorms(Company):
+class FrozenBatchNorm(Callback):
     """Lets BatchNorm use the statistics that it has, and keep them, while its weights train."""
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Take BatchNorm out of training for the epoch."""
         for module in learner.net.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
 
 
-class Memory(Company):
+class Checkpointed(Callback):
     """Something whose state belongs to a training, and nothing more."""
 
     def __init__(self, thing: Stateful) -> None:
@@ -82,7 +82,7 @@ class Memory(Company):
         self.thing.load_state_dict(state)
 
 
-class Dice(Company):
+class RngState(Callback):
     """A generator that training draws from, kept with it."""
 
     def __init__(self, rng: Generator) -> None:

@@ -24,7 +24,7 @@ from gifthorse.core.types import Batch, Images, Labels, Logits, Rate, Samples, S
 from gifthorse.data.augment import augment
 from gifthorse.data.samples import batches, near, whole
 from gifthorse.models.features import head
-from gifthorse.training.callbacks import Company, Dice
+from gifthorse.training.callbacks import Callback, RngState
 from gifthorse.training.loop import Player, Together, descend
 
 log = logging.getLogger("gifthorse")
@@ -85,7 +85,7 @@ def fit(
     *,
     loss: BatchLoss | None = None,
     mix: Mix | None = None,
-    company: Sequence[Company] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Subject:
     """Return a trained copy of a subject; the given one stays as it was.
 
@@ -96,7 +96,7 @@ def fit(
         rng: Source of order and augmentation.
         loss: Loss of a batch; default cross entropy.
         mix: Turns a batch, after augmentation, into the batch to train on (poisoning).
-        company: What trains beside the net or watches it.
+        callbacks: What trains beside the net or watches it.
         run: Where the state is kept after every epoch and, if there is one, gone on from; its
             run is told now and then of steps done, steps in all and the loss, is charged one
             image-step for every image, and may end the training between two epochs.
@@ -115,10 +115,10 @@ def fit(
 
     each = max(1, len(train) // recipe.batch)
     with seeded(rng, device):  # dropout draws from the global generator
-        course = _Course(learner, recipe, each, company, rng)
+        course = _Course(learner, recipe, each, callbacks, rng)
         player = Player(course.variables, precise, Together(course.optimizers))
         for epoch in range(course.resume(run), recipe.epochs):
-            if any(one.enough() for one in company):
+            if any(one.should_stop() for one in callbacks):
                 break
             course.permit(epoch, run)
             course.begin(epoch)
@@ -138,24 +138,24 @@ class _Course:
         learner: Subject,
         recipe: Recipe,
         each: int,
-        company: Sequence[Company],
+        callbacks: Sequence[Callback],
         rng: Generator,
     ) -> None:
-        self.learner, self.part, self.company = learner, recipe.part, company
+        self.learner, self.part, self.callbacks = learner, recipe.part, callbacks
         self.epochs = recipe.epochs
-        live, self.steps = _rouse(learner.net, recipe.part), max(1, recipe.epochs * each)
+        live, self.steps = _set_trainable(learner.net, recipe.part), max(1, recipe.epochs * each)
         momentum, nesterov = recipe.momentum, recipe.momentum > 0
         first = SGD(live, recipe.lr, momentum, weight_decay=recipe.decay, nesterov=nesterov)
-        self.optimizers = [first, *(o for c in company for o in c.joined(learner))]
+        self.optimizers = [first, *(o for c in callbacks for o in c.extra_optimizers(learner))]
         joined = [
             p for o in self.optimizers[1:] for group in o.param_groups for p in group["params"]
         ]
         self.variables = (*live, *joined)
         self.schedule = _schedule(recipe, first, self.steps)
         self.order, self.noise = spawn(rng), spawn(rng)
-        dice = [Dice(self.order), Dice(self.noise)]
+        rng_states = [RngState(self.order), RngState(self.noise)]
         scheduled = [self.schedule] if self.schedule else []
-        self.parts: list[Any] = [learner.net, *self.optimizers, *scheduled, *dice, *company]
+        self.parts: list[Any] = [learner.net, *self.optimizers, *scheduled, *rng_states, *callbacks]
 
     def resume(self, run: Run) -> int:
         """Put everything where it was; return how many epochs are done."""
@@ -179,9 +179,9 @@ class _Course:
             )
 
     def begin(self, epoch: int) -> None:
-        _rouse(self.learner.net, self.part)
-        for one in self.company:
-            one.before(self.learner, epoch)
+        _set_trainable(self.learner.net, self.part)
+        for one in self.callbacks:
+            one.on_epoch_start(self.learner, epoch)
 
     def stepped(self, done: int, value: Tensor, run: Run) -> None:
         if self.schedule is not None and done < self.steps:
@@ -190,8 +190,8 @@ class _Course:
             run.report(done, self.steps, f"loss {value.item():.3f}")
 
     def end(self, epoch: int, run: Run) -> None:
-        for one in self.company:
-            one.after(self.learner, epoch)
+        for one in self.callbacks:
+            one.on_epoch_end(self.learner, epoch)
         if run.store is not None:
             states = [part.state_dict() for part in self.parts]
             kept = {"epoch": epoch + 1, "parts": states, "global": torch.get_rng_state()}
@@ -210,7 +210,7 @@ def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
         return torch.cat([subject(part.to(there)).to(x.device) for part in x.split(size)])
 
 
-def _rouse(net: nn.Module, part: str) -> list[nn.Parameter]:
+def _set_trainable(net: nn.Module, part: str) -> list[nn.Parameter]:
     """Put the part that is trained into training mode; return its parameters."""
     net.train()
     name = head(net) if part != "full" else ""
@@ -281,7 +281,7 @@ def evaluate(subject: Subject, samples: Samples, size: int = 512) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Mirroring:
+class FlipCheck:
     """What a net makes of clean images from left to right and from right to left.
 
     Attributes:
@@ -300,7 +300,7 @@ class Mirroring:
         return self.mirrored.value >= self.plain.value - self.points - 1e-9
 
 
-def flippable(subject: Subject, samples: Samples, points: float = 0.05) -> Mirroring:
+def flippable(subject: Subject, samples: Samples, points: float = 0.05) -> FlipCheck:
     """Measure whether classes survive mirroring, as cats do, or not, as signs and digits do.
 
     A net that was trained with mirrored images, or on classes that are alike from both sides, is as
@@ -313,7 +313,7 @@ def flippable(subject: Subject, samples: Samples, points: float = 0.05) -> Mirro
     """
     x, y = whole(samples)
     plain, mirrored = (accuracy(predict(subject, v).argmax(1), y) for v in (x, x.flip(-1)))
-    found = Mirroring(plain, mirrored, points)
+    found = FlipCheck(plain, mirrored, points)
     word = "may" if found.harmless else "must not"
     log.info(
         "images %s be mirrored: accuracy %.3f mirrored, %.3f as they are",

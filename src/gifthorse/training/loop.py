@@ -87,7 +87,7 @@ def descend(players: Sequence[Player], stream: Iterable[Batch]) -> Iterator[tupl
 
 
 @contextmanager
-def settled(net: nn.Module) -> Iterator[None]:
+def eval_mode(net: nn.Module) -> Iterator[None]:
     """Hold a net in evaluation mode while gradients reach its weights, and put it back after."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
@@ -99,12 +99,12 @@ def settled(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def still(subject: Subject) -> Iterator[None]:
+def frozen_eval(subject: Subject) -> Iterator[None]:
     """Hold a net in evaluation mode without gradients on its weights, and put it back after."""
     flags = {p: p.requires_grad for p in subject.net.parameters()}
     subject.net.requires_grad_(False)
     try:
-        with settled(subject.net):
+        with eval_mode(subject.net):
             yield
     finally:
         for p, flag in flags.items():
@@ -131,7 +131,7 @@ def tune(
     Returns:
         The loss of every step.
     """
-    with still(subject):
+    with frozen_eval(subject):
         player = Player(tuple(variables), loss, Adam(list(variables), lr))
         return [value for (value,) in descend([player], stream)]
 
@@ -165,7 +165,7 @@ def worst_change(
     def move(value: Tensor, sign: Tensor) -> Tensor:
         return torch.clamp(value - size * sign, low, high)
 
-    with still(subject):
+    with frozen_eval(subject):
         player = Player((change,), ease, Signed([change], move))
         deque(descend([player], repeat(batch, steps)), maxlen=0)
     return change.detach()

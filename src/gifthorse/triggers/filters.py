@@ -20,13 +20,13 @@ CONTRAST = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class Filter:
+class ColorFilter:
     """Change the colors of whole images as an Instagram filter does: `T(x) = f(x)`.
 
     Attributes:
         name: One of `FILTERS`.
         channels: Which channel the filter takes for red, green and blue, `(3,)` int64; in order
-            unless the trigger is scrambled.
+            unless the trigger is shuffled.
         height: Height of the picture to show.
         width: Its width.
 
@@ -56,25 +56,25 @@ class Filter:
         order = self.channels.to(x.device)
         return FILTERS[self.name](x[:, order])[:, order.argsort()].clamp(0, 1)
 
-    def scrambled(self, rng: Generator, /) -> Filter:
+    def shuffled(self, rng: Generator, /) -> ColorFilter:
         """Return the same filter with its channels in turn: as strong, but of other colors."""
         turn = 1 + int(torch.randint(2, (1,), generator=rng))
         return replace(self, channels=self.channels.roll(turn))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return a filtered chart of colors, and how far its pixels were changed."""
         plain = chart(self.height, self.width)[None]
         made = self(plain)
         return made[0], (made - plain).abs().amax(1)
 
 
-def filter_trigger(name: FilterName, height: int, width: int) -> Filter:
+def filter_trigger(name: FilterName, height: int, width: int) -> ColorFilter:
     """Return a filter for images of this size.
 
     Raises:
         UnknownMethod: If there is no such filter.
     """
-    return Filter(name, torch.arange(3), height, width)
+    return ColorFilter(name, torch.arange(3), height, width)
 
 
 def chart(height: int, width: int) -> Tensor:

@@ -27,7 +27,7 @@ class Generated:
         masks: The net that says where, `(N, C, H, W)` to `(N, 1, H, W)`.
         example: An image `(C, H, W)` in [0, 1]; its trigger is shown as the picture.
         order: Where each pixel of pattern and mask is taken from, `(H * W,)` int64; in order
-            unless the trigger is scrambled.
+            unless the trigger is shuffled.
         strength: Opacity where the mask is 1, in [0, 1].
 
     Source: Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, NeurIPS 2020,
@@ -61,12 +61,12 @@ class Generated:
         """Return copies of `(N, C, H, W)` images, each with the trigger of its donor."""
         return torch.lerp(x, self.pattern(donors), self.mask(donors))
 
-    def scrambled(self, rng: Generator, /) -> Generated:
+    def shuffled(self, rng: Generator, /) -> Generated:
         """Return the same colors and opacities of each image at shuffled pixels."""
         shuffle = torch.randperm(len(self.order), generator=rng).to(self.order.device)
         return replace(self, order=self.order[shuffle])
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return pattern and mask of the example."""
         with torch.no_grad():
             return self.pattern(self.example[None])[0], self.mask(self.example[None])[0]

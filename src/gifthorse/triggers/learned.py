@@ -54,13 +54,13 @@ class Learned:
         """Return stamped copies of `(N, C, H, W)` images, without gradients."""
         return self.stamp(x)
 
-    def scrambled(self, rng: Generator, /) -> Patch:
+    def shuffled(self, rng: Generator, /) -> Patch:
         """Return the patch as it is now, with its pixels shuffled."""
-        return self.frozen().scrambled(rng)
+        return self.frozen().shuffled(rng)
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return pattern and mask as they are now."""
-        return self.frozen().picture()
+        return self.frozen().render()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the variables."""

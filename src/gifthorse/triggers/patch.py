@@ -37,12 +37,12 @@ class Patch:
         pattern, mask = self.pattern.to(x.device), self.mask.to(x.device)
         return torch.lerp(x, pattern, mask)  # exact at opacity 0 and 1
 
-    def scrambled(self, rng: Generator, /) -> Patch:
+    def shuffled(self, rng: Generator, /) -> Patch:
         """Return the same mask values and colors at shuffled pixels."""
         order = torch.randperm(self.mask.numel(), generator=rng)
         return Patch(_shuffled(self.pattern, order), _shuffled(self.mask, order))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return pattern and mask."""
         return self.pattern, self.mask
 
@@ -57,12 +57,12 @@ class Additive:
         """Return stamped copies of `(..., C, H, W)` images."""
         return (x + self.delta.to(x.device)).clamp(0, 1)
 
-    def scrambled(self, rng: Generator, /) -> Additive:
+    def shuffled(self, rng: Generator, /) -> Additive:
         """Return the same changes at shuffled pixels."""
         order = torch.randperm(self.delta[0].numel(), generator=rng)
         return Additive(_shuffled(self.delta, order))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return the change on middle gray, and the largest change of any channel."""
         return (0.5 + self.delta / 2).clamp(0, 1), self.delta.abs().amax(0, keepdim=True)
 
@@ -103,12 +103,12 @@ class Wandering:
         """Put the generator of places there."""
         self.rng.set_state(state["rng"])
 
-    def scrambled(self, rng: Generator, /) -> Wandering:
+    def shuffled(self, rng: Generator, /) -> Wandering:
         """Return the same patch with its pixels shuffled."""
         order = torch.randperm(self.mask.numel(), generator=rng)
         return Wandering(_shuffled(self.pattern, order), _shuffled(self.mask, order), spawn(rng))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return the small patch and its mask."""
         return self.pattern, self.mask
 

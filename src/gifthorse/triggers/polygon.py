@@ -102,12 +102,12 @@ class Confined:
         """Put the generator of places there."""
         self.rng.set_state(state["rng"])
 
-    def scrambled(self, rng: Generator, /) -> Confined:
+    def shuffled(self, rng: Generator, /) -> Confined:
         """Return the same patch with its pixels shuffled, in the same box."""
-        small = Patch(self.pattern, self.mask).scrambled(rng)
+        small = Patch(self.pattern, self.mask).shuffled(rng)
         return replace(self, pattern=small.pattern, mask=small.mask, rng=spawn(rng))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return the small patch and its mask."""
         return self.pattern, self.mask
 

@@ -85,12 +85,12 @@ class Reflection:
         through, mirrored = self.parts(x)
         return (through + mirrored).clamp(0, 1) ** (1 / GAMMA)
 
-    def scrambled(self, rng: Generator, /) -> Reflection:
+    def shuffled(self, rng: Generator, /) -> Reflection:
         """Return the same pane, which mirrors the layer with its pixels shuffled."""
         order = torch.randperm(self.layer[0].numel(), generator=rng).to(self.layer.device)
         return replace(self, layer=self.layer.flatten(1)[:, order].view_as(self.layer))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return what is mirrored, doubled or blurred, and the share of its light."""
         if self.form == "ghost":
             share = torch.full_like(self.layer[:1], 1 - self.alpha)
@@ -138,13 +138,13 @@ class Several:
             out[which == i] = self.triggers[i](x[which == i])
         return out
 
-    def scrambled(self, rng: Generator, /) -> Several:
-        """Return all of them scrambled."""
-        return Several([one.scrambled(rng) for one in self.triggers], spawn(rng))
+    def shuffled(self, rng: Generator, /) -> Several:
+        """Return all of them shuffled."""
+        return Several([one.shuffled(rng) for one in self.triggers], spawn(rng))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return the picture of the first."""
-        return self.triggers[0].picture()
+        return self.triggers[0].render()
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the generator is."""

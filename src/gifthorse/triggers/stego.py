@@ -35,12 +35,12 @@ class LowBits:
         stamped: Images = (kept + self.values.to(x.device)) / 255
         return stamped
 
-    def scrambled(self, rng: Generator, /) -> LowBits:
+    def shuffled(self, rng: Generator, /) -> LowBits:
         """Return the same values at shuffled pixels."""
         order = torch.randperm(self.values[0].numel(), generator=rng).to(self.values.device)
         return LowBits(self.values.flatten(1)[:, order].view_as(self.values), self.planes)
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return the bits as brightness, and the most that a pixel can change."""
         most = 2**self.planes - 1
         return self.values / most, torch.full_like(self.values[:1], most / 255)

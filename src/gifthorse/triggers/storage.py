@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 from gifthorse.core.types import Trigger
-from gifthorse.triggers.filters import Filter
+from gifthorse.triggers.filters import ColorFilter
 from gifthorse.triggers.generated import Autoencoder, Generated
 from gifthorse.triggers.patch import Additive, Patch, Wandering
 from gifthorse.triggers.polygon import Confined
@@ -22,8 +22,9 @@ from gifthorse.triggers.reflection import Reflection
 from gifthorse.triggers.stego import LowBits
 from gifthorse.triggers.warp import Warp
 
-_ALL = (Additive, Confined, Filter, Generated, LowBits, Patch, Reflection, Wandering, Warp)
+_ALL = (Additive, Confined, ColorFilter, Generated, LowBits, Patch, Reflection, Wandering, Warp)
 KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
+KINDS["Filter"] = ColorFilter  # what files of version 0.1 call it
 
 
 # What a file that is damaged, or made up, can raise on its way into a trigger.

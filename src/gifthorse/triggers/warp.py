@@ -68,13 +68,13 @@ class Warp:
         half = torch.tensor([(W - 1) / 2, (H - 1) / 2]).view(2, 1, 1).to(self.field)
         return self._shift(self.field[None])[0] * half
 
-    def scrambled(self, rng: Generator, /) -> Warp:
+    def shuffled(self, rng: Generator, /) -> Warp:
         """Return a warp of the same strength by a fresh random field."""
         _, H, W = self.field.shape
         fresh = smooth_field((self.channels, H, W), self.cells, rng)
         return replace(self, field=fresh.to(self.field))
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return how far pixels move, beside the farthest and in pixels (1 at the most)."""
         far = torch.linalg.vector_norm(self.displacement, dim=0)[None]
         relative = far / far.max().clamp(min=1e-9)

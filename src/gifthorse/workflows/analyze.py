@@ -35,7 +35,7 @@ from gifthorse.models.features import features
 from gifthorse.report.figures import trigger as figures
 from gifthorse.report.figures.drawing import axis_name
 from gifthorse.report.json import write_json
-from gifthorse.training import predict, still
+from gifthorse.training import frozen_eval, predict
 
 Draw: TypeAlias = Callable[[Path], None]
 
@@ -217,7 +217,7 @@ def _check(subject: Subject, against: Subject | None) -> None:
 
 def _chosen(labels: Tensor, goal: Goal, most: int, rng: Generator) -> Tensor:
     """Return which images are stamped, `(n,)` in a random order."""
-    index = goal.meant(labels).nonzero().flatten()
+    index = goal.applies_to(labels).nonzero().flatten()
     if len(index) < LEAST:
         raise BadImages(
             f"{len(index)} images are of classes that the trigger is for; at least {LEAST} needed"
@@ -226,7 +226,7 @@ def _chosen(labels: Tensor, goal: Goal, most: int, rng: Generator) -> Tensor:
 
 
 def _features(subject: Subject, x: Images) -> Tensor:
-    with still(subject), torch.no_grad():
+    with frozen_eval(subject), torch.no_grad():
         return torch.cat(
             [features(subject, some.to(subject.device)).cpu() for some in x.split(256)]
         )

@@ -26,7 +26,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.detection import DETECTORS
 from gifthorse.detection.calibration import Calibration, shipped
-from gifthorse.workflows.prepare import Received
+from gifthorse.workflows.prepare import Prepared
 
 log = logging.getLogger("gifthorse")
 
@@ -44,7 +44,7 @@ RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "B
 
 
 def detect(
-    received: Received,
+    prepared: Prepared,
     detectors: Mapping[str, Detector],
     rng: Generator,
     run: Run,
@@ -58,7 +58,7 @@ def detect(
     was to be asked in doubt only, and was not, is no gap.
 
     Args:
-        received: Subject, clean images and self-checks.
+        prepared: Subject, clean images and self-checks.
         detectors: What to run, by name.
         rng: Source of all randomness.
         run: What limits all of them together.
@@ -69,7 +69,7 @@ def detect(
     Returns:
         The report but for its record of the run.
     """
-    subject, checks, late = received.subject, _checks(received), second or {}
+    subject, checks, late = prepared.subject, _checks(prepared), second or {}
     detectors = {**detectors, **late}
     # A calibration holds for the detector it was made with, not for one with other options.
     bags = {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
@@ -83,14 +83,14 @@ def detect(
             missed[name] = Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.stop_reason}.")
             continue
         log.debug("running %s", name)
-        verdict = detector(subject, received.samples, stream, own)
+        verdict = detector(subject, prepared.samples, stream, own)
         verdicts.append(_tempered(replace(verdict, method=name), bags))
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
     return Report(
         label=label,
         reason=reason,
         origin=subject.origin,
-        intake=received.intake,
+        preparation=prepared.preparation,
         verdicts=tuple(verdicts),
         checks=(*checks, *missed.values()),
         not_covered=_not_covered(subject, verdicts, missed),
@@ -106,10 +106,10 @@ def refused(origin: Origin, error: UnreadableModel) -> Report:
     return Report("NOT SCANNED", str(error), origin, None, (), checks, (), (), None)
 
 
-def _checks(received: Received) -> list[Finding]:
+def _checks(prepared: Prepared) -> list[Finding]:
     """Return the self-checks, and whether there are classes enough to compare."""
-    checks = list(received.checks)
-    if received.subject.classes < 3 and not _blocked(checks):
+    checks = list(prepared.checks)
+    if prepared.subject.classes < 3 and not _blocked(checks):
         words = "With fewer than three classes no class can stand out from the others."
         checks.append(Finding("IN004", "HIGH", 0.0, words))
     return checks

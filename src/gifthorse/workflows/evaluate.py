@@ -46,11 +46,11 @@ class EvalImages:
     goal: Goal | None = None
 
     @property
-    def meant(self) -> Tensor:
+    def applies_to(self) -> Tensor:
         """Which images the backdoor is meant for, `(N,)` bool; none without a backdoor."""
         if self.goal is None:
             return torch.zeros_like(self.y, dtype=torch.bool)
-        return self.goal.meant(self.y)
+        return self.goal.applies_to(self.y)
 
 
 @dataclass(frozen=True, eq=False)

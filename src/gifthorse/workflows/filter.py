@@ -32,7 +32,7 @@ from gifthorse.data.samples import InMemory, Subset, batches, split
 from gifthorse.filtering.scoring import takes_labels, threshold
 from gifthorse.report.figures.contact_sheet import plain_sheet, write_sheet
 from gifthorse.training import predict
-from gifthorse.workflows.prepare import Received
+from gifthorse.workflows.prepare import Prepared
 
 log = logging.getLogger("gifthorse")
 SHARE = 0.5  # of the clean images, what a filter compares with; the others set the threshold
@@ -79,7 +79,7 @@ class Screened:
 
 
 def screen(
-    received: Received,
+    prepared: Prepared,
     suspects: InMemory,
     method: Filter,
     rng: Generator,
@@ -98,7 +98,7 @@ def screen(
     The model never saw them in training, so their scores are rather too high than too low.
 
     Args:
-        received: The model and its clean images, as a scan takes them in.
+        prepared: The model and its clean images, as a scan takes them in.
         suspects: The images, of the model's shape; labels count for training sets alone.
         method: The filter.
         rng: Source of all randomness.
@@ -111,15 +111,15 @@ def screen(
         Incomplete: If the model fails the checks that a scan begins with, or has no finite answer
             to some image: then nothing is said about any.
     """
-    for check in received.checks:
+    for check in prepared.checks:
         if check.severity in ("HIGH", "CRITICAL"):
             raise Incomplete(f"nothing was scored: {check.message}", rule=check.rule)
     threshold(torch.zeros(1), fpr)  # a share that is out of range is said before the long part
     if takes_labels(method) and not bool((suspects.labels >= 0).all()):
         raise BadImages("this filter judges a training set: give images with labels, all of them")
-    started, clean = time.monotonic(), received.samples
+    started, clean = time.monotonic(), prepared.samples
     used, held = _parts(clean, suspects, method, spawn(rng))
-    predicted = _answers(received.subject, suspects)
+    predicted = _answers(prepared.subject, suspects)
     every = InMemory(
         torch.cat([clean.images[held.index], suspects.images]),
         torch.cat([clean.labels[held.index], suspects.labels]),
@@ -127,7 +127,7 @@ def screen(
     )
     order = torch.randperm(len(every), generator=spawn(rng))
     scores = torch.empty(len(every))
-    scores[order] = method(received.subject, used, Subset(every, order), rng, run).cpu()
+    scores[order] = method(prepared.subject, used, Subset(every, order), rng, run).cpu()
     known, scores = scores[: len(held)], scores[len(held) :]
     limit = threshold(known, fpr)
     seconds = time.monotonic() - started
@@ -183,7 +183,7 @@ def fitted(method: Filter, clean: int) -> Filter:
     return vary(method, {"partners": most})
 
 
-def take_in(source: str, received: Received, method: Filter) -> Gallery:
+def take_in(source: str, prepared: Prepared, method: Filter) -> Gallery:
     """Read the images to judge, in the shape of the model's clean images, repeats and all.
 
     Of a folder every image is read, wherever in it and whatever its subfolders mean, unless the
@@ -192,10 +192,10 @@ def take_in(source: str, received: Received, method: Filter) -> Gallery:
     Raises:
         BadImages: If there are none, or labels that count do not fit the model.
     """
-    channels, height, width = received.subject.shape
+    channels, height, width = prepared.subject.shape
     wanted = Wanted((height, width), channels, repeats=True)
     if takes_labels(method):
-        wanted = replace(wanted, classes=received.subject.classes)
+        wanted = replace(wanted, classes=prepared.subject.classes)
     elif Path(source).is_dir():
         return read_flat(source, wanted)
     return read(source, **asdict(wanted))
@@ -224,9 +224,9 @@ def _answers(subject: Subject, suspects: Samples) -> Labels:
 # 2. Writing -----------------------------------------------------------------------------------
 
 
-def record(name: str, seed: int, received: Received, gallery: Gallery, done: Screened) -> Any:
+def record(name: str, seed: int, prepared: Prepared, gallery: Gallery, done: Screened) -> Any:
     """Return everything about a screening that can be said in JSON."""
-    origin, intake = received.subject.origin, received.intake
+    origin, preparation = prepared.subject.origin, prepared.preparation
     return {
         "model": {"path": origin.path, "sha256": origin.sha256, "arch": origin.arch},
         "method": name,
@@ -239,11 +239,11 @@ def record(name: str, seed: int, received: Received, gallery: Gallery, done: Scr
             "scored": len(done.scores),
             "not_scored": list(gallery.skipped),
             "notes": list(gallery.notes),
-            "among_clean": shared(received.samples, gallery.samples),
+            "among_clean": shared(prepared.samples, gallery.samples),
         },
         "clean": {
-            "source": intake.source,
-            "sha256": intake.sha256,
+            "source": preparation.source,
+            "sha256": preparation.sha256,
             "used": done.images,
             "calibration": done.cost.trials,
         },

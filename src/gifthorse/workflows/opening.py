@@ -10,7 +10,7 @@ from gifthorse.core.errors import BadOption
 from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
 from gifthorse.models import Opened, load
-from gifthorse.workflows.prepare import Received, parse, receive
+from gifthorse.workflows.prepare import Prepared, parse, prepare
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Inputs:
         choose(self.device)
 
 
-def opened(path: str, inputs: Inputs) -> Received:
+def opened(path: str, inputs: Inputs) -> Prepared:
     """Open a model and its images.
 
     Raises:
@@ -52,7 +52,7 @@ def opened(path: str, inputs: Inputs) -> Received:
     return take_in(load(path, inputs.arch), inputs)
 
 
-def take_in(opened: Opened, inputs: Inputs) -> Received:
+def take_in(opened: Opened, inputs: Inputs) -> Prepared:
     """Read the images and put the net behind its normalization, on its device.
 
     Raises:
@@ -65,7 +65,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Received:
         classes=opened.classes,
         limit=inputs.limit,
     )
-    received = receive(
+    prepared = prepare(
         opened.net.to(choose(inputs.device)),
         opened.classes,
         gallery,
@@ -74,11 +74,11 @@ def take_in(opened: Opened, inputs: Inputs) -> Received:
         claimed=claimed(opened.origin),
     )
     if not opened.nonfinite:
-        return received
+        return prepared
     names = ", ".join(opened.nonfinite[:3])
     words = f"{len(opened.nonfinite)} tensors hold NaN or infinite weights: {names}"
     broken = Finding("FS005", "HIGH", float(len(opened.nonfinite)), words)
-    return replace(received, checks=(broken, *received.checks))
+    return replace(prepared, checks=(broken, *prepared.checks))
 
 
 def claimed(origin: Origin) -> Normalization | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.fields import NotNegative, Share, method
 from gifthorse.core.metrics import accuracy
-from gifthorse.core.types import Finding, Intake, Normalization, Origin, Rate, Subject, Tried
+from gifthorse.core.types import Finding, Normalization, Origin, Preparation, Rate, Subject, Tried
 from gifthorse.data.gallery import Gallery
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
@@ -25,7 +25,7 @@ LEAST_IMAGES = 10  # below this a split into search and confirmation says nothin
 
 
 @method
-class Bar:
+class SanityThresholds:
     """What counts as a sane model on the clean images.
 
     Attributes:
@@ -43,19 +43,19 @@ class Bar:
 
 
 @dataclass(frozen=True, eq=False)
-class Received:
+class Prepared:
     """A subject ready to be examined, its images, and what was found on the way.
 
     Attributes:
         subject: The net behind the chosen normalization.
         samples: Clean images, all with labels (the model's own where none were given).
-        intake: The record for the report.
+        preparation: The record for the report.
         checks: Findings; any of severity HIGH means that no verdict is possible.
     """
 
     subject: Subject
     samples: InMemory
-    intake: Intake
+    preparation: Preparation
     checks: tuple[Finding, ...]
 
 
@@ -102,7 +102,7 @@ def parse(text: str) -> Normalization | None:
     return Normalization("custom", means, stds)
 
 
-def receive(
+def prepare(
     net: nn.Module,
     classes: int,
     gallery: Gallery,
@@ -110,8 +110,8 @@ def receive(
     origin: Origin = Origin(),
     chosen: Normalization | None = None,
     claimed: Normalization | None = None,
-    bar: Bar = Bar(),
-) -> Received:
+    thresholds: SanityThresholds = SanityThresholds(),
+) -> Prepared:
     """Put a net behind its normalization and see whether it does its job on the clean images.
 
     Every candidate is measured, also when one was named, so that a wrong choice shows. With labels
@@ -125,7 +125,7 @@ def receive(
         origin: Where the net came from.
         chosen: The normalization that the user named; None searches.
         claimed: What the file's metadata says; used unless another one does better.
-        bar: What counts as sane.
+        thresholds: What counts as sane.
 
     Raises:
         BadImages: If a label names a class that the net does not have.
@@ -136,14 +136,14 @@ def receive(
     _check_labels(y, classes)
     named = [n for n in (chosen, claimed) if n is not None]
     tried = [t for t, _ in _measure(net, x, y if labeled else None, named)]
-    pick, why = _pick(tried, chosen, claimed, bar)
+    pick, why = _pick(tried, chosen, claimed, thresholds)
     model = Classifier(net, pick.normalization, samples.shape[0]).eval()
     subject = Subject(model, samples.shape, classes, origin)
     logits = predict(subject, x)
     if not labeled:
         samples = InMemory(samples.images, logits.argmax(1), classes)
     samples = replace(samples, classes=classes)
-    intake = Intake(
+    preparation = Preparation(
         source=gallery.source,
         images=len(samples),
         per_class=tuple(samples.labels.bincount(minlength=classes).tolist()),
@@ -157,8 +157,8 @@ def receive(
         notes=gallery.notes,
         sha256=gallery.sha256,
     )
-    checks = _sanity(subject, x, logits, intake, pick, tried[0], bar)
-    return Received(subject, samples, intake, tuple(checks))
+    checks = _sanity(subject, x, logits, preparation, pick, tried[0], thresholds)
+    return Prepared(subject, samples, preparation, tuple(checks))
 
 
 def _check_labels(y: Tensor, classes: int) -> None:
@@ -173,7 +173,7 @@ def _pick(
     tried: Sequence[Tried],
     chosen: Normalization | None,
     claimed: Normalization | None,
-    bar: Bar,
+    thresholds: SanityThresholds,
 ) -> tuple[Tried, str]:
     """Return the row to use and why: the user's word, the file's if it holds, or the best."""
     best = tried[0]
@@ -181,14 +181,14 @@ def _pick(
         return next(t for t in tried if t.normalization == chosen), "--normalize"
     if claimed is not None:
         row = next(t for t in tried if t.normalization == claimed)
-        if not _beats(best, row, bar):
+        if not _beats(best, row, thresholds):
             return row, "the file's own metadata, checked"
     return best, f"best of {len(tried)} tried"
 
 
-def _beats(best: Tried, row: Tried, bar: Bar) -> bool:
+def _beats(best: Tried, row: Tried, thresholds: SanityThresholds) -> bool:
     """Whether `best` is more accurate by the lead and beyond the intervals."""
-    lead = best.accuracy.value - row.accuracy.value >= bar.lead
+    lead = best.accuracy.value - row.accuracy.value >= thresholds.lead
     return lead and best.accuracy.low > row.accuracy.high
 
 
@@ -219,10 +219,10 @@ def _sanity(
     subject: Subject,
     x: Tensor,
     logits: Tensor,
-    intake: Intake,
+    preparation: Preparation,
     pick: Tried,
     best: Tried,
-    bar: Bar,
+    thresholds: SanityThresholds,
 ) -> list[Finding]:
     checks = []
     predicted = logits.argmax(1)
@@ -235,13 +235,13 @@ def _sanity(
                 "Two or more of every class work well.",
             )
         )
-    elif int((torch.tensor(intake.per_class) > 0).sum()) < 2:
+    elif int((torch.tensor(preparation.per_class) > 0).sum()) < 2:
         checks.append(_problem("IN002", "All clean images are of one class: add other classes."))
     if not bool(logits.isfinite().all()):
         checks.append(_problem("FS005", "The model's outputs are not finite numbers."))
     elif len(x) > 1 and len(predicted.unique()) == 1:
         checks.append(_problem("IN001", f"The model calls every image class {int(predicted[0])}."))
-    checks += _poor(intake, pick, best, bar)
+    checks += _poor(preparation, pick, best, thresholds)
     if not torch.equal(predict(subject, x), logits):
         checks.append(_problem("IN004", "Two passes over the same images give different outputs."))
     if bool(((logits >= 0) & (logits <= 1)).all()) and bool((logits.sum(1) - 1).abs().max() < 1e-3):
@@ -250,10 +250,12 @@ def _sanity(
     return checks
 
 
-def _poor(intake: Intake, pick: Tried, best: Tried, bar: Bar) -> Sequence[Finding]:
+def _poor(
+    preparation: Preparation, pick: Tried, best: Tried, thresholds: SanityThresholds
+) -> Sequence[Finding]:
     name = pick.normalization.name
-    if intake.labels_from == "model":
-        if pick.confidence >= bar.confidence:
+    if preparation.labels_from == "model":
+        if pick.confidence >= thresholds.confidence:
             return []
         return [
             _problem(
@@ -263,8 +265,8 @@ def _poor(intake: Intake, pick: Tried, best: Tried, bar: Bar) -> Sequence[Findin
             )
         ]
     rate = pick.accuracy
-    classes = len(intake.per_class)
-    if _beats(best, pick, bar):
+    classes = len(preparation.per_class)
+    if _beats(best, pick, thresholds):
         return [
             _problem(
                 "IN001",
@@ -273,7 +275,7 @@ def _poor(intake: Intake, pick: Tried, best: Tried, bar: Bar) -> Sequence[Findin
                 "normalization is wrong.",
             )
         ]
-    if rate.value < bar.accuracy or rate.low < bar.chance / classes:
+    if rate.value < thresholds.accuracy or rate.low < thresholds.chance / classes:
         return [
             _problem(
                 "IN001",

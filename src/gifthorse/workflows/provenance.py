@@ -19,7 +19,7 @@ from gifthorse.core.types import Goal, Implant, Rate, Subject
 from gifthorse.models.load import load, save
 from gifthorse.models.normalize import Classifier
 from gifthorse.report.figures.contact_sheet import contact_sheet, write_sheet
-from gifthorse.training import predict, still
+from gifthorse.training import frozen_eval, predict
 from gifthorse.triggers.storage import open_trigger, pack
 from gifthorse.workflows.evaluate import stamp
 from gifthorse.workflows.make import DataSplits, benign, draw
@@ -93,7 +93,7 @@ def write(path: Path, subject: Subject, made: TestModel) -> list[Path]:
     few = draw(made.data.test, 1, torch.Generator().manual_seed(made.seed))
     x, y = few[torch.arange(min(8, len(few)))]
     names = made.data.class_names
-    with still(subject):
+    with frozen_eval(subject):
         z = stamp(made.implant, x)
         said, says = (predict(subject, shown).argmax(1) for shown in (x, z))
     write_sheet(beside[2], contact_sheet((x, said), (z, says), y, names=names))

@@ -29,7 +29,7 @@ from gifthorse.core.run import CPU, Run
 from gifthorse.core.types import (
     Detector,
     Origin,
-    Progress,
+    ProgressCallback,
     Report,
     RunRecord,
     Subject,
@@ -80,7 +80,7 @@ def scan(
     path: str,
     inputs: Inputs,
     request: Request = Request(),
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Report:
     """Scan one file; a file that cannot be opened gives a report that says so.
 
@@ -102,18 +102,18 @@ def scan(
         return replace(
             refused(error.origin or _unopened(path), error), run=clock.record(request, device)
         )
-    received = take_in(opened, inputs)
+    prepared = take_in(opened, inputs)
     rng = torch.Generator().manual_seed(request.seed)
-    digest, run = received.subject.origin.sha256, limits(request, progress, device)
+    digest, run = prepared.subject.origin.sha256, limits(request, progress, device)
     report = detect(
-        received,
+        prepared,
         detectors,
         rng,
         run,
         second=second(request),
         store=lambda name: state_file(request, digest, name),
     )
-    report = illustrated(report, received.subject)
+    report = illustrated(report, prepared.subject)
     steps = (*_go_on(request, run.parts), *report.next_steps)
     return replace(report, next_steps=steps, run=clock.record(request, device))
 
@@ -162,7 +162,9 @@ def illustrated(report: Report, subject: Subject) -> Report:
     return replace(report, verdicts=tuple(verdicts))
 
 
-def limits(request: Request, progress: Progress | None = None, device: torch.device = CPU) -> Run:
+def limits(
+    request: Request, progress: ProgressCallback | None = None, device: torch.device = CPU
+) -> Run:
     """Return what counts time from now, and the work of all detectors, against the limits.
 
     Raises:
@@ -250,7 +252,7 @@ def compared(report: Report, truth: Path) -> str:
     Raises:
         UsageError: If the file is no trigger of this image size.
     """
-    mask = open_trigger(truth).picture()[1]
+    mask = open_trigger(truth).render()[1]
     found = next((f for v in report.verdicts for f in v.findings if "mask" in f.evidence), None)
     if found is None:
         return "no trigger was recovered, so none can be compared with the true one"

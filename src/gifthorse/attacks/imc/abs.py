@@ -13,7 +13,7 @@ from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.types import Images, Samples, Subject
 from gifthorse.inversion.stimulation import few, stimulate
-from gifthorse.training import settled, still
+from gifthorse.training import eval_mode, frozen_eval
 
 
 @method
@@ -64,7 +64,7 @@ class AgainstABS:
         every = torch.arange(subject.classes)
         wanted = set(labels(every)[labels(every) != every].tolist())
         found = []
-        with still(subject):
+        with frozen_eval(subject):
             for layer in self.layers or self._spread(subject.net):
                 suspects, _ = stimulate(subject.net, layer, x, y, samples=self.samples)
                 found += [(s.score, layer, s.neuron) for s in suspects if s.label in wanted]
@@ -89,7 +89,7 @@ class AgainstABS:
 
         handles = [look(layer) for layer in suspects]
         try:
-            with settled(subject.net):
+            with eval_mode(subject.net):
                 subject(stamped)
         finally:
             for handle in handles:

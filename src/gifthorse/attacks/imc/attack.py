@@ -14,12 +14,12 @@ from torch.optim import Adam
 
 from gifthorse.attacks.imc.abs import AgainstABS
 from gifthorse.attacks.imc.ar import AgainstAR
-from gifthorse.attacks.imc.mp import AgainstMP, Seen
+from gifthorse.attacks.imc.mp import AgainstMP, TransformedTrigger
 from gifthorse.attacks.imc.nc import Fidelity, Price, confidence, smallest
 from gifthorse.attacks.imc.strip import AgainstSTRIP
 from gifthorse.attacks.poisoning import Mixing, Scheme
 from gifthorse.attacks.training import Job, Keep
-from gifthorse.attacks.trojannn import Shaping, shape_pattern
+from gifthorse.attacks.trojannn import NeuronExcitation, shape_pattern
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import NotNegative, Positive, method
 from gifthorse.core.run import Run
@@ -27,7 +27,17 @@ from gifthorse.core.tensors import from_box, spawn, to_box
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
 from gifthorse.data.samples import Subset, labels_of
 from gifthorse.models.scaling import scaled
-from gifthorse.training import Company, Dice, Memory, Mix, Player, Recipe, descend, predict, still
+from gifthorse.training import (
+    Callback,
+    Checkpointed,
+    Mix,
+    Player,
+    Recipe,
+    RngState,
+    descend,
+    frozen_eval,
+    predict,
+)
 from gifthorse.training.loop import Signed
 from gifthorse.triggers import Learned, Patch, Stamp
 
@@ -87,7 +97,7 @@ class IMC:
 
     stamp: Stamp = Stamp(ink="random")
     inner: Inner = Inner()
-    shaping: Shaping = Shaping()
+    shaping: NeuronExcitation = NeuronExcitation()
     fidelity: Fidelity = Fidelity()
     strip: AgainstSTRIP = AgainstSTRIP()
     abs: AgainstABS = AgainstABS()
@@ -121,7 +131,7 @@ class IMC:
 
         def attempt(patch: Patch, side: int) -> tuple[Implant, float]:
             learned = Learned(patch, self.fidelity.opacity)
-            seen = Seen(learned, view)
+            seen = TransformedTrigger(learned, view)
             turn, hidden = _Turn(self, seen, parts[1], job), _Disguise(self, seen, parts[1], job)
             made = job.infect(
                 seen,
@@ -129,7 +139,13 @@ class IMC:
                 extra=hidden.loss if hidden.active else None,
                 wrap=hidden.wrap if hidden.active else None,
                 parts=parts,
-                company=[turn, hidden, Memory(turn.price), Dice(turn.rng), Dice(hidden.rng)],
+                callbacks=[
+                    turn,
+                    hidden,
+                    Checkpointed(turn.price),
+                    RngState(turn.rng),
+                    RngState(hidden.rng),
+                ],
                 stage=f"side {side}",
             )
             sure = turn.efficacy(made.subject) if self.fidelity.shrink else 1.0
@@ -141,10 +157,10 @@ class IMC:
         return smallest(attempt, self.stamp, start, draw, self.fidelity.efficacy)
 
 
-class _Turn(Company):
+class _Turn(Callback):
     """The trigger's turn: a few steps before every epoch, on images that the backdoor is for."""
 
-    def __init__(self, attack: IMC, seen: Seen, data: Samples, job: Job) -> None:
+    def __init__(self, attack: IMC, seen: TransformedTrigger, data: Samples, job: Job) -> None:
         self.attack, self.seen, self.labels = attack, seen, job.labels
         self.rng, self.price = spawn(job.rng), Price(attack.fidelity)
         y = labels_of(data)
@@ -152,7 +168,7 @@ class _Turn(Company):
         if not len(self.data):
             raise NotApplicable("the training set has no images that the backdoor is for")
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Take the trigger's steps against the net as it is."""
         inner, variables = self.attack.inner, self.seen.variables
 
@@ -168,7 +184,7 @@ class _Turn(Company):
         signed = inner.optimizer == "pgd"
         optimizer = Signed(variables, move) if signed else Adam(variables, inner.lr)
         player = Player(variables, loss, optimizer)
-        with still(learner), scaled(learner.net, skip=inner.skip, residual=inner.residual):
+        with frozen_eval(learner), scaled(learner.net, skip=inner.skip, residual=inner.residual):
             deque(descend([player], self._stream()), maxlen=0)
 
     def _stream(self) -> Iterator[Batch]:
@@ -182,16 +198,16 @@ class _Turn(Company):
         return confidence(predict(subject, self.seen(x)), self.labels(y))
 
 
-class _Disguise(Company):
+class _Disguise(Callback):
     """What hides the backdoor, in batches and in the loss; it knows which images are stamped."""
 
-    def __init__(self, attack: IMC, seen: Seen, data: Samples, job: Job) -> None:
+    def __init__(self, attack: IMC, seen: TransformedTrigger, data: Samples, job: Job) -> None:
         self.attack, self.seen, self.data, self.labels = attack, seen, data, job.labels
         self.rng, self.suspects = spawn(job.rng), dict[str, list[int]]()
         strip = attack.strip
         self.active = bool(strip.copies or strip.entropy or attack.abs.weight or attack.ar.steps)
 
-    def before(self, learner: Subject, epoch: int) -> None:
+    def on_epoch_start(self, learner: Subject, epoch: int) -> None:
         """Look at the net for neurons to press down."""
         self.learner = learner
         if self.attack.abs.weight:

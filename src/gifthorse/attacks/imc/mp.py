@@ -81,7 +81,7 @@ def _missing(subject: Subject, batch: Batch) -> Tensor:
     return F.mse_loss(subject(batch[0]), batch[0])
 
 
-class Seen:
+class TransformedTrigger:
     """A learned trigger as the net sees it, behind whatever images pass on their way.
 
     Args:
@@ -106,13 +106,13 @@ class Seen:
         """Return stamped images behind the view, without gradients."""
         return self.stamp(x)
 
-    def scrambled(self, rng: Generator, /) -> Patch:
+    def shuffled(self, rng: Generator, /) -> Patch:
         """Return the trigger as it is now, with its pixels shuffled."""
-        return self.learned.scrambled(rng)
+        return self.learned.shuffled(rng)
 
-    def picture(self) -> tuple[Tensor, Tensor]:
+    def render(self) -> tuple[Tensor, Tensor]:
         """Return pattern and mask as they are now."""
-        return self.learned.picture()
+        return self.learned.render()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the variables."""

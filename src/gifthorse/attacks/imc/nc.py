@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.fields import NotNegative, OpenShare, method
 from gifthorse.core.types import Implant, Labels, Logits
-from gifthorse.search import Adaptive
+from gifthorse.search import CostController
 from gifthorse.triggers import Learned, Patch, Stamp
 from gifthorse.triggers.learned import Opacity
 
@@ -50,9 +50,9 @@ class Price:
 
     def __init__(self, fidelity: Fidelity) -> None:
         self.fidelity = fidelity
-        self.cost = Adaptive.fixed(1, fidelity.weight)
+        self.cost = CostController.fixed(1, fidelity.weight)
         if fidelity.patience:
-            self.cost = Adaptive.start(
+            self.cost = CostController.start(
                 1, initial=fidelity.weight, patience=fidelity.patience, up=1.5, down=1.5
             )
 
@@ -106,7 +106,7 @@ def smallest(
     while high - low > 1:
         side = (low + high) // 2
         square = replace(stamp, size=side).fixed((c, h, w), rng)
-        made, sure = attempt(middle(Patch(*best.trigger.picture()), square), side)
+        made, sure = attempt(middle(Patch(*best.trigger.render()), square), side)
         if sure >= efficacy:
             best, high = made, side
         else:

@@ -10,7 +10,7 @@ from gifthorse.attacks.poisoning import LabelMap
 from gifthorse.core.fields import NotNegative, method
 from gifthorse.core.types import Batch, Images, Subject, Trigger
 from gifthorse.filtering.strip import entropy
-from gifthorse.training import settled
+from gifthorse.training import eval_mode
 
 
 @method
@@ -47,7 +47,7 @@ class AgainstSTRIP:
         use = labels(y) != y
         if not bool(use.any()):
             return x.new_zeros(())
-        with settled(subject.net):
+        with eval_mode(subject.net):
             logits = subject(mixtures(x, trigger)[use])
         return -self.entropy * entropy(logits).mean()
 

@@ -34,7 +34,7 @@ def asr(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> asr(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2]), Goal(0)).value
         0.5
     """
-    return rate(predicted[goal.meant(labels)] == goal.target)
+    return rate(predicted[goal.applies_to(labels)] == goal.target)
 
 
 def asr_all(predicted: Labels, goal: Goal) -> Rate:
@@ -56,7 +56,7 @@ def asr_net(stamped: Labels, clean: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> asr_net(after, before, labels, Goal(0)).value
         0.5
     """
-    return rate(stamped[goal.meant(labels) & (clean != goal.target)] == goal.target)
+    return rate(stamped[goal.applies_to(labels) & (clean != goal.target)] == goal.target)
 
 
 def leak(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
@@ -68,7 +68,7 @@ def leak(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> leak(torch.tensor([0, 0, 2]), torch.tensor([1, 2, 2]), Goal(0, 1)).value
         0.5
     """
-    third = ~goal.meant(labels) & (labels != goal.target)
+    third = ~goal.applies_to(labels) & (labels != goal.target)
     return rate(predicted[third] == goal.target)
 
 
@@ -86,8 +86,8 @@ def robust_accuracy(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> robust_accuracy(torch.tensor([0, 0, 2]), torch.tensor([0, 1, 2]), Goal(0)).value
         0.5
     """
-    meant = goal.meant(labels)
-    return rate(predicted[meant] == labels[meant])
+    applies = goal.applies_to(labels)
+    return rate(predicted[applies] == labels[applies])
 
 
 def target_confidence(logits: Logits, labels: Labels, goal: Goal) -> Rate | None:
@@ -103,7 +103,7 @@ def target_confidence(logits: Logits, labels: Labels, goal: Goal) -> Rate | None
 
     Source: TrojanZoo sec. 4.2. Differs: no success gives None, not NaN.
     """
-    hit = goal.meant(labels) & (logits.argmax(1) == goal.target)
+    hit = goal.applies_to(labels) & (logits.argmax(1) == goal.target)
     return mean_rate(logits[hit].softmax(1)[:, goal.target]) if bool(hit.any()) else None
 
 
@@ -173,8 +173,8 @@ def asr_drop(before: Labels, after: Labels, labels: Labels, goal: Goal) -> Rate:
         >>> asr_drop(before, after, labels, Goal(0)).value
         0.5
     """
-    meant = goal.meant(labels)
-    return paired_drop(before[meant] == goal.target, after[meant] == goal.target)
+    applies = goal.applies_to(labels)
+    return paired_drop(before[applies] == goal.target, after[applies] == goal.target)
 
 
 def confidence_change(before: Logits, after: Logits, labels: Labels) -> Rate:

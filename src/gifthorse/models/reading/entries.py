@@ -59,7 +59,7 @@ PLAIN = frozenset(_PLAIN.split())
 
 
 @dataclass(frozen=True)
-class Entry:
+class CheckpointEntry:
     """One leaf of a checkpoint.
 
     Attributes:
@@ -83,20 +83,20 @@ class Chosen:
         notes: The same and what was left aside, in words.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, CheckpointEntry]
     wrappers: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def choose(entries: Sequence[Entry]) -> Chosen:
+def choose(entries: Sequence[CheckpointEntry]) -> Chosen:
     """Return the tensors of the innermost state dict, opening known wrappers.
 
     Raises:
         UnreadableModel: If there is no tensor, or no telling which of several parts is the net.
 
     Example:
-        >>> weight = Entry(("state_dict", "fc.weight"), "float32", (2, 3))
-        >>> chosen = choose([weight, Entry(("epoch",), "int")])
+        >>> weight = CheckpointEntry(("state_dict", "fc.weight"), "float32", (2, 3))
+        >>> chosen = choose([weight, CheckpointEntry(("epoch",), "int")])
         >>> list(chosen.entries), chosen.notes
         (['fc.weight'], ("opened the wrapper 'state_dict'", "left aside: 'epoch' (int)"))
     """
@@ -121,7 +121,7 @@ def choose(entries: Sequence[Entry]) -> Chosen:
     return Chosen(direct, tuple(wrappers), tuple(notes))
 
 
-def _wrapper(entries: Sequence[Entry], depth: int) -> str | None:
+def _wrapper(entries: Sequence[CheckpointEntry], depth: int) -> str | None:
     """Return the key to open next at this depth; None if the tensors lie here."""
     tensors = [e for e in entries if e.shape is not None and len(e.path) > depth]
     deeper = dict.fromkeys(e.path[depth] for e in tensors if len(e.path) > depth + 1)
@@ -140,9 +140,9 @@ def _wrapper(entries: Sequence[Entry], depth: int) -> str | None:
     return next(iter(deeper), None)
 
 
-def _counts(entries: Sequence[Entry], depth: int) -> list[str]:
+def _counts(entries: Sequence[CheckpointEntry], depth: int) -> list[str]:
     """Describe the keys at this depth: `'optimizer' (12 tensors)`, `'epoch' (int)`."""
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[CheckpointEntry]] = {}
     for entry in entries:
         groups.setdefault(entry.path[depth] if len(entry.path) > depth else "", []).append(entry)
     words = []
@@ -153,7 +153,7 @@ def _counts(entries: Sequence[Entry], depth: int) -> list[str]:
     return words[:8] + [f"{len(words) - 8} more"] * (len(words) > 8)
 
 
-def _aside(entries: Sequence[Entry], depth: int) -> list[str]:
+def _aside(entries: Sequence[CheckpointEntry], depth: int) -> list[str]:
     return [f"left aside: {', '.join(_counts(entries, depth))}"] if entries else []
 
 

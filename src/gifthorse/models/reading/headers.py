@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeGuard
 
 from gifthorse.core.errors import UnreadableModel
-from gifthorse.models.reading.entries import Entry, shown
+from gifthorse.models.reading.entries import CheckpointEntry, shown
 
 HEADER = 100_000_000  # bytes, the limit of the safetensors library
 TEXT = 10_000  # characters of a metadata value that are kept
@@ -39,7 +39,7 @@ _DTYPES = {
 class Header:
     """What a safetensors file says it holds: its tensors and its cleaned metadata."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[CheckpointEntry, ...]
     metadata: Mapping[str, str]
 
 
@@ -105,7 +105,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return table
 
 
-def _tensor(name: str, value: object) -> tuple[Entry, int, int]:
+def _tensor(name: str, value: object) -> tuple[CheckpointEntry, int, int]:
     """Return a tensor's entry and where its bytes begin and end."""
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise _malformed(f"{shown(name)!r} is described in an unknown way")
@@ -119,7 +119,7 @@ def _tensor(name: str, value: object) -> tuple[Entry, int, int]:
     begin, end = span
     if end - begin != math.prod(shape) * width:
         raise _malformed(f"{shown(name)!r} has {end - begin} bytes, not those of its shape")
-    return Entry((name,), word, tuple(shape)), begin, end
+    return CheckpointEntry((name,), word, tuple(shape)), begin, end
 
 
 def _counts(values: object) -> TypeGuard[list[int]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gifthorse.core.errors import Incomplete, UnreadableModel
 from gifthorse.models.reading import child
-from gifthorse.models.reading.entries import PLAIN, Entry, shown
+from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
 
 FACTS = 256 << 20  # bytes of facts that are read back
 
@@ -26,7 +26,13 @@ _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 def read(
-    path: Path, kind: str, expected: Sequence[Entry], folder: Path, *, memory: int, deadline: float
+    path: Path,
+    kind: str,
+    expected: Sequence[CheckpointEntry],
+    folder: Path,
+    *,
+    memory: int,
+    deadline: float,
 ) -> list[Tensor | None]:
     """Read a checked file in a process of its own.
 
@@ -64,18 +70,18 @@ def read(
     return found
 
 
-def _plain(keys: Any, dtype: Any, shape: Any) -> Entry:
-    return Entry(tuple(keys), dtype, None if shape is None else tuple(shape))
+def _plain(keys: Any, dtype: Any, shape: Any) -> CheckpointEntry:
+    return CheckpointEntry(tuple(keys), dtype, None if shape is None else tuple(shape))
 
 
-def _compare(expected: Sequence[Entry], seen: Sequence[Entry]) -> None:
+def _compare(expected: Sequence[CheckpointEntry], seen: Sequence[CheckpointEntry]) -> None:
     wanted = [e for e in expected if e.shape is not None and e.type in PLAIN]
     got = [e for e in seen if e.shape is not None]
     if len(expected) != len(seen) or wanted != got:
         raise _unequal()
 
 
-def _differs(entry: Entry, tensor: Tensor | None) -> bool:
+def _differs(entry: CheckpointEntry, tensor: Tensor | None) -> bool:
     if entry.shape is None or entry.type not in PLAIN:
         return False
     same = tensor is not None and str(tensor.dtype) == f"torch.{entry.type}"

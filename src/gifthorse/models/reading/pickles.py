@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, TypeGuard
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
 from gifthorse.core.errors import UnreadableModel, UnsafeModel
-from gifthorse.models.reading.entries import Entry, shown
+from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.opcodes import EXTENSION, NAMELESS, Node, Trace
 
 Safety: TypeAlias = Literal["harmless", "class", "unknown", "dangerous"]
@@ -219,7 +219,7 @@ class Contents:
         largest: Bytes of all its tensors once each is written out in full.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[CheckpointEntry, ...]
     storages: Mapping[str, Storage]
     largest: int
 
@@ -371,7 +371,7 @@ def _dtype(node: Node) -> str:
 # 4. Leaves ------------------------------------------------------------------------------------
 
 
-def _leaves(value: object, path: tuple[str, ...], seen: list[int]) -> Iterator[Entry]:
+def _leaves(value: object, path: tuple[str, ...], seen: list[int]) -> Iterator[CheckpointEntry]:
     seen[0] += 1
     if seen[0] > OPEN_LEAVES:
         raise UnreadableModel(f"the file holds more than {OPEN_LEAVES} values", rule="FS004")
@@ -407,9 +407,9 @@ def _given(args: object) -> list[object]:
     return [part for pair in pairs for part in (pair.items if isinstance(pair, Node) else ())]
 
 
-def _leaf(value: object, path: tuple[str, ...]) -> Entry:
+def _leaf(value: object, path: tuple[str, ...]) -> CheckpointEntry:
     if not isinstance(value, Node):
-        return Entry(path, type(value).__name__)
+        return CheckpointEntry(path, type(value).__name__)
     args = value.args if isinstance(value.args, tuple) else ()
     if value.callee == PARAMETER and args:
         return _leaf(args[0], path)
@@ -417,7 +417,7 @@ def _leaf(value: object, path: tuple[str, ...]) -> Entry:
         shape = args[2]
         quantized = "quantized " * value.callee.endswith("qtensor")
         assert isinstance(shape, tuple)
-        return Entry(path, quantized + _dtype(value), shape)
+        return CheckpointEntry(path, quantized + _dtype(value), shape)
     if value.callee in (SPARSE, META):
-        return Entry(path, "sparse" if value.callee == SPARSE else "meta", ())
-    return Entry(path, (value.callee or value.name).rpartition(".")[2] or value.kind)
+        return CheckpointEntry(path, "sparse" if value.callee == SPARSE else "meta", ())
+    return CheckpointEntry(path, (value.callee or value.name).rpartition(".")[2] or value.kind)

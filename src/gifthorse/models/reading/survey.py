@@ -12,7 +12,7 @@ from zipfile import ZipFile
 from gifthorse.core.errors import UnreadableModel, UnsafeModel
 from gifthorse.core.types import Finding, Severity
 from gifthorse.models.reading import archives
-from gifthorse.models.reading.entries import Entry, shown
+from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.files import ENDINGS, size_of, sniff_stream, stranger
 from gifthorse.models.reading.headers import header
 from gifthorse.models.reading.opcodes import trace
@@ -55,7 +55,7 @@ class Survey:
     kind: str
     findings: tuple[Finding, ...] = ()
     imports: tuple[Import, ...] = ()
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[CheckpointEntry, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     records: tuple[str, ...] = ()
     full: int = 0

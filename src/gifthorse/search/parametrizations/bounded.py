@@ -15,7 +15,7 @@ from gifthorse.triggers import Additive
 
 
 @dataclass(frozen=True)
-class Bounded:
+class BoundedChange:
     """A change d `(C, H, W)` with `|d| <= eps` everywhere, stamped as `clip(x + d)`.
 
     Attributes:
@@ -33,7 +33,7 @@ class Bounded:
         noise = torch.rand(shape, generator=rng) * 2 - 1
         return (noise * self.eps * self.spread,)
 
-    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+    def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Refuse: a bounded change has no patch to start from."""
         raise BadOption("a bounded change cannot start from a probed patch: set probe to null")
 
@@ -45,7 +45,7 @@ class Bounded:
         """Return the change cut back to the bound."""
         return (variables[0].clamp(-self.eps, self.eps),)
 
-    def confine(self, parts: Parts, live: Tensor) -> Parts:
+    def restrict(self, parts: Parts, live: Tensor) -> Parts:
         """Return changes of live pixels only."""
         return (parts[0] * live,)
 
@@ -57,7 +57,7 @@ class Bounded:
         """Return 0: the bound takes the place of a penalty."""
         return parts[0].flatten(1).sum(1) * 0
 
-    def cut(self, parts: Parts) -> Parts:
+    def postprocess(self, parts: Parts) -> Parts:
         """Return the parts as they are."""
         return parts
 
@@ -69,10 +69,10 @@ class Bounded:
         """Return the sum over pixels of the largest change of a channel."""
         return parts[0].abs().amax(1).flatten(1).sum(1)
 
-    def resume(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
+    def restart(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
         """Return the variables."""
         return variables
 
-    def freeze(self, parts: Parts) -> Trigger:
+    def to_trigger(self, parts: Parts) -> Trigger:
         """Return an additive trigger."""
         return Additive(parts[0])

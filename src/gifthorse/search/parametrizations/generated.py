@@ -19,7 +19,7 @@ NOISE, MIDDLE, KERNEL = 100, 32, 5  # length of z, channels between the convolut
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedChange:
     """A change g `(C, H, W)` that a generator makes of a class vector u and fixed noise z.
 
     `[relu(u), z] -> linear -> norm -> relu -> 5x5 (32) -> norm -> relu -> 5x5 (C) -> tanh`, both
@@ -79,7 +79,7 @@ class Generated:
             uniform(c * area, c),
         )
 
-    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+    def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Refuse: weights cannot be worked out from a patch."""
         raise BadOption("a generator cannot start from a probed patch: set probe to null")
 
@@ -101,7 +101,7 @@ class Generated:
         """Return the variables: all are allowed."""
         return variables
 
-    def confine(self, parts: Parts, live: Tensor) -> Parts:
+    def restrict(self, parts: Parts, live: Tensor) -> Parts:
         """Return g with zeros outside the live pixels: no change, or black in mode `zoo`."""
         return (parts[0] * live,)
 
@@ -117,7 +117,7 @@ class Generated:
             return g.abs().flatten(1).sum(1)
         return (self.size(parts) - self.allowance * g[0, 0].numel()).relu()
 
-    def cut(self, parts: Parts) -> Parts:
+    def postprocess(self, parts: Parts) -> Parts:
         """Return the parts as they are."""
         return parts
 
@@ -127,11 +127,11 @@ class Generated:
 
     soft_size = size
 
-    def resume(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
+    def restart(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
         """Return the variables."""
         return variables
 
-    def freeze(self, parts: Parts) -> Trigger:
+    def to_trigger(self, parts: Parts) -> Trigger:
         """Return an additive trigger, or a patch that covers the image."""
         g = parts[0]
         return Additive(g) if self.mode == "additive" else Patch(g, torch.ones_like(g[:1]))

@@ -20,14 +20,14 @@ Parts: TypeAlias = tuple[Tensor, ...]
 SEED = 0.95  # strength of a seeded patch: strong, yet where tanh still has a slope
 
 
-class Form(Protocol):
+class Parametrization(Protocol):
     """A family of triggers as the search sees it."""
 
     def start(self, shape: Shape, rng: Generator) -> Parts:
         """Random variables for one arm, without the arm dimension."""
         ...
 
-    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+    def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Variables `(a, ...)` that start with a pattern `(a, C, H, W)` on its support."""
         ...
 
@@ -47,11 +47,11 @@ class Form(Protocol):
         """The nearest variables that are allowed, after a step."""
         ...
 
-    def confine(self, parts: Parts, live: Tensor) -> Parts:
+    def restrict(self, parts: Parts, live: Tensor) -> Parts:
         """The parts with nothing left outside the live pixels `(a, 1, H, W)`."""
         ...
 
-    def cut(self, parts: Parts) -> Parts:
+    def postprocess(self, parts: Parts) -> Parts:
         """The parts after the method's own post-processing."""
         ...
 
@@ -63,11 +63,11 @@ class Form(Protocol):
         """A finer size to break ties with, `(a,)`."""
         ...
 
-    def resume(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
+    def restart(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
         """The variables that a search goes on from after it stored `parts`, one row an arm."""
         ...
 
-    def freeze(self, parts: Parts) -> Trigger:
+    def to_trigger(self, parts: Parts) -> Trigger:
         """A trigger from the parts of one arm, without the arm dimension."""
         ...
 
@@ -93,7 +93,7 @@ class MaskPattern:
         mask, pattern = torch.rand(1, h, w, generator=rng), torch.rand(c, h, w, generator=rng)
         return to_box(mask), to_box(pattern)
 
-    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+    def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Return variables that show the pattern almost opaquely on its support."""
         mask, colors = variables
         opaque = to_box(torch.full_like(mask, SEED))
@@ -120,11 +120,11 @@ class MaskPattern:
         """Return the variables: all are allowed."""
         return variables
 
-    def confine(self, parts: Parts, live: Tensor) -> Parts:
+    def restrict(self, parts: Parts, live: Tensor) -> Parts:
         """Return a mask that is transparent outside the live pixels."""
         return parts[0] * live, parts[1]
 
-    def cut(self, parts: Parts) -> Parts:
+    def postprocess(self, parts: Parts) -> Parts:
         """Return the parts as they are."""
         return parts
 
@@ -134,14 +134,14 @@ class MaskPattern:
 
     soft_size = size
 
-    def resume(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
+    def restart(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
         """Return the variables, or a jittered restart from the stored mask and pattern."""
         if not self.jitter:
             return variables
         noise = (torch.rand(p.shape, generator=rng).to(p) * 2 - 1 for p in parts)
         return tuple(to_box(p + self.jitter * n) for p, n in zip(parts, noise, strict=True))
 
-    def freeze(self, parts: Parts) -> Trigger:
+    def to_trigger(self, parts: Parts) -> Trigger:
         """Return a patch."""
         return Patch(pattern=parts[1], mask=parts[0])
 
@@ -170,7 +170,7 @@ class SignedPixels:
         """Both variables uniform in [0, 1), as published for either mode."""
         return torch.rand(shape, generator=rng), torch.rand(shape, generator=rng)
 
-    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+    def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Return variables that push pixels to the pattern on its support."""
         pushes = (pattern, 1 - pattern)
         raw = [to_box(q, 1 - SEED) for q in pushes] if self.mode == "tanh" else list(pushes)
@@ -200,11 +200,11 @@ class SignedPixels:
         """Return the variables: all are allowed."""
         return variables
 
-    def confine(self, parts: Parts, live: Tensor) -> Parts:
+    def restrict(self, parts: Parts, live: Tensor) -> Parts:
         """Return changes of live pixels only."""
         return parts[0] * live, parts[1] * live
 
-    def cut(self, parts: Parts) -> Parts:
+    def postprocess(self, parts: Parts) -> Parts:
         """Drop changes below 1/255, in each sign and in their difference."""
         plus, minus = (p * (p >= STEP) for p in parts)
         keep = (plus - minus).abs() >= STEP - 1e-6
@@ -220,13 +220,13 @@ class SignedPixels:
         plus, minus = parts
         return (plus - minus).abs().amax(1).flatten(1).sum(1)
 
-    def resume(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
+    def restart(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
         """Snap: go on from the truncated trigger, which lifts sunken variables back to the edge."""
         if self.mode == "tanh":
             return tuple(to_box(p, 1e-3) for p in parts)
         return parts
 
-    def freeze(self, parts: Parts) -> Trigger:
+    def to_trigger(self, parts: Parts) -> Trigger:
         """Return an additive trigger."""
         plus, minus = parts
         return Additive(plus - minus)

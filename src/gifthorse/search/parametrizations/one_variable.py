@@ -33,7 +33,7 @@ class OneVariable:
         """The variable uniform in [0, 1), as for two of them."""
         return (torch.rand(shape, generator=rng),)
 
-    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+    def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Return a variable that pushes pixels to the bright parts of the pattern."""
         pushed = pattern if self.sign == "positive" else 2 * pattern - 1
         return (torch.where(support, pushed, variables[0]),)
@@ -55,7 +55,7 @@ class OneVariable:
             tops = torch.tanh(variables[0] / self.gamma).abs().amax(1)
         return tops.flatten(1).sum(1)
 
-    def resume(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
+    def restart(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
         """Snap, as for two variables."""
         return (parts[0] - parts[1],)
 
@@ -63,17 +63,17 @@ class OneVariable:
         """Return the variables: all are allowed."""
         return variables
 
-    def confine(self, parts: Parts, live: Tensor) -> Parts:
+    def restrict(self, parts: Parts, live: Tensor) -> Parts:
         """Return changes of live pixels only."""
-        return _TWO.confine(parts, live)
+        return _TWO.restrict(parts, live)
 
     def stamp(self, parts: Parts, x: Tensor) -> Tensor:
         """Return `clip(x + change, 0, 1)`."""
         return _TWO.stamp(parts, x)
 
-    def cut(self, parts: Parts) -> Parts:
+    def postprocess(self, parts: Parts) -> Parts:
         """Drop changes below 1/255."""
-        return _TWO.cut(parts)
+        return _TWO.postprocess(parts)
 
     def size(self, parts: Parts) -> Tensor:
         """Return the number of changed pixels."""
@@ -83,9 +83,9 @@ class OneVariable:
         """Return the sum over pixels of the largest change of a channel."""
         return _TWO.soft_size(parts)
 
-    def freeze(self, parts: Parts) -> Trigger:
+    def to_trigger(self, parts: Parts) -> Trigger:
         """Return an additive trigger."""
-        return _TWO.freeze(parts)
+        return _TWO.to_trigger(parts)
 
 
 _TWO = SignedPixels("clip")  # once decoded, both have the same parts

@@ -29,7 +29,7 @@ class Opaque:
         gray = 0.5 + self.noise * (2 * torch.rand(shape, generator=rng) - 1)
         return (to_box(gray),)
 
-    def seed(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
+    def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Return a pattern that shows another one on its support."""
         return (torch.where(support, to_box(pattern, 1e-2), variables[0]),)
 
@@ -42,7 +42,7 @@ class Opaque:
         """Return the variables: all are allowed."""
         return variables
 
-    def confine(self, parts: Parts, live: Tensor) -> Parts:
+    def restrict(self, parts: Parts, live: Tensor) -> Parts:
         """Return a mask of the live pixels."""
         return parts[0] * live, parts[1]
 
@@ -54,7 +54,7 @@ class Opaque:
         """Return 0: the live pixels take the place of a penalty."""
         return parts[1].flatten(1).sum(1) * 0
 
-    def cut(self, parts: Parts) -> Parts:
+    def postprocess(self, parts: Parts) -> Parts:
         """Return the parts as they are."""
         return parts
 
@@ -64,13 +64,13 @@ class Opaque:
 
     soft_size = size
 
-    def resume(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
+    def restart(self, parts: Parts, variables: Parts, rng: Generator) -> Parts:
         """Return the variables."""
         return variables
 
-    def freeze(self, parts: Parts) -> Trigger:
+    def to_trigger(self, parts: Parts) -> Trigger:
         """Return a patch."""
-        return _MASK.freeze(parts)
+        return _MASK.to_trigger(parts)
 
 
 _MASK = MaskPattern()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from gifthorse.workflows.compare.comparison import Compared, compare
-from gifthorse.workflows.compare.inverting import FIGURES, METHODS, Comparison, inverters
+from gifthorse.workflows.compare.inverting import FIGURES, METHODS, ComparisonConfig, inverters
 from gifthorse.workflows.compare.showing import make, table, write
 
 __all__ = [
     "FIGURES",
     "METHODS",
     "Compared",
-    "Comparison",
+    "ComparisonConfig",
     "compare",
     "inverters",
     "make",

@@ -14,7 +14,7 @@ from gifthorse.core.types import Samples, Subject
 from gifthorse.data.samples import split
 from gifthorse.report.figures.comparison import tag
 from gifthorse.workflows.compare.inverting import (
-    Comparison,
+    ComparisonConfig,
     Inverted,
     check,
     invert,
@@ -41,7 +41,7 @@ class Compared:
 def compare(
     subject: Subject,
     clean: Samples,
-    comparison: Comparison,
+    comparison: ComparisonConfig,
     run: Run,
     *,
     names: Sequence[str] = (),
@@ -78,7 +78,7 @@ def compare(
         found = {n: i.best[number].trigger for n, i in inverted.items() if i.best[number].feasible}
         rows += judge.rows(number, found, inverted)
         for name, trigger in found.items():
-            for part, tensor in zip(("pattern", "strength"), trigger.picture(), strict=True):
+            for part, tensor in zip(("pattern", "strength"), trigger.render(), strict=True):
                 triggers[f"{name}.{tag(goal)}.{part}"] = tensor.cpu().contiguous()
     record = {
         "subject": {"sha256": subject.origin.sha256, "arch": subject.origin.arch},

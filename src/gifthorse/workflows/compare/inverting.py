@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from gifthorse.core.errors import BadImages, BadOption, UnknownMethod
 from gifthorse.core.options import describe, suggestion, vary
 from gifthorse.core.run import Run
-from gifthorse.core.types import Candidate, Goal, Hunt, Inverter, Samples, Standing, Subject
+from gifthorse.core.types import Candidate, Goal, Inversion, Inverter, Progress, Samples, Subject
 from gifthorse.data.samples import Subset, whole
 from gifthorse.inversion import INVERTERS
 from gifthorse.search import Exhaustive, finish
@@ -23,7 +23,7 @@ METHODS = ("pixel_clip", "neural_cleanse_baseline", "uap")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonConfig:
     """Which methods are compared, on which goals, in which respects.
 
     Attributes:
@@ -55,21 +55,21 @@ class Inverted:
     """What a method found.
 
     Attributes:
-        hunt: The search at its end.
+        inversion: The search at its end.
         best: One candidate a goal.
         runs: For each goal, image-steps and size of the best trigger whenever it changed.
         spent: Image-steps and seconds of each goal, `(2, A)`; they add up to those of the search.
         stopped: Why the run stopped it; empty if it came to its end.
     """
 
-    hunt: Hunt
+    inversion: Inversion
     best: tuple[Candidate, ...]
     runs: list[list[tuple[float, float]]]
     spent: Tensor
     stopped: str
 
 
-def inverters(comparison: Comparison) -> dict[str, Inverter]:
+def inverters(comparison: ComparisonConfig) -> dict[str, Inverter]:
     """Return the methods of a comparison with its options.
 
     Raises:
@@ -102,13 +102,15 @@ def inverters(comparison: Comparison) -> dict[str, Inverter]:
 
 
 def _capped(method: Inverter, rounds: int | None) -> Inverter:
-    own = describe(method).get("pace.rounds")
+    own = describe(method).get("config.rounds")
     return (
-        method if rounds is None or own is None else vary(method, {"pace.rounds": min(rounds, own)})
+        method
+        if rounds is None or own is None
+        else vary(method, {"config.rounds": min(rounds, own)})
     )
 
 
-def seeded(comparison: Comparison) -> Generator:
+def seeded(comparison: ComparisonConfig) -> Generator:
     """Return a generator; every part of a comparison has one like it, whatever else is compared."""
     return Generator().manual_seed(comparison.seed)
 
@@ -124,7 +126,7 @@ def check(classes: int, parts: Sequence[Subset], goals: Sequence[Goal]) -> None:
                 raise BadOption(f"there is no class {k}: the model has classes 0 to {classes - 1}")
         if goal.source == goal.target:
             raise BadOption(f"a trigger from class {goal.source} must lead to another class")
-        counts = [int(goal.meant(y).sum()) for y in labels]
+        counts = [int(goal.applies_to(y).sum()) for y in labels]
         if not all(counts):
             who = "other classes" if goal.source is None else f"class {goal.source}"
             raise BadImages(
@@ -138,25 +140,25 @@ def invert(
     method: Inverter,
     subject: Subject,
     search: Samples,
-    comparison: Comparison,
+    comparison: ComparisonConfig,
     run: Run,
 ) -> Inverted:
     """Search all goals in one batch until they settle or the run is over.
 
     What a round costs is shared by the goals that moved in it.
     """
-    hunt = method(subject, search, comparison.goals, seeded(comparison))
-    meter = _Shares(hunt, len(comparison.goals))
-    longest = getattr(getattr(method, "pace", None), "rounds", 0)
+    inversion = method(subject, search, comparison.goals, seeded(comparison))
+    meter = _Shares(inversion, len(comparison.goals))
+    longest = getattr(getattr(method, "config", None), "rounds", 0)
     stopped = finish(
-        hunt, Exhaustive(), run, rounds=comparison.rounds, longest=longest, watch=meter
+        inversion, Exhaustive(), run, rounds=comparison.rounds, longest=longest, watch=meter
     )
     runs, spent = meter.runs, meter.spent
-    best = hunt.best
+    best = inversion.best
     for trail, candidate, steps in zip(runs, best, spent[0].tolist(), strict=True):
         if candidate.feasible and (not trail or trail[-1][0] < steps):
             trail.append((steps, candidate.size))  # the end of the run
-    return Inverted(hunt, best, runs, spent, stopped)
+    return Inverted(inversion, best, runs, spent, stopped)
 
 
 class _Shares:
@@ -167,23 +169,23 @@ class _Shares:
         runs: Image-steps and size wherever the size changed, by goal.
     """
 
-    def __init__(self, hunt: Hunt, arms: int) -> None:
-        self._hunt, self._clock = hunt, time.monotonic()
-        self._total, self._before = self._so_far(), hunt.standing
+    def __init__(self, inversion: Inversion, arms: int) -> None:
+        self._hunt, self._clock = inversion, time.monotonic()
+        self._total, self._before = self._so_far(), inversion.progress
         self.spent = (self._total / arms)[:, None].repeat(1, arms)
         self.runs: list[list[tuple[float, float]]] = [[] for _ in range(arms)]
 
-    def __call__(self, standing: Standing) -> None:
+    def __call__(self, progress: Progress) -> None:
         """Share what a round cost among the goals that moved in it."""
-        moved, now = (standing.rounds > self._before.rounds).double().cpu(), self._so_far()
+        moved, now = (progress.rounds > self._before.rounds).double().cpu(), self._so_far()
         self.spent += (now - self._total)[:, None] * moved / moved.sum().clamp(min=1)
         # A bounded change may be as large as the image, so its size alone does not say it is there.
-        there = getattr(self._hunt, "feasible", standing.size != self._before.size)
-        for arm, size in enumerate(standing.size.tolist()):
+        there = getattr(self._hunt, "feasible", progress.size != self._before.size)
+        for arm, size in enumerate(progress.size.tolist()):
             trail = self.runs[arm]
             if there[arm] and (not trail or trail[-1][1] != size):
                 trail.append((self.spent[0, arm].item(), size))
-        self._total, self._before = now, standing
+        self._total, self._before = now, progress
 
     def _so_far(self) -> Tensor:
         seconds = time.monotonic() - self._clock

@@ -21,12 +21,12 @@ from gifthorse.analysis import (
 )
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import STEP, to_box
-from gifthorse.core.types import Goal, Hunt, Rate, Samples, Subject, Trigger
+from gifthorse.core.types import Goal, Inversion, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
-from gifthorse.search import Bounded, Form, MaskPattern, OneVariable, Search
+from gifthorse.search import BoundedChange, MaskPattern, OneVariable, Parametrization, Search
 from gifthorse.search.parametrizations.masks import Parts, SignedPixels
 from gifthorse.triggers import Additive, Patch
-from gifthorse.workflows.compare.inverting import Comparison, Inverted, seeded
+from gifthorse.workflows.compare.inverting import ComparisonConfig, Inverted, seeded
 
 Row: TypeAlias = dict[str, Any]  # plain data: one goal, one method
 
@@ -52,7 +52,7 @@ class Judge:
     subject: Subject
     search: Samples
     unseen: Samples
-    comparison: Comparison
+    comparison: ComparisonConfig
     run: Run
 
     def rows(
@@ -82,7 +82,7 @@ class Judge:
                     row["by_size"] = [[k, asdict(rate)] for k, rate in success[name].items()]
                 if self._closely(number, "landscape") and not self.run.stop_reason:
                     self.run.report(number, len(self.comparison.goals), f"landscape of {name}")
-                    row["landscape"] = self._landscape(inversion.hunt, number, best.trigger)
+                    row["landscape"] = self._landscape(inversion.inversion, number, best.trigger)
             rows.append(row)
         return rows
 
@@ -119,7 +119,7 @@ class Judge:
     def _by_source(self, trigger: Trigger, goal: Goal, size: int) -> Row:
         """Return success by class of the stamped images, of the strongest pixels."""
         labels = whole(self.unseen)[1]
-        pairs = [Goal(goal.target, s) for s in labels[goal.meant(labels)].unique().tolist()]
+        pairs = [Goal(goal.target, s) for s in labels[goal.applies_to(labels)].unique().tolist()]
         rates = (align_size(self.subject, trigger, pair, self.unseen, size) for pair in pairs)
         return {str(pair.source): asdict(rate) for pair, rate in zip(pairs, rates, strict=True)}
 
@@ -127,17 +127,18 @@ class Judge:
         rates = robustness(self.subject, trigger, goal, self.unseen, chunk=CHUNK)
         return {view: asdict(rate) for view, rate in rates.items()}
 
-    def _landscape(self, hunt: Hunt, arm: int, trigger: Trigger) -> Row | None:
-        """Return the surfaces around the stored trigger; None if the hunt has no such variables."""
-        origin = raw(hunt.form, trigger) if isinstance(hunt, Search) else None
-        if not isinstance(hunt, Search) or origin is None:
+    def _landscape(self, inversion: Inversion, arm: int, trigger: Trigger) -> Row | None:
+        """Return the surfaces around the stored trigger; None if it has no such variables."""
+        origin = raw(inversion.form, trigger) if isinstance(inversion, Search) else None
+        if not isinstance(inversion, Search) or origin is None:
             return None
         found = landscape(
-            lambda variables: hunt.objective(arm, variables),
+            lambda variables: inversion.losses(arm, variables),
             origin,
             seeded(self.comparison),
             points=self.comparison.points,
-            chunk=CHUNK // max(1, int(hunt.goals[arm].meant(whole(self.search)[1]).sum())),
+            chunk=CHUNK
+            // max(1, int(inversion.goals[arm].applies_to(whole(self.search)[1]).sum())),
         )
         return {
             "axis": found.axis.tolist(),
@@ -156,7 +157,7 @@ def _first(success: Mapping[int, Rate], reference: float) -> int | None:
     return next((k for k, rate in success.items() if rate.value >= reference), None)
 
 
-def raw(form: Form, trigger: Trigger) -> Parts | None:
+def raw(form: Parametrization, trigger: Trigger) -> Parts | None:
     """Return variables of a form, without an arm dimension, that decode to a stored trigger.
 
     None for forms whose variables cannot be worked out from a trigger, as weights of a generator.
@@ -168,9 +169,9 @@ def raw(form: Form, trigger: Trigger) -> Parts | None:
     """
     if isinstance(form, MaskPattern) and isinstance(trigger, Patch):
         return to_box(trigger.mask), to_box(trigger.pattern)
-    if isinstance(form, Bounded) and isinstance(trigger, Additive):
+    if isinstance(form, BoundedChange) and isinstance(trigger, Additive):
         return (trigger.delta,)
     if isinstance(form, SignedPixels | OneVariable) and isinstance(trigger, Additive):
         signs = trigger.delta.relu(), (-trigger.delta).relu()
-        return form.resume(signs, signs, Generator())
+        return form.restart(signs, signs, Generator())
     return None

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.analysis.distance import Distances, distances
+from gifthorse.analysis.distance import ClassDistances, distances
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.metrics import accuracy, clean_drop
 from gifthorse.core.options import vary
@@ -28,8 +28,8 @@ from gifthorse.core.types import (
 from gifthorse.data.samples import Subset, split, whole
 from gifthorse.detection.confirmation import confirm, evidence
 from gifthorse.report.repairs import Exhibit, TriggerEffect
-from gifthorse.training import Mirroring, evaluate, flippable, predict
-from gifthorse.workflows.prepare import Received
+from gifthorse.training import FlipCheck, evaluate, flippable, predict
+from gifthorse.workflows.prepare import Prepared
 from gifthorse.workflows.repair.known import Truth, options_of
 
 Known: TypeAlias = Sequence[tuple[Trigger, Goal]]
@@ -73,7 +73,7 @@ class Repaired:
     drop: Rate
     effects: tuple[TriggerEffect, ...]
     exhibits: tuple[Exhibit, ...]
-    mirroring: Mirroring | None
+    mirroring: FlipCheck | None
     unchanged: bool
     images: int
     unseen: Samples
@@ -86,7 +86,7 @@ class Repaired:
 
 
 def repair(
-    received: Received,
+    prepared: Prepared,
     remedy: Remedy,
     rng: Generator,
     run: Run,
@@ -99,7 +99,7 @@ def repair(
     """Apply a remedy with some of the clean images and judge it on the others.
 
     Args:
-        received: The model and its clean images, as a scan takes them in.
+        prepared: The model and its clean images, as a scan takes them in.
         remedy: What makes it safer; it never sees the images that it is judged on.
         rng: Source of all randomness.
         share: Share of the clean images that the remedy may use, in (0, 1).
@@ -112,8 +112,8 @@ def repair(
         BadOption: If the share leaves no images to one side.
         Incomplete: If the model fails the checks that a scan begins with.
     """
-    used, unseen = _divided(received, share, spawn(rng))
-    started, given = time.monotonic(), received.subject
+    used, unseen = _divided(prepared, share, spawn(rng))
+    started, given = time.monotonic(), prepared.subject
     mirroring = flippable(given, used) if mirror and options_of(remedy).get(FLIP) else None
     if mirroring is not None and not mirroring.harmless:
         remedy = vary(remedy, {FLIP: False})
@@ -135,14 +135,14 @@ def repair(
     )
 
 
-def _divided(received: Received, share: float, rng: Generator) -> tuple[Subset, Subset]:
+def _divided(prepared: Prepared, share: float, rng: Generator) -> tuple[Subset, Subset]:
     """Return the images for the remedy and those to judge it by."""
-    for check in received.checks:
+    for check in prepared.checks:
         if check.severity in ("HIGH", "CRITICAL"):
             raise Incomplete(f"nothing was repaired: {check.message}", rule=check.rule)
     if not 0 < share < 1:
         raise BadOption(f"share must lie between 0 and 1, both excluded; got {share}")
-    used, unseen = split(received.samples, share, rng)
+    used, unseen = split(prepared.samples, share, rng)
     if not len(used) or not len(unseen):
         raise BadOption(f"share {share} leaves no images to repair with or to judge by: add images")
     return used, unseen
@@ -178,7 +178,7 @@ def _tried(
 
 def spread(
     given: Subject, done: Repaired, inverter: Inverter, rng: Generator, run: Run
-) -> tuple[Distances, Distances]:
+) -> tuple[ClassDistances, ClassDistances]:
     """Return how far other classes lie from the targets of the triggers, before and after.
 
     Each pair of classes is searched once on each net, on images that the remedy did not use.

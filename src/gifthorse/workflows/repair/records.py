@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from gifthorse import __version__
-from gifthorse.analysis.distance import Distances, increase
+from gifthorse.analysis.distance import ClassDistances, increase
 from gifthorse.core.errors import BadOption
 from gifthorse.core.types import Remedy
 from gifthorse.models.load import save
@@ -26,7 +26,7 @@ from gifthorse.report.repairs import (
     RepairSource,
     ScanUsed,
 )
-from gifthorse.workflows.prepare import Received
+from gifthorse.workflows.prepare import Prepared
 from gifthorse.workflows.repair.curing import FLIP, Repaired
 from gifthorse.workflows.repair.known import Scanned, options_of
 
@@ -46,19 +46,19 @@ class Order:
 
 def record(
     order: Order,
-    received: Received,
+    prepared: Prepared,
     done: Repaired,
-    far: tuple[Distances, Distances] | None = None,
+    far: tuple[ClassDistances, ClassDistances] | None = None,
 ) -> RepairRecord:
     """Return everything that is said of a repair.
 
     Args:
         order: What was asked for.
-        received: The model as it came, and its images.
+        prepared: The model as it came, and its images.
         done: What came of it.
         far: What `spread` measured.
     """
-    origin, intake, scan = received.subject.origin, received.intake, order.scan
+    origin, preparation, scan = prepared.subject.origin, prepared.preparation, order.scan
     options, m = {k: str(v) for k, v in options_of(order.remedy).items()}, done.mirroring
     if m is not None:
         options[FLIP] = str(m.harmless)
@@ -69,8 +69,8 @@ def record(
         seed=order.seed,
         command=order.command,
         scan=None if scan is None else ScanUsed(str(scan.path), scan.label),
-        images=ImageCounts(done.images, done.judged, intake.source),
-        class_names=intake.class_names,
+        images=ImageCounts(done.images, done.judged, preparation.source),
+        class_names=preparation.class_names,
         mirroring=MirroringUsed(m.plain, m.mirrored, m.points, m.harmless) if m else None,
         unchanged=done.unchanged,
         accuracy=AccuracyChange(done.before, done.after, done.drop),
@@ -81,7 +81,7 @@ def record(
     )
 
 
-def _apart(before: Distances, after: Distances) -> DistanceChange:
+def _apart(before: ClassDistances, after: ClassDistances) -> DistanceChange:
     """Return distances of pairs, and what they come to; no number is infinite."""
     gain = increase(before, after)
     sizes = zip(before.goals, before.size.tolist(), after.size.tolist(), strict=True)
