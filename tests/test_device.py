@@ -143,7 +143,8 @@ def attack(name: str, place: Callable[[Subject], Subject]) -> Any:
 
 SHORT: dict[str, object] = {
     "recipe.epochs": 1, "masking.epochs": 1, "search.epochs": 1, "mp.recipe.epochs": 1,
-    "rounds": 1, "wait": 2, "steps": 3, "passes": 1, "mixing.rate": 0.2, "inverter.config.rounds": 5,
+    "rounds": 1, "patience": 2, "steps": 3, "passes": 1, "mixing.rate": 0.2,
+    "inverter.config.rounds": 5,
 }  # fmt: skip
 
 
@@ -255,7 +256,7 @@ def test_a_training_goes_on_where_it_stopped(card: str, tmp_path: Path) -> None:
 def test_what_is_wired_in_16_bits_is_searched_alike(card: str) -> None:
     sizes = []
     for bf16 in (False, True):
-        method = vary(INVERTERS["pixel"], {"config.bf16": bf16, "config.rounds": 40, "wait": 3})
+        method = vary(INVERTERS["pixel"], {"config.bf16": bf16, "config.rounds": 40, "patience": 3})
         inversion = method(moved(wired(2)), wired_images(6), [Goal(2), Goal(0)], seed())
         for _ in range(40):
             inversion.step(torch.arange(2))

@@ -1,0 +1,115 @@
+"""One situation, the command that meets it, and how it is judged."""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-c", "from gifthorse.cli.app import main; main()")
+GIFT = ROOT / "examples" / "gift"
+QUICK = (
+    "--detector",
+    "pixel_quick",
+    "--set",
+    "inverter.config.rounds=2",
+    "--set",
+    "inverter.config.min_rounds=1",
+)
+TRACES = ("Traceback (most recent call last)", "Segmentation fault", "core dumped")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One situation.
+
+    Attributes:
+        name: What the source calls it, such as `faults 1a` or `hostile 17`.
+        fed: What is given to the tool, in words.
+        right: What is right, in words.
+        make: Builds the input in an empty folder and returns the arguments of `gifthorse`; the
+            command runs in that folder.
+        status: Exit statuses that are right. 1 means a finding and nothing else.
+        says: Texts of which each must be printed, to stdout or stderr, whatever the line ends.
+        never: Texts that must not be printed; tracebacks never are.
+        seconds: The longest it may take.
+        memory: The most memory in MB that any one process may have resident.
+        leaves: Names in the folder that must exist afterwards.
+        marker: A file that hostile code would write; its presence fails every case.
+    """
+
+    name: str
+    fed: str
+    right: str
+    make: Callable[[Path], list[str]]
+    status: tuple[int, ...]
+    says: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    seconds: float = 60.0
+    memory: int = 2000
+    leaves: tuple[str, ...] = ()
+    marker: str = "owned"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a case did: its exit status, its text, seconds and peak memory of a process in MB."""
+
+    status: int
+    text: str
+    seconds: float
+    memory: int
+    wrong: tuple[str, ...]
+
+
+def play(case: Case) -> Outcome:
+    """Run a case in a process of its own and judge it; `wrong` is empty where all is right."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, spare = Path(name) / "case", Path(name) / "tmp"
+        folder.mkdir()
+        spare.mkdir()
+        arguments = case.make(folder)
+        start = time.monotonic()
+        status, text, memory = _run(arguments, folder, spare, case.seconds)
+        seconds = time.monotonic() - start
+        wrong = _judge(case, folder, spare, status, " ".join(text.split()))
+        wrong += [f"took {seconds:.0f} s"] if seconds > case.seconds else []
+        wrong += [f"needed {memory} MB"] if memory > case.memory else []
+        for path in folder.rglob("*"):
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+        return Outcome(status, text, seconds, memory, tuple(wrong))
+
+
+def _run(arguments: list[str], folder: Path, spare: Path, limit: float) -> tuple[int, str, int]:
+    """Exit status (minus the signal, if one ended it), all text, and the peak memory in MB."""
+    environment = {**os.environ, "TMPDIR": str(spare), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    with (spare.parent / "printed").open("w+b") as printed:
+        process = Popen(
+            [*COMMAND, *arguments], cwd=folder, env=environment, stdin=DEVNULL,
+            stdout=printed, stderr=STDOUT, start_new_session=True,
+        )  # fmt: skip
+        watch = threading.Timer(2 * limit, os.killpg, (process.pid, signal.SIGKILL))
+        watch.start()
+        _, ended, used = os.wait4(process.pid, 0)
+        watch.cancel()
+        process.returncode = os.waitstatus_to_exitcode(ended)
+        printed.seek(0)
+        text = printed.read().decode(errors="backslashreplace")
+    return process.returncode, text, used.ru_maxrss // 1024
+
+
+def _judge(case: Case, folder: Path, spare: Path, status: int, text: str) -> list[str]:
+    wrong = [] if status in case.status else [f"exit {status}"]
+    wrong += [f"does not say {words!r}" for words in case.says if words not in text]
+    wrong += [f"says {words!r}" for words in (*case.never, *TRACES) if words in text]
+    wrong += [f"{name} is missing" for name in case.leaves if not (folder / name).exists()]
+    wrong += ["hostile code ran"] if (folder / case.marker).exists() else []
+    wrong += [f"left {path.name} in the temporary folder" for path in spare.iterdir()]
+    return wrong
