@@ -89,7 +89,10 @@ def play(case: Case) -> Outcome:
 
 def _run(arguments: list[str], folder: Path, spare: Path, limit: float) -> tuple[int, str, int]:
     """Exit status (minus the signal, if one ended it), all text, and the peak memory in MB."""
-    environment = {**os.environ, "TMPDIR": str(spare), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(spare),
+        "OMP_NUM_THREADS": "1", "COLUMNS": "100",
+    }  # fmt: skip
     with (spare.parent / "printed").open("w+b") as printed:
         process = Popen(
             [*COMMAND, *arguments], cwd=folder, env=environment, stdin=DEVNULL,

@@ -53,8 +53,8 @@ def test_a_proof_asks_for_success_margin_and_intervals_apart(
 class Few:
     """Lights the corner of images whose class is among some; shuffled, of fewer."""
 
-    def __init__(self, shown: Sequence[int], shuffled: Sequence[int]) -> None:
-        self.shown, self.shuffled = shown, shuffled
+    def __init__(self, shown: Sequence[int], anyhow: Sequence[int]) -> None:
+        self.shown, self.anyhow = shown, anyhow
 
     def __call__(self, x: Images, /) -> Images:
         lit = torch.isin(brightness(x).argmax(1), torch.tensor(self.shown))
@@ -63,7 +63,7 @@ class Few:
         return out
 
     def shuffled(self, rng: Generator, /) -> Few:
-        return Few(self.shuffled, self.shuffled)
+        return Few(self.anyhow, self.anyhow)
 
     def render(self) -> tuple[Tensor, Tensor]:
         return torch.zeros(1, SIDE, SIDE), torch.zeros(1, SIDE, SIDE)
