@@ -92,7 +92,7 @@ def _run(arguments: list[str], folder: Path, spare: Path, limit: float) -> tuple
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(spare),
         "OMP_NUM_THREADS": "1", "COLUMNS": "100",
-        "TORCHINDUCTOR_CACHE_DIR": str(spare.parent / "inductor"),  # torch makes it where it pleases
+        "TORCHINDUCTOR_CACHE_DIR": str(spare.parent / "inductor"),
     }  # fmt: skip
     with (spare.parent / "printed").open("w+b") as printed:
         process = Popen(
