@@ -1,0 +1,58 @@
+"""How images come to the size that a net takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from PIL import Image
+
+Kernel: TypeAlias = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resize, then crop the middle.
+
+    Attributes:
+        size: Height and width of what comes out.
+        shortest: Side that the shorter edge is resized to first, keeping the aspect ratio; None
+            resizes both edges to `resized`.
+        resized: Height and width before the crop; None for `size`.
+        kernel: Filter of Pillow.
+    """
+
+    size: tuple[int, int]
+    shortest: int | None = None
+    resized: tuple[int, int] | None = None
+    kernel: Kernel = "bilinear"
+
+    @property
+    def words(self) -> str:
+        """What is done, to be said of an image."""
+        height, width = self.size
+        if self.shortest is None and self.resized in (None, self.size):
+            return f"resized to {height}x{width}, aspect ratio not kept"
+        if self.shortest is None:
+            way = f"resized to {self.resized[0]}x{self.resized[1]}" if self.resized else "left"
+        else:
+            way = f"resized to {self.shortest} pixels along the shorter edge"
+        return f"{way} ({self.kernel}), the middle {height}x{width} kept"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return an image of `size`; one that has it already is returned as it is."""
+        height, width = self.size
+        if image.size == (width, height):
+            return image
+        grown = self._grown(image)
+        left, top = (grown.width - width) // 2, (grown.height - height) // 2
+        return grown.crop((left, top, left + width, top + height))
+
+    def _grown(self, image: Image.Image) -> Image.Image:
+        if self.shortest is None:
+            height, width = self.resized or self.size
+        else:  # as PyTorch and transformers cut to whole pixels
+            low, high = sorted(image.size)
+            sides = self.shortest, int(self.shortest * high / low)
+            height, width = sides if image.height <= image.width else sides[::-1]
+        return image.resize((width, height), Image.Resampling[self.kernel.upper()])

@@ -1,0 +1,1 @@
+"""Model folders of hubs: configuration, weights and preprocessing, all read as data."""

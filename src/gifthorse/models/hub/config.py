@@ -1,0 +1,209 @@
+"""`config.json` of a hub folder, read as data: which net, how large, what its classes are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.models.reading.entries import shown
+
+# Types of transformers whose classes for images take pixels and return logits, and nothing else.
+TYPES = frozenset({
+    "beit", "bit", "convnext", "convnextv2", "cvt", "data2vec-vision", "deit", "dinov2",
+    "dinov2_with_registers", "efficientformer", "efficientnet", "focalnet", "hiera", "ijepa",
+    "levit", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer", "pvt",
+    "pvt_v2", "regnet", "resnet", "segformer", "siglip", "siglip2", "swiftformer", "swin", "swinv2",
+    "vit", "vit_msn", "clip",
+})  # fmt: skip
+HEAD = "ForImageClassification"
+TAILS = (HEAD, f"{HEAD}WithTeacher")
+CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
+LARGEST = 1 << 20  # bytes of a JSON file, and the largest number in it
+DEEPEST = 512  # of anything that counts layers
+MOST_CLASSES = 100_000
+COUNTS = ("layers", "depth", "blocks", "stages", "num_encoder")
+PLAIN = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """What a folder says of its net.
+
+    Attributes:
+        library: `transformers` or `timm`.
+        name: Class of `transformers`, or net of timm.
+        kind: Its `model_type`; empty for timm.
+        fields: The configuration, checked field by field.
+        labels: Names of the classes, by number; empty if there are none of use.
+        classes: Number of logits.
+        channels: Input channels.
+        side: Height and width of the images that it takes, or None.
+        notes: What was left out.
+    """
+
+    library: str
+    name: str
+    kind: str
+    fields: Mapping[str, Any]
+    labels: tuple[str, ...]
+    classes: int
+    channels: int
+    side: tuple[int, int] | None
+    notes: tuple[str, ...] = ()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a folder.
+
+    Raises:
+        UnreadableModel: If it is too large, or no JSON object.
+    """
+    with path.open("rb") as stream:
+        text = stream.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise _unreadable(path, f"is larger than {LARGEST:,} bytes")
+    try:
+        found = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, f"is no JSON ({shown(str(error))})") from error
+    if not isinstance(found, dict):
+        raise _unreadable(path, "holds no object")
+    return found
+
+
+def read_config(path: Path) -> HubConfig:
+    """Read `config.json`.
+
+    Raises:
+        UnsafeModel: If it names code of its own.
+        UnreadableModel: If it is no configuration of a net for images, or a field is not
+            believable.
+    """
+    found = read_json(path)
+    code = [name for name in CODE if found.get(name)]
+    if code:
+        raise UnsafeModel(
+            f"{path.name} asks for Python code that comes with the model ({', '.join(code)}): it "
+            "is not run; scan weights whose net is in transformers or timm",
+            rule="FS002",
+        )
+    timm = found.get("architecture")
+    return _timm(path, found) if isinstance(timm, str) else _transformers(path, found)
+
+
+def _transformers(path: Path, found: dict[str, Any]) -> HubConfig:
+    kind, named = found.get("model_type"), found.get("architectures")
+    if kind not in TYPES:
+        raise _unreadable(path, f"has model_type {kind!r:.60}: no known net for images", "IN004")
+    names = named if isinstance(named, list) else []
+    heads = [n for n in names if isinstance(n, str) and n.endswith(TAILS) and n.isidentifier()]
+    if names and not heads:
+        raise _unreadable(path, f"is of {names[0]!r:.60}, which is no image classifier", "IN004")
+    if found.get("problem_type") == "multi_label_classification":
+        raise _unreadable(path, "is of a multi-label net: its outputs are no classes", "IN004")
+    fields = {name: _checked(path, name, value) for name, value in found.items()}
+    labels = _labels(path, found.get("id2label"))
+    classes = len(labels) or int(_number(path, "num_labels", found.get("num_labels", 2)))
+    vision = found.get("vision_config")
+    side = vision.get("image_size") if isinstance(vision, dict) else found.get("image_size")
+    return HubConfig(
+        "transformers",
+        heads[0] if heads else "",
+        kind,
+        fields,
+        () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels,
+        classes,
+        int(_number(path, "num_channels", found.get("num_channels", 3))),
+        square(side),
+    )
+
+
+def _timm(path: Path, found: dict[str, Any]) -> HubConfig:
+    own = found.get("pretrained_cfg")
+    own = own if isinstance(own, dict) else found
+    names = found.get("label_names") or own.get("label_names")
+    labels = tuple(map(str, names)) if isinstance(names, list) else ()
+    shape = own.get("input_size", (3, 224, 224))
+    if not (isinstance(shape, list | tuple) and len(shape) == 3):
+        raise _unreadable(path, f"has input_size {shape!r:.60}: expected three numbers")
+    channels, height, width = (int(_number(path, "input_size", v)) for v in shape)
+    classes = int(_number(path, "num_classes", found.get("num_classes", own.get("num_classes"))))
+    given = found.get("model_args") or {}
+    fields = {name: _checked(path, name, value) for name, value in {**own, **given}.items()}
+    labels = labels if len(labels) == classes else ()
+    name = str(found["architecture"])
+    return HubConfig(
+        "timm",
+        name,
+        "",
+        {**fields, "model_args": given},
+        labels,
+        classes,
+        channels,
+        (height, width),
+    )
+
+
+def square(side: object) -> tuple[int, int] | None:
+    """Return height and width from the forms that configurations have for them, or None.
+
+    Example:
+        >>> square(224), square([64, 32]), square({"height": 8, "width": 9}), square("big")
+        ((224, 224), (64, 32), (8, 9), None)
+    """
+    if isinstance(side, dict):
+        side = [side.get("height"), side.get("width")]
+    if isinstance(side, int) and not isinstance(side, bool):
+        side = [side, side]
+    if isinstance(side, list) and len(side) == 2 and all(type(v) is int and v > 0 for v in side):
+        return side[0], side[1]
+    return None
+
+
+def _labels(path: Path, names: object) -> tuple[str, ...]:
+    """Return the names of `id2label` in the order of their numbers."""
+    if names is None:
+        return ()
+    try:
+        numbered = {int(key): str(value) for key, value in names.items()}  # type: ignore[attr-defined]
+    except (AttributeError, ValueError) as error:
+        raise _unreadable(path, "has an id2label that does not name numbers") from error
+    if sorted(numbered) != list(range(len(numbered))) or len(numbered) > MOST_CLASSES:
+        raise _unreadable(path, "has an id2label that does not count from 0 on")
+    return tuple(numbered[k] for k in range(len(numbered)))
+
+
+def _checked(path: Path, name: str, value: object, depth: int = 0) -> Any:
+    """Return a field if it is a plain value of believable size; refuse it otherwise."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return _number(path, name, value)
+    if isinstance(value, str):
+        return value[:1000]
+    if depth > 2 or not isinstance(value, list | dict) or len(value) > MOST_CLASSES:
+        raise _unreadable(path, f"has {shown(name)!r} that is no plain setting")
+    if isinstance(value, dict):
+        return {str(k): _checked(path, name, v, depth + 1) for k, v in value.items()}
+    return [_checked(path, name, v, depth + 1) for v in value]
+
+
+def _number(path: Path, name: str, value: object) -> int | float:
+    most = DEEPEST if any(word in name for word in COUNTS) else LARGEST
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or not math.isfinite(value) or abs(value) > most:  # type: ignore[arg-type, operator]
+        raise _unreadable(path, f"has {shown(name)!r} of {value!r:.40}: expected at most {most:,}")
+    return value  # type: ignore[return-value]
+
+
+def _unreadable(path: Path, words: str, rule: str = "FS003") -> UnreadableModel:
+    return UnreadableModel(f"{path.name} {words}", rule=rule)
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
