@@ -1,0 +1,63 @@
+"""Nets of hub folders against the library that wrote them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.models.hub import TINY, tiny
+
+from gifthorse.core.errors import UnknownArch, UnreadableModel
+from gifthorse.models.hub.build import build_net
+from gifthorse.models.hub.config import read_config
+
+pytest.importorskip("transformers", reason="needs gifthorse[hub]")
+FAST = ("ConvNext", "MobileNetV2", "ResNet", "Swin", "ViT")
+EVERY = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY)]
+
+
+def changed(folder: Path, **fields: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_logits_and_gradients_are_the_librarys(name: str, tmp_path: Path) -> None:
+    theirs: Any = tiny(name, tmp_path)
+    config = read_config(tmp_path / "config.json")
+    net, notes = build_net(config, load_file(tmp_path / "model.safetensors"))
+    assert (config.classes, config.labels[1], notes) == (3, "kind 1", ())
+    x = torch.rand(2, 3, *(config.side or (32, 32)), requires_grad=True)
+    ours, expected = net(x), theirs(pixel_values=x).logits
+    assert torch.allclose(ours, expected, atol=1e-5)
+    slopes = [torch.autograd.grad(z[:, 0].sum(), x)[0] for z in (ours, expected)]
+    assert torch.allclose(*slopes, atol=1e-5)
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_settings_that_ask_for_more_than_the_weights_hold_are_refused(tmp_path: Path) -> None:
+    tiny("ViT", tmp_path)
+    changed(tmp_path, hidden_size=32_768, num_hidden_layers=200)
+    with pytest.raises(UnreadableModel, match="asks for") as caught:
+        build_net(read_config(tmp_path / "config.json"), load_file(tmp_path / "model.safetensors"))
+    assert caught.value.rule == "FS004"
+
+
+def test_weights_of_another_net_are_named(tmp_path: Path) -> None:
+    tiny("ViT", tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["classifier.weight"]
+    with pytest.raises(UnknownArch, match=r"classifier\.weight"):
+        build_net(read_config(tmp_path / "config.json"), state)
+
+
+def test_settings_that_nobody_knows_are_left_out_and_said(tmp_path: Path) -> None:
+    tiny("ViT", tmp_path)
+    changed(tmp_path, evil_setting="x")
+    config = read_config(tmp_path / "config.json")
+    _, notes = build_net(config, load_file(tmp_path / "model.safetensors"))
+    assert notes == ("left out unknown settings: evil_setting",)
