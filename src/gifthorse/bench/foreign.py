@@ -29,11 +29,11 @@ from gifthorse.data.decode import as_pixels, decode
 from gifthorse.data.files import FolderContents, ImageEntry, gather, sort_out
 from gifthorse.data.gallery import Gallery, Wanted
 from gifthorse.models import architectures as archs
-from gifthorse.models.load import Opened, load
+from gifthorse.models.load import Opened, from_state, load
 from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.models.reading.entries import shown
 from gifthorse.models.reading.files import sniff
-from gifthorse.models.reading.values import checkpoint, opened
+from gifthorse.models.reading.isolation import checkpoint
 from gifthorse.triggers import Patch, Wandering
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ def backdoorbench(path: Path, arch: str | None = None) -> Foreign:
     keys = ("model", "model_name", "img_size", "clean_data", "bd_test")
     try:
         said = checkpoint(path, keys)
-        net = opened(said.get("model"), path, arch)
+        net = from_state(said.get("model"), path, arch)
         stamps, notes = _stamps(said.get("bd_test"), path.parent, net.channels)
     except GifthorseError as error:
         return replace(base, error=str(error))
@@ -240,8 +240,8 @@ def _renamed(path: Path, arch: str | None) -> Opened:
         tried = [s for s in tried if archs.find(archs.shapes_of(s))] or tried[:1]
     for names in tried[:-1]:
         with suppress(UnknownArch):
-            return opened(names, path, arch)
-    return opened(tried[-1], path, arch)
+            return from_state(names, path, arch)
+    return from_state(tried[-1], path, arch)
 
 
 def renamings(state: Mapping[str, T]) -> Iterator[Mapping[str, T]]:
