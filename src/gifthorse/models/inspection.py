@@ -10,8 +10,8 @@ from pathlib import Path
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.core.types import Finding
 from gifthorse.models import architectures as archs
-from gifthorse.models.reading.entries import Chosen, choose, variants
 from gifthorse.models.reading import isolation
+from gifthorse.models.reading.entries import Chosen, choose, variants
 from gifthorse.models.reading.pickles import Import
 from gifthorse.models.reading.survey import Survey, finding
 

@@ -139,9 +139,7 @@ def _check_torch() -> None:
         )
 
 
-def _read(
-    copy: PrivateCopy, found: Survey, memory: int, deadline: float
-) -> list[Tensor | None]:
+def _read(copy: PrivateCopy, found: Survey, memory: int, deadline: float) -> list[Tensor | None]:
     """Read the tensors of a surveyed file if nothing speaks against it."""
     reason = refusal(found)
     if reason is not None:

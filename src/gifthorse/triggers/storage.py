@@ -8,11 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
+from gifthorse.core.isolated.tensors import from_file
 from gifthorse.core.types import Trigger
 from gifthorse.triggers.filters import ColorFilter
 from gifthorse.triggers.generated import Autoencoder, Generated
@@ -30,7 +29,6 @@ KINDS["Filter"] = ColorFilter  # what files of version 0.1 call it
 # What a file that is damaged, or made up, can raise on its way into a trigger.
 DAMAGED = (
     OSError,
-    SafetensorError,
     ValueError,
     TypeError,
     KeyError,
@@ -104,9 +102,17 @@ def open_trigger(path: Path) -> Trigger:
     Raises:
         UsageError: If it is something else.
     """
+    return open_claims(path)[0]
+
+
+def open_claims(path: Path) -> tuple[Trigger, Mapping[str, str]]:
+    """Read a trigger file, and what its metadata claim.
+
+    Raises:
+        UsageError: If it is something else.
+    """
     try:
-        with safe_open(path, "pt") as file:
-            claims = file.metadata() or {}
-        return unpack(load_file(path), claims)
+        tensors, claims = from_file(path, "it")
+        return unpack(tensors, claims), claims
     except DAMAGED as error:
         raise UsageError(f"{path} is no trigger file of gifthorse: {error}") from error

@@ -79,10 +79,11 @@ def _limit(limits: Limits) -> None:
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         bounds.append((resource.RLIMIT_AS, mapped + limits.memory))
     for what, bound in bounds:
-        _, most = resource.getrlimit(what)
-        value = bound if most == resource.RLIM_INFINITY else min(bound, most)
-        # At the soft limit of processor time comes a signal that tells why, at the hard one the end.
-        hard = value + 5 if what == resource.RLIMIT_CPU and most == resource.RLIM_INFINITY else value
+        most = resource.getrlimit(what)[1]
+        free = most == resource.RLIM_INFINITY
+        value = bound if free else min(bound, most)
+        # Of processor time, the soft limit sends a signal that tells why, the hard one kills.
+        hard = value + 5 if free and what == resource.RLIMIT_CPU else value
         resource.setrlimit(what, (value, hard))
 
 

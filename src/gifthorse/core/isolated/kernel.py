@@ -1,7 +1,7 @@
 """What Linux can take from a process for good: rights to files, calls to the kernel, a long life.
 
-Each function does what the running kernel knows of, and nothing where it knows none of it; what then
-still holds is the audit hook and the limits of `confinement`.
+Each function does what the running kernel knows of, and nothing where it knows none of it; what
+then still holds is the audit hook and the limits of `confinement`.
 
 Source: Linux, Documentation/userspace-api: landlock.rst, seccomp_filter.rst, no_new_privs.rst.
 """

@@ -25,7 +25,8 @@ GRACE = 30.0  # seconds that the server itself may take, such as for importing t
 # Of the caller's environment, only what a dynamic linker may need.
 _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _START = (
-    "import sys; sys.path[:] = sys.argv[1:]; from gifthorse.core.isolated.server import main; main()"
+    "import sys; sys.path[:] = sys.argv[1:]; "
+    "from gifthorse.core.isolated.server import main; main()"
 )
 
 
@@ -39,9 +40,11 @@ class _Server:
         self.link, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603 - our interpreter, our module, no shell
-                [sys.executable, "-I", "-B", "-W", "ignore", "-c", _START]
-                + [os.path.abspath(path) for path in sys.path if path],
-                stdin=theirs,
+                [
+                    *(sys.executable, "-I", "-B", "-W", "ignore", "-c", _START),
+                    *(os.path.abspath(path) for path in sys.path if path),
+                ],
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
@@ -88,20 +91,13 @@ def stop() -> None:
 
 def _forked() -> None:
     """Let go of the server in a process that was forked: it is that of the other one."""
-    global _lock  # noqa: PLW0603 - whoever held it is not here
+    global _lock
     _lock = threading.Lock()
     stop()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-
-
-def prepare(*modules: str) -> None:
-    """Start the server ahead of time, and have it import what its readers need."""
-    with _lock:
-        for module in modules:
-            server.send(_server().link, {"call": module})
 
 
 def call(

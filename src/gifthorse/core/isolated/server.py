@@ -58,19 +58,15 @@ def main() -> None:
             request, files = receive(link)
         except (EOFError, OSError):
             return
-        function = _found(request["call"]) if request["call"] else None
-        if function is None:
-            continue
-        ended = _watched(link, request, files, function)
+        ended = _watched(link, request, files, _found(request["call"]))
         for file in files:
             os.close(file)
         send(link, ended)
 
 
-def _found(call: str) -> Callable[..., Any] | None:
+def _found(call: str) -> Callable[..., Any]:
     module, _, name = call.partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, name) if name else None
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def _watched(
@@ -86,7 +82,8 @@ def _watched(
         kernel.die_with_parent(here)
         _read(request, files, function)
     os.close(outer)
-    ready, _, _ = select.select([link, inner], [], [], request["seconds"])
+    watched: list[Any] = [link, inner]
+    ready, _, _ = select.select(watched, [], [], request["seconds"])
     if inner not in ready:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -107,7 +104,7 @@ def _read(request: Any, files: list[int], function: Callable[..., Any]) -> None:
         try:
             value, tensors = function(*streams, *request["arguments"])
             transport.write(out, {"is": value}, tensors)
-        except Exception as error:  # noqa: BLE001 - said, whatever it is, and the process ends
+        except Exception as error:
             transport.write(out, said(error), ())
         os._exit(0)
     os._exit(1)

@@ -8,6 +8,7 @@ import mmap
 from collections.abc import Sequence
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ DTYPES = {
     for dtype in (
         *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32),
         *(torch.int16, torch.int8, torch.uint8, torch.bool),
+        *(torch.uint16, torch.uint32, torch.uint64),  # of NumPy's arrays
     )
 }
 
@@ -82,7 +84,7 @@ def _tensor(shared: mmap.mmap | None, end: int, name: str, shape: list[int], at:
 
 
 def apart(value: object, tensors: list[Tensor]) -> Any:
-    """Return nested lists, tuples and dictionaries as JSON; tensors are put on a list.
+    """Return nested lists, tuples and dictionaries as JSON; tensors and arrays are put on a list.
 
     Raises:
         TypeError: If anything else is inside.
@@ -96,6 +98,9 @@ def apart(value: object, tensors: list[Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors.append(value)
         return ["tensor", len(tensors) - 1]
+    if isinstance(value, np.ndarray):
+        tensors.append(torch.from_numpy(value.copy()))
+        return ["array", len(tensors) - 1]
     if isinstance(value, list | tuple):
         return [type(value).__name__, *(apart(item, tensors) for item in value)]
     if isinstance(value, dict):
@@ -116,6 +121,8 @@ def together(told: Any, tensors: Sequence[Tensor]) -> Any:
         kind, *items = told
         if kind == "tensor":
             return tensors[items[0]]
+        if kind == "array":
+            return tensors[items[0]].numpy()
         if kind == "dict":
             return {together(k, tensors): together(v, tensors) for k, v in items}
         made = [together(item, tensors) for item in items]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,11 @@ import torch
 from torch import Tensor
 
 from gifthorse.core.errors import UnreadableModel
-from gifthorse.core.isolated.transport import DTYPES, apart
+from gifthorse.core.isolated.tensors import listed
+from gifthorse.core.isolated.transport import apart
 from gifthorse.models.reading import values
 from gifthorse.models.reading.entries import PLAIN, shown
+from gifthorse.models.reading.files import size_of, sniff_stream
 from gifthorse.models.reading.survey import survey
 
 DEPTH = 100
@@ -31,16 +32,12 @@ def surveyed(stream: IO[bytes], name: str) -> tuple[Any, list[Tensor]]:
 def checkpoint(stream: IO[bytes], name: str, wanted: Sequence[str]) -> tuple[Any, list[Tensor]]:
     """Return a dictionary of plain values and tensors, see `values.checkpoint`."""
     tensors: list[Tensor] = []
-    return apart(_torchlike(values.checkpoint(stream, name, wanted)), tensors), tensors
+    return apart(values.checkpoint(stream, name, wanted), tensors), tensors
 
 
-def _torchlike(value: Any) -> Any:
-    """Return nested values with tensors for arrays of NumPy."""
-    if isinstance(value, dict):
-        return {key: _torchlike(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_torchlike(item) for item in value]
-    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+def sniffed(stream: IO[bytes], ending: str) -> tuple[Any, list[Tensor]]:
+    """Return what a file is by its bytes, see `sniff_stream`."""
+    return sniff_stream(stream, size_of(stream), ending), []
 
 
 def tensors(stream: IO[bytes], kind: str) -> tuple[Any, list[Tensor]]:
@@ -54,48 +51,16 @@ def tensors(stream: IO[bytes], kind: str) -> tuple[Any, list[Tensor]]:
         UnreadableModel: If the library refuses it.
     """
     try:
-        return read_safetensors(stream) if kind == "safetensors" else read_pickle(stream)
+        if kind == "safetensors":
+            told, found = listed(stream)
+            return told["tensors"], found
+        return read_pickle(stream)
     except (RuntimeError, AssertionError, pickle.UnpicklingError) as error:
         if "alloc" in str(error) or "memory" in str(error) or isinstance(error, RecursionError):
             raise
         raise UnreadableModel(
             f"the file cannot be read: {shown(str(error), 500)}", rule="FS003"
         ) from error
-
-
-def read_safetensors(stream: IO[bytes]) -> tuple[Any, list[Tensor]]:
-    """Let the safetensors library check a file, and return its tensors.
-
-    Raises:
-        ValueError: If the library refuses it.
-    """
-    from safetensors import SafetensorError, deserialize
-
-    stream.seek(0)
-    data = stream.read()
-    try:
-        names = [name for name, _ in deserialize(data)]
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    length = 8 + int.from_bytes(data[:8], "little")
-    header, numbers = json.loads(data[8:length]), memoryview(data)[length:]
-    facts, found = [], []
-    for name in names:
-        told = header[name]
-        word = _WORDS.get(told["dtype"], told["dtype"])
-        plain = word in DTYPES
-        facts.append([[name], word, told["shape"] if plain else None])
-        if plain:
-            begin, end = told["data_offsets"]
-            raw = torch.from_numpy(np.frombuffer(numbers[begin:end], np.uint8).copy())
-            found.append(raw.view(DTYPES[word]).view(told["shape"]))
-    return facts, found
-
-
-_WORDS = {
-    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
-    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"},
-}
 
 
 def read_pickle(stream: IO[bytes]) -> tuple[Any, list[Tensor]]:
@@ -116,8 +81,6 @@ def read_pickle(stream: IO[bytes]) -> tuple[Any, list[Tensor]]:
 
 def numpy_scalars() -> list[Any]:
     """Return what the restricted reader must know to read single NumPy numbers."""
-    import numpy as np
-
     scalar = np.float64(0).__reduce__()[0]
     kinds = {
         type(np.dtype(code))
@@ -165,5 +128,3 @@ def type_of(value: Any) -> str:
     if value.layout is not torch.strided:
         return "sparse"
     return "meta" if value.is_meta else str(value.dtype).removeprefix("torch.")
-
-

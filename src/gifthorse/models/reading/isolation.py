@@ -84,6 +84,24 @@ def private_copy(path: Path, memory: int = MEMORY) -> Iterator[PrivateCopy]:
         yield PrivateCopy(copy, path.name, sha256, size)
 
 
+def sniff(path: Path) -> str:
+    """Tell what a file is by its bytes, see `files.sniff_stream`.
+
+    Raises:
+        GifthorseError: If it is no regular file, or a broken zip archive.
+    """
+    with open_file(path) as stream:
+        told, _ = readers.call(
+            child.sniffed,
+            [path.suffix.lower()],
+            what=WHAT,
+            error=UnreadableModel,
+            limits=SURVEY,
+            streams=[stream],
+        )
+    return str(told)
+
+
 def survey(copy: PrivateCopy, deadline: float = DEADLINE) -> Survey:
     """Return what a file's bytes say; see `gifthorse.models.reading.survey`.
 
