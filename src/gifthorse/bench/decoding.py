@@ -74,7 +74,7 @@ def table(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = readtable(path, TEXT)
+        value = read_json(path, TEXT)
     except (OSError, ValueError) as error:
         raise UnreadableModel(f"{path.name} is no JSON: {error}", rule="FS003") from error
     if not isinstance(value, dict):
