@@ -14,7 +14,7 @@ import torch
 
 from gifthorse.core.errors import BadImages, UnreadableModel
 from gifthorse.core.files import read_json
-from gifthorse.data.archive import arrays, peek
+from gifthorse.data.archive import BROKEN, arrays, peek
 from gifthorse.data.decode import decode
 from gifthorse.data.files import FolderContents, ImageEntry, gather, sort_out
 from gifthorse.data.gallery import Wanted
@@ -38,9 +38,16 @@ def stamped(folder: str, paths: Sequence[str], channels: int) -> Parts:
 
 
 def whole_array(path: str) -> Parts:
-    """Read an `.npy` file in a reader."""
-    kept = np.load(path, mmap_mode="r", allow_pickle=False)  # a map cannot be a bomb
-    return None, [torch.from_numpy(np.array(kept)).float()]
+    """Read an `.npy` file in a reader.
+
+    Raises:
+        BadImages: If it is damaged.
+    """
+    try:
+        kept = np.load(path, mmap_mode="r", allow_pickle=False)  # a map cannot be a bomb
+        return None, [torch.from_numpy(np.array(kept)).float()]
+    except (*BROKEN, TypeError, OverflowError) as error:
+        raise BadImages(f"{Path(path).name} is no array of numbers: {error}") from error
 
 
 def some_arrays(path: str, keys: Sequence[str]) -> Parts:
@@ -51,7 +58,10 @@ def some_arrays(path: str, keys: Sequence[str]) -> Parts:
     """
     if not set(keys) <= set(peek(Path(path))):
         raise BadImages(f"{Path(path).name} lacks {', '.join(keys)}")
-    return None, [torch.from_numpy(v).float() for v in arrays(Path(path), keys).values()]
+    try:
+        return None, [torch.from_numpy(v).float() for v in arrays(Path(path), keys).values()]
+    except TypeError as error:
+        raise BadImages(f"{Path(path).name} holds no numbers: {error}") from error
 
 
 def named(value: Any, names: Collection[str], depth: int = 0) -> Iterator[Any]:

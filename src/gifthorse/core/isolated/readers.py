@@ -129,7 +129,7 @@ def call(
         GifthorseError: What the function raised, if it is one of ours. Else `error`, with the rule
             `FS004` if the reader ended, was too slow or took too much, else `FS003`.
     """
-    with tempfile.TemporaryFile() if not hasattr(os, "memfd_create") else _memory() as out:
+    with scratch() as out:
         request = {
             "call": f"{function.__module__}:{function.__qualname__}",
             "arguments": list(arguments),
@@ -155,8 +155,11 @@ def call(
     raise _raised(told, what, error, limits)
 
 
-def _memory() -> IO[bytes]:
-    return os.fdopen(os.memfd_create("gifthorse"), "w+b")
+def scratch() -> IO[bytes]:
+    """Return an open file that no folder names; in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("gifthorse"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _asked(request: object, files: tuple[int, ...], seconds: float) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -45,7 +44,7 @@ def from_bytes(data: bytes, what: str) -> Named:
     Raises:
         UsageError: If they are damaged, or exhaust their reader.
     """
-    with tempfile.TemporaryFile() as stream:
+    with readers.scratch() as stream:
         stream.write(data)
         stream.flush()
         return _named(stream, what)
@@ -65,7 +64,7 @@ def from_state(kept: Tensor, what: str) -> Any:
     Raises:
         UsageError: If they are damaged, or exhaust their reader.
     """
-    with tempfile.TemporaryFile() as stream:
+    with readers.scratch() as stream:
         stream.write(kept.numpy().data)
         stream.flush()
         told, tensors = readers.call(
