@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import warnings
 from typing import Any
 
@@ -16,10 +15,7 @@ from gifthorse.core.errors import UnreadableModel
 from gifthorse.models.reading import child
 from gifthorse.models.reading.survey import refusal, survey
 
-REFUSALS = (
-    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError),
-    *(AssertionError, OverflowError, MemoryError, pickle.UnpicklingError, SafetensorError),
-)
+REFUSALS = (*child.REFUSALS, MemoryError, SafetensorError)
 
 
 def theirs(name: str, content: bytes) -> dict[tuple[str, ...], Tensor] | None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -156,6 +158,35 @@ def test_time_is_limited_in_words(tmp_path: Path) -> None:
     with pytest.raises(UnreadableModel, match=r"longer than 0\.001 seconds") as late:
         load(tmp_path / "big.pt", deadline=0.001)
     assert late.value.rule == "FS004"
+
+
+def test_a_file_that_changes_while_it_is_copied_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, tiny(), {})
+    true = isolation.digest
+
+    def slow(stream: IO[bytes], copy: IO[bytes]) -> str:
+        found = true(stream, copy)
+        with path.open("ab") as file:
+            file.write(b"more")
+        return found
+
+    monkeypatch.setattr(isolation, "digest", slow)
+    with pytest.raises(UnreadableModel, match="changed while it was read"):
+        load(path)
+
+
+def test_no_room_for_a_copy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save(tmp_path / "a.safetensors", tiny(), {})
+    monkeypatch.setattr(isolation, "digest", full)
+    with pytest.raises(GifthorseError, match=r"No space left .* or set TMPDIR") as caught:
+        load(tmp_path / "a.safetensors")
+    assert caught.value.exit_code == 2
 
 
 def test_odd_tensors_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,9 +105,9 @@ def sniff_stream(stream: IO[bytes], size: int, ending: str = "") -> str:
         return archives.kind(archives.directory(stream, size))
     if first[8:9] == b"{" or (ending == ".safetensors" and not stranger(first)):
         return "safetensors"
-    if first[0] == 0x80 and 2 <= first[1] <= 5:
+    if first[0] == 0x80 and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "legacy"
-    onnx = first[0] == 0x08 and first[1] < 32 and first[2:3] in (b"\x12", b":", b"\x1a", b'"')
+    onnx = first[0] == 0x08 and first[1:2] < b" " and first[2:3] in (b"\x12", b":", b"\x1a", b'"')
     return "onnx" if onnx else "unknown"
 
 
