@@ -23,6 +23,7 @@ from gifthorse.core.isolated import readers
 from gifthorse.models import build, inspect, load, save
 from gifthorse.models.load import nonfinite
 from gifthorse.models.reading import isolation
+from gifthorse.models.reading.files import digest
 
 SOURCE = Path(gifthorse.__file__).parent
 GOOD = hostile.index(hostile.tensor((2, 3), (3, 1), 6))
@@ -165,7 +166,7 @@ def test_a_file_that_changes_while_it_is_copied_is_not_read(
 ) -> None:
     path = tmp_path / "a.safetensors"
     save(path, tiny(), {})
-    true = isolation.digest
+    true = digest
 
     def slow(stream: IO[bytes], copy: IO[bytes]) -> str:
         found = true(stream, copy)
@@ -173,7 +174,7 @@ def test_a_file_that_changes_while_it_is_copied_is_not_read(
             file.write(b"more")
         return found
 
-    monkeypatch.setattr(isolation, "digest", slow)
+    monkeypatch.setattr("gifthorse.models.reading.isolation.digest", slow)
     with pytest.raises(UnreadableModel, match="changed while it was read"):
         load(path)
 
@@ -183,7 +184,7 @@ def test_no_room_for_a_copy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     save(tmp_path / "a.safetensors", tiny(), {})
-    monkeypatch.setattr(isolation, "digest", full)
+    monkeypatch.setattr("gifthorse.models.reading.isolation.digest", full)
     with pytest.raises(GifthorseError, match=r"No space left .* or set TMPDIR") as caught:
         load(tmp_path / "a.safetensors")
     assert caught.value.exit_code == 2

@@ -26,6 +26,11 @@ KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
 KINDS["Filter"] = ColorFilter  # what files of version 0.1 call it
 
 
+MOST = 4096  # of any number in a file, which are pixels, cells, or factors near 1
+
+# Types of fields that are kept as JSON; all others are objects that tensors are made into.
+_PLAIN: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "str": str}
+
 # What a file that is damaged, or made up, can raise on its way into a trigger.
 DAMAGED = (
     OSError,
@@ -91,7 +96,11 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigge
         if wanted[name] == "Generator":
             given[name] = Generator()
             given[name].set_state(value)
-        elif isinstance(value, Tensor) != (wanted[name] == "Tensor"):
+        elif isinstance(value, int | float) and not abs(value) <= MOST:
+            raise BadOption(f"{kind}.{name} must be at most {MOST:,}; the file has {value:.9g}")
+        elif not isinstance(value, _PLAIN.get(wanted[name], object)) or (
+            isinstance(value, Tensor) != (wanted[name] == "Tensor")
+        ):
             raise BadOption(f"{kind}.{name} must be a {wanted[name]}; the file has {value!r:.40}")
     return cast(Trigger, KINDS[kind](**given))
 
