@@ -220,8 +220,8 @@ def _model(name: str, fed: str, index: Callable[[], bytes], **more: object) -> t
 
 
 def _small(name: str, fed: str, make: Make, status: int, *says: str) -> Case:
-    right = f"refused in words at once, exit {status}"
-    return Case(name, fed, right, make, (status,), says, seconds=20, memory=1200)
+    right = f"refused in words at once, exit {status}" if status else "read"
+    return Case(name, fed, right, make, (status,), says, seconds=30, memory=1200)
 
 
 CASES = (
@@ -272,7 +272,7 @@ CASES = (
         right="refused in words",
         make=large_images,
         status=(4,),
-        says=("exhausts its reader",),
+        says=("the images unfold to",),
     ),
     Case(
         name="exhausting: examples",
@@ -280,7 +280,7 @@ CASES = (
         right="an entry that says why it cannot be judged",
         make=large_examples,
         status=(0, 2),
-        says=("exhausts its reader",),
+        says=("the images unfold to",),
     ),
     _small("exhausting: plan nested", "a plan, 5,000 lists deep", _plan("a = " + "[" * 5000), 4),
     _small("exhausting: plan pipe", "an include of a pipe", _plan('include = ["pipe.toml"]'), 4),
