@@ -56,6 +56,7 @@ class _Server:
         """End it and all that it forked."""
         self.link.close()
         if self.pid != os.getpid():
+            self.process.returncode = 0  # it is another process that waits for it
             return
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
