@@ -221,7 +221,7 @@ def _model(name: str, fed: str, index: Callable[[], bytes], **more: object) -> t
 
 def _small(name: str, fed: str, make: Make, status: int, *says: str) -> Case:
     right = f"refused in words at once, exit {status}" if status else "read"
-    return Case(name, fed, right, make, (status,), says, seconds=30, memory=1200)
+    return Case(name, fed, right, make, (status,), says, seconds=60, memory=1200)
 
 
 CASES = (
