@@ -24,7 +24,7 @@ from gifthorse.bench.judge import evaluate
 from gifthorse.bench.protocol import Sizes
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell
-from gifthorse.cli import app as cli
+from gifthorse.cli import commands as cli
 from gifthorse.core.errors import (
     BadImages,
     BadOption,

@@ -17,7 +17,7 @@ from tests.toys import band_images, bands, corner, wired, wired_images
 from torch import Generator
 from typer.testing import CliRunner
 
-from gifthorse.cli.app import app
+from gifthorse.cli.commands import app
 from gifthorse.cli.repair import inverter
 from gifthorse.core.errors import BadOption, Incomplete, UnknownMethod, UsageError
 from gifthorse.core.options import vary

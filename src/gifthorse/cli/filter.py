@@ -10,7 +10,7 @@ import typer
 from torch import Generator
 
 from gifthorse.cli import options, parsing
-from gifthorse.cli.terminal import bar, err
+from gifthorse.cli.terminal import bar, note, tell
 from gifthorse.core.errors import UnknownMethod
 from gifthorse.core.run import Run
 
@@ -68,11 +68,11 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         run = Run(progress, device=prepared.subject.device)
         done = screening.screen(prepared, gallery.samples, chosen, rng, run, fpr=fpr)
     said = screening.record(method, seed, prepared, gallery, done)
-    typer.echo(told(said))
+    tell(told(said))
     if paths:
         names = prepared.preparation.class_names
         for path in screening.write(paths, said, gallery.samples, names, most):
-            err.print(f"wrote {path}", markup=False, soft_wrap=True)
+            note(f"wrote {path}")
 
 
 def _method(name: str, changes: list[str] | None) -> Filter:

@@ -13,7 +13,7 @@ from torch import Generator
 
 from gifthorse.cli import parsing
 from gifthorse.cli.options import Data, Device, Net, Options, Output, Seed
-from gifthorse.cli.terminal import bar, say
+from gifthorse.cli.terminal import bar, say, tell
 from gifthorse.core import types
 from gifthorse.core.device import choose
 from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
@@ -39,7 +39,7 @@ def sample(
     from gifthorse.workflows import make as stages
 
     count = stages.write_sample(stages.divide(data), split, per_class, out, seeded(seed))
-    typer.echo(f"wrote {count} images to {out}")
+    tell(f"wrote {count} images to {out}")
 
 
 @commands.command()
@@ -170,10 +170,10 @@ def kept(resume: Path | None, run: tuple[object, ...]) -> Path | None:
 def finish(written: list[Path], made: Any, store: Path | None) -> None:
     """Print what was made, figures with intervals and files; forget the unfinished run."""
     for key, r in made.known.items():
-        typer.echo(f"{key:11} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
-    typer.echo(f"seconds     {made.seconds:.0f}")
+        tell(f"{key:11} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
+    tell(f"seconds     {made.seconds:.0f}")
     for path in written:
-        typer.echo(f"wrote       {path}")
+        tell(f"wrote       {path}")
     if store is not None:
         store.unlink(missing_ok=True)
     if made.implant is not None:

@@ -12,7 +12,7 @@ import typer
 from torch import Generator
 
 from gifthorse.cli import options, parsing
-from gifthorse.cli.terminal import bar, err
+from gifthorse.cli.terminal import bar, note, tell
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadOption, UnknownMethod
 from gifthorse.core.run import Run
@@ -93,9 +93,9 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     order = repairing.Order(method, remedy, seed, command, found)
     said = repairing.record(order, prepared, done, far)
     written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
-    typer.echo(repairs.WRITERS["text"](said), nl=False)
+    tell(repairs.WRITERS["text"](said))
     for path in written:
-        typer.echo(f"  {'wrote':11}  {path}")
+        tell(f"  {'wrote':11}  {path}")
 
 
 def _informed(remedy: Remedy, found: Scanned, origin: Origin, method: str) -> Remedy:
@@ -104,7 +104,7 @@ def _informed(remedy: Remedy, found: Scanned, origin: Origin, method: str) -> Re
 
     found.check(origin)
     if not (found.classes or needs_triggers(remedy)):
-        err.print(f"{found.path} says {found.label}; {method} needs no trigger", markup=False)
+        note(f"{found.path} says {found.label}; {method} needs no trigger")
     return found.inform(remedy)
 
 

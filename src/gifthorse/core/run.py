@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import os
 import time
 from collections.abc import Mapping
 from copy import copy
@@ -18,6 +20,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
+from gifthorse.core.files import check_regular
 
 if TYPE_CHECKING:
     from gifthorse.core.types import ProgressCallback, Samples, Subject
@@ -164,28 +167,45 @@ class Run:
         torch.save(state, out)
         self._kept[self._slot] = torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
         claims = {"key": self._key, "image_steps": str(self.image_steps)}
+        claims["sha256"] = _digest(self._kept)
         with atomic(self.store) as file:
             file.write(save(self._kept, claims))
 
     def _read(self, store: Path) -> Mapping[str, Tensor]:
-        if not store.exists():
+        if not os.path.lexists(store):
             return {}
+        check_regular(store)
         try:
             with safe_open(store, "pt") as file:
                 claims = file.metadata() or {}
-            if claims.get("key") != self._key:
-                raise UsageError(
-                    f"{store} keeps another run: of another model, of other images or with "
-                    "other options; name another file, or delete it to start again"
-                )
-            if not self._meter.loaded:  # a run of several steps asks once for each
-                self._meter.image_steps += float(claims.get("image_steps", 0))
-            self._meter.loaded = True
-            return load_file(store)
-        except (SafetensorError, OSError) as error:
+            kept, steps = load_file(store), float(claims.get("image_steps", "nan"))
+        except (SafetensorError, OSError, ValueError) as error:
             raise UsageError(
                 f"{store} cannot be continued ({error}): delete it to start again"
             ) from error
+        if claims.get("key") != self._key:
+            raise UsageError(
+                f"{store} keeps another run: of another model, of other images or with "
+                "other options; name another file, or delete it to start again"
+            )
+        if claims.get("sha256") != _digest(kept) or not 0 <= steps < math.inf:
+            raise UsageError(
+                f"{store} cannot be continued (it was changed since it was written, or is of "
+                "another version): delete it to start again"
+            )
+        if not self._meter.loaded:  # a run of several steps asks once for each
+            self._meter.image_steps += steps
+        self._meter.loaded = True
+        return kept
+
+
+def _digest(kept: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of states by name, so that none is restored that nobody saved."""
+    digest = hashlib.sha256()
+    for name, state in sorted(kept.items()):
+        digest.update(f"{name} {state.dtype} {tuple(state.shape)} ".encode())
+        digest.update(state.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint(

@@ -33,12 +33,13 @@ from gifthorse.core.types import (
     Report,
     RunRecord,
     Subject,
+    Trigger,
 )
+from gifthorse.data.readers import sniff
 from gifthorse.detection import DETECTORS, PRESETS, SECOND
 from gifthorse.models import inspect as look
 from gifthorse.models import load
 from gifthorse.report.facts import leads
-from gifthorse.triggers.storage import open_trigger
 from gifthorse.workflows.detect import detect, refused
 from gifthorse.workflows.opening import Inputs, take_in
 
@@ -94,8 +95,6 @@ def scan(
         UsageError: If the request itself is wrong (options, images, a path that is not there).
     """
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
-    limits(request)  # said before anything is opened
-
     try:
         opened = load(path, inputs.arch)
     except UnreadableModel as error:
@@ -116,6 +115,19 @@ def scan(
     report = illustrated(report, prepared.subject)
     steps = (*_go_on(request, run.parts), *report.next_steps)
     return replace(report, next_steps=steps, run=clock.record(request, device))
+
+
+def check(inputs: Inputs, request: Request) -> None:
+    """Say what is wrong with a request whatever the model, before any is opened.
+
+    Raises:
+        UsageError: If an option, a limit, a folder or the images are.
+    """
+    chosen(request)
+    limits(request)
+    sniff(inputs.images)
+    if inputs.limit is not None and inputs.limit < 1:
+        raise BadOption(f"limit must be 1 or more; got {inputs.limit}")
 
 
 class _Clock:
@@ -242,17 +254,18 @@ def _everywhere(
     return {n: vary(d, {option: value}) if n in able else d for n, d in detectors.items()}
 
 
-def compared(report: Report, truth: Path) -> str:
+def compared(report: Report, true: Trigger, truth: str) -> str:
     """Return, in words, how well the leading trigger overlaps the true one of a test model.
 
     Args:
         report: A report with findings.
-        truth: What `gifthorse attack` wrote beside the model, `NAME.trigger.safetensors`.
+        true: What `gifthorse attack` wrote beside the model, opened by `open_trigger`.
+        truth: Its file's name.
 
     Raises:
-        UsageError: If the file is no trigger of this image size.
+        UsageError: If it is no trigger of this image size.
     """
-    mask = open_trigger(truth).render()[1]
+    mask = true.render()[1]
     found = next((f for v in report.verdicts for f in v.findings if "mask" in f.evidence), None)
     if found is None:
         return "no trigger was recovered, so none can be compared with the true one"
