@@ -1,4 +1,4 @@
-"""Nets from a stranger's own file: dataclasses, neighbors, names of arguments, and what it raises."""
+"""Nets from a stranger's own file: dataclasses, neighbors, arguments, and what it raises."""
 
 from __future__ import annotations
 

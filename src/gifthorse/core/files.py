@@ -32,7 +32,7 @@ def check_regular(path: Path) -> None:
     if is_regular(path):
         return
     name = ascii(str(path)[:200])
-    if not os.path.lexists(str(path)[:200]):
+    if not os.path.exists(path):
         raise UsageError(f"there is no file {name}: check the path")
     raise UsageError(f"{name} is no file, but a folder, a device or a pipe: name a file")
 

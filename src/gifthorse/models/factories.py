@@ -90,7 +90,7 @@ def _in_words(front: str) -> Iterator[None]:
 
 
 def _from_file(path: Path) -> ModuleType:
-    """Import a file; one within a package, or that imports its neighbors by a dot, as part of it."""
+    """Import a file; one in a package, or that imports its neighbors by a dot, as a part of it."""
     top, name = path.resolve().parent, path.stem
     while (top / "__init__.py").is_file():
         top, name = top.parent, f"{top.name}.{name}"

@@ -26,8 +26,8 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Filter, Labels, Rate, Samples, Subject
 from gifthorse.data import read
 from gifthorse.data.files import shown
+from gifthorse.data.folders import read_flat
 from gifthorse.data.gallery import Gallery, Wanted
-from gifthorse.data.readers import read_flat
 from gifthorse.data.samples import InMemory, Subset, batches, split
 from gifthorse.filtering.scoring import takes_labels, threshold
 from gifthorse.report.figures.contact_sheet import plain_sheet, write_sheet
