@@ -134,7 +134,7 @@ def test_an_odd_label_does_not_renumber_the_others(flat: Path, odd: str) -> None
         ("file,label\n" + "\n".join(ROWS)).encode("utf-16"),
         "file,label\n" + "\n".join(ROWS) + "\n\n",
     ],
-    ids=["backslashes", "dots", "capitals", "bare", "elsewhere", "bom", "sep", "tabs", "utf16", "end"],
+    ids=["win", "dots", "caps", "bare", "moved", "bom", "sep", "tabs", "utf16", "end"],
 )  # fmt: skip
 def test_tables_of_other_systems_are_read(flat: Path, text: str | bytes) -> None:
     assert sorted(table(flat, text).samples.labels.tolist()) == list(range(10))

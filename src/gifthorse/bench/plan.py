@@ -24,10 +24,12 @@ from gifthorse.bench.tasks import (
     family,
 )
 from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
+from gifthorse.core.files import read_file
 from gifthorse.core.options import describe, suggestion, vary
 from gifthorse.models.zoo import NETS
 
 PROFILES = ("smoke", "small", "paper")
+MOST_CELLS, MOST_FILES, MOST_BYTES = 200_000, 100, 2**22
 EVERY = "*"  # options of all methods of a family that have them
 
 
@@ -114,17 +116,31 @@ def read(path: Path) -> BenchPlan:
         BadOption: If a method has no such option, or a value does not fit.
         UnknownMethod: If there is no such method, net or profile.
     """
-    table = _table(_merged(path, ()), path)
+    table = _table(_merged(path, (), []), path)
     if not table.grid and not table.imported:
         raise UsageError(f"{path} crosses nothing: it needs a [[grid]] with data and nets")
     setting = vary(Setting(), dict(_flat(table.setting)))
     _check_options(table.options)
+    count = sum(_count(grid) for grid in table.grid) + sum(_count(g) for g in table.imported)
+    if count > MOST_CELLS:
+        raise UsageError(
+            f"{path} crosses {count:,} cells, more than {MOST_CELLS:,}: take fewer seeds or methods"
+        )
     cells: dict[Cell, None] = {}
     for grid in table.grid:
         cells |= dict.fromkeys(_cells(grid, setting, table.options))
     for lent in table.imported:
         cells |= dict.fromkeys(_lent(lent, setting, table.options))
     return BenchPlan(table.name or path.stem, table.about, tuple(cells))
+
+
+def _count(grid: Grid | ImportedGrid) -> int:
+    """Return how many cells a grid has at most, before any is made."""
+    seeds = max(0, grid.seeds) if isinstance(grid.seeds, int) else len(grid.seeds)
+    of = len(grid.data) * len(grid.nets) * (len(grid.attacks) + 1) if isinstance(grid, Grid) else (
+        len(grid.models)
+    )  # fmt: skip
+    return seeds * of * (len(grid.defenses) + 1)
 
 
 def _cells(grid: Grid, setting: Setting, options: Mapping[str, Any]) -> Iterator[Cell]:
@@ -180,10 +196,13 @@ def _check_options(options: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> No
                         raise BadOption(f"no {kind} has an option {option}: {hint}")
 
 
-def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _merged(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:
     """Return a plan's table over those it includes, over its profile."""
+    read.append(path)
     if path.resolve() in above:
         raise UsageError(f"{path} includes itself")
+    if len(read) > MOST_FILES:
+        raise UsageError(f"{read[0]} includes more than {MOST_FILES} plans: name each once")
     own = _toml(path)
     setting = own.get("setting")
     if isinstance(setting, dict) and "benign" in setting:
@@ -193,18 +212,21 @@ def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         if profile not in PROFILES:
             raise UnknownMethod.among("profile", str(profile), PROFILES)
         out = tomllib.loads(files(__package__).joinpath(f"profiles/{profile}.toml").read_text())
-    for other in own.get("include", []):
-        out = _over(out, _merged(path.parent / str(other), (*above, path.resolve())))
+    others = own.get("include", [])
+    if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
+        raise UsageError(f"{path}: include takes a list of plans; got {others!r:.80}")
+    for other in others:
+        out = _over(out, _merged(path.parent / other, (*above, path.resolve()), read))
     return _over(out, own)
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_file(path, MOST_BYTES).decode())
+    except UsageError as error:
         raise UsageError(f"the plan {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # numbers too long, tables too deep, no text
+        raise UsageError(f"{path} is no TOML: {str(error)[:500]}") from error
 
 
 def _over(under: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +253,7 @@ def _said(errors: Sequence[Any]) -> str:
     loc = [part for part in error["loc"] if part not in ("str", "Pick")]
     where = ".".join(str(part) for part in loc)
     if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg'].lower()}; got {error['input']!r}"
+        return f"{where}: {error['msg'].lower()}; got {error['input']!r:.200}"
     parents = [part for part in loc[:-1] if part in TABLES]
     table = TABLES[parents[-1] if parents else ""]
     names = sorted(f.alias or name for name, f in table.model_fields.items())

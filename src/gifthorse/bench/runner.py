@@ -293,7 +293,8 @@ class RunStatus:
         """Seconds that the rest will take if tasks go on as they did; None before the first."""
         if not self.done:
             return None
-        return (self.beat - self.started) / self.done * (self.total - self.done)
+        spent = max(0.0, self.beat - self.started)  # clocks may be set back
+        return spent / self.done * (self.total - self.done)
 
 
 Tell: TypeAlias = Callable[[RunStatus], None]
@@ -369,12 +370,13 @@ def heartbeat(store: Store) -> Iterator[Tell]:
         UsageError: If another driver is at work there.
     """
     with _locked(store):
-        last = 0.0
+        last = -1.0
 
         def tell(status: RunStatus) -> None:
             nonlocal last
-            if status.ended or status.beat - last >= 1:
-                last = status.beat
+            now = time.monotonic()
+            if status.ended or now - last >= 1:
+                last = now
                 store.write(HEART, json.dumps(asdict(status), indent=1).encode())
 
         yield tell
@@ -401,5 +403,7 @@ def _locked(store: Store) -> Iterator[None]:
 
 def status(store: Store) -> RunStatus | None:
     """Return how far the last run in a store is, or was when it ended; None if there was none."""
-    content = store.read(HEART)
-    return None if content is None else RunStatus(**json.loads(content))
+    try:
+        return RunStatus(**json.loads(store.read(HEART) or b""))
+    except (ValueError, TypeError, RecursionError):  # none, or damaged: nobody is the wiser
+        return None

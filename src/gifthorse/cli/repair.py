@@ -13,13 +13,14 @@ from torch import Generator
 
 from gifthorse.cli import options, parsing
 from gifthorse.cli.terminal import bar, note, tell
-from gifthorse.core.atomic import atomic
+from gifthorse.core.atomic import atomic, check_writable
 from gifthorse.core.errors import BadOption, UnknownMethod
 from gifthorse.core.run import Run
-from gifthorse.core.types import Inverter, Origin, Remedy
+from gifthorse.core.types import Inverter, Remedy
 from gifthorse.report import repairs
 
 if TYPE_CHECKING:
+    from gifthorse.models import Opened
     from gifthorse.report.repairs import RepairRecord
     from gifthorse.workflows.repair import Repaired, Scanned
 
@@ -75,10 +76,12 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     if scan is not None and scan.resolve() == out.with_suffix(".json").resolve():
         raise BadOption(f"the record of the repair would replace {scan}: give --out another name")
     remedy, inputs = vary(REMEDIES[method], named), Inputs(images, arch, normalize, device=device)
+    for path in (out, *(path for _, path in drawn)):
+        check_writable(path)
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
     opened = load(model, arch)
-    informed = remedy if found is None else _informed(remedy, found, opened.origin, method)
+    informed = remedy if found is None else _informed(remedy, found, opened, method)
     prepared = take_in(opened, inputs)
     rng, far = Generator().manual_seed(seed), None
     with bar(f"{method} on {Path(model).name}") as progress:
@@ -98,11 +101,11 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         tell(f"  {'wrote':11}  {path}")
 
 
-def _informed(remedy: Remedy, found: Scanned, origin: Origin, method: str) -> Remedy:
+def _informed(remedy: Remedy, found: Scanned, opened: Opened, method: str) -> Remedy:
     """Return a remedy that knows what a scan of the same file found."""
     from gifthorse.workflows.repair import needs_triggers
 
-    found.check(origin)
+    found.check(opened.origin, opened.classes)
     if not (found.classes or needs_triggers(remedy)):
         note(f"{found.path} says {found.label}; {method} needs no trigger")
     return found.inform(remedy)

@@ -28,6 +28,10 @@ class LowBits:
     values: Tensor
     planes: int
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.planes <= 8:
+            raise BadOption(f"planes must be 1 to 8 bits of a pixel; got {self.planes:.9g}")
+
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images, multiples of 1/255."""
         levels = 2**self.planes

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
+from gifthorse.core.files import check_regular
 from gifthorse.core.types import Trigger
 from gifthorse.triggers.filters import ColorFilter
 from gifthorse.triggers.generated import Autoencoder, Generated
@@ -27,6 +28,7 @@ KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
 KINDS["Filter"] = ColorFilter  # what files of version 0.1 call it
 
 
+MOST_NUMBER = 4096  # sides of images are the largest numbers that a trigger has
 # What a file that is damaged, or made up, can raise on its way into a trigger.
 DAMAGED = (
     OSError,
@@ -36,6 +38,9 @@ DAMAGED = (
     KeyError,
     AttributeError,
     RuntimeError,
+    OverflowError,
+    MemoryError,
+    LookupError,
     GifthorseError,
 )
 
@@ -80,6 +85,7 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigge
     kind, plain = str(claims.get("kind")), claims.get("fields", {})
     if kind not in KINDS:
         raise UnknownMethod.among("trigger", kind, KINDS)
+    _check_numbers(kind, plain)
     wanted = {field.name: str(field.type) for field in fields(KINDS[kind])}
     given: dict[str, Any] = {**plain, **tensors}
     for name in [name for name, kept in wanted.items() if kept == "nn.Module"]:
@@ -98,12 +104,24 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigge
     return cast(Trigger, KINDS[kind](**given))
 
 
+def _check_numbers(kind: str, plain: Mapping[str, Any]) -> None:
+    """Refuse a number that would cost whoever uses the trigger much time and memory.
+
+    Raises:
+        BadOption: If one is that large, or none.
+    """
+    for name, number in plain.items():
+        if isinstance(number, int | float) and not abs(number) <= MOST_NUMBER:
+            raise BadOption(f"{kind}.{name} must lie within {MOST_NUMBER:,}; got {number!s:.20}")
+
+
 def open_trigger(path: Path) -> Trigger:
     """Read a trigger file that `gifthorse attack` wrote.
 
     Raises:
         UsageError: If it is something else.
     """
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             claims = file.metadata() or {}
