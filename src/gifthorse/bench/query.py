@@ -148,7 +148,9 @@ def _inert(con: DuckDBPyConnection, sql: str) -> str:
         column = '"' + str(name).replace('"', '""') + '"'
         if kind == "VARCHAR":
             begins = f"regexp_matches({column}, '^[=+@\\t\\r-]')"
-            kept.append(f"case when {begins} then chr(39) || {column} else {column} end as {column}")
+            kept.append(
+                f"case when {begins} then chr(39) || {column} else {column} end as {column}"
+            )
     return f"select * replace ({', '.join(kept)}) from (\n{sql}\n)" if kept else sql
 
 

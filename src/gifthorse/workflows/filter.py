@@ -316,7 +316,7 @@ def write(
     lines.writeheader()
     for row in said["images"]:
         figures = {"score": f"{row['score']:.9g}", "flagged": str(row["flagged"]).lower()}
-        lines.writerow({key: cell(value) for key, value in (row | figures).items()})
+        lines.writerow({key: cell(value) for key, value in row.items()} | figures)
     for end, text in (("csv", table.getvalue()), ("json", json.dumps(said, indent=1))):
         with atomic(paths[end]) as file:
             file.write(text.encode(errors="backslashreplace"))  # names need not be Unicode
