@@ -84,6 +84,15 @@ def _npz(change: Callable[[Array, Array], dict[str, Any]]) -> Callable[[Path], l
     return build
 
 
+def _nested(folder: Path) -> list[str]:
+    _folders(folder / "nested" / "clean")
+    return _command("nested")
+
+
+def _odd(bad: Callable[[int], dict[str, Any]]) -> Callable[[Path], list[str]]:
+    return _npz(lambda x, y: {"x": x, "y": y} | bad(len(x)))
+
+
 def _junk(folder: Path) -> None:
     image = Image.fromarray(_gift()[0][0])
     (folder / "00 sign" / "empty.png").touch()
@@ -113,53 +122,143 @@ def _draw(place: Path) -> None:
 
 
 FOLDERS = (
-    Case("faults 28a", "a folder without images beside class folders", "left out, said",
-         _beside(lambda root: (root / "lost+found").mkdir(), "sign_{:02}"), JUDGED, ("lost+found",)),
-    Case("images: stranger with images", "a folder of another kind with an image",
-         "left out, said", _beside(lambda root: _draw(root / "strange")), JUDGED, ("strange/",)),
-    Case("images: @eaDir", "thumbnails of a storage box", "left out, said",
-         _beside(lambda root: _draw(root / "@eaDir")), JUDGED, ("@eaDir",)),
-    Case("images: a class too many", "44 folders, in the order of names", "names the likely one",
-         _beside(lambda root: _draw(root / "sign_bq"), "sign_{:02}"), (4,), ("is 'sign_bq'",)),
-    Case("faults 29", "one folder too high", "names the right one",
-         lambda folder: [_folders(folder / "nested" / "clean"), *_command("nested")][1:], (4,),
-         ("nested/clean",)),
-    Case("hostile 44", "empty, cut, text, CMYK, gray, palette, GIF, turned images",
-         "skipped with a list or converted", _beside(_junk), JUDGED,
-         ("empty.png is empty", "cut.jpg is truncated", "text.png is not an image")),
-    Case("images: loop of links", "a link to the folder above", "no ring",
-         _beside(lambda root: (root / "00 sign" / "up").symlink_to(root)), JUDGED),
-)  # fmt: skip
+    Case(
+        "faults 28a",
+        "a folder without images beside class folders",
+        "left out, said",
+        _beside(lambda root: (root / "lost+found").mkdir(), "sign_{:02}"),
+        JUDGED,
+        ("lost+found",),
+    ),
+    Case(
+        "images: stranger with images",
+        "a folder of another kind with an image",
+        "left out, said",
+        _beside(lambda root: _draw(root / "strange")),
+        JUDGED,
+        ("strange/",),
+    ),
+    Case(
+        "images: @eaDir",
+        "thumbnails of a storage box",
+        "left out, said",
+        _beside(lambda root: _draw(root / "@eaDir")),
+        JUDGED,
+        ("@eaDir",),
+    ),
+    Case(
+        "images: a class too many",
+        "44 folders, in the order of names",
+        "names the likely one",
+        _beside(lambda root: _draw(root / "sign_bq"), "sign_{:02}"),
+        (4,),
+        ("is 'sign_bq'",),
+    ),
+    Case(
+        "faults 29", "one folder too high", "names the right one", _nested, (4,), ("nested/clean",)
+    ),
+    Case(
+        "hostile 44",
+        "empty, cut, text, CMYK, gray, palette, GIF, turned images",
+        "skipped with a list or converted",
+        _beside(_junk),
+        JUDGED,
+        ("empty.png is empty", "cut.jpg is truncated", "text.png is not an image"),
+    ),
+    Case(
+        "images: loop of links",
+        "a link to the folder above",
+        "no ring",
+        _beside(lambda root: (root / "00 sign" / "up").symlink_to(root)),
+        JUDGED,
+    ),
+)
 
 TABLES = (
-    Case("faults 30", "one label -1", "row left out, said",
-         _table(lambda rows: _csv([(rows[0][0], -1), *rows[1:]])), JUDGED, ("label '-1'",)),
-    Case("faults 31a", "backslashes", "read",
-         _table(lambda rows: _csv([(a.replace("/", "\\"), k) for a, k in rows])), JUDGED,
-         ("labels taken as class numbers",)),
-    Case("faults 32a", "GTSRB's table as labels.csv", "read", _table(_gtsrb), JUDGED,
-         ("labels taken as class numbers",)),
-    Case("faults 32b", "the same under its own name", "read",
-         _table(_gtsrb, "GT-final_test.csv"), JUDGED, ("labels taken as class numbers",)),
-    Case("images: tabs, BOM, CRLF", "tabs, BOM, CRLF", "read",
-         _table(lambda rows: "\ufeff" + _csv(rows, "\t", "\r\n")), JUDGED,
-         ("labels taken as class numbers",)),
-    Case("images: UTF-16", "a table as Excel saves it", "read",
-         _table(lambda rows: _csv(rows, "\t", "\r\n"), code="utf-16"), JUDGED,
-         ("labels taken as class numbers",)),
-    Case("images: accents", "composed in the table, apart on the disk", "read",
-         _table(lambda rows: _csv([(unicodedata.normalize("NFC", a), k) for a, k in rows]),
-                file=unicodedata.normalize("NFD", "über/é{:03}.png")), JUDGED,
-         ("labels taken as class numbers",)),
-    Case("images: a name of 5,000 characters", "one row with it", "row left out, said",
-         _table(lambda rows: _csv([*rows, ("x" * 5000 + ".png", 3)])), JUDGED, ("is missing",)),
-    Case("images: all rows are missing", "another folder's table", "says that they are missing",
-         _table(lambda rows: _csv([(f"other/no{a[-6:]}", k) for a, k in rows])), (4,),
-         ("is missing",)),
-    Case("images: names with escapes", "labels with escape codes", "nothing acts on a terminal",
-         _table(lambda rows: _csv([(a, f"\x1b[2J\u202e{k}") for a, k in rows])), (3, 4),
-         never=("\x1b", "\u202e")),
-)  # fmt: skip
+    Case(
+        "faults 30",
+        "one label -1",
+        "row left out, said",
+        _table(lambda rows: _csv([(rows[0][0], -1), *rows[1:]])),
+        JUDGED,
+        ("label '-1'",),
+    ),
+    Case(
+        "faults 31a",
+        "backslashes",
+        "read",
+        _table(lambda rows: _csv([(a.replace("/", "\\"), k) for a, k in rows])),
+        JUDGED,
+        ("labels taken as class numbers",),
+    ),
+    Case(
+        "faults 32a",
+        "GTSRB's table as labels.csv",
+        "read",
+        _table(_gtsrb),
+        JUDGED,
+        ("labels taken as class numbers",),
+    ),
+    Case(
+        "faults 32b",
+        "the same under its own name",
+        "read",
+        _table(_gtsrb, "GT-final_test.csv"),
+        JUDGED,
+        ("labels taken as class numbers",),
+    ),
+    Case(
+        "images: tabs, BOM, CRLF",
+        "tabs, BOM, CRLF",
+        "read",
+        _table(lambda rows: "\ufeff" + _csv(rows, "\t", "\r\n")),
+        JUDGED,
+        ("labels taken as class numbers",),
+    ),
+    Case(
+        "images: UTF-16",
+        "a table as Excel saves it",
+        "read",
+        _table(lambda rows: _csv(rows, "\t", "\r\n"), code="utf-16"),
+        JUDGED,
+        ("labels taken as class numbers",),
+    ),
+    Case(
+        "images: accents",
+        "composed in the table, apart on the disk",
+        "read",
+        _table(
+            lambda rows: _csv([(unicodedata.normalize("NFC", a), k) for a, k in rows]),
+            file=unicodedata.normalize("NFD", "über/é{:03}.png"),
+        ),
+        JUDGED,
+        ("labels taken as class numbers",),
+    ),
+    Case(
+        "images: a name of 5,000 characters",
+        "one row with it",
+        "row left out, said",
+        _table(lambda rows: _csv([*rows, ("x" * 5000 + ".png", 3)])),
+        JUDGED,
+        ("is missing",),
+    ),
+    Case(
+        "images: all rows are missing",
+        "another folder's table",
+        "says that they are missing",
+        _table(lambda rows: _csv([(f"other/no{a[-6:]}", k) for a, k in rows])),
+        (4,),
+        ("is missing",),
+    ),
+    Case(
+        "images: names with escapes",
+        "labels with escape codes",
+        "nothing acts on a terminal",
+        _table(lambda rows: _csv([(a, f"\x1b[2J\u202e{k}") for a, k in rows])),
+        (3, 4),
+        never=("\x1b", "\u202e"),
+    ),
+)
 
 
 def _hidden(folder: Path) -> list[str]:
@@ -181,30 +280,77 @@ def _header(text: bytes) -> Callable[[Path], list[str]]:
 
 
 ARRAYS = (
-    Case("images: a hair above 1", "floats up to 1.0000001", "clipped, said",
-         _npz(lambda x, y: {"x": x / 255 * (1 + 1e-6), "y": y}), JUDGED, ("clipped",)),
-    Case("images: floats in 0-255", "floats", "read",
-         _npz(lambda x, y: {"x": x.astype(np.float32), "y": y}), JUDGED),
-    Case("images: normalized", "floats of mean 0", "refused",
-         _npz(lambda x, y: {"x": x / 127.5 - 1, "y": y}), (4,), ("not normalized",)),
-    Case("images: npz of some -1", "one label -1", "left out, said",
-         _npz(lambda x, y: {"x": x, "y": np.where(np.arange(len(y)) == 3, -1, y)}), JUDGED,
-         ("1 image with the label -1 left out",)),
-    Case("hostile 48", "every image twice", "once is enough",
-         _npz(lambda x, y: {"x": np.concatenate([x, x]), "y": np.concatenate([y, y])}), JUDGED,
-         ("duplicate images left out",)),
-    Case("hostile 43 none", "no image", "status 4",
-         _npz(lambda x, y: {"x": x[:0], "y": y[:0]}), (4,)),
-    Case("hostile 43 one", "one image", "no verdict",
-         _npz(lambda x, y: {"x": x[:1], "y": y[:1]}), (3,), ("Only 1 clean image",)),
-    Case("hostile 43 one class", "one class only", "no verdict",
-         _npz(lambda x, y: {"x": x[y == 3].repeat(9, 0) + np.arange(18, dtype=np.uint8)[:, None, None,
-              None], "y": [3] * 18}), (3,)),
-    Case("images: hidden array", "a member that hides 16 TiB behind another", "not read",
-         _hidden, JUDGED),
+    Case(
+        "images: a hair above 1",
+        "floats up to 1.0000001",
+        "clipped, said",
+        _npz(lambda x, y: {"x": x / 255 * (1 + 1e-6), "y": y}),
+        JUDGED,
+        ("clipped",),
+    ),
+    Case(
+        "images: floats in 0-255",
+        "floats",
+        "read",
+        _npz(lambda x, y: {"x": x.astype(np.float32), "y": y}),
+        JUDGED,
+    ),
+    Case(
+        "images: normalized",
+        "floats of mean 0",
+        "refused",
+        _npz(lambda x, y: {"x": x / 127.5 - 1, "y": y}),
+        (4,),
+        ("not normalized",),
+    ),
+    Case(
+        "images: npz of some -1",
+        "one label -1",
+        "left out, said",
+        _npz(lambda x, y: {"x": x, "y": np.where(np.arange(len(y)) == 3, -1, y)}),
+        JUDGED,
+        ("1 image with the label -1 left out",),
+    ),
+    Case(
+        "hostile 48",
+        "every image twice",
+        "once is enough",
+        _npz(lambda x, y: {"x": np.concatenate([x, x]), "y": np.concatenate([y, y])}),
+        JUDGED,
+        ("duplicate images left out",),
+    ),
+    Case(
+        "hostile 43 none", "no image", "status 4", _npz(lambda x, y: {"x": x[:0], "y": y[:0]}), (4,)
+    ),
+    Case(
+        "hostile 43 one",
+        "one image",
+        "no verdict",
+        _npz(lambda x, y: {"x": x[:1], "y": y[:1]}),
+        (3,),
+        ("Only 1 clean image",),
+    ),
+    Case(
+        "hostile 43 one class",
+        "one class only",
+        "no verdict",
+        _npz(
+            lambda x, y: {
+                "x": x[y == 3].repeat(9, 0) + np.arange(18, dtype=np.uint8)[:, None, None, None],
+                "y": [3] * 18,
+            }
+        ),
+        (3,),
+    ),
+    Case(
+        "images: hidden array",
+        "a member that hides 16 TiB behind another",
+        "not read",
+        _hidden,
+        JUDGED,
+    ),
     *(
-        Case(f"images: npz of {name}", name, "status 4",
-             _npz(lambda x, y, bad=bad: {"x": x, "y": y} | bad(len(x))), (4,))
+        Case(f"images: npz of {name}", name, "status 4", _odd(bad), (4,))
         for name, bad in (
             ("text", lambda n: {"y": np.array(["a"] * n)}),
             ("dates", lambda n: {"x": np.zeros((n, 8, 8), "datetime64[D]")}),
@@ -215,12 +361,18 @@ ARRAYS = (
     ),
     *(
         Case(f"images: header {number}", repr(text[:40]), "status 4", _header(text), (4,))
-        for number, text in enumerate((
-            b"{", b"()", b"[" * 300, b"\xff\xfe", b"{'descr': 3, 'fortran_order': 1, 'shape': 2}",
-            b"{'descr': '|u1', 'fortran_order': False, 'shape': (-3, 4)}",
-            b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,)}" % 10**30,
-        ))
+        for number, text in enumerate(
+            (
+                b"{",
+                b"()",
+                b"[" * 300,
+                b"\xff\xfe",
+                b"{'descr': 3, 'fortran_order': 1, 'shape': 2}",
+                b"{'descr': '|u1', 'fortran_order': False, 'shape': (-3, 4)}",
+                b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,)}" % 10**30,
+            )
+        )
     ),
-)  # fmt: skip
+)
 
 CASES = (*FOLDERS, *TABLES, *ARRAYS)

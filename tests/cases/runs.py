@@ -72,8 +72,16 @@ GRID = '[[grid]]\ndata = ["mnist"]\nnets = ["tiny"]\n'
 
 def _records(folder: Path) -> list[str]:
     key = "0123456789abcdef"
-    record = {"schema": 2, "key": key, "cell": {"data": "mnist", "net": "tiny", "seed": 0},
-              "status": "ok", "figures": [1, 2], "words": [], "times": 3, "models": "x"}  # fmt: skip
+    record = {
+        "schema": 2,
+        "key": key,
+        "cell": {"data": "mnist", "net": "tiny", "seed": 0},
+        "status": "ok",
+        "figures": [1, 2],
+        "words": [],
+        "times": 3,
+        "models": "x",
+    }
     (folder / "s/records/01").mkdir(parents=True)
     (folder / f"s/records/01/{key}.json").write_text(json.dumps(record))
     return ["bench", "report", "s"]
@@ -90,11 +98,17 @@ def _doctored(change: Callable[[dict[str, object]], None]) -> Callable[[Path], l
         change(goal)
         finding = {"severity": "HIGH", "goal": goal, "trigger": None}
         told = {
-            "schema_version": "2", "target": {"path": MODEL, "sha256": digest},
-            "verdict": {"label": "BACKDOORED", "reason": "", "confidence": None,
-                        "not_covered": [], "next_steps": []},
+            "schema_version": "2",
+            "target": {"path": MODEL, "sha256": digest},
+            "verdict": {
+                "label": "BACKDOORED",
+                "reason": "",
+                "confidence": None,
+                "not_covered": [],
+                "next_steps": [],
+            },
             "findings": [finding],
-        }  # fmt: skip
+        }
         (folder / "r.json").write_text(json.dumps(told))
         return ["repair", MODEL, "--images", IMAGES, "--scan", "r.json", "-o", "out.safetensors"]
 
@@ -114,104 +128,221 @@ def _normalized(record: object) -> Callable[[Path], list[str]]:
 
 ARCHS = (
     Case(
-        "faults 3a", "--arch file: dataclass and postponed annotations", "net is built",
-        _arch(f"from dataclasses import dataclass\n@dataclass\nclass C:\n    n: int = 43\n"
-              f"def net():\n{NET.format('C().n')}"), (3,), ("own.py:net",),
+        "faults 3a",
+        "--arch file: dataclass and postponed annotations",
+        "net is built",
+        _arch(
+            f"from dataclasses import dataclass\n@dataclass\nclass C:\n    n: int = 43\n"
+            f"def net():\n{NET.format('C().n')}"
+        ),
+        (3,),
+        ("own.py:net",),
     ),
     Case(
-        "faults 3b", "--arch file: argument n_classes", "net is built",
-        _arch(f"def net(n_classes):\n{NET.format('n_classes')}"), (3,), ("own.py:net",),
+        "faults 3b",
+        "--arch file: argument n_classes",
+        "net is built",
+        _arch(f"def net(n_classes):\n{NET.format('n_classes')}"),
+        (3,),
+        ("own.py:net",),
     ),
     Case(
-        "faults 3b unknown", "--arch file: argument that is not known", "names it",
-        _arch("def net(width):\n    pass\n"), (4,), ("needs width, which is not known here",),
+        "faults 3b unknown",
+        "--arch file: argument that is not known",
+        "names it",
+        _arch("def net(width):\n    pass\n"),
+        (4,),
+        ("needs width, which is not known here",),
     ),
     Case(
-        "faults 3c", "--arch file that imports its neighbor", "net is built",
-        _arch("from layers import head\ndef net():\n    return nn.Sequential(nn.Flatten(), head)\n",
-              layers="head = nn.Linear(3072, 43)\n"), (3,), ("own.py:net",),
+        "faults 3c",
+        "--arch file that imports its neighbor",
+        "net is built",
+        _arch(
+            "from layers import head\ndef net():\n    return nn.Sequential(nn.Flatten(), head)\n",
+            layers="head = nn.Linear(3072, 43)\n",
+        ),
+        (3,),
+        ("own.py:net",),
     ),
     Case(
-        "faults 3d", "--arch module:f in the working folder", "net is built",
-        _arch(f"def net():\n{NET.format(43)}", "own:net"), (3,), ("own:net",),
+        "faults 3d",
+        "--arch module:f in the working folder",
+        "net is built",
+        _arch(f"def net():\n{NET.format(43)}", "own:net"),
+        (3,),
+        ("own:net",),
     ),
     Case(
-        "arch: exits", "--arch file that calls sys.exit(0)", "a sentence, status 4",
-        _arch("import sys\nsys.exit(0)\n"), (4,), ("it called exit(0)",),
+        "arch: exits",
+        "--arch file that calls sys.exit(0)",
+        "a sentence, status 4",
+        _arch("import sys\nsys.exit(0)\n"),
+        (4,),
+        ("it called exit(0)",),
     ),
     Case(
-        "arch: raises", "--arch file that raises", "a sentence with the line, status 4",
-        _arch("1 / 0\n"), (4,), ("ZeroDivisionError", "own.py, line 3"),
+        "arch: raises",
+        "--arch file that raises",
+        "a sentence with the line, status 4",
+        _arch("1 / 0\n"),
+        (4,),
+        ("ZeroDivisionError", "own.py, line 3"),
     ),
     Case(
-        "arch: forward exits", "a forward that calls sys.exit(0)", "ERROR, status 2",
-        _arch("import sys\nclass N(nn.Sequential):\n    def forward(self, x):\n        sys.exit(0)\n"
-              "def net():\n    return N(nn.Flatten(), nn.Linear(3072, 43))\n"),
+        "arch: forward exits",
+        "a forward that calls sys.exit(0)",
+        "ERROR, status 2",
+        _arch(
+            "import sys\nclass N(nn.Sequential):\n    def forward(self, x):\n        sys.exit(0)\n"
+            "def net():\n    return N(nn.Flatten(), nn.Linear(3072, 43))\n"
+        ),
         WRONG,
     ),
     Case(
-        "arch: prints", "a file that prints, and -f json", "JSON alone on standard output",
-        _arch(f"print('hello')\ndef net():\n    print('made')\n{NET.format(43)}"), (3,),
+        "arch: prints",
+        "a file that prints, and -f json",
+        "JSON alone on standard output",
+        _arch(f"print('hello')\ndef net():\n    print('made')\n{NET.format(43)}"),
+        (3,),
     ),
-    Case("arch: os:system", "--arch os:system", "a sentence, status 4",
-         _scan("--arch", "os:system"), (4,), ("needs command",)),
-)  # fmt: skip
+    Case(
+        "arch: os:system",
+        "--arch os:system",
+        "a sentence, status 4",
+        _scan("--arch", "os:system"),
+        (4,),
+        ("needs command",),
+    ),
+)
 
 MANY = (
     Case(
-        "faults 34", "models of one name, one {name}.json", "refused at the start",
-        _several("a/model.safetensors", "b/model.safetensors", out="json=rep/{name}.json"), (4,),
-        ("a/model.safetensors and b/model.safetensors would be written",), seconds=20,
+        "faults 34",
+        "models of one name, one {name}.json",
+        "refused at the start",
+        _several("a/model.safetensors", "b/model.safetensors", out="json=rep/{name}.json"),
+        (4,),
+        ("a/model.safetensors and b/model.safetensors would be written",),
+        seconds=20,
     ),
     Case(
-        "faults 35", "one of several is gone, one a pipe, one no model, one a folder",
+        "faults 35",
+        "one of several is gone, one a pipe, one no model, one a folder",
         "the others are scanned",
-        _several("gone.pt", "pipe.pt", "other.pt", "a", "a/model.safetensors"), (1, 2),
-        ("gone.pt: there is no file", "pipe", "not a model", "'a' is a folder"), seconds=60,
+        _several("gone.pt", "pipe.pt", "other.pt", "a", "a/model.safetensors"),
+        (1, 2),
+        ("gone.pt: there is no file", "pipe", "not a model", "'a' is a folder"),
+        seconds=60,
     ),
     Case(
-        "hostile-results 4: {name} climbs", "-o json=rep/{name}/r.json for ...safetensors",
-        "stays below rep", _several("...safetensors", out="json=rep/{name}-r.json"), (1, 3),
+        "hostile-results 4: {name} climbs",
+        "-o json=rep/{name}/r.json for ...safetensors",
+        "stays below rep",
+        _several("...safetensors", out="json=rep/{name}-r.json"),
+        (1, 3),
         leaves=("rep/model-r.json",),
     ),
-    Case("runs: report over model", "-o json=MODEL", "refused",
-         lambda folder: [*_several("a/model.safetensors")(folder), "-o", "json=a/model.safetensors"],
-         (4,), ("would replace the model",)),
-    Case("runs: report to a device", "-o json=/dev/null", "refused, the device stays one",
-         _scan("-o", "json=/dev/null"), (2,), ("is no file",)),
-    Case("runs: no models", "inspect of what is gone, a folder, a file",
-         "all are looked at", lambda folder: ["inspect", "gone.pt", str(folder), MODEL], (4,),
-         ("gone.pt: there is no file", "weights only")),
-)  # fmt: skip
+    Case(
+        "runs: report over model",
+        "-o json=MODEL",
+        "refused",
+        lambda folder: [*_several("a/model.safetensors")(folder), "-o", "json=a/model.safetensors"],
+        (4,),
+        ("would replace the model",),
+    ),
+    Case(
+        "runs: report to a device",
+        "-o json=/dev/null",
+        "refused, the device stays one",
+        _scan("-o", "json=/dev/null"),
+        (2,),
+        ("is no file",),
+    ),
+    Case(
+        "runs: no models",
+        "inspect of what is gone, a folder, a file",
+        "all are looked at",
+        lambda folder: ["inspect", "gone.pt", str(folder), MODEL],
+        (4,),
+        ("gone.pt: there is no file", "weights only"),
+    ),
+)
 
 OPTIONS = (
-    Case("options: seed", "--seed of 20 digits", "status 4", _scan("--seed", "9" * 20), (4,),
-         ("--seed",)),
-    Case("options: normalize two of three", "--normalize 0.5,0.5/0.2,0.2", "status 4",
-         _scan("--normalize", "0.5,0.5/0.2,0.2"), (4,), ("has 2 means",)),
-    Case("options: normalize nan", "--normalize nan/1", "status 4",
-         _scan("--normalize", "nan/1"), (4,), ("got 'nan/1'",)),
-    Case("options: metadata of two means", "a file that names two", "left aside",
-         _normalized({"mean": [0.5] * 2, "std": [1] * 2}), (1, 3)),
-    Case("options: metadata of 1000 means", "a file that names 1000", "left aside",
-         _normalized({"mean": [0.5] * 1000, "std": [1] * 1000}), (1, 3)),
+    Case(
+        "options: seed",
+        "--seed of 20 digits",
+        "status 4",
+        _scan("--seed", "9" * 20),
+        (4,),
+        ("--seed",),
+    ),
+    Case(
+        "options: normalize two of three",
+        "--normalize 0.5,0.5/0.2,0.2",
+        "status 4",
+        _scan("--normalize", "0.5,0.5/0.2,0.2"),
+        (4,),
+        ("has 2 means",),
+    ),
+    Case(
+        "options: normalize nan",
+        "--normalize nan/1",
+        "status 4",
+        _scan("--normalize", "nan/1"),
+        (4,),
+        ("got 'nan/1'",),
+    ),
+    Case(
+        "options: metadata of two means",
+        "a file that names two",
+        "left aside",
+        _normalized({"mean": [0.5] * 2, "std": [1] * 2}),
+        (1, 3),
+    ),
+    Case(
+        "options: metadata of 1000 means",
+        "a file that names 1000",
+        "left aside",
+        _normalized({"mean": [0.5] * 1000, "std": [1] * 1000}),
+        (1, 3),
+    ),
     Case("options: metadata of another type", "a list", "left aside", _normalized([1]), (1, 3)),
     *(
-        Case(f"options: {flag} {value[:20]}", f"{flag} {value[:40]}", "status 4",
-             _scan(flag, value), (4,))
+        Case(
+            f"options: {flag} {value[:20]}",
+            f"{flag} {value[:40]}",
+            "status 4",
+            _scan(flag, value),
+            (4,),
+        )
         for flag, value in (
-            ("--limit", "9" * 30), ("--limit", "-1"), ("--budget", "-3"), ("--time-limit", "1e999"),
-            ("--input-size", "0x0"), ("--input-size", "9" * 30 + "x1"), ("--classes", "1-" * 99),
-            ("--classes", "99999"), ("--device", "cuda:99999999999999999999"), ("--images", "x" * 5000),
-            ("--images", "/dev/zero"), ("--truth", "/dev/zero"), ("--truth", "gone"),
-            ("--set", "inverter.config.rounds=" + "9" * 5000), ("--set", "=" ), ("-f", ""),
+            ("--limit", "9" * 30),
+            ("--limit", "-1"),
+            ("--budget", "-3"),
+            ("--time-limit", "1e999"),
+            ("--input-size", "0x0"),
+            ("--input-size", "9" * 30 + "x1"),
+            ("--classes", "1-" * 99),
+            ("--classes", "99999"),
+            ("--device", "cuda:99999999999999999999"),
+            ("--images", "x" * 5000),
+            ("--images", "/dev/zero"),
+            ("--truth", "/dev/zero"),
+            ("--truth", "gone"),
+            ("--set", "inverter.config.rounds=" + "9" * 5000),
+            ("--set", "="),
+            ("-f", ""),
         )
     ),
-)  # fmt: skip
+)
 
 PLANS = (
     *(
-        Case(f"plan: {name}", text[:60], "status 4", _plan(text), (4,), says, seconds=20, memory=900)
+        Case(
+            f"plan: {name}", text[:60], "status 4", _plan(text), (4,), says, seconds=20, memory=900
+        )
         for name, text, says in (
             ("include is a number", "include = 3\n", ("include takes a list",)),
             ("include of a device", 'include = ["/dev/zero"]\n', ("a device",)),
@@ -227,20 +358,39 @@ PLANS = (
             ("escapes", 'name = "\\u001b[2J"\n' + GRID, ("no name for a folder",)),
         )
     ),
-    Case("plan: a device", "bench plan /dev/zero", "status 4",
-         lambda folder: ["bench", "plan", "/dev/zero"], (4,), ("a device",), seconds=20),
-    Case("bench: figures are a list", "a record whose figures are a list", "no traceback",
-         _records, (0, 2, 4), seconds=30),
-)  # fmt: skip
+    Case(
+        "plan: a device",
+        "bench plan /dev/zero",
+        "status 4",
+        lambda folder: ["bench", "plan", "/dev/zero"],
+        (4,),
+        ("a device",),
+        seconds=20,
+    ),
+    Case(
+        "bench: figures are a list",
+        "a record whose figures are a list",
+        "no traceback",
+        _records,
+        (0, 2, 4),
+        seconds=30,
+    ),
+)
 
 REPAIRS = tuple(
-    Case(f"repair: {name}", f"--scan with {name}", "status 4", _doctored(change), (4,),
-         ("but the model has classes 0 to 42",))
+    Case(
+        f"repair: {name}",
+        f"--scan with {name}",
+        "status 4",
+        _doctored(change),
+        (4,),
+        ("but the model has classes 0 to 42",),
+    )
     for name, change in (
         ("class 999", lambda goal: goal.update(target=999)),
         ("class -1", lambda goal: goal.update(target=-1)),
         ("source 77", lambda goal: goal.update(source=77)),
     )
-)  # fmt: skip
+)
 
 CASES = (*ARCHS, *MANY, *OPTIONS, *PLANS, *REPAIRS)

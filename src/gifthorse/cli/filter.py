@@ -11,6 +11,7 @@ from torch import Generator
 
 from gifthorse.cli import options, parsing
 from gifthorse.cli.terminal import bar, note, tell
+from gifthorse.core.atomic import check_writable
 from gifthorse.core.errors import UnknownMethod
 from gifthorse.core.run import Run
 
@@ -59,6 +60,8 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
     screening.check_most(most)
     paths = screening.targets(out) if out is not None else {}
+    for path in paths.values():
+        check_writable(path)
     prepared = opened(model, inputs)
     if "partners" not in parsing.pairs(changes):
         chosen = screening.fitted(chosen, len(prepared.samples))

@@ -23,6 +23,7 @@ from gifthorse.core.errors import (
     UnreadableModel,
     UsageError,
 )
+from gifthorse.core.files import owned
 from gifthorse.core.metrics import mask_jaccard
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import CPU, Run
@@ -39,6 +40,8 @@ from gifthorse.data.readers import sniff
 from gifthorse.detection import DETECTORS, PRESETS, SECOND
 from gifthorse.models import inspect as look
 from gifthorse.models import load
+from gifthorse.models.reading.files import digest as sha256_of
+from gifthorse.models.reading.files import open_file
 from gifthorse.report.facts import leads
 from gifthorse.workflows.detect import detect, refused
 from gifthorse.workflows.opening import Inputs, take_in
@@ -104,16 +107,18 @@ def scan(
     prepared = take_in(opened, inputs)
     rng = torch.Generator().manual_seed(request.seed)
     digest, run = prepared.subject.origin.sha256, limits(request, progress, device)
-    report = detect(
-        prepared,
-        detectors,
-        rng,
-        run,
-        second=second(request),
-        store=lambda name: state_file(request, digest, name),
-    )
+    with owned(state_file(request, digest, "scan")):
+        report = detect(
+            prepared,
+            detectors,
+            rng,
+            run,
+            second=second(request),
+            store=lambda name: state_file(request, digest, name),
+        )
     report = illustrated(report, prepared.subject)
     steps = (*_go_on(request, run.parts), *report.next_steps)
+    report = _of_then(report) if _changed(path, digest) else report
     return replace(report, next_steps=steps, run=clock.record(request, device))
 
 
@@ -209,6 +214,26 @@ def _go_on(request: Request, parts: Sequence[Run]) -> tuple[str, ...]:
         again = request.command or "the same scan with the same folder"
         return (f"Go on where it stopped: {again}",)
     return ("Raise the limit, or scan with --resume DIR, so that a stopped scan can go on.",)
+
+
+def _changed(path: str, digest: str) -> bool:
+    """Whether a file is another one by now."""
+    try:
+        with open_file(Path(path)) as stream:
+            return sha256_of(stream) != digest
+    except GifthorseError:
+        return True
+
+
+def _of_then(report: Report) -> Report:
+    """Return a report on a file that was changed meanwhile: what lies there now has no verdict."""
+    words = (
+        "The file was changed while it was scanned: what is said is of the bytes with sha256 "
+        f"{report.origin.sha256[:12]}, not of those that lie there now. Scan it again."
+    )
+    found = report.label in ("BACKDOORED", "SUSPICIOUS")
+    label, reason = (report.label, f"{report.reason} {words}") if found else ("ERROR", words)
+    return replace(report, label=label, reason=reason, confidence=report.confidence)
 
 
 def _unopened(path: str) -> Origin:
