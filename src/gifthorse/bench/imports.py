@@ -228,14 +228,13 @@ def _surely(kind: str, tell: Callable[[Path], Foreign], path: Path) -> Foreign:
     """Return what a model's files say; whatever is odd about them concerns no other model."""
     try:
         return tell(path)
-    except GifthorseError as error:
-        return Foreign(kind, path, kind, True, error=str(error))
     except Exception as error:  # they hold anything
-        return Foreign(kind, path, kind, True, error=f"its files are malformed: {_said(error)}")
+        return Foreign(kind, path, kind, True, error=_said(error))
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    odd = f"its files are malformed: {type(error).__name__}: {str(error)[:200]}"
+    return str(error) if isinstance(error, GifthorseError) else odd
 
 
 def _kept(
@@ -249,10 +248,8 @@ def _kept(
             if told.opened is not None:
                 clean, stamps = _images(told, data, images)
                 count, stamped = len(clean), _write(folder, told, clean, stamps)
-        except GifthorseError as reason:
-            error = str(reason)
         except Exception as reason:  # images and labels of any kind
-            error = f"its images are malformed: {_said(reason)}"
+            error = _said(reason)
         if error:
             for file in folder.iterdir():
                 file.unlink()

@@ -30,7 +30,7 @@ def inspect(models: options.Models) -> None:
 
     codes: set[int] = set()
     for model in models:
-        with scan.settled(model, codes, alone=len(models) == 1):
+        with scan.contained(model, codes, alone=len(models) == 1):
             found = look(model)
             tell(describe_file(found))
             sys.stdout.flush()

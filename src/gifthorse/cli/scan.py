@@ -102,7 +102,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         with (
             bar(Path(model).name) as progress,
             going_on(resume, request.command),
-            settled(model, codes, alone=len(models) == 1),
+            contained(model, codes, alone=len(models) == 1),
         ):
             report = examined(model, partial(scanning.scan, model, inputs, request, progress))
             codes.add(exit_code(report, fail))
@@ -143,7 +143,7 @@ def gravest(codes: Collection[int], exit_zero: bool = False) -> int:
 
 
 @contextmanager
-def settled(model: str, codes: set[int], *, alone: bool) -> Iterator[None]:
+def contained(model: str, codes: set[int], *, alone: bool) -> Iterator[None]:
     """Let no model that fails, in whatever way, keep the others from being scanned.
 
     Args:

@@ -74,8 +74,10 @@ def owned(store: Path | None) -> Iterator[None]:
     lock = store.with_name(f".{store.name}.lock")
     try:
         with FileLock(lock, timeout=0):
-            yield
-            lock.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
     except Timeout as error:
         raise UsageError(
             f"another run keeps its state in {store}: wait for it, or name another folder"
