@@ -12,7 +12,7 @@ from tests.cases.case import GIFT, QUICK, Case
 MODEL, IMAGES = str(GIFT / "gift.safetensors"), str(GIFT / "clean.npz")
 FLAGS = ["--images", IMAGES, *QUICK]
 WRONG = (2, 3, 4)  # anything but a pass and a finding
-NET = "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, {}))\n"
+NET = "    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4096, {}))\n"
 
 
 def _scan(*more: str) -> Callable[[Path], list[str]]:
@@ -28,7 +28,7 @@ def _arch(body: str, arch: str = "own.py:net", **others: str) -> Callable[[Path]
         from torch import nn
 
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 43))
+        net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4096, 43))
         save_file(net.state_dict(), folder / "m.safetensors")
         head = "from __future__ import annotations\nfrom torch import nn\n"
         (folder / "own.py").write_text(head + body)
@@ -159,8 +159,8 @@ ARCHS = (
         "--arch file that imports its neighbor",
         "net is built",
         _arch(
-            "from layers import head\ndef net():\n    return nn.Sequential(nn.Flatten(), head)\n",
-            layers="head = nn.Linear(3072, 43)\n",
+            "from layers import head\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), head)\n",
+            layers="head = nn.Linear(4096, 43)\n",
         ),
         (3,),
         ("own.py:net",),
@@ -195,7 +195,7 @@ ARCHS = (
         "ERROR, status 2",
         _arch(
             "import sys\nclass N(nn.Sequential):\n    def forward(self, x):\n        sys.exit(0)\n"
-            "def net():\n    return N(nn.Flatten(), nn.Linear(3072, 43))\n"
+            "def net():\n    return N(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4096, 43))\n"
         ),
         WRONG,
     ),
