@@ -159,8 +159,8 @@ ARCHS = (
         "--arch file that imports its neighbor",
         "net is built",
         _arch(
-            "from layers import head\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), head)\n",
-            layers="head = nn.Linear(4096, 43)\n",
+            "from layers import head\ndef net():\n    return nn.Sequential(*head)\n",
+            layers="head = nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4096, 43)\n",
         ),
         (3,),
         ("own.py:net",),

@@ -120,6 +120,14 @@ def test_an_odd_label_does_not_renumber_the_others(flat: Path, odd: str) -> None
     assert any(f"img/9.png has the label {odd!a}" in note for note in gallery.notes)
 
 
+def test_unknown_labels_may_be_most(flat: Path) -> None:
+    rows = [f"img/{k}.png,{k if k < 3 else -1}" for k in range(10)]
+    gallery = table(flat, "file,label\n" + "\n".join(rows))
+    assert labels(gallery) == {f"img/{k}.png": k for k in range(3)}
+    with pytest.raises(BadImages, match="has the label '-1', which is no class number"):
+        table(flat, "file,label\n" + "\n".join(f"img/{k}.png,-1" for k in range(10)))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -75,6 +75,8 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     drawn, named = _reports(report or ()), parsing.pairs(changes)
     if scan is not None and scan.resolve() == out.with_suffix(".json").resolve():
         raise BadOption(f"the record of the repair would replace {scan}: give --out another name")
+    if out.resolve() == Path(model).resolve():
+        raise BadOption(f"the repaired model would replace {model}: give --out another name")
     remedy, inputs = vary(REMEDIES[method], named), Inputs(images, arch, normalize, device=device)
     for path in (out, *(path for _, path in drawn)):
         check_writable(path)

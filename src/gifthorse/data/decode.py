@@ -83,8 +83,10 @@ def decode(path: Path, *, channels: int = 3, size: tuple[int, int] | None = None
 
 def opens(path: Path) -> bool:
     """Whether a file begins like an image, whatever it is called."""
+    if not is_regular(path):
+        return False
     try:
-        with Image.open(path, formats=FORMATS):
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS):
             return True
     except UNDECODABLE:
         return False

@@ -181,13 +181,17 @@ def read_packed(source: str, wanted: Wanted) -> Gallery:
     pixels = gallery.samples.images.numpy()
     images, notes = conform(pixels, channels=wanted.channels, size=wanted.size)
     classes = count_classes(labels.numpy(), wanted, gallery.class_names)
+    kept, duplicates = distinct(list(images), labels.tolist(), wanted.repeats)
+    if duplicates:
+        images, labels = images[kept], labels[kept]
     samples = as_samples(images, labels.numpy(), classes)
     return replace(
         gallery,
         samples=samples,
-        notes=(f"{split} images of {name}", *gallery.notes, *notes),
+        notes=(f"{split} images of {name}", *gallery.notes, *notes, *duplicates),
         source=source,
-        sha256=digest(samples.images, labels) if notes else gallery.sha256,
+        sha256=digest(samples.images, labels) if notes or duplicates else gallery.sha256,
+        extras={key: vector[kept] for key, vector in gallery.extras.items()},
     )
 
 

@@ -27,7 +27,8 @@ EXPECTED = (
     f"{' or '.join(LABEL_COLUMNS[:4])}"
 )
 MOST_BYTES = 256 * 2**20
-NUMBERED = 0.8  # share of rows with numbers from which the other labels are odd ones out
+NUMBERED = 0.8  # share of labels that are numbers from which the others are odd ones out
+UNKNOWN = {"", "?", "-", "na", "n/a", "nan", "none", "null", "unknown", "unlabeled", "unlabelled"}
 
 
 def load_table(path: Path) -> tuple[tuple[str, str], ...]:
@@ -123,7 +124,9 @@ def number_labels(labels: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...
     counts = Counter(labels)
     kinds = sorted(counts)
     numbers = [kind for kind in kinds if re.fullmatch(r"[0-9]{1,6}(\.0+)?", kind)]
-    if sum(counts[kind] for kind in numbers) >= NUMBERED * counts.total():
+    unknown = [k for k in kinds if re.fullmatch(r"-[0-9.]+", k) or k.lower() in UNKNOWN]
+    known = counts.total() - sum(counts[kind] for kind in unknown)
+    if (numbers or not known) and sum(counts[kind] for kind in numbers) >= NUMBERED * known:
         return {kind: int(float(kind)) for kind in numbers}, (), "labels taken as class numbers"
     return _alphabetical(kinds, "labels")
 

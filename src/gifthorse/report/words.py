@@ -49,6 +49,7 @@ RULES: Mapping[str, str] = MappingProxyType(
         "IN003": "limit reached",
         "IN004": "unsupported layer",
         "IN005": "search too short",
+        "IN006": "detector failed",
     }
 )
 

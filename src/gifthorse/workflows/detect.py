@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Generator
 
-from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.core.errors import GifthorseError, UnreadableModel, UnsafeModel
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
@@ -54,8 +54,9 @@ def detect(
 ) -> Report:
     """Run the detectors, unless the self-checks already say that no verdict is possible.
 
-    A detector whose time has run out before it starts does not run; the report says so. One that
-    was to be asked in doubt only, and was not, is no gap.
+    A detector whose time has run out before it starts does not run, and one that fails keeps the
+    others from nothing; the report says so. One that was to be asked in doubt only, and was not,
+    is no gap.
 
     Args:
         prepared: Subject, clean images and self-checks.
@@ -75,6 +76,7 @@ def detect(
     bags = {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
     verdicts: list[Verdict] = []
     missed: dict[str, Finding] = {}
+    failed: Exception | None = None
     for name, detector in {} if _blocked(checks) else detectors.items():
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
             continue
@@ -83,8 +85,18 @@ def detect(
             missed[name] = Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.stop_reason}.")
             continue
         log.debug("running %s", name)
-        verdict = detector(subject, prepared.samples, stream, own)
+        try:
+            verdict = detector(subject, prepared.samples, stream, own)
+        except GifthorseError:
+            raise
+        except Exception as error:  # the others may still find something
+            failed = failed or error
+            words = f"{name} failed: {type(error).__name__}: {error}"
+            missed[name] = Finding("IN006", "HIGH", 0.0, words)
+            continue
         verdicts.append(_tempered(replace(verdict, method=name), bags))
+    if failed is not None and not verdicts:
+        raise failed
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
     return Report(
         label=label,

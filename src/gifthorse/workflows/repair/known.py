@@ -20,6 +20,7 @@ from gifthorse.triggers.packing import unpacked
 from gifthorse.triggers.storage import open_trigger
 
 R = TypeVar("R", bound=Remedy)
+READ = "2"  # form of results
 GRAVE = ("CRITICAL", "HIGH", "MEDIUM")
 
 
@@ -150,8 +151,12 @@ def open_scan(path: Path) -> Scanned:
     content = read_file(path)
     try:
         data = json.loads(content)
-        if isinstance(data, dict) and data.get("schema_version") == "1":
-            raise UsageError(f"{path} was written by an older gifthorse: scan the model again")
+        written = data.get("schema_version", READ) if isinstance(data, dict) else READ
+        if written != READ:
+            raise UsageError(
+                f"{path} was written by an {'older' if written == '1' else 'other'} gifthorse (its "
+                f"form is {written!r:.20}, {READ!r} is read): scan the model again"
+            )
         result = TypeAdapter(_ScanRead).validate_python(data)
     except (ValueError, RecursionError) as error:
         raise UsageError(
