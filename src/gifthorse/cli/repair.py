@@ -73,13 +73,8 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     if method not in REMEDIES:
         raise UnknownMethod.among("remedy", method, REMEDIES)
     drawn, named = _reports(report or ()), parsing.pairs(changes)
-    if scan is not None and scan.resolve() == out.with_suffix(".json").resolve():
-        raise BadOption(f"the record of the repair would replace {scan}: give --out another name")
-    if out.resolve() == Path(model).resolve():
-        raise BadOption(f"the repaired model would replace {model}: give --out another name")
+    _check_outputs([out, out.with_suffix(".json"), *(path for _, path in drawn)], model, scan)
     remedy, inputs = vary(REMEDIES[method], named), Inputs(images, arch, normalize, device=device)
-    for path in (out, *(path for _, path in drawn)):
-        check_writable(path)
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
     opened = load(model, arch)
@@ -101,6 +96,21 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     tell(repairs.WRITERS["text"](said))
     for path in written:
         tell(f"  {'wrote':11}  {path}")
+
+
+def _check_outputs(outputs: Sequence[Path], model: str, scan: Path | None) -> None:
+    """Say before anything is repaired what cannot be written, or would replace what is read.
+
+    Raises:
+        BadOption: If a file would replace the model, the scan's result or another one.
+        Unwritable: If one cannot be written.
+    """
+    taken = {Path(given).resolve(): str(given) for given in (model, scan) if given is not None}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise BadOption(f"{path} would replace {taken[path.resolve()]}: give it another name")
+        check_writable(path)
+        taken[path.resolve()] = str(path)
 
 
 def _informed(remedy: Remedy, found: Scanned, opened: Opened, method: str) -> Remedy:
