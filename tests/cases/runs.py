@@ -318,7 +318,6 @@ OPTIONS = (
             (4,),
         )
         for flag, value in (
-            ("--limit", "9" * 30),
             ("--limit", "-1"),
             ("--budget", "-3"),
             ("--time-limit", "1e999"),

@@ -75,8 +75,7 @@ def detect(
     # A calibration holds for the detector it was made with, not for one with other options.
     bags = {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
     verdicts: list[Verdict] = []
-    missed: dict[str, Finding] = {}
-    failed: Exception | None = None
+    missed, failed = dict[str, Finding](), list[Exception]()
     for name, detector in {} if _blocked(checks) else detectors.items():
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
             continue
@@ -87,16 +86,12 @@ def detect(
         log.debug("running %s", name)
         try:
             verdict = detector(subject, prepared.samples, stream, own)
-        except GifthorseError:
-            raise
-        except Exception as error:  # the others may still find something
-            failed = failed or error
-            words = f"{name} failed: {type(error).__name__}: {error}"
-            missed[name] = Finding("IN006", "HIGH", 0.0, words)
-            continue
-        verdicts.append(_tempered(replace(verdict, method=name), bags))
-    if failed is not None and not verdicts:
-        raise failed
+            verdicts.append(_tempered(replace(verdict, method=name), bags))
+        except Exception as error:
+            missed[name] = _failure(name, error)
+            failed.append(error)
+    if failed and not verdicts:
+        raise failed[0]
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
     return Report(
         label=label,
@@ -109,6 +104,17 @@ def detect(
         next_steps=_next(label, bool(missed) or any(map(_stopped, verdicts))),
         confidence=_confidence(verdicts, label, bags),
     )
+
+
+def _failure(name: str, error: Exception) -> Finding:
+    """Return what is said of a detector that failed, since the others may still find something.
+
+    Raises:
+        GifthorseError: If it has said itself what is wrong.
+    """
+    if isinstance(error, GifthorseError):
+        raise error
+    return Finding("IN006", "HIGH", 0.0, f"{name} failed: {type(error).__name__}: {error}")
 
 
 def refused(origin: Origin, error: UnreadableModel) -> Report:
