@@ -192,9 +192,9 @@ RESOURCES = (
     ),
     Case("hostile 54: full disk", "no file may have more than 1 kB", "a sentence, exit 2", _small,
          (2,), ("gifthorse: ",), limits={resource.RLIMIT_FSIZE: 1024}),
-    Case("hostile 54: full disk for the report", "no file may have more than 1 MB",
+    Case("hostile 54: full disk for the copy", "no file may have more than 200 kB",
          "a sentence, exit 2", lambda folder: [*_small(folder), "-o", "html=r.html", "-o",
-         "json=r.json"], (2,), ("gifthorse: ",), limits={resource.RLIMIT_FSIZE: 1 << 20}),
+         "json=r.json"], (2,), ("gifthorse: ",), limits={resource.RLIMIT_FSIZE: 200_000}),
     *(
         Case(f"hostile 67: {code or 'LC_ALL=C'}", "names with accents and escapes",
              "readable, inert", _named, (4,), ("weights only",), never=("\x1b", "\u202e"),
