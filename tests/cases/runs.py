@@ -216,7 +216,22 @@ ARCHS = (
     ),
 )
 
+
+def _ring(folder: Path) -> list[str]:
+    (folder / "ring.pt").symlink_to(folder / "ring.pt")
+    return ["scan", "ring.pt", MODEL, *FLAGS, "-o", "json={name}.json"]
+
+
 MANY = (
+    Case(
+        name="runs: ring of links",
+        fed="a model that links to itself, and a good one",
+        right="the other is scanned",
+        make=_ring,
+        status=(2, 4),
+        says=("ring.pt",),
+        leaves=("gift.json",),
+    ),
     Case(
         "faults 34",
         "models of one name, one {name}.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -199,14 +200,15 @@ def _check_options(options: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> No
 def _merged(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:
     """Return a plan's table over those it includes, over its profile."""
     read.append(path)
-    if path.resolve() in above:
+    place = Path(os.path.realpath(path))
+    if place in above:
         raise UsageError(f"{path} includes itself")
     if len(read) > MOST_FILES:
         raise UsageError(f"{read[0]} includes more than {MOST_FILES} plans: name each once")
     own = _toml(path)
     setting = own.get("setting")
     if isinstance(setting, dict) and "benign" in setting:
-        setting["benign"] = str((path.parent / str(setting["benign"])).resolve())
+        setting["benign"] = os.path.realpath(path.parent / str(setting["benign"]))
     out: dict[str, Any] = {}
     if profile := own.get("profile"):
         if profile not in PROFILES:
@@ -216,7 +218,7 @@ def _merged(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, 
     if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
         raise UsageError(f"{path}: include takes a list of plans; got {others!r:.80}")
     for other in others:
-        out = _over(out, _merged(path.parent / other, (*above, path.resolve()), read))
+        out = _over(out, _merged(path.parent / other, (*above, place), read))
     return _over(out, own)
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from gifthorse.bench.store import Store
@@ -28,6 +29,7 @@ Work: TypeAlias = Callable[[Task], None]
 DIED = "the process that worked on it died: killed, or out of memory"
 OVERRAN = "it did not end in time, and did not stop when it was asked to"
 ALONE = 3  # times that a task may take its worker down with it
+TIDY = 3.0  # seconds that a worker has to end by itself
 HEART = "run.json"  # of a run under way: who, how far, what now
 STALE = 60.0  # seconds without a beat after which a run far away counts as dead
 
@@ -193,10 +195,13 @@ class Pool:
         return []
 
     def close(self) -> None:
-        """Kill all workers."""
+        """End all workers: they have a moment to tidy up, then they are killed."""
         for one in self._running:
+            one.process.terminate()
+        until = time.monotonic() + TIDY
+        for one in self._running:
+            one.process.join(max(0.0, until - time.monotonic()))
             one.process.kill()
-        for one in self._running:
             one.process.join()
             one.answer.close()
         self._running.clear()
@@ -215,11 +220,14 @@ def _read(answer: Connection) -> Exception | str:
 def _alone(work: Work, task: Task, answer: Connection) -> None:
     """Do a task in a process of its own, which ends with its parent and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def watch() -> None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(TIDY)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -230,6 +238,11 @@ def _alone(work: Work, task: Task, answer: Connection) -> None:
         answer.send(error)
     except Exception as error:  # as words: not every error can be sent
         answer.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Leave nothing in the temporary folder on the way out."""
+    raise SystemExit(1)
 
 
 def processors() -> int:

@@ -51,6 +51,8 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for good
+        elif os.name == "nt" and stream.isatty():  # a console there takes characters, not bytes
+            stream.reconfigure(errors="gifthorse")
         elif stream is getattr(sys, f"__{name}__"):
             raw = _Unread(number, "w", closefd=False)
             lines = stream.isatty() or name == "stderr"

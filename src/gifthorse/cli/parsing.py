@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def outputs(
         name, equals, path = text.partition("=")
         if not equals or not path:
             raise BadOption(f"--out takes FORMAT=PATH such as html=report.html; got {text!r}")
-        if not Path(path).resolve().parent.parent.is_dir():
+        if not Path(real(path)).parent.parent.is_dir():
             raise BadOption(f"cannot write {path}: its folder does not exist")
         wanted.append((name, path))
     for name in (output_format, *(name for name, _ in wanted)):
@@ -124,6 +125,11 @@ def outputs(
     for _, target in (pair for row in files for pair in row):
         check_writable(target)
     return tuple(map(tuple, files))
+
+
+def real(path: str | Path) -> str:
+    """Return where a path leads, links followed; in a ring of them, where it goes round."""
+    return os.path.realpath(path)
 
 
 def own_name(model: str) -> str:
@@ -143,10 +149,10 @@ def _check_apart(
     files: Sequence[Sequence[tuple[str, Path]]],
 ) -> None:
     """Raise BadOption if two reports would go to one file, or one to where a model lies."""
-    taken: dict[Path, str] = {Path(model).resolve(): "" for model in models}
+    taken = {real(model): "" for model in models}
     for model, row in zip(models, files, strict=True):
         for (_, text), (_, path) in zip(wanted, row, strict=True):
-            place = path.resolve()
+            place = real(path)
             if taken.get(place) == "":
                 raise BadOption(f"the report {path} would replace the model: give it another name")
             if len(models) > 1 and "{name}" not in text:

@@ -105,12 +105,13 @@ def _check_outputs(outputs: Sequence[Path], model: str, scan: Path | None) -> No
         BadOption: If a file would replace the model, the scan's result or another one.
         Unwritable: If one cannot be written.
     """
-    taken = {Path(given).resolve(): str(given) for given in (model, scan) if given is not None}
+    taken = {parsing.real(given): given for given in (model, scan) if given is not None}
     for path in outputs:
-        if path.resolve() in taken:
-            raise BadOption(f"{path} would replace {taken[path.resolve()]}: give it another name")
+        place = parsing.real(path)
+        if place in taken:
+            raise BadOption(f"{path} would replace {taken[place]}: give it another name")
         check_writable(path)
-        taken[path.resolve()] = str(path)
+        taken[place] = path
 
 
 def _informed(remedy: Remedy, found: Scanned, opened: Opened, method: str) -> Remedy:
