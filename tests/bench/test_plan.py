@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from gifthorse.bench.making import draws
 from gifthorse.bench.plan import PROFILES, BenchPlan, read
+from gifthorse.bench.results import opened
 from gifthorse.bench.tasks import Cell, Choice, family, judging, spoken, tasks
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 
@@ -198,3 +200,32 @@ def test_the_plans_that_come_along_can_be_read(path: Path) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_profiles_fit_every_method(tmp_path: Path, profile: str) -> None:
     assert planned(tmp_path, f'profile = "{profile}"\n' + GRID).cells
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("include = 3", "include takes a list of plans"),
+        ("include = [3]", "include takes a list of plans"),
+        ('include = ["/dev/zero"]', "is no file, but a folder, a device or a pipe"),
+        ('include = ["twice0.toml"]', "includes more than 100 plans"),
+        ("a = " + "[" * 10_000, "is no TOML"),
+        ("a = " + "9" * 5000, "is no TOML"),
+        (GRID.replace("[3, 5]", "1_000_000_000"), "crosses 24,000,000,000 cells"),
+    ],
+)
+def test_a_plan_asks_for_no_more_than_anybody_has(tmp_path: Path, text: str, words: str) -> None:
+    for i in range(25):
+        again = f'include = ["twice{i + 1}.toml", "twice{i + 1}.toml"]'
+        (tmp_path / f"twice{i}.toml").write_text(again if i < 24 else "")
+    with pytest.raises(UsageError, match=words):
+        planned(tmp_path, text)
+
+
+@pytest.mark.parametrize("name", ["../..", "a/b", "..", ".hidden", "\x1b[2J", "C:\\x", "x" * 999])
+def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(f"name = {json.dumps(name)}\n{GRID}")
+    with pytest.raises(UsageError, match="no name for a folder"):
+        opened(path, None)
+    assert opened(path, str(tmp_path / "store"))[1].root == str(tmp_path / "store")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import time
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor
 
@@ -182,6 +185,30 @@ def test_a_damaged_file_is_refused(store: Path, cut: int) -> None:
     kept(store)
     store.write_bytes(store.read_bytes()[:cut])
     with pytest.raises(UsageError, match=r"scan\.state cannot be continued .*delete it"):
+        keyed(Run(store=store))
+
+
+@pytest.mark.parametrize("change", ["shape", "nan", "missing", "number", "steps", "digest", "pipe"])
+def test_a_state_that_was_changed_is_refused(store: Path, change: str) -> None:
+    kept(store)
+    with safe_open(store, "pt") as file:
+        claims = file.metadata()
+    slots = load_file(store)
+    state = torch.load(io.BytesIO(slots["run"].numpy().tobytes()), weights_only=True)
+    state["ints"] = {"shape": torch.zeros(9), "nan": torch.tensor([torch.nan] * 2)}.get(change, 3)
+    if change == "missing":
+        del state["ints"]
+    if change in ("shape", "nan", "missing", "number"):
+        torch.save(state, out := io.BytesIO())
+        slots["run"] = torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
+    save_file(slots, store, claims | {"steps": {"image_steps": "soon"}}.get(change, {}))
+    if change == "digest":
+        del claims["sha256"]
+        save_file(slots, store, claims)
+    if change == "pipe":
+        store.unlink()
+        os.mkfifo(store)
+    with pytest.raises(UsageError, match=r"cannot be continued|is no file"):
         keyed(Run(store=store))
 
 

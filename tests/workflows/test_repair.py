@@ -239,6 +239,20 @@ def test_a_remedy_without_a_trigger_is_judged_by_those_of_the_scan(tmp_path: Pat
     assert done.effects[0].after.asr.value > 0.8
 
 
+@pytest.mark.parametrize("change", [{"target": 999}, {"target": -1}, {"source": 77}])
+def test_a_scan_that_names_no_class_of_the_model_is_refused(
+    tmp_path: Path, change: dict[str, int]
+) -> None:
+    path = result(tmp_path / "scan.json")
+    told = json.loads(Path(path).read_text())
+    told["findings"][0]["goal"] |= change
+    Path(path).write_text(json.dumps(told))
+    (wrong,) = change.values()
+    origin = load(MODEL).origin
+    with pytest.raises(UsageError, match=f"names class {wrong}, but the model has classes 0 to 42"):
+        open_scan(path).check(origin, 43)
+
+
 def test_a_suspicion_without_a_trigger_says_which_class_to_search(tmp_path: Path) -> None:
     scan = open_scan(result(tmp_path / "scan.json", "SUSPICIOUS", "MEDIUM", {}))
     informed = scan.inform(vary(REMEDIES["unlearning_quick"], {}))
