@@ -18,13 +18,14 @@ from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.foreign import renamings
+from gifthorse.bench import imports
+from gifthorse.bench.foreign import Foreign, renamings
 from gifthorse.bench.imports import Adopted, Stamped, adopt, imported, known, spoken
 from gifthorse.bench.judge import evaluate
 from gifthorse.bench.protocol import Sizes
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell
-from gifthorse.cli import app as cli
+from gifthorse.cli import commands as cli
 from gifthorse.core.errors import (
     BadImages,
     BadOption,
@@ -762,3 +763,13 @@ def test_a_store_cannot_name_code(
     store.write(name, json.dumps(spec).encode())
     with pytest.raises(UsageError, match="not of a library"):
         imported(store, found.key, rng(), SIZES)
+
+
+@pytest.mark.parametrize("error", [OverflowError("10^30"), TypeError("odd"), UsageError("words")])
+def test_one_malformed_model_concerns_no_other(error: Exception, tmp_path: Path) -> None:
+    def tells(path: Path) -> Foreign:
+        raise error
+
+    told = imports._surely("trojai", tells, tmp_path / "model.pt")
+    assert str(error) in told.error
+    assert told.opened is None

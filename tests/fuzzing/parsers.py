@@ -34,7 +34,8 @@ from gifthorse.core.isolated import readers, tensors, transport
 from gifthorse.core.types import Goal
 from gifthorse.data.decode import decode
 from gifthorse.data.gallery import Wanted
-from gifthorse.data.readers import read_npz, read_table
+from gifthorse.data.readers import read_npz
+from gifthorse.data.tabled import read_table
 from gifthorse.models.reading import child
 from gifthorse.models.reading.entries import choose, variants
 from gifthorse.models.reading.survey import refusal, survey

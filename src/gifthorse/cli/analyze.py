@@ -11,6 +11,7 @@ from torch import Generator
 
 from gifthorse.analysis.attribution import MISSING
 from gifthorse.cli import options, parsing
+from gifthorse.cli.terminal import tell
 from gifthorse.core.errors import ShapeMismatch
 from gifthorse.core.types import Rate, Subject
 from gifthorse.workflows.analyze import AnalysisResult, TriggerAnalysis, write_case
@@ -58,9 +59,9 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     )
     written = write_case(case, out, prepared.preparation.class_names)
     for word, line in summary(case):
-        typer.echo(f"{word:11} {line}")
+        tell(f"{word:11} {line}")
     for path in written:
-        typer.echo(f"{'wrote':11} {path}")
+        tell(f"{'wrote':11} {path}")
 
 
 def fit(known: Truth, subject: Subject, path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gifthorse.cli import options, parsing
-from gifthorse.cli.terminal import bar, err
+from gifthorse.cli.terminal import bar, note, tell
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
@@ -95,9 +95,9 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             Run(progress, seconds, device=prepared.subject.device),
             names=prepared.preparation.class_names,
         )
-    typer.echo(comparing.table(compared.record), nl=False)
+    tell(comparing.table(compared.record))
     for path in comparing.write(compared, out) if out is not None else ():
-        err.print(f"wrote {path}", markup=False)
+        note(f"wrote {path}")
 
 
 def sane(model: str, inputs: Inputs) -> Prepared:

@@ -7,6 +7,7 @@ GifthorseError
   |    +- BadImages      the images cannot be used
   |    +- ShapeMismatch  a tensor has another shape than asked for
   |    +- NotApplicable  a method cannot be used on this model or these images
+  |    +- Unwritable     a file cannot be written            exit 2
   +- UnreadableModel     the file cannot be opened             exit 2
   |    +- UnsafeModel    opening it would run its code
   |    +- UnknownArch    no architecture fits its tensors
@@ -71,6 +72,12 @@ class NotApplicable(UsageError):
     Or only with others than it was given: that no net has such a layer, or no set so many images,
     is known when the method meets them. A bench records it and goes on.
     """
+
+
+class Unwritable(UsageError):
+    """A file cannot be written: no such folder, no permission, no room."""
+
+    exit_code = 2
 
 
 class UnreadableModel(GifthorseError):

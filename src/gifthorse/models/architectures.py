@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from gifthorse.core.errors import BadOption, UnknownArch, UnknownMethod, UnreadableModel
+from gifthorse.models.factories import make_own
 from gifthorse.models.nets.merged import blank
 from gifthorse.models.reading.entries import shown
 from gifthorse.models.zoo import NETS
@@ -70,7 +68,7 @@ def build(arch: str, classes: int, channels: int = 3) -> nn.Module:
         return _torchvision(name, classes, channels)
     if source == "trojannet" and name in NETS:
         return blank(name, classes, channels)
-    return _call(_function(source, name), arch, classes, channels)
+    return make_own(source, name, classes, channels)
 
 
 def _library(module: str) -> object:
@@ -102,45 +100,6 @@ def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
     if channels != 3:
         raise BadOption(f"nets of torchvision have 3 input channels; this file has {channels}")
     net: nn.Module = models.get_model(name, weights=None, num_classes=classes)
-    return net
-
-
-def _function(source: str, name: str) -> Callable[..., object]:
-    try:
-        module = _from_file(Path(source)) if source.endswith(".py") else _from_module(source)
-    except (ImportError, OSError, SyntaxError, ValueError) as error:
-        raise BadOption(f"cannot import {source!r} for --arch: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise BadOption(f"{source!r} has no function {name!r} that makes a net")
-    return function  # type: ignore[no-any-return]
-
-
-def _from_module(source: str) -> object:
-    return importlib.import_module(source)
-
-
-def _from_file(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _call(function: Callable[..., object], arch: str, classes: int, channels: int) -> nn.Module:
-    given = {
-        **dict.fromkeys(("num_classes", "classes"), classes),
-        **dict.fromkeys(("channels", "in_chans", "in_channels"), channels),
-    }
-    try:
-        known = inspect.signature(function).parameters
-    except (ValueError, TypeError) as error:
-        raise BadOption(f"{arch!r} is no Python function that makes a net") from error
-    net = function(**{name: value for name, value in given.items() if name in known})
-    if not isinstance(net, nn.Module):
-        raise BadOption(f"{arch!r} made a {type(net).__name__}; expected a torch.nn.Module")
     return net
 
 

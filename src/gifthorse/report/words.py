@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from gifthorse.core.text import visible
 from gifthorse.core.types import Goal, Label, Rate, Report, Verdict
 
 NAME_LIMIT = 40  # characters of a class name
@@ -49,6 +49,7 @@ RULES: Mapping[str, str] = MappingProxyType(
         "IN003": "limit reached",
         "IN004": "unsupported layer",
         "IN005": "search too short",
+        "IN006": "detector failed",
     }
 )
 
@@ -71,17 +72,7 @@ def printable(text: str, limit: int | None = None) -> str:
     """
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
-    return "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    """Return what may be shown in place of one character."""
-    category = unicodedata.category(character)
-    if character in "\t\n\r" or category in ("Zl", "Zp"):
-        return " "
-    if category == "Cs":
-        return "\ufffd"
-    return "" if category in ("Cc", "Cf") else character
+    return "".join(map(visible, text))
 
 
 def figure(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from torch import Generator
 
-from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.core.errors import GifthorseError, UnreadableModel, UnsafeModel
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
@@ -27,8 +26,6 @@ from gifthorse.core.types import (
 from gifthorse.detection import DETECTORS
 from gifthorse.detection.calibration import Calibration, shipped
 from gifthorse.workflows.prepare import Prepared
-
-log = logging.getLogger("gifthorse")
 
 PAIRS = "class-pair triggers (only images of one class are attacked)"
 NOT_COVERED = (
@@ -54,8 +51,9 @@ def detect(
 ) -> Report:
     """Run the detectors, unless the self-checks already say that no verdict is possible.
 
-    A detector whose time has run out before it starts does not run; the report says so. One that
-    was to be asked in doubt only, and was not, is no gap.
+    A detector whose time has run out before it starts does not run, and one that fails keeps the
+    others from nothing; the report says so. One that was to be asked in doubt only, and was not,
+    is no gap.
 
     Args:
         prepared: Subject, clean images and self-checks.
@@ -71,10 +69,8 @@ def detect(
     """
     subject, checks, late = prepared.subject, _checks(prepared), second or {}
     detectors = {**detectors, **late}
-    # A calibration holds for the detector it was made with, not for one with other options.
-    bags = {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
-    verdicts: list[Verdict] = []
-    missed: dict[str, Finding] = {}
+    bags = _bags(detectors)
+    verdicts, missed, failed = list[Verdict](), dict[str, Finding](), list[Exception]()
     for name, detector in {} if _blocked(checks) else detectors.items():
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
             continue
@@ -82,9 +78,14 @@ def detect(
         if own.stop_reason:
             missed[name] = Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.stop_reason}.")
             continue
-        log.debug("running %s", name)
-        verdict = detector(subject, prepared.samples, stream, own)
-        verdicts.append(_tempered(replace(verdict, method=name), bags))
+        found = _tried(detector, prepared, stream, own)
+        if isinstance(found, Verdict):
+            verdicts.append(_tempered(replace(found, method=name), bags))
+        else:
+            missed[name] = _failure(name, found)
+            failed.append(found)
+    if failed and not verdicts:
+        raise failed[0]
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
     return Report(
         label=label,
@@ -97,6 +98,29 @@ def detect(
         next_steps=_next(label, bool(missed) or any(map(_stopped, verdicts))),
         confidence=_confidence(verdicts, label, bags),
     )
+
+
+def _bags(detectors: Mapping[str, Detector]) -> dict[str, Calibration]:
+    """Return the calibrations that hold: of detectors as they were, not with other options."""
+    return {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
+
+
+def _failure(name: str, error: Exception) -> Finding:
+    return Finding("IN006", "HIGH", 0.0, f"{name} failed: {type(error).__name__}: {error}")
+
+
+def _tried(detector: Detector, prepared: Prepared, rng: Generator, run: Run) -> Verdict | Exception:
+    """Return what a detector says, or what it fails by, since others may still find something.
+
+    Raises:
+        GifthorseError: If it has said itself what is wrong.
+    """
+    try:
+        return detector(prepared.subject, prepared.samples, rng, run)
+    except GifthorseError:
+        raise
+    except Exception as error:
+        return error
 
 
 def refused(origin: Origin, error: UnreadableModel) -> Report:

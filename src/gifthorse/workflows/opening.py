@@ -57,7 +57,16 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
 
     Raises:
         BadImages: If the images cannot be used.
+        BadOption: If the normalization is for another number of channels.
     """
+    chosen, told = parse(inputs.normalize), claimed(opened.origin)
+    if chosen is not None and len(chosen.mean) not in (1, opened.channels):
+        raise BadOption(
+            f"--normalize has {len(chosen.mean)} means, but the model takes images of "
+            f"{opened.channels} channels: give 1 or {opened.channels}"
+        )
+    if told is not None and len(told.mean) not in (1, opened.channels):
+        told = None  # whatever the file means by it
     gallery = read(
         inputs.images,
         size=inputs.input_size,
@@ -70,8 +79,8 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         opened.classes,
         gallery,
         origin=opened.origin,
-        chosen=parse(inputs.normalize),
-        claimed=claimed(opened.origin),
+        chosen=chosen,
+        claimed=told,
     )
     if not opened.nonfinite:
         return prepared
@@ -88,6 +97,6 @@ def claimed(origin: Origin) -> Normalization | None:
         mean, std = (tuple(float(v) for v in record[k]) for k in ("mean", "std"))
         text = "/".join(",".join(str(v) for v in values) for values in (mean, std))
         found = parse(text)
-    except (ValueError, KeyError, TypeError, BadOption):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadOption):
         return None
     return replace(found, name=str(record.get("name", "custom"))[:20]) if found else None

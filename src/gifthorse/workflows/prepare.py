@@ -96,7 +96,8 @@ def parse(text: str) -> Normalization | None:
     except ValueError:
         slash = ""
         means = stds = ()
-    if not slash or len(means) != len(stds) or min(stds, default=0) <= 0:
+    finite = all(math.isfinite(v) for v in (*means, *stds))
+    if not slash or len(means) != len(stds) or not finite or min(stds, default=0) <= 0:
         known = ", ".join(["auto", *NORMALIZATIONS])
         raise BadOption(f"--normalize takes {known} or MEAN/STD such as 0.5/0.25; got {text!r}")
     return Normalization("custom", means, stds)
