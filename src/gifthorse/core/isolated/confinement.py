@@ -96,9 +96,11 @@ def refuse(event: str, args: tuple[Any, ...], readable: tuple[str, ...]) -> None
     """
     if event == "open":
         path, _, flags = args
+        if isinstance(path, int):
+            return  # open already
         if isinstance(flags, int) and flags & WRITING:
             raise PermissionError("a reader may not write")
-        if not isinstance(path, int) and not _below(os.path.realpath(path), readable):
+        if not _below(os.path.realpath(path), readable):
             raise PermissionError("a reader may not open other files")
     elif not event.startswith(ALLOWED):
         raise PermissionError(f"a reader may not do {event}")
