@@ -14,6 +14,7 @@ from rich.console import Console
 from gifthorse.cli import options, parsing
 from gifthorse.cli.terminal import bar, err, going_on
 from gifthorse.core.atomic import atomic
+from gifthorse.core.isolated import readers
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Report
@@ -70,6 +71,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = None,
 ) -> None:
     """Say whether model files are backdoored, for which class, and how sure that is."""
+    readers.prepare()
     from gifthorse.report import exit_code
     from gifthorse.triggers.storage import open_trigger
     from gifthorse.workflows import scan as scanning

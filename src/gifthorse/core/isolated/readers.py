@@ -101,6 +101,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
+def prepare() -> None:
+    """Start the server ahead of time: it imports while the caller does."""
+    with _lock:
+        _server()
+
+
 def call(
     function: Callable[..., tuple[Any, Sequence[Tensor]]],
     arguments: Sequence[object],
