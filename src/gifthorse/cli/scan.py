@@ -19,6 +19,7 @@ from gifthorse.cli.border import ERROR, unforeseen
 from gifthorse.cli.terminal import bar, going_on, note, say
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import GifthorseError, Unwritable
+from gifthorse.core.isolated import readers
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Report
@@ -76,6 +77,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = None,
 ) -> None:
     """Say whether model files are backdoored, for which class, and how sure that is."""
+    readers.prepare()
     from gifthorse.report import exit_code
     from gifthorse.triggers.storage import open_trigger
     from gifthorse.workflows import scan as scanning

@@ -55,7 +55,7 @@ def load(
         path: The file.
         arch: Name for `build`; guessed from the tensors if None.
         memory: Bytes that the file, and its reader beyond torch itself, may take.
-        deadline: Seconds that reading may take.
+        deadline: Seconds of processor time that reading may take.
 
     Raises:
         UnsafeModel: If the file brings code; nothing of it was run.

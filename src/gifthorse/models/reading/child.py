@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -26,7 +27,7 @@ LEAVES = 200_000
 # All that torch's restricted reader has been seen to raise on odd pickles.
 REFUSALS = (
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError),
-    *(AssertionError, OverflowError, pickle.UnpicklingError),
+    *(AssertionError, OverflowError, pickle.UnpicklingError, struct.error),
 )
 
 
