@@ -97,12 +97,11 @@ def scan(
     limits(request)  # said before anything is opened
 
     try:
-        opened = load(path, inputs.arch)
+        prepared = take_in(load(path, inputs.arch), inputs)
     except UnreadableModel as error:
         return replace(
             refused(error.origin or _unopened(path), error), run=clock.record(request, device)
         )
-    prepared = take_in(opened, inputs)
     rng = torch.Generator().manual_seed(request.seed)
     digest, run = prepared.subject.origin.sha256, limits(request, progress, device)
     report = detect(
