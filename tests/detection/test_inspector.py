@@ -343,7 +343,7 @@ def test_a_stopped_search_is_no_verdict_and_says_why(rng: Generator) -> None:
     last = verdict.findings[-1]
     assert (last.rule, last.severity) == ("IN003", "HIGH")
     assert "the budget of 200 image-steps is spent, after 7 rounds" in last.message
-    assert verdict.image_steps == run.image_steps == 5 + 2 * 100 + 10 * 18 / 2 + 8
+    assert verdict.image_steps == run.image_steps == 5 + 2 * 100 + 36 / 2 + 10 * 18 / 2 + 8
 
 
 def test_a_stopped_search_may_have_confirmed_a_backdoor(rng: Generator) -> None:
