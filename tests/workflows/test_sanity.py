@@ -208,6 +208,28 @@ def test_scattered_mistakes_are_no_crowd() -> None:
     assert taken(labels).checks == ()
 
 
+class Halves(Bands):
+    """Tells bands of the upper from those of the lower half, or of thirds."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(len(x), self.classes, -1).amax(2)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_all_right_is_right_enough_of_few_classes(classes: int, rng: Generator) -> None:
+    labels = band_images(12).labels * classes // BANDS
+    samples = InMemory(band_images(12).images, labels, classes)
+    prepared = prepare(Halves(classes).eval(), classes, Gallery(samples, "npz", sha256=""))
+    assert prepared.checks == ()
+    report = detect(prepared, {"nothing": Quiet()}, rng, Run())
+    assert report.label == ("NO BACKDOOR FOUND" if classes > 2 else "INCONCLUSIVE")
+    assert ("fewer than three classes" in report.reason) == (classes == 2)
+
+
 # Without gradients, without peers ---------------------------------------------------------------
 
 

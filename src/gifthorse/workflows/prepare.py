@@ -216,10 +216,14 @@ def _output(net: nn.Module, x: Images, named: Sequence[Normalization], classes: 
             failed = failed or reason(error)
     channels, height, width = x.shape[1:]
     side = side_that_runs(net, channels)
-    advice = f"--input-size {side}x{side}, which it runs on" if side else "--input-size HxW"
+    advice = (
+        f"it runs on {side}x{side}: give --input-size {side}x{side}"
+        if side
+        else "it runs on no usual size either: give its own with --input-size HxW, or see --arch"
+    )
     raise UnfitNet(
         f"the net fails on images of {height}x{width} pixels and {channels} "
-        f"channel{'s' * (channels != 1)} ({failed}): give the size that it takes with {advice}",
+        f"channel{'s' * (channels != 1)} ({failed}); {advice}",
         rule="IN004",
     )
 

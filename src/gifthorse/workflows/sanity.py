@@ -48,7 +48,8 @@ class SanityThresholds:
 
     Attributes:
         accuracy: Least clean accuracy.
-        chance: Least multiple of chance that the accuracy's interval must clear.
+        chance: Least multiple of chance that the accuracy's interval must clear; of few classes,
+            half the way from chance to 1 is enough.
         confidence: Least mean top probability where there are no labels.
         lead: Another normalization that does better by this much, and beyond the intervals,
             speaks against the chosen one.
@@ -204,7 +205,8 @@ def accurate(
         ]
     crowd = _crowd(logits.argmax(1), y)
     classes = len(preparation.per_class)
-    if rate.value < thresholds.accuracy or rate.low < thresholds.chance / classes:
+    least = min(thresholds.chance / classes, (1 + 1 / classes) / 2)
+    if rate.value < thresholds.accuracy or rate.low < least:
         more = f" {crowd}" if crowd else ""
         return [
             _problem(
