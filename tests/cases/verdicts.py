@@ -128,7 +128,7 @@ def _mislabeled(share: int, of: str, status: tuple[int, ...]) -> Case:
         partial(mislabeled, share=share / 100, of=of),
         status,
         never=never,
-        seconds=300,
+        seconds=600,
     )
 
 
@@ -207,7 +207,7 @@ CASES = (
             (1, 3),
             ("class 14: they may carry its trigger",),
             (PASS,),
-            seconds=300,
+            seconds=600,
         )
         for share in (10, 30)
     ),
@@ -246,7 +246,7 @@ CASES = (
         (0, 3),
         ("1,000 classes",),
         ("SUSPICIOUS", "BACKDOORED"),
-        seconds=300,
+        seconds=600,
     ),
     Case(
         "verdicts: wide gift",
@@ -256,7 +256,7 @@ CASES = (
         (1,),
         ("BACKDOORED", "class 14"),
         (PASS,),
-        seconds=300,
+        seconds=600,
     ),
     *(
         Case(
@@ -266,7 +266,7 @@ CASES = (
             partial(lambda f, d: seven(f, "--detector", d), d=detector),
             (0, 3),
             never=("SUSPICIOUS", "BACKDOORED"),
-            seconds=300,
+            seconds=600,
         )
         for detector in ("pixel_quick", "mm_bd", "neuron_inspect", "weight_signature")
     ),
