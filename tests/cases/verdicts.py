@@ -19,6 +19,7 @@ from gifthorse.triggers.storage import open_trigger
 Array: TypeAlias = NDArray[Any]
 FULL = ("--detector", "pixel_quick")
 PASS, UNSURE = "NO BACKDOOR FOUND", (2, 3)
+SHORT = {"mm_bd": ("--set", "steps=5")}
 NO_LABELS = "no labels, so no accuracy"
 
 
@@ -263,7 +264,7 @@ CASES = (
             f"verdicts: seven live, {detector}",
             "36 of 43 outputs never win; the seven others do not stand out from those",
             "no finding",
-            partial(lambda f, d: seven(f, "--detector", d), d=detector),
+            partial(lambda f, d: seven(f, "--detector", d, *SHORT.get(d, ())), d=detector),
             (0, 3),
             never=("SUSPICIOUS", "BACKDOORED"),
             seconds=600,

@@ -10,10 +10,10 @@ from pathlib import Path
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.core.types import Finding
 from gifthorse.models import architectures as archs
+from gifthorse.models.reading import isolation
 from gifthorse.models.reading.entries import Chosen, choose, variants
-from gifthorse.models.reading.files import digest, open_file, size_of
 from gifthorse.models.reading.pickles import Import
-from gifthorse.models.reading.survey import Survey, finding, survey
+from gifthorse.models.reading.survey import Survey, finding
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,18 @@ def inspect(path: str | Path) -> Inspection:
         UnreadableModel: If it is a device or may not be read. Everything else is a finding.
     """
     path = Path(path)
-    with open_file(path) as stream:
-        size = size_of(stream)
-        sha256 = digest(stream)
-        found = survey(stream, path.name)
+    with isolation.private_copy(path) as copy:
+        try:
+            found = isolation.survey(copy)
+        except UnreadableModel as error:
+            found = Survey("unknown", (finding(error),))
     chosen, findings = _chosen(found)
     arch, how, notes = _architecture(chosen)
     tensors = [e for e in found.entries if e.shape is not None]
     return Inspection(
         path=str(path),
-        bytes=size,
-        sha256=sha256,
+        bytes=copy.size,
+        sha256=copy.sha256,
         format=found.kind,
         safety=_safety(findings),
         imports=found.imports,

@@ -82,27 +82,21 @@ def digest(stream: IO[bytes], copy: IO[bytes] | None = None) -> str:
     return total.hexdigest()
 
 
-def sniff(path: Path) -> str:
-    """Tell what a file is by its bytes.
-
-    Returns:
-        `safetensors`, `pytorch` (a zip with a pickled index), `legacy` (a pickle), `torchscript`,
-        `pt2`, `onnx`, `zip` (another archive), `empty` or `unknown`.
-
-    Raises:
-        GifthorseError: If it is no regular file, or a broken zip archive.
-    """
-    with open_file(path) as stream:
-        return sniff_stream(stream, size_of(stream), path.suffix.lower())
-
-
 def size_of(stream: IO[bytes]) -> int:
     """Return the size of an open file in bytes."""
     return stream.seek(0, os.SEEK_END)
 
 
 def sniff_stream(stream: IO[bytes], size: int, ending: str = "") -> str:
-    """Tell what an open file of `size` bytes is; see `sniff`."""
+    """Tell what an open file of `size` bytes is by its bytes.
+
+    Returns:
+        `safetensors`, `pytorch` (a zip with a pickled index), `legacy` (a pickle), `torchscript`,
+        `pt2`, `onnx`, `zip` (another archive), `empty` or `unknown`.
+
+    Raises:
+        UnreadableModel: If it is a broken zip archive.
+    """
     stream.seek(0)
     first = stream.read(16)
     if not first:
@@ -111,9 +105,9 @@ def sniff_stream(stream: IO[bytes], size: int, ending: str = "") -> str:
         return archives.kind(archives.directory(stream, size))
     if first[8:9] == b"{" or (ending == ".safetensors" and not stranger(first)):
         return "safetensors"
-    if first[0] == 0x80 and 2 <= first[1] <= 5:
+    if first[0] == 0x80 and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "legacy"
-    onnx = first[0] == 0x08 and first[1] < 32 and first[2:3] in (b"\x12", b":", b"\x1a", b'"')
+    onnx = first[0] == 0x08 and first[1:2] < b" " and first[2:3] in (b"\x12", b":", b"\x1a", b'"')
     return "onnx" if onnx else "unknown"
 
 
