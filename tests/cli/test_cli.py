@@ -316,7 +316,10 @@ def test_nan_weights_are_inconclusive_and_named(run: Run, tmp_path: Path) -> Non
     save_file(state, tmp_path / "nan.safetensors")
     ran = scanned(run, tmp_path / "nan.safetensors")
     assert ran.code == 3
-    assert f"INCONCLUSIVE 1 tensors hold NaN or infinite weights: {name}" in ran.words
+    assert (
+        f"INCONCLUSIVE 1 tensors hold NaN, infinite weights or negative variances: {name}"
+        in ran.words
+    )
     assert "FS005" in ran.words
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 from pathlib import Path
 from typing import IO
@@ -131,7 +132,12 @@ def test_numbers_that_are_none_are_named(tmp_path: Path) -> None:
     state[second].view(-1)[-1] = float("-inf")
     save(tmp_path / "net.safetensors", state, {})
     assert set(load(tmp_path / "net.safetensors").nonfinite) == {first, second}
-    assert nonfinite({"bn.running_var": torch.tensor([-1.0])}) == ("bn.running_var",)
+    norm = nn.BatchNorm2d(1)
+    torch.as_tensor(norm.running_var).fill_(-1)
+    norm.register_buffer("mask", torch.tensor([0.0, -math.inf]))  # no weight: a mask
+    assert nonfinite(norm) == ("running_var",)
+    norm.register_buffer("scale", torch.tensor([math.nan]))
+    assert nonfinite(norm) == ("running_var", "scale")
 
 
 def test_the_wrong_architecture_is_explained(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = None,
     arch: options.Arch = None,
     normalize: options.Normalize = "auto",
+    input_size: options.InputSize = None,
     changes: options.Options = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -47,7 +48,7 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows.opening import opened as taken
 
     analysis = vary(TriggerAnalysis(), parsing.pairs(changes))
-    inputs = Inputs(images, arch, normalize, device=device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
     prepared = taken(model, inputs)
     known = open_known(trigger)
     fit(known, prepared.subject, trigger)

@@ -43,6 +43,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = None,
     arch: options.Arch = None,
     normalize: options.Normalize = "auto",
+    input_size: options.InputSize = None,
     share: Annotated[float, typer.Option(help="Share of the images that may be used.")] = 0.5,
     truth: Annotated[
         Path | None, typer.Option(help="The true trigger, if known: say what is left of it.")
@@ -74,7 +75,8 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         raise UnknownMethod.among("remedy", method, REMEDIES)
     drawn, named = _reports(report or ()), parsing.pairs(changes)
     _check_outputs([out, out.with_suffix(".json"), *(path for _, path in drawn)], model, scan)
-    remedy, inputs = vary(REMEDIES[method], named), Inputs(images, arch, normalize, device=device)
+    remedy = vary(REMEDIES[method], named)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
     opened = load(model, arch)

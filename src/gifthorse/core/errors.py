@@ -11,6 +11,7 @@ GifthorseError
   +- UnreadableModel     the file cannot be opened             exit 2
   |    +- UnsafeModel    opening it would run its code
   |    +- UnknownArch    no architecture fits its tensors
+  |    +- UnfitNet       its net fails on the images, or returns no logits
   +- Incomplete          something was not examined            exit 3
 """
 
@@ -97,6 +98,10 @@ class UnsafeModel(UnreadableModel):
 
 class UnknownArch(UnreadableModel):
     """No architecture fits the tensors of the file."""
+
+
+class UnfitNet(UnreadableModel):
+    """The net of the file cannot be run on the images, or returns nothing that could be scanned."""
 
 
 class Incomplete(GifthorseError):

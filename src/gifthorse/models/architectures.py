@@ -289,19 +289,3 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], arch: str = "the net") -> 
     given = {**counters, **{name: state[name] for name in state if name in own}}
     net.load_state_dict(given, strict=True)
     return net.float().eval().requires_grad_(False)
-
-
-def ends(net: nn.Module) -> tuple[int, int]:
-    """Return the outputs of a net's last and the inputs of its first layer that has weights.
-
-    Raises:
-        UnreadableModel: If it has no linear or convolutional layer.
-    """
-    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    if not layers:
-        raise UnreadableModel(
-            "the net has no linear or convolutional layer, so it cannot be examined", rule="IN004"
-        )
-    first, last = layers[0], layers[-1]
-    outputs = last.out_features if isinstance(last, nn.Linear) else last.out_channels
-    return outputs, first.in_features if isinstance(first, nn.Linear) else first.in_channels

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -15,11 +17,14 @@ from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UnreadableModel, UsageError
 from gifthorse.core.types import Origin
 from gifthorse.models import architectures as archs
+from gifthorse.models.outputs import ends
 from gifthorse.models.reading import isolation
 from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, Chosen, choose, shown, variants
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY, PrivateCopy, private_copy
 from gifthorse.models.reading.survey import Survey, refusal
+from gifthorse.models.zoo import NETS
 
+RUNNING = re.compile(r"running_(mean|var)$")
 LEAST_TORCH = (2, 10)  # before, its restricted reader could be broken: CVE-2026-24747
 
 
@@ -29,10 +34,11 @@ class Opened:
 
     Attributes:
         net: In eval mode, float32, its weights without gradient; normalization is not part of it.
-        classes: Number of logits.
+        classes: Number of logits; 0 for a net of the user's that ran on no usual size of images.
         channels: Number of input channels.
         origin: The file and how it was opened.
-        nonfinite: Names of tensors with NaN, infinity or a negative variance, for rule `FS005`.
+        nonfinite: Names of weights with NaN or infinity and of variances that are negative, for
+            rule `FS005`.
     """
 
     net: nn.Module
@@ -87,7 +93,7 @@ def _opened(
         raise
     origin = _origin(found, chosen, fitted, casts)
     origin = replace(origin, path=bytes_read.path, sha256=bytes_read.sha256, bytes=bytes_read.bytes)
-    return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(state))
+    return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(fitted.net))
 
 
 def from_state(state: object, path: Path, arch: str | None) -> Opened:
@@ -111,7 +117,7 @@ def from_state(state: object, path: Path, arch: str | None) -> Opened:
     floats, casts = to_float32(tensors)
     fitted = _fit(floats, arch)
     origin = replace(_origin(found, Chosen(entries, (), ()), fitted, casts), path=str(path))
-    return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(floats))
+    return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(fitted.net))
 
 
 def _word(tensor: Tensor) -> str:
@@ -181,18 +187,27 @@ def to_float32(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[st
     return {k: t.float() if t.is_floating_point() else t for k, t in state.items()}, notes
 
 
-def nonfinite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the names of tensors with NaN, infinity or, in `running_var`, negative values.
+def nonfinite(net: nn.Module) -> tuple[str, ...]:
+    """Return the names of weights and statistics that hold NaN, infinity or a negative variance.
+
+    An infinite buffer is no weight: attention masks are made of infinities.
 
     Example:
-        >>> nonfinite({"a": torch.tensor([1.0, float("nan")]), "b": torch.zeros(2)})
-        ('a',)
+        >>> net = nn.BatchNorm1d(2)
+        >>> net.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+        >>> net.running_var.fill_(-1)
+        tensor([-1., -1.])
+        >>> nonfinite(net)
+        ('running_var',)
     """
-    floats = {name: t for name, t in state.items() if t.is_floating_point()}
+    weights = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    named = chain(net.named_parameters(), net.named_buffers())
     return tuple(
         name
-        for name, t in floats.items()
-        if not t.isfinite().all() or (name.endswith("running_var") and bool((t < 0).any()))
+        for name, t in named
+        if t.isnan().any()
+        or ((name in weights or RUNNING.search(name)) and t.isinf().any())
+        or (name.endswith("running_var") and (t < 0).any())
     )
 
 
@@ -220,12 +235,13 @@ def _fit(state: Mapping[str, Tensor], arch: str | None) -> _Fitted:
         net = archs.fill(net, fitting, guess.arch)
         return _Fitted(net, guess.arch, guess.classes, guess.channels, how, notes)
     *_, (bare, _) = variants(state)
-    net = archs.build(arch, *archs.widths(archs.shapes_of(bare), arch))
+    likely, entry = archs.widths(archs.shapes_of(bare), arch)
+    net = archs.build(arch, likely, entry)
     own = archs.names(net.state_dict())
     choices = list(variants(state))
     fitting, notes = next((c for c in choices if archs.names(c[0]) == own), choices[-1])
     net = archs.fill(net, fitting, arch)
-    classes, channels = archs.ends(net)
+    classes, channels = ends(net, likely) if arch not in NETS else (likely, entry)
     return _Fitted(net, arch, classes, channels, "named with --arch", notes)
 
 

@@ -47,9 +47,10 @@ RULES: Mapping[str, str] = MappingProxyType(
         "IN001": "poor clean accuracy",
         "IN002": "too few images",
         "IN003": "limit reached",
-        "IN004": "unsupported layer",
+        "IN004": "unsupported net",
         "IN005": "search too short",
-        "IN006": "detector failed",
+        "IN006": "no usable gradient",
+        "IN007": "detector failed",
     }
 )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gifthorse.core.device import choose
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, UnfitNet
 from gifthorse.core.files import parse_json
 from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
 from gifthorse.models import Opened, load
+from gifthorse.models.outputs import SINGLE
 from gifthorse.workflows.prepare import Prepared, parse, prepare
 
 
@@ -58,7 +59,9 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
     Raises:
         BadImages: If the images cannot be used.
         BadOption: If the normalization is for another number of channels.
+        UnfitNet: If the net cannot be run on them.
     """
+    _check_ends(opened)
     chosen, told = parse(inputs.normalize), claimed(opened.origin)
     if chosen is not None and len(chosen.mean) not in (1, opened.channels):
         raise BadOption(
@@ -71,7 +74,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         inputs.images,
         size=inputs.input_size,
         channels=opened.channels,
-        classes=opened.classes,
+        classes=opened.classes or None,
         limit=inputs.limit,
     )
     prepared = prepare(
@@ -85,9 +88,25 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
     if not opened.nonfinite:
         return prepared
     names = ", ".join(opened.nonfinite[:3])
-    words = f"{len(opened.nonfinite)} tensors hold NaN or infinite weights: {names}"
+    words = (
+        f"{len(opened.nonfinite)} tensors hold NaN, infinite weights or negative variances: {names}"
+    )
     broken = Finding("FS005", "HIGH", float(len(opened.nonfinite)), words)
     return replace(prepared, checks=(broken, *prepared.checks))
+
+
+def _check_ends(opened: Opened) -> None:
+    """Say so if a net takes or gives what cannot be scanned, before any image is read."""
+    words = SINGLE if opened.classes == 1 else ""
+    if opened.channels not in (1, 3):
+        words = (
+            f"the model takes images of {opened.channels} channels: only gray (1) and color (3) "
+            "images are looked at"
+        )
+    if words:
+        error = UnfitNet(words, rule="IN004")
+        error.origin = opened.origin
+        raise error
 
 
 def claimed(origin: Origin) -> Normalization | None:

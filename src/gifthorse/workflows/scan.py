@@ -99,12 +99,11 @@ def scan(
     """
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
     try:
-        opened = load(path, inputs.arch)
+        prepared = take_in(load(path, inputs.arch), inputs)
     except UnreadableModel as error:
         return replace(
             refused(error.origin or _unopened(path), error), run=clock.record(request, device)
         )
-    prepared = take_in(opened, inputs)
     rng = torch.Generator().manual_seed(request.seed)
     digest, run = prepared.subject.origin.sha256, limits(request, progress, device)
     with owned(state_file(request, digest, "scan")):
