@@ -10,6 +10,7 @@ GifthorseError
   +- UnreadableModel     the file cannot be opened             exit 2
   |    +- UnsafeModel    opening it would run its code
   |    +- UnknownArch    no architecture fits its tensors
+  |    +- SeveralNets    it holds more than one net, and none was named
   +- Incomplete          something was not examined            exit 3
 """
 
@@ -90,6 +91,10 @@ class UnsafeModel(UnreadableModel):
 
 class UnknownArch(UnreadableModel):
     """No architecture fits the tensors of the file."""
+
+
+class SeveralNets(UnreadableModel):
+    """Several parts of the file are whole nets, and nobody said which is meant."""
 
 
 class Incomplete(GifthorseError):
