@@ -26,15 +26,14 @@ INTERRUPTED = 130  # exit status
 
 
 @app.command()
-def inspect(models: options.Models) -> None:
+def inspect(models: options.Models, part: options.Part = None) -> None:
     """Say what is in model files, without running anything of them."""
     from gifthorse.models import inspect as look
 
-    found = [look(model) for model in models]
+    found = [look(model, part) for model in models]
     for one in found:
         console.print(describe_file(one), markup=False, emoji=False)
-    if any(f.severity in ("CRITICAL", "HIGH") for one in found for f in one.findings):
-        raise typer.Exit(1)
+    raise typer.Exit(next((code for code in (1, 2) if code in {f.status for f in found}), 0))
 
 
 @app.command("list")

@@ -41,6 +41,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         ),
     ] = None,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     share: Annotated[float, typer.Option(help="Share of the images that may be used.")] = 0.5,
     truth: Annotated[
@@ -74,10 +75,13 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     drawn, named = _reports(report or ()), parsing.pairs(changes)
     if scan is not None and scan.resolve() == out.with_suffix(".json").resolve():
         raise BadOption(f"the record of the repair would replace {scan}: give --out another name")
-    remedy, inputs = vary(REMEDIES[method], named), Inputs(images, arch, normalize, device=device)
+    remedy, inputs = (
+        vary(REMEDIES[method], named),
+        Inputs(images, arch, normalize, device=device, part=part),
+    )
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
-    opened = load(model, arch)
+    opened = load(model, arch, part)
     informed = remedy if found is None else _informed(remedy, found, opened.origin, method)
     prepared = take_in(opened, inputs)
     rng, far = Generator().manual_seed(seed), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UnreadableModel, UsageError
-from gifthorse.core.types import Origin
+from gifthorse.core.types import Normalization, Origin
 from gifthorse.models import architectures as archs
+from gifthorse.models.normalize import STORED
+from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
-from gifthorse.models.reading.entries import PLAIN, Chosen, choose, shown, variants
+from gifthorse.models.reading.entries import PLAIN, shown
 from gifthorse.models.reading.files import digest, open_file, size_of
 from gifthorse.models.reading.survey import Survey, refusal, survey
 
@@ -36,6 +38,7 @@ class Opened:
         channels: Number of input channels.
         origin: The file and how it was opened.
         nonfinite: Names of tensors with NaN, infinity or a negative variance, for rule `FS005`.
+        normalization: What the file holds as a layer before the net; a claim, to be checked.
     """
 
     net: nn.Module
@@ -43,11 +46,13 @@ class Opened:
     channels: int
     origin: Origin
     nonfinite: tuple[str, ...] = ()
+    normalization: Normalization | None = None
 
 
 def load(
     path: str | Path,
     arch: str | None = None,
+    part: str | None = None,
     *,
     memory: int = MEMORY,
     deadline: float = DEADLINE,
@@ -57,6 +62,7 @@ def load(
     Args:
         path: The file.
         arch: Name for `build`; guessed from the tensors if None.
+        part: Name of the part that is the net, of a file that holds several.
         memory: Bytes that the file, and its reader beyond torch itself, may take.
         deadline: Seconds that reading may take.
 
@@ -64,6 +70,7 @@ def load(
         UnsafeModel: If the file brings code; nothing of it was run.
         UnreadableModel: If it is damaged, too large, or no model.
         UnknownArch: If no net fits its tensors.
+        SeveralNets: If several parts of it are whole nets, and none is named.
         Incomplete: If the deadline passes.
         UsageError: If there is no such file, or no such architecture.
     """
@@ -73,7 +80,7 @@ def load(
         copy, sha256, size = _snapshot(path, Path(folder), memory)
         bytes_read = Origin(path=str(path), sha256=sha256, bytes=size)
         try:
-            return _opened(copy, bytes_read, arch, memory, deadline)
+            return _opened(copy, bytes_read, (arch, part), memory, deadline)
         except UnreadableModel as error:  # its report is of these bytes, whatever lies there now
             with copy.open("rb") as stream:
                 error.origin = replace(bytes_read, format=survey(stream, path.name).kind)
@@ -81,15 +88,30 @@ def load(
 
 
 def _opened(
-    copy: Path, bytes_read: Origin, arch: str | None, memory: int, deadline: float
+    copy: Path,
+    bytes_read: Origin,
+    named: tuple[str | None, str | None],
+    memory: int,
+    deadline: float,
 ) -> Opened:
     found, tensors = _read(copy, Path(bytes_read.path).name, memory, deadline)
-    chosen, picked = _pick(found, tensors)
-    state, casts = to_float32(picked)
-    fitted = _fit(state, arch)
+    arch, part = named
+    fits = archs.within if arch is None else archs.Named(arch)
+    chosen = choose(found.entries, fits, part)
+    by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
+    state, casts = to_float32(_picked(chosen, by_path))
+    fitted = _fit(state, chosen, fits)
     origin = _origin(found, chosen, fitted, casts)
     origin = replace(origin, path=bytes_read.path, sha256=bytes_read.sha256, bytes=bytes_read.bytes)
-    return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(state))
+    beside = [by_path[e.path] for e in chosen.normalization or ()]
+    return Opened(
+        fitted.net,
+        fitted.classes,
+        fitted.channels,
+        origin,
+        nonfinite(state),
+        _normalization(beside),
+    )
 
 
 def _origin(found: Survey, chosen: Chosen, fitted: _Fitted, casts: tuple[str, ...]) -> Origin:
@@ -100,7 +122,7 @@ def _origin(found: Survey, chosen: Chosen, fitted: _Fitted, casts: tuple[str, ..
         tensors=sum(e.shape is not None for e in found.entries),
         params=sum(p.numel() for p in fitted.net.parameters()),
         dtypes=tuple(sorted({e.type for e in chosen.entries.values()})),
-        notes=(*(f.message for f in found.findings), *chosen.notes, *fitted.notes, *casts),
+        notes=(*(f.message for f in found.findings), *chosen.notes, *casts),
         metadata=found.metadata,
     )
 
@@ -148,9 +170,8 @@ def _read(
     )
 
 
-def _pick(found: Survey, tensors: Sequence[Tensor | None]) -> tuple[Chosen, dict[str, Tensor]]:
-    """Pick the net's tensors out of a checkpoint."""
-    chosen = choose(found.entries)
+def _picked(chosen: Chosen, by_path: Mapping[tuple[str, ...], Tensor | None]) -> dict[str, Tensor]:
+    """Return the net's tensors."""
     odd = next((e for e in chosen.entries.values() if e.type not in PLAIN), None)
     if odd is not None:
         raise UnreadableModel(
@@ -158,9 +179,20 @@ def _pick(found: Survey, tensors: Sequence[Tensor | None]) -> tuple[Chosen, dict
             "weights can be examined; save the float model",
             rule="IN004",
         )
-    by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
     picked = {name: by_path[entry.path] for name, entry in chosen.entries.items()}
-    return chosen, {name: tensor for name, tensor in picked.items() if tensor is not None}
+    return {name: tensor for name, tensor in picked.items() if tensor is not None}
+
+
+def _normalization(stored: Sequence[Tensor | None]) -> Normalization | None:
+    """Return the normalization that a mean and a std say, on the 0-1 scale also if they are not."""
+    if len(stored) != 2 or stored[0] is None or stored[1] is None:
+        return None
+    mean, std = (tensor.double().flatten() for tensor in stored if tensor is not None)
+    scale = 255.0 if mean.abs().max() > 2 else 1.0
+    numbers = torch.cat([mean, std])
+    if len(mean) != len(std) or not numbers.isfinite().all() or (std <= 0).any():
+        return None
+    return Normalization(STORED, tuple((mean / scale).tolist()), tuple((std / scale).tolist()))
 
 
 def to_float32(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -201,37 +233,24 @@ class _Fitted:
     classes: int
     channels: int
     how: str
-    notes: tuple[str, ...]
 
 
-def _fit(state: Mapping[str, Tensor], arch: str | None) -> _Fitted:
-    """Make the net that the tensors belong to and fill it, stripping prefixes as needed."""
-    if arch is None:
-        guess, fitting, notes = _guess(state)
-        net = archs.build(guess.arch, guess.classes, guess.channels)
+def _fit(
+    state: Mapping[str, Tensor],
+    chosen: Chosen,
+    fits: Callable[[archs.Shapes], archs.Guess | None],
+) -> _Fitted:
+    """Make the net that the tensors are and fill it."""
+    shapes = archs.shapes_of(state)
+    if not isinstance(fits, archs.Named):
+        guess = chosen.fit or archs.match(shapes)  # which raises, naming what comes near
+        net = archs.fill(archs.build(guess.arch, guess.classes, guess.channels), state, guess.arch)
         how = f"guessed from {len(state)} tensors"
         if guess.ties:
             how += f" ({', '.join(guess.ties)} would fit as well)"
-        net = archs.fill(net, fitting, guess.arch)
-        return _Fitted(net, guess.arch, guess.classes, guess.channels, how, notes)
-    *_, (bare, _) = variants(state)
-    net = archs.build(arch, *archs.widths(archs.shapes_of(bare), arch))
-    own = archs.names(net.state_dict())
-    choices = list(variants(state))
-    fitting, notes = next((c for c in choices if archs.names(c[0]) == own), choices[-1])
-    net = archs.fill(net, fitting, arch)
-    classes, channels = archs.ends(net)
-    return _Fitted(net, arch, classes, channels, "named with --arch", notes)
-
-
-def _guess(
-    state: Mapping[str, Tensor],
-) -> tuple[archs.Guess, Mapping[str, Tensor], tuple[str, ...]]:
-    for fitting, notes in variants(state):
-        guess = archs.find(archs.shapes_of(fitting))
-        if guess is not None:
-            return guess, fitting, notes
-    return archs.guess(fitting), fitting, notes  # raises, naming what comes near
+        return _Fitted(net, guess.arch, guess.classes, guess.channels, how)
+    net = archs.fill(fits.built(shapes), state, fits.arch)
+    return _Fitted(net, fits.arch, *archs.ends(net), "named with --arch")
 
 
 # Saving ---------------------------------------------------------------------------------------

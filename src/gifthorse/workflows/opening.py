@@ -25,6 +25,7 @@ class Inputs:
         limit: Most images to use, spread over their classes; None for all. They are held in memory,
             as float32 while they are searched on, and a scan gains nothing from more than hundreds.
         device: Where the net runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        part: Name of the part that is the net, of a file that holds several; None for the only one.
 
     Raises:
         BadOption: If the normalization is none, or the device is not there.
@@ -36,6 +37,7 @@ class Inputs:
     input_size: tuple[int, int] | None = None
     limit: int | None = 1000
     device: str = "auto"
+    part: str | None = None
 
     def __post_init__(self) -> None:
         parse(self.normalize)
@@ -49,7 +51,7 @@ def opened(path: str, inputs: Inputs) -> Prepared:
         UnreadableModel: If the file cannot be opened.
         BadImages: If the images cannot be used.
     """
-    return take_in(load(path, inputs.arch), inputs)
+    return take_in(load(path, inputs.arch, inputs.part), inputs)
 
 
 def take_in(opened: Opened, inputs: Inputs) -> Prepared:
@@ -71,7 +73,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         gallery,
         origin=opened.origin,
         chosen=parse(inputs.normalize),
-        claimed=claimed(opened.origin),
+        claimed=opened.normalization or claimed(opened.origin),
     )
     if not opened.nonfinite:
         return prepared

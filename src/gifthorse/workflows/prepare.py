@@ -17,7 +17,7 @@ from gifthorse.core.metrics import accuracy
 from gifthorse.core.types import Finding, Normalization, Origin, Preparation, Rate, Subject, Tried
 from gifthorse.data.gallery import Gallery
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.models.normalize import NORMALIZATIONS, Classifier
+from gifthorse.models.normalize import NORMALIZATIONS, STORED, Classifier
 from gifthorse.training import predict
 
 BGR = "-bgr"  # ends the name of a normalization for nets that read blue first
@@ -182,7 +182,8 @@ def _pick(
     if claimed is not None:
         row = next(t for t in tried if t.normalization == claimed)
         if not _beats(best, row, thresholds):
-            return row, "the file's own metadata, checked"
+            where = "layer" if claimed.name == STORED else "metadata"
+            return row, f"the file's own {where}, checked"
     return best, f"best of {len(tried)} tried"
 
 

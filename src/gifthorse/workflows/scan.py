@@ -97,7 +97,7 @@ def scan(
     limits(request)  # said before anything is opened
 
     try:
-        opened = load(path, inputs.arch)
+        opened = load(path, inputs.arch, inputs.part)
     except UnreadableModel as error:
         return replace(
             refused(error.origin or _unopened(path), error), run=clock.record(request, device)
