@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
 
@@ -202,23 +202,30 @@ def within(shapes: Shapes, archs: Iterable[str] = tuple(NETS)) -> Guess | None:
 
 
 def _plain(shapes: Shapes, archs: Iterable[str]) -> Guess | None:
-    keys = names(shapes)
+    likely = [arch for arch in archs if _first(arch) in shapes]
+    keys = names(shapes) if likely else frozenset()
     fits: list[Guess] = []
-    for arch in archs:
-        own = names(_shapes(arch, 10, 3))
-        if own <= keys:
-            width = measure(arch, shapes)
-            whole = _shapes(arch, *width) if width is not None else {}
-            if width is not None and holds(whole, shapes):
-                fits.append(Guess(arch, *width, shapes=whole))
+    for arch in likely:
+        width = measure(arch, shapes) if names(_shapes(arch, 10, 3)) <= keys else None
+        whole = _shapes(arch, *width) if width is not None else {}
+        if width is not None and holds(whole, shapes):
+            fits.append(Guess(arch, *width, shapes=whole))
     most = max((len(names(f.shapes)) for f in fits), default=0)
     best = [f for f in fits if len(names(f.shapes)) == most]
     return replace(best[0], ties=tuple(f.arch for f in best[1:])) if best else None
 
 
+@cache
+def _first(arch: str) -> str:
+    """Return the name of a net's first tensor, which tells most files from it at once."""
+    return next(iter(_shapes(arch, 10, 3)))
+
+
 def _beside(shapes: Shapes) -> Guess | None:
+    if not any(f"net.{_first(arch)}" in shapes for arch in NETS):
+        return None
     own = {n.removeprefix("net."): shape for n, shape in shapes.items() if n.startswith("net.")}
-    host = _plain(own, NETS) if own else None
+    host = _plain(own, NETS)
     if host is None:
         return None
     arch = f"trojannet:{host.arch}"

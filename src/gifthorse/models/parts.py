@@ -15,7 +15,7 @@ from gifthorse.models.reading.entries import CheckpointEntry, shown
 
 Tensors = Mapping[str, CheckpointEntry]
 
-LEVELS = 12  # of wrappers and prefixes that are looked into
+LEVELS = 8  # of wrappers and prefixes that are looked into
 LEAST = 4  # tensors of a part that may be a net
 LONGEST = 1000  # characters of a name
 MANY = 32  # parts that are whole nets; of more, none is looked at closely
@@ -28,11 +28,17 @@ _WRAPPERS = (
 )
 WRAPPERS = frozenset(_WRAPPERS.split())
 # What wrappers of modules put between the parts of a name: DataParallel, torch.compile, FSDP.
-_INNER = re.compile(
-    r"(^|\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+_INNER = (
+    "module _orig_mod _fsdp_wrapped_module _checkpoint_wrapped_module _forward_module _flat_module"
 )
+INNER = frozenset(_INNER.split())
+# What modules are called that hold a trunk whose head lies beside them.
+_TRUNKS = ("model", "net", "network", "backbone", "encoder", "trunk")
+_TRUNK = re.compile(rf"^(?:{'|'.join(_TRUNKS)})\.")
 # The official files of DenseNet are older than the names of its layers: `norm.1` is `norm1`.
 _OLD = re.compile(r"(\bdenselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+_ODD = re.compile(rf"(?:^|\.)(?:{'|'.join((*INNER, *_TRUNKS))})\.|{_OLD.pattern}")
 
 # Parts that are copies of the net for the sake of its training, and averages of its weights.
 AIDS = frozenset({"attacker", "optimizer", "criterion", "loss", "discriminator", "lr_scheduler"})
@@ -56,6 +62,22 @@ class Chosen:
     notes: tuple[str, ...] = ()
     fit: Guess | None = None
     normalization: tuple[CheckpointEntry, CheckpointEntry] | None = None
+
+
+class _Shapes(Mapping[str, tuple[int, ...]]):
+    """The shapes of entries, without a copy of them."""
+
+    def __init__(self, names: Tensors) -> None:
+        self._names = names
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self._names[name].shape or ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +125,8 @@ def choose(
             rule="FS003",
         )
     whole = [f for p in _parts(named) if (f := _fitted(p, fits, renamed=False)) is not None]
-    whole = whole or [f for p in _parts(named) if (f := _fitted(p, fits, renamed=True)) is not None]
+    if not whole and any(map(_ODD.search, named)):
+        whole = [f for p in _parts(named) if (f := _fitted(p, fits, renamed=True)) is not None]
     if whole:
         best, why = _best(whole)
     else:
@@ -153,20 +176,20 @@ def _fitted(part: _Part, fits: Callable[[Shapes], Guess | None], *, renamed: boo
     """Return the tensors of a part that are a whole net; None if no architecture fits them."""
     names = part.names
     if renamed:
-        names = {_OLD.sub(r"\1\2", _bare(name)): entry for name, entry in names.items()}
+        names = {_renamed(name): entry for name, entry in names.items()}
         if names.keys() == part.names.keys() or len(names) < len(part.names):
             return None
-    fit = fits({name: entry.shape or () for name, entry in names.items()})
+    fit = fits(_Shapes(names))
     if fit is None:
         return None
     own = {name: entry for name, entry in names.items() if name in fit.shapes}
     return replace(part, names=own, fit=fit)
 
 
-def _bare(name: str) -> str:
-    while (shorter := _INNER.sub(r"\1", name)) != name:
-        name = shorter
-    return name
+def _renamed(name: str) -> str:
+    """Return a name as the net itself has it, without what wrappers put into it."""
+    bare = ".".join(key for key in name.split(".") if key not in INNER)
+    return _OLD.sub(r"\1\2", _TRUNK.sub("", bare))
 
 
 # 1. Several whole nets ------------------------------------------------------------------------
@@ -276,10 +299,12 @@ def _chosen(entries: Sequence[CheckpointEntry], part: _Part, why: tuple[str, ...
     aside = [e for e in entries if e.path not in paths]
     beside = [e for e in aside if e.path[: len(wrappers)] == wrappers and e.shape is not None]
     scope = "its" if beside else "all"
+    full = [name for name, e in part.names.items() if not ".".join(e.path).endswith(name)]
     notes = [
         *opened,
         *([f"left aside: {', '.join(_counts(aside, part.prefix))}"] if aside else []),
         *([f"stripped the prefix {shown(stripped)!r} from {scope} names"] if stripped else []),
+        *([f"renamed {len(full)} tensors, such as {shown(full[0])!r}"] if full else []),
         *why,
     ]
     return Chosen(part.names, wrappers, tuple(notes), part.fit, _normalization(aside, part.fit))
@@ -306,9 +331,10 @@ def _counts(entries: Iterable[CheckpointEntry], prefix: str = "") -> list[str]:
 
 
 def _group(entry: CheckpointEntry, prefix: str) -> str:
-    """Return the first key of an entry that is not of the prefix, a counter's own name."""
+    """Return the first key of an entry that is not of the prefix; of counters, the last one."""
     keys = [key for part in entry.path for key in part[:LONGEST].split(".")]
-    if entry.shape is not None and prod(entry.shape) <= 1 and len(keys) > 1:
+    depth, scalar = prefix.count("."), entry.shape is not None and prod(entry.shape) <= 1
+    if scalar and len(keys) > depth + 1 and keys[:depth] == prefix.split(".")[:-1]:
         return f"*.{keys[-1]}"
     for key, usual in zip(keys, [*prefix.split(".")[:-1], None], strict=False):
         if key != usual:

@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import IO
@@ -92,11 +93,13 @@ def check_names(infos: Sequence[ZipInfo]) -> None:
     for info in infos:
         name = info.orig_filename
         outside = name.startswith("/") or ".." in PurePosixPath(name).parts
-        odd = any(c in name for c in "\\:\0") or info.external_attr >> 28 == 0xA
+        odd = any(c in "\\:" or not c.isprintable() for c in name)
+        odd |= info.external_attr >> 28 == 0xA
         if outside or odd or name.casefold() in seen:
             raise UnreadableModel(
                 f"the zip archive has a record of a forbidden name, {shown(name)!r}: a path out "
-                "of the archive, a link, or the same name twice; the file is not to be trusted",
+                "of the archive, a link, the same name twice, or characters that act on a "
+                "terminal; the file is not to be trusted",
                 rule="FS006",
             )
         seen.add(name.casefold())
@@ -206,15 +209,23 @@ def chained(
 ) -> tuple[list[Import], int]:
     """Return what the first pickles in `data` would import, and how many opcodes they have."""
     found: list[Import] = []
-    stream, count = BytesIO(data), 0
+    begin = count = 0
     for _ in range(most):
-        begin = stream.tell()
-        traced = trace(stream, limit=max(0, limit - count))
+        traced, end = _followed(data, begin, max(0, limit - count))
         count += traced.count
-        found += imports(traced, record, data[begin : stream.tell()])
-        if traced.fault is not None or stream.tell() == len(data):
+        found += imports(traced, record, data[begin:] if traced.fault else b"")
+        begin = end
+        if traced.fault is not None or end == len(data):
             break
     return found, count
+
+
+@lru_cache(maxsize=1)  # an index is followed for its names first, then for its tensors
+def _followed(data: bytes, begin: int, limit: int) -> tuple[Trace, int]:
+    """Return the trace of the pickle that begins somewhere in `data`, and where it ends."""
+    stream = BytesIO(data)
+    stream.seek(begin)
+    return trace(stream, limit=limit), stream.tell()
 
 
 def hidden(
@@ -317,11 +328,10 @@ def index(archive: ZipFile) -> Contents:
     name = next(n for n in archive.namelist() if n.partition("/")[2] == "data.pkl")
     _check_version(archive, name.partition("/")[0])
     data = read(archive, name, PICKLE)
-    stream = BytesIO(data)
-    traced = trace(stream)
+    traced, end = _followed(data, 0, OPCODES)
     refuse_code(imports(traced, name))
     found = contents(traced)
-    if stream.tell() != len(data):
+    if end != len(data):
         raise UnreadableModel(f"something follows the pickle in {shown(name)!r}", rule="FS003")
     sizes = {info.filename: info.file_size for info in archive.infolist()}
     top = name.partition("/")[0]

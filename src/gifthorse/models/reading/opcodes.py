@@ -15,6 +15,7 @@ from gifthorse.models.reading.entries import shown
 EXTENSION = "copyreg-extension"  # module we give to names from copyreg's extension registry
 NAMELESS = "?"  # module and name of an import whose name is computed
 OPCODES = 1_000_000  # of all pickles of a file; fickling's limit, too
+BITS = 4096  # of an integer
 NAME = 500  # characters of a module or a name; no import is that long
 
 
@@ -155,6 +156,15 @@ def _append(m: Machine, _: object) -> None:
     m.extend([value])
 
 
+def _long(m: Machine, arg: object) -> None:
+    if isinstance(arg, int) and arg.bit_length() > BITS:
+        raise UnreadableModel(
+            f"its pickle holds an integer of {arg.bit_length():,} bits, as no weights need",
+            rule="FS004",
+        )
+    m.stack.append(arg)
+
+
 def _filled(kind: str) -> Callable[[Machine, object], None]:
     def handle(m: Machine, _: object) -> None:
         items = m.slice()
@@ -192,6 +202,7 @@ _HANDLERS: Mapping[str, Callable[[Machine, object], object]] = {
     "NEWTRUE": _constant(True),
     "NEWFALSE": _constant(False),
     "EMPTY_TUPLE": _constant(()),
+    "LONG4": _long,
     "EMPTY_LIST": lambda m, _: m.push("list"),
     "EMPTY_SET": lambda m, _: m.push("opaque"),
     "EMPTY_DICT": lambda m, _: m.push("dict"),
@@ -295,11 +306,15 @@ def _follow(m: Machine, stream: IO[bytes], limit: int) -> object:
         name = op.name
         if name not in KNOWN:
             m.foreign[name] = None
-        m.protocol = max(m.protocol, arg if name == "PROTO" and isinstance(arg, int) else op.proto)
+        if name == "PROTO" and isinstance(arg, int):
+            m.protocol = max(m.protocol, arg)
+        elif op.proto > m.protocol:
+            m.protocol = op.proto
         if name == "STOP":
             return m.pop()
-        if name in _HANDLERS:
-            _HANDLERS[name](m, arg)
+        handle = _HANDLERS.get(name)
+        if handle is not None:
+            handle(m, arg)
         elif op.stack_after and not op.stack_before:  # a number or a text
             m.stack.append(arg)
     raise ValueError("no STOP")

@@ -139,7 +139,7 @@ _PARTS = (
     "torch._export torch._functorch torch._inductor torch._library torch._ops torch.classes "
     "torch.compiler torch.distributed torch.export torch.fx torch.hub torch.jit torch.library "
     "torch.multiprocessing torch.onnx torch.ops torch.package torch.profiler torch.serialization "
-    "torch.testing torch.utils"
+    "torch.testing torch.utils torchvision.datasets.utils"
 )
 PARTS = tuple(f"{part}." for part in _PARTS.split())
 # Functions that load, run or look up, wherever they are met; also under the names of others.
@@ -208,7 +208,7 @@ def rate(module: str, name: str) -> Safety:
     known = full.startswith(CODE) and "datapipes" not in module
     if known and parts[-1].lstrip("_")[:1].isupper():
         return "class"
-    return "dangerous" if f"{module}.".startswith(PARTS) else "unknown"
+    return "dangerous" if full.startswith(PARTS) else "unknown"
 
 
 def _reaches(parts: list[str]) -> bool:
