@@ -1,31 +1,28 @@
-"""Files that are made to run something, to exhaust their reader, or to be two things at once."""
+"""Files that are damaged, that exhaust their reader, or that are two things at once."""
 
 from __future__ import annotations
 
 import json
-import pickle
 import tarfile
-import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 import torch
 from tests.cases.case import GIFT, Case
 from tests.models import hostile
-from tests.models.hostile import Reduced, saved, span, text
+from tests.models.hostile import saved, span, text
 from torch import nn
 
 Make = Callable[[Path], object]  # writes the file that it is given
 
 COMMAND = "touch owned"
-PYTHON = "open('owned', 'w').close()"
+RUN = b"cos\nsystem\n(" + text(COMMAND) + b"tR"  # opcodes of a call
 GOOD = hostile.index(hostile.tensor((2, 3), (3, 1), 6))
 NUMBERS = {"archive/data/0": bytes(24)}
-IMAGES = ("--images", str(GIFT / "clean.npz"))
 
-SAFE = "weights only"
 COMMANDS = "dangerous: opening it as usual would run commands"
 HOSTILE = "hostile"
 CODE = "brings code"
@@ -33,237 +30,63 @@ DAMAGED = "damaged"
 UNKNOWN = "not understood"
 
 
-def _both(
-    name: str,
-    file: str,
-    make: Make,
-    *,
-    safety: str,
-    rule: str,
-    status: int = 1,
-    says: Iterable[str] = (),
-    never: Iterable[str] = (),
-    seconds: float = 40,
-) -> tuple[Case, Case]:
+@dataclass(frozen=True)
+class Right:
+    """What must be said of a file: the words on its safety, a rule, an exit status, more words."""
+
+    safety: str
+    rule: str
+    status: int = 1
+    says: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+
+
+def both(name: str, file: str, make: Make, right: Right) -> tuple[Case, Case]:
     """The same file before `inspect`, which lists it, and `scan`, which must refuse it, too."""
 
-    def given(*arguments: str, behind: tuple[str, ...] = ()) -> Callable[[Path], list[str]]:
+    def given(before: str, *behind: str) -> Callable[[Path], list[str]]:
         def build(folder: Path) -> list[str]:
             make(folder / file)
-            return [*arguments, file, *behind]
+            return [before, file, *behind]
 
         return build
 
-    wrong = () if rule in ("FS001", "FS004", "FS006", "FS008") else ("Do not use this file",)
+    grave = right.rule in ("FS001", "FS004", "FS006", "FS008")
+    never = right.never if grave else (*right.never, "Do not use this file")
     inspected = Case(
         name=name,
         fed=f"inspect of {file}",
-        right=f"{rule}, {safety}, exit {status}",
+        right=f"{right.rule}, {right.safety}, exit {right.status}",
         make=given("inspect"),
-        status=(status,),
-        says=(safety, rule, *says),
-        never=(*never, *wrong),
-        seconds=seconds,
+        status=(right.status,),
+        says=(right.safety, right.rule, *right.says),
+        never=never,
+        seconds=40,
         memory=1200,
     )
-    scanned = Case(
+    scanned = replace(
+        inspected,
         name=f"{name}, scanned",
         fed=f"scan of {file}",
-        right=f"{rule}, not scanned, exit 2",
-        make=given("scan", behind=IMAGES),
+        right=f"{right.rule}, not scanned, exit 2",
+        make=given("scan", "--images", str(GIFT / "clean.npz")),
         status=(2,),
-        says=("NOT SCANNED", *says),
-        never=(*never, *wrong, "NO BACKDOOR FOUND"),
-        seconds=seconds,
-        memory=1200,
+        says=("NOT SCANNED", *right.says),
     )
     return inspected, scanned
 
 
-def _write(data: bytes) -> Make:
+def write(data: bytes) -> Make:
     return lambda path: path.write_bytes(data)
 
 
-def _zip(index: bytes, records: dict[str, bytes] | None = None, **options: int) -> Make:
+def zipped(index: bytes, records: dict[str, bytes] | None = None, **options: int) -> Make:
     beside = NUMBERS if records is None else records
     return lambda path: hostile.torch_zip(path, index, beside, **options)
 
 
 def _tensors(header: object, data: bytes = b"", *, length: int = -1) -> Make:
     return lambda path: hostile.safetensors(path, header, data, length=length)
-
-
-# 1. Ways to run something ---------------------------------------------------------------------
-
-
-def called(module: str, name: str, *texts: str) -> bytes:
-    """Opcodes that call a function with texts."""
-    return f"c{module}\n{name}\n(".encode() + b"".join(map(text, texts)) + b"tR"
-
-
-def stacked(module: str, name: str, *texts: str) -> bytes:
-    """The same with the name from the stack, as protocol 4 has it; it may have dots."""
-    return text(module) + text(name) + b"\x93(" + b"".join(map(text, texts)) + b"tR"
-
-
-# One name of each family of advisories on scanners of pickles, and what it would be called with.
-WAYS: dict[str, bytes] = {
-    "os.system": called("os", "system", COMMAND),
-    "posix.system": called("posix", "system", COMMAND),
-    "nt.system": called("nt", "system", COMMAND),
-    "os.popen": called("os", "popen", COMMAND),
-    "subprocess.getoutput": called("subprocess", "getoutput", COMMAND),
-    "subprocess.Popen": called("subprocess", "Popen", "touch", "owned"),
-    "builtins.eval": called("builtins", "eval", PYTHON),
-    "builtins.exec": called("builtins", "exec", PYTHON),
-    "builtins.compile": called("builtins", "compile", PYTHON, "x", "exec"),
-    "builtins.__import__": called("builtins", "__import__", "owned"),
-    "builtins.open": called("builtins", "open", "owned", "w"),
-    "builtins.getattr": called("builtins", "getattr", "a", "b"),
-    "Python 2": called("__builtin__", "eval", PYTHON),
-    "runpy": called("runpy", "run_path", "owned.py"),
-    "importlib": called("importlib", "import_module", "owned"),
-    "code": called("code", "InteractiveInterpreter"),
-    "pty": called("pty", "spawn", COMMAND),
-    "socket": called("socket", "create_connection", "localhost"),
-    "ctypes": called("ctypes", "CDLL", "owned.so"),
-    "shutil": called("shutil", "copyfile", "file.pt", "owned"),
-    "webbrowser": called("webbrowser", "open", "file:owned"),
-    "bdb": stacked("bdb", "Bdb.run", PYTHON),
-    "pdb": called("pdb", "run", PYTHON),
-    "timeit": called("timeit", "timeit", PYTHON),
-    "cProfile": called("cProfile", "runctx", PYTHON),
-    "profile": stacked("profile", "Profile.run", PYTHON),
-    "trace": stacked("trace", "Trace.run", PYTHON),
-    "doctest": called("doctest", "debug_script", PYTHON),
-    "pydoc": called("pydoc", "pipepager", "x", COMMAND),
-    "idlelib": stacked("idlelib.run", "Executive.runcode", PYTHON),
-    "lib2to3": stacked("lib2to3.pgen2.grammar", "Grammar.loads", "x"),
-    "ensurepip": called("ensurepip", "_run_pip", "x"),
-    "pip": called("pip", "main", "install"),
-    "venv": called("venv", "create", "owned"),
-    "uuid": called("uuid", "_get_command_stdout", "touch", "owned"),
-    "distutils": called("distutils.file_util", "write_file", "owned"),
-    "asyncio": stacked("asyncio.unix_events", "_UnixSubprocessTransport._start", COMMAND),
-    "imaplib": called("imaplib", "IMAP4_stream", COMMAND),
-    "ssl": called("ssl", "get_server_certificate", "localhost"),
-    "logging": called("logging", "FileHandler", "owned"),
-    "pkgutil": called("pkgutil", "resolve_name", "os.system"),
-    "functools.reduce": called("functools", "reduce", "x"),
-    "attrgetter": called("operator", "attrgetter", "system"),
-    "methodcaller": called("operator", "methodcaller", "system", COMMAND),
-    "types": called("types", "FunctionType", "x"),
-    "typing": called("typing", "get_type_hints", PYTHON),
-    "dataclasses": called("dataclasses", "make_dataclass", "x"),
-    "pickle": called("pickle", "loads", "x"),
-    "marshal": called("marshal", "loads", "x"),
-    "dill": called("dill", "loads", "x"),
-    "joblib": called("joblib", "load", "owned"),
-    "requests": called("requests", "get", "http://localhost"),
-    "torch.hub": called("torch.hub", "load", "owned"),
-    "torch.load": called("torch.serialization", "load", "owned"),
-    "torch storage": called("torch.storage", "_load_from_bytes", "x"),
-    "torch._inductor": called("torch._inductor.codecache", "compile_file", "x"),
-    "torch._dynamo": stacked("torch._dynamo.guards", "GuardBuilder.get", PYTHON),
-    "torch.jit": called("torch.jit.unsupported_tensor_ops", "execWrapper", PYTHON),
-    "torch.utils": called("torch.utils.collect_env", "run", COMMAND),
-    "torch.fx": called("torch.fx.graph_module", "reduce_graph_module", "x"),
-    "torch.ops": called("torch.ops", "load_library", "owned.so"),
-    "numpy.testing": called("numpy.testing._private.utils", "runstring", PYTHON),
-    "numpy.f2py": called("numpy.f2py.crackfortran", "getlincoef", PYTHON),
-    "through pathlib": stacked("pathlib", "os.system", COMMAND),
-    "through argparse": stacked("argparse", "_os.system", COMMAND),
-    "through torch": stacked("torch", "os.system", COMMAND),
-    "a helper of nobody": stacked("my_nets", "tools.os.popen", COMMAND),
-    "extension": b"\x82\x05" + text(COMMAND) + b"\x85R",
-    "instance": b"(" + text(COMMAND) + b"ios\nsystem\n",
-    "object": b"(cos\nsystem\n" + text(COMMAND) + b"o",
-    "new object": b"cos\nsystem\n" + text(COMMAND) + b"\x85\x81",
-    "partial": b"cfunctools\npartial\ncos\nsystem\n" + text(COMMAND) + b"\x86R)R",
-    "a name of parts": text("system")
-    + b"q\x00"
-    + text("os")
-    + b"h\x00\x93"
-    + text(COMMAND)
-    + b"\x85R",
-}
-RUN = WAYS["os.system"]
-
-# The places in which a pickle may stand, each around the same call.
-_FRAMED = b"\x80\x04\x95" + (len(RUN) + 1).to_bytes(8, "little") + RUN + b"."
-PLACES: dict[str, tuple[str, Make]] = {
-    "plain pickle": ("a.pkl", _write(b"\x80\x02" + RUN + b".")),
-    "protocol 0": ("a.pkl", _write(RUN + b".")),
-    "protocol 4, framed": ("a.pkl", _write(_FRAMED)),
-    "a number first": ("a.pkl", _write(b"M\x01\x000" + RUN + b".")),
-    "a text first": ("a.bin", _write(b"S'x'\n0" + RUN + b".")),
-    "many thrown away first": ("a.bin", _write(b"N0" * 5000 + RUN + b".")),
-    "a long text first": ("a.bin", _write(text("x" * 200_000) + b"0" + RUN + b".")),
-    "an image by its name": ("a.png", _write(b"]0" + RUN + b".")),
-    "safetensors by its name": ("a.safetensors", _write(b"\x80\x02" + RUN + b".")),
-    "second pickle of a chain": ("a.pkl", _write(b"\x80\x02N.\x80\x02" + RUN + b".")),
-    "legacy, first pickle": (
-        "a.pt",
-        _write(b"\x80\x02" + RUN + b"." + saved({}, _use_new_zipfile_serialization=False)),
-    ),
-    "legacy, state dict": (
-        "a.pt",
-        _write(
-            saved({"fc.weight": torch.zeros(2, 3)}, _use_new_zipfile_serialization=False).replace(
-                b"K\x00K\x02K\x03\x86", b"K\x00" + RUN + b"0K\x02K\x03\x86", 1
-            )
-        ),
-    ),
-    "data.pkl": ("a.pt", _zip(b"\x80\x02" + RUN + b".")),
-    "data.pkl, thrown away": ("a.pt", _zip(b"\x80\x02" + RUN + b"0" + GOOD[2:])),
-    "nested dict": ("a.pt", _zip(b"\x80\x02}X\x01\0\0\0a}X\x01\0\0\0b" + RUN + b"ss.")),
-    "a key": ("a.pt", _zip(b"\x80\x02}" + RUN + b"K\x01s.")),
-    "a state": ("a.pt", _zip(b"\x80\x02ccollections\nOrderedDict\n)R" + RUN + b"b.")),
-    "arguments of a tensor": (
-        "a.pt",
-        _zip(hostile.index(b"ctorch._utils\n_rebuild_tensor_v2\n(" + RUN + b"tR")),
-    ),
-    "second pickle": ("a.pt", _zip(GOOD, {**NUMBERS, "archive/extra.pkl": RUN + b"."})),
-    "a record": ("a.pt", _zip(GOOD, {**NUMBERS, "archive/data/1": RUN + b"."})),
-    "a record, a number first": (
-        "a.pt",
-        _zip(GOOD, {**NUMBERS, "archive/data/1": b"M\x01\x000" + RUN + b"."}),
-    ),
-    "a record, far behind": (
-        "a.pt",
-        _zip(GOOD, {**NUMBERS, "archive/data/1": text("x" * 100_000) + b"0" + RUN + b"."}),
-    ),
-    "version": ("a.pt", _zip(GOOD, {**NUMBERS, "archive/byteorder": RUN + b"."})),
-    "behind data.pkl": ("a.pt", _zip(GOOD + b"\x80\x02" + RUN + b".")),
-    "broken tail": ("a.pkl", _write(b"\x80\x02" + RUN + b"\xff\xff")),
-    "behind a fault": ("a.pkl", _write(b"\x80\x02\xff" + RUN + b".")),
-    "cut off": ("a.pkl", _write(b"\x80\x02" + RUN)),
-    "without arguments yet": ("a.pt", _zip(b"\x80\x02cos\nsystem\n")),
-    "a program": ("a.pt", lambda path: _with_code(path)),
-}
-
-
-def _with_code(path: Path) -> None:
-    """A TorchScript file with one more pickle."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path))
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("model/extra.pkl", RUN + b".")
-
-
-def _runs() -> Iterable[Case]:
-    for name, way in WAYS.items():
-        inspected, _ = _both(
-            f"hostile 7: {name}",
-            "file.pt",
-            _zip(b"\x80\x04" + way + b"."),
-            safety=COMMANDS,
-            rule="FS001",
-        )
-        yield inspected
-    for name, (file, make) in PLACES.items():
-        yield from _both(f"hostile 6: {name}", file, make, safety=COMMANDS, rule="FS001")
 
 
 # 2. Two files in one --------------------------------------------------------------------------
@@ -314,11 +137,6 @@ _TWO: dict[str, tuple[str, Make]] = {
 }
 
 
-def _polyglots() -> Iterable[Case]:
-    for name, (file, make) in _TWO.items():
-        yield from _both(f"hostile 25: {name}", file, make, safety=HOSTILE, rule="FS008")
-
-
 # 3. Bombs -------------------------------------------------------------------------------------
 
 
@@ -349,12 +167,14 @@ LONG4 = b"\x8b" + len(_LONG).to_bytes(4, "little") + _LONG
 BOMBS: dict[str, tuple[str, Make, str, str, int]] = {
     "15: stride 0": (
         "a.pt",
-        _zip(hostile.index(hostile.tensor((10**6, 10**6), (0, 0), 1)), {"archive/data/0": bytes(4)}),
+        zipped(
+            hostile.index(hostile.tensor((10**6, 10**6), (0, 0), 1)), {"archive/data/0": bytes(4)}
+        ),
         "FS004", HOSTILE, 1,
     ),
     "16: deflated": (
         "a.pt",
-        _zip(
+        zipped(
             hostile.index(hostile.tensor((5_000_000,), (1,), 5_000_000)),
             {"archive/data/0": bytes(20_000_000)},
             method=zipfile.ZIP_DEFLATED,
@@ -362,10 +182,12 @@ BOMBS: dict[str, tuple[str, Make, str, str, int]] = {
         "FS004", HOSTILE, 1,
     ),
     "18: a million names": ("a.safetensors", _many(1_000_000, "n{}"), "FS004", HOSTILE, 1),
-    "18: nested 500,000 deep": ("a.pt", _zip(b"\x80\x02)" + b"\x85" * 500_000 + b"."), "FS004", HOSTILE, 1),
+    "18: nested 500,000 deep": (
+        "a.pt", zipped(b"\x80\x02)" + b"\x85" * 500_000 + b"."), "FS004", HOSTILE, 1,
+    ),
     "18: nested by sharing": (
         "a.pt",
-        _zip(
+        zipped(
             b"\x80\x02]("
             + b"".join(
                 (b"]" if k == 0 else b"h" + bytes([k - 1])) + b"\x85" * 90 + b"q" + bytes([k])
@@ -375,16 +197,16 @@ BOMBS: dict[str, tuple[str, Make, str, str, int]] = {
         ),
         "FS004", HOSTILE, 1,
     ),
-    "19: billion laughs": ("a.pt", _zip(hostile.laughs(30)), "FS004", HOSTILE, 1),
-    "19: doubled": ("a.pt", _zip(hostile.doubled(60)), "FS004", HOSTILE, 1),
+    "19: billion laughs": ("a.pt", zipped(hostile.laughs(30)), "FS004", HOSTILE, 1),
+    "19: doubled": ("a.pt", zipped(hostile.doubled(60)), "FS004", HOSTILE, 1),
     "19: a shared tuple, hashed": (
         "a.pt",
-        _zip(hostile.index(b"cnumpy\ndtype\n)" + b"2\x86" * 95 + b"\x85R")),
+        zipped(hostile.index(b"cnumpy\ndtype\n)" + b"2\x86" * 95 + b"\x85R")),
         "FS004", HOSTILE, 1,
     ),
     "19: a shared tuple as a key": (
         "a.pt",
-        _zip(b"\x80\x02})" + b"2\x86" * 95 + b"K\x01s."),
+        zipped(b"\x80\x02})" + b"2\x86" * 95 + b"K\x01s."),
         "FS004", HOSTILE, 1,
     ),
     "19: eight pickles": (
@@ -401,17 +223,17 @@ BOMBS: dict[str, tuple[str, Make, str, str, int]] = {
     ),
     "19: long names from the memo": (
         "a.pt",
-        _zip(
+        zipped(
             b"\x80\x02" + text("a" * 10**6) + b"q\x00" + text("b") + b"q\x010"
             + b"h\x00h\x01\x930" * 5000 + b"}."
         ),
         "FS001", COMMANDS, 1,
     ),
     "integer of 5,000 digits": (
-        "a.pt", _zip(b"\x80\x02}I" + b"9" * 5000 + b"\nK\x01s."), "FS004", HOSTILE, 1,
+        "a.pt", zipped(b"\x80\x02}I" + b"9" * 5000 + b"\nK\x01s."), "FS004", HOSTILE, 1,
     ),
     "integer of 5,000 digits, binary": (
-        "a.pt", _zip(b"\x80\x02}" + LONG4 + b"K\x01s."), "FS004", HOSTILE, 1,
+        "a.pt", zipped(b"\x80\x02}" + LONG4 + b"K\x01s."), "FS004", HOSTILE, 1,
     ),
     "integer of 5,000 digits as a size": (
         "a.safetensors",
@@ -419,12 +241,6 @@ BOMBS: dict[str, tuple[str, Make, str, str, int]] = {
         "FS003", DAMAGED, 2,
     ),
 }  # fmt: skip
-
-
-def _bombs() -> Iterable[Case]:
-    for name, (file, make, rule, safety, status) in BOMBS.items():
-        title = f"hostile {name}"
-        yield from _both(title, file, make, safety=safety, rule=rule, status=status, seconds=20)
 
 
 def _large(name: str, file: str, make: Make) -> Case:
@@ -460,7 +276,7 @@ TWICE = (
 
 def _cut(share: float) -> Make:
     data = saved({"fc.weight": torch.zeros(20, 3)})
-    return _write(data[: int(len(data) * share)])
+    return write(data[: int(len(data) * share)])
 
 
 def _flipped(path: Path) -> None:
@@ -471,22 +287,22 @@ def _flipped(path: Path) -> None:
 
 
 def _named(*names: str) -> Make:
-    return _zip(GOOD, {**NUMBERS, **dict.fromkeys(names, b"x")})
+    return zipped(GOOD, {**NUMBERS, **dict.fromkeys(names, b"x")})
 
 
 FILES: dict[str, tuple[str, Make, str, str, int, str]] = {
-    "2: empty": ("a.pt", _write(b""), "FS003", DAMAGED, 2, "empty"),
-    "3: text": ("a.pt", _write(b"hello"), "FS003", DAMAGED, 2, "not a model"),
-    "3: one byte": ("a.pt", _write(b"\x08"), "FS003", DAMAGED, 2, "not a model"),
+    "2: empty": ("a.pt", write(b""), "FS003", DAMAGED, 2, "empty"),
+    "3: text": ("a.pt", write(b"hello"), "FS003", DAMAGED, 2, "not a model"),
+    "3: one byte": ("a.pt", write(b"\x08"), "FS003", DAMAGED, 2, "not a model"),
     "4: cut at 30 %": ("a.pt", _cut(0.3), "FS003", DAMAGED, 2, "truncated"),
     "4: cut at 95 %": ("a.pt", _cut(0.95), "FS003", DAMAGED, 2, "truncated"),
     "5: a flipped bit": ("a.pt", _flipped, "FS003", DAMAGED, 2, "checksum"),
-    "11: whole module": ("a.pt", _write(saved(nn.Linear(2, 2))), "FS002", CODE, 1, "whole pickled"),
+    "11: whole module": ("a.pt", write(saved(nn.Linear(2, 2))), "FS002", CODE, 1, "whole pickled"),
     "17: record too short": (
-        "a.pt", _zip(GOOD, {"archive/data/0": bytes(20)}), "FS003", DAMAGED, 2, "24 bytes",
+        "a.pt", zipped(GOOD, {"archive/data/0": bytes(20)}), "FS003", DAMAGED, 2, "24 bytes",
     ),
     "17: record too long": (
-        "a.pt", _zip(GOOD, {"archive/data/0": bytes(28)}), "FS003", DAMAGED, 2, "24 bytes",
+        "a.pt", zipped(GOOD, {"archive/data/0": bytes(28)}), "FS003", DAMAGED, 2, "24 bytes",
     ),
     "20: length": ("a.safetensors", _tensors(ONE, length=2**40), "FS003", DAMAGED, 2, "claims"),
     "20: not UTF-8": ("a.safetensors", _tensors(b'{"\xff":1}'), "FS003", DAMAGED, 2, "UTF-8"),
@@ -499,7 +315,9 @@ FILES: dict[str, tuple[str, Make, str, str, int, str]] = {
         "a.safetensors", _tensors({"w": span(0, 4, (2**62, 4))}), "FS003", DAMAGED, 2, "shape",
     ),
     "20: overflow with a zero": (
-        "a.safetensors", _tensors({"w": span(0, 0, (2**40, 2**40, 0))}), "FS003", DAMAGED, 2, "shape",
+        "a.safetensors",
+        _tensors({"w": span(0, 0, (2**40, 2**40, 0))}),
+        "FS003", DAMAGED, 2, "shape",
     ),
     "20: half a surrogate": (
         "a.safetensors",
@@ -524,7 +342,9 @@ FILES: dict[str, tuple[str, Make, str, str, int, str]] = {
         "a.pt", lambda path: _versioned(path, b"99\n"), "FS009", UNKNOWN, 2, "version",
     ),
     "24: order of bytes": (
-        "a.pt", _zip(GOOD, {**NUMBERS, "archive/byteorder": b"middle"}), "FS009", UNKNOWN, 2, "order",
+        "a.pt",
+        zipped(GOOD, {**NUMBERS, "archive/byteorder": b"middle"}),
+        "FS009", UNKNOWN, 2, "order",
     ),
 }  # fmt: skip
 
@@ -535,13 +355,6 @@ def _versioned(path: Path, version: bytes) -> None:
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
 
 
-def _files() -> Iterable[Case]:
-    for name, (file, make, rule, safety, status, words) in FILES.items():
-        yield from _both(
-            f"hostile {name}", file, make, safety=safety, rule=rule, status=status, says=(words,)
-        )
-
-
 def _tar(path: Path) -> None:
     data = saved({"fc.weight": torch.zeros(2, 3)})
     with tarfile.open(path, "w") as archive:
@@ -550,25 +363,29 @@ def _tar(path: Path) -> None:
         archive.addfile(info, BytesIO(data))
 
 
-def _reduced(path: Path) -> None:
-    import os
-
-    path.write_bytes(pickle.dumps({"a": [Reduced(os.system, COMMAND)]}, protocol=5))
-
-
 CASES = (
-    *_runs(),
-    *_both("hostile 6: by pickle itself", "a.bin", _reduced, safety=COMMANDS, rule="FS001"),
-    *_polyglots(),
-    *_both(
+    *(
+        case
+        for name, (file, make) in _TWO.items()
+        for case in both(f"hostile 25: {name}", file, make, Right(HOSTILE, "FS008"))
+    ),
+    *both(
         "hostile 25: a pickle that is also safetensors", "a.safetensors", _pickled_header,
-        safety=COMMANDS, rule="FS008",
+        Right(COMMANDS, "FS008"),
     ),
-    *_both(
-        "hostile 25: a tar is no polyglot", "weights.tar", _tar, safety=UNKNOWN, rule="FS009",
-        status=2, says=("a tar archive", "unpack"), never=("polyglot", "hidden"),
+    *both(
+        "hostile 25: a tar is no polyglot", "weights.tar", _tar,
+        Right(UNKNOWN, "FS009", 2, ("a tar archive", "unpack"), ("polyglot", "hidden")),
     ),
-    *_bombs(),
+    *(
+        case
+        for name, (file, make, rule, safety, status) in BOMBS.items()
+        for case in both(f"hostile {name}", file, make, Right(safety, rule, status))
+    ),
     *LARGE,
-    *_files(),
+    *(
+        case
+        for name, (file, make, rule, safety, status, words) in FILES.items()
+        for case in both(f"hostile {name}", file, make, Right(safety, rule, status, (words,)))
+    ),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from gifthorse.models.reading.ratings import Import, imports, refuse_code
 
 RECORDS = 20_000
 PICKLES = 8  # torch.save writes one, TorchScript a few
+RATIO = 100  # of a compressed record; random numbers hardly shrink
 DIRECTORY = 16 << 20  # bytes of the directory of records
 PICKLE = 64 << 20  # bytes of a pickle inside
 PEEK = 1 << 12  # bytes of a tensor record that are looked at first for a hidden pickle
@@ -122,7 +123,7 @@ def check_layout(stream: IO[bytes], archive: ZipFile, size: int) -> None:
             raise UnreadableModel(
                 f"record {name!r} is compressed ({info.compress_size} to {info.file_size} bytes), "
                 "as torch.save never does; not inflated. Save the weights again",
-                rule="FS004",
+                rule="FS009" if _modest(info) else "FS004",
             )
         if not 0 <= info.header_offset - at <= 24 or (at == 0 != info.header_offset):
             raise UnreadableModel(
@@ -135,6 +136,11 @@ def check_layout(stream: IO[bytes], archive: ZipFile, size: int) -> None:
     rest = size - archive.start_dir - width
     if not 0 <= archive.start_dir - at <= 24 or rest not in (22, 98):  # 98: with zip64 records
         raise UnreadableModel("bytes around the zip directory belong to nothing", rule="FS008")
+
+
+def _modest(info: ZipInfo) -> bool:
+    """Whether a record is not compressed, or no more than honest numbers can be."""
+    return info.file_size <= RATIO * info.compress_size + PEEK
 
 
 def _raw(info: ZipInfo) -> bytes:
@@ -183,8 +189,9 @@ def pickled(archive: ZipFile) -> tuple[Import, ...]:
     """
     found: dict[Import, None] = {}
     followed = 0
-    stored = [i for i in archive.infolist() if i.compress_type == zipfile.ZIP_STORED]
-    indices = [i for i in stored if PurePosixPath(i.filename).suffix in (".pkl", ".pickle")]
+    known = [i for i in archive.infolist() if _modest(i)]
+    indices = [i for i in known if PurePosixPath(i.filename).suffix in (".pkl", ".pickle")]
+    stored = [i for i in known if i.compress_type == zipfile.ZIP_STORED]
     if len(indices) > PICKLES:
         raise UnreadableModel(
             f"the zip archive has {len(indices)} pickles, more than {PICKLES}", rule="FS004"
@@ -279,15 +286,15 @@ def _open(archive: ZipFile, info: ZipInfo) -> IO[bytes]:
 
 
 def read(archive: ZipFile, name: str, limit: int) -> bytes:
-    """Return one stored record of at most `limit` bytes.
+    """Return one record of at most `limit` bytes; a compressed one only if it swells modestly.
 
     Raises:
         UnreadableModel: `FS003` if it is damaged, `FS004` if it is larger.
     """
     info = archive.getinfo(name)
-    if info.file_size > limit or info.compress_type != zipfile.ZIP_STORED:
+    if info.file_size > limit or not _modest(info):
         raise UnreadableModel(
-            f"record {shown(name)!r} is compressed or has more than {limit} bytes",
+            f"record {shown(name)!r} is strongly compressed or has more than {limit} bytes",
             rule="FS004",
         )
     try:

@@ -165,6 +165,10 @@ def _long(m: Machine, arg: object) -> None:
     m.stack.append(arg)
 
 
+def _proto(m: Machine, arg: object) -> None:
+    m.protocol = max(m.protocol, arg if isinstance(arg, int) else 0)
+
+
 def _filled(kind: str) -> Callable[[Machine, object], None]:
     def handle(m: Machine, _: object) -> None:
         items = m.slice()
@@ -203,6 +207,7 @@ _HANDLERS: Mapping[str, Callable[[Machine, object], object]] = {
     "NEWFALSE": _constant(False),
     "EMPTY_TUPLE": _constant(()),
     "LONG4": _long,
+    "PROTO": _proto,
     "EMPTY_LIST": lambda m, _: m.push("list"),
     "EMPTY_SET": lambda m, _: m.push("opaque"),
     "EMPTY_DICT": lambda m, _: m.push("dict"),
@@ -306,10 +311,7 @@ def _follow(m: Machine, stream: IO[bytes], limit: int) -> object:
         name = op.name
         if name not in KNOWN:
             m.foreign[name] = None
-        if name == "PROTO" and isinstance(arg, int):
-            m.protocol = max(m.protocol, arg)
-        elif op.proto > m.protocol:
-            m.protocol = op.proto
+        m.protocol = max(m.protocol, op.proto)
         if name == "STOP":
             return m.pop()
         handle = _HANDLERS.get(name)

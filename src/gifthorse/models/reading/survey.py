@@ -60,7 +60,7 @@ class Survey:
 
 
 def survey(stream: IO[bytes], name: str) -> Survey:
-    """Read all that an open file's bytes tell without running, inflating or unpickling anything.
+    """Read all that an open file's bytes tell; nothing is run or unpickled, no numbers inflated.
 
     Args:
         stream: The file.
