@@ -5,7 +5,7 @@ import time
 from argparse import Namespace
 from collections import Counter, OrderedDict
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -58,6 +58,38 @@ def test_ratings() -> None:
     assert rate("torch.nn.modules.conv", "Conv2d") == "class"
     assert rate("torch.hub", "anything") == "dangerous"
     assert rate("argparse", "Namespace") == "object"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "safety"),
+    [
+        ("pathlib", "PosixPath", "object"),
+        ("builtins", "slice", "object"),
+        ("builtins", "ValueError", "object"),
+        ("functools", "partial", "object"),
+        ("functools", "reduce", "dangerous"),
+        ("numpy.random._pickle", "__randomstate_ctor", "object"),
+        ("numpy.core.multiarray", "_reconstruct", "harmless"),
+        ("numpy.core.multiarray", "fromfile", "dangerous"),
+        ("uuid", "UUID", "object"),
+        ("uuid", "_get_command_stdout", "dangerous"),
+        ("pathlib", "os.system", "dangerous"),
+        ("torch", "jit.unsupported_tensor_ops.execWrapper", "dangerous"),
+        ("torch.utils.data.dataset", "Subset", "class"),
+        ("torchvision.models.resnet", "_resnet", "unknown"),
+        ("my_nets", "Net", "unknown"),
+        ("my_nets", "tools.os.popen", "dangerous"),
+    ],
+)
+def test_names_are_rated_one_by_one(module: str, name: str, safety: str) -> None:
+    assert rate(module, name) == safety
+
+
+def test_plain_objects_are_called_so() -> None:
+    data = pickle.dumps({"path": PurePosixPath("x"), "rows": slice(1, 3)}, protocol=2)
+    with pytest.raises(UnsafeModel, match=r"PurePosixPath.*run nothing") as caught:
+        refuse_code(imports(trace(BytesIO(data)), "data.pkl"))
+    assert caught.value.rule == "FS002"
 
 
 def test_classes_are_named_and_refused() -> None:
@@ -122,7 +154,7 @@ def test_quantized_and_sparse_tensors_are_named(tmp_path: Path) -> None:
         (hostile.index(hostile.storage(4) + hostile.storage(5) + b"\x86"), "two sizes"),
         (hostile.index(hostile.storage(4, kind="Tensor")), "storage of an unknown kind"),
         (hostile.index(b"ctorch\nFloatStorage\n(" + hostile.number(2**40) + b"tR"), "it calls"),
-        (hostile.index(b"c_codecs\nencode\n(X\x01\0\0\0aX\x03\0\0\0hextR"), "encodes"),
+        (hostile.index(b"c_codecs\nencode\n(X\x01\0\0\0aX\x03\0\0\0hextR"), "_codecs.encode in an"),
         (hostile.index(b"cnumpy\ndtype\n(X\x01\0\0\0OtR"), "values of the type 'O' (NumPy)"),
         (hostile.index(b"cnumpy\ndtype\n(X\x02\0\0\0f8tR}b"), "a NumPy type of its own"),
         (hostile.index(FLOAT.replace(b"\x89cc", b"\x89K\x01cc")), "made from 7 values"),
@@ -152,6 +184,35 @@ def test_bombs_are_refused_at_once() -> None:
         weigh(trace(BytesIO(hostile.doubled(60))).result)
     assert time.monotonic() - start < 10
     assert weigh(trace(BytesIO(hostile.laughs(2))).result) == 1 + 10 * (1 + 10 * 2)
+
+
+def test_deep_values_are_neither_hashed_nor_compared() -> None:
+    shared = b")" + b"2\x86" * 90
+    for value in (
+        b"cnumpy\ndtype\n" + shared + b"\x85R",
+        b"cnumpy\ndtype\nX\x02\0\0\0f8\x85R" + shared + b"b",
+        b"c_codecs\nencode\n" + shared + b"2\x86R",
+        b"}" + shared + b"K\x01s",
+    ):
+        refused(hostile.index(value), "FS004", "FS003")
+    chain = b"".join(
+        (b"]" if k == 0 else b"h" + bytes([k - 1])) + b"\x85" * 90 + b"q" + bytes([k])
+        for k in range(20)
+    )
+    assert "deeper" in refused(b"\x80\x02](" + chain + b"e.", "FS004")
+    assert "digits" in refused(b"\x80\x02}I" + b"9" * 5000 + b"\nK\x01s.", "FS004")
+
+
+def test_names_are_not_multiplied_in_memory() -> None:
+    long = hostile.text("a" * 1000)
+    seen = trace(BytesIO(b"\x80\x04" + long + b"q\x00h\x00\x93" + b"h\x00h\x00\x930" * 9 + b"."))
+    assert seen.names == (("?", "?"),)
+
+
+def test_hidden_pickles_are_found_however_they_begin() -> None:
+    code = b"cos\nsystem\n(S'ls'\ntR."
+    for front in (b"M\x01\x000", b"N0" * 3000, hostile.text("x" * 10_000) + b"0", b"}0"):
+        assert [str(i) for i in archives.hidden(front + code, "data/0")[0]] == ["os.system"]
 
 
 def test_a_stride_of_zero_counts_in_full() -> None:

@@ -198,7 +198,7 @@ def flatten(value: Any) -> Iterator[tuple[list[str], Any]]:
 
 
 def _key(key: Any) -> str:
-    return str(key) if isinstance(key, str | int | float) else f"<{type(key).__name__}>"
+    return str(key) if type(key) in (str, int, float, bool) else "<key>"
 
 
 def type_of(value: Any) -> str:

@@ -88,11 +88,13 @@ class Machine:
         pair = (IMPORT_MAPPING.get(pair[0], pair[0]), pair[1])
         self.push("global", self.names.setdefault(pair, ".".join(pair)))
 
-    def extend(self, items: list[object]) -> None:
-        """Add to the container on top of the stack."""
+    def extend(self, items: list[object], kind: str) -> None:
+        """Add to the container on top of the stack, as to one of a kind."""
         node = self.top()
         if not isinstance(node, Node) or node.kind in ("global", "storage"):
             raise ValueError("items are added to what is no container")
+        if (node.kind == "list") != (kind == "list"):
+            self.foreign[f"{kind} items of a {node.kind}"] = None
         node.items.extend(items)
 
 
@@ -148,12 +150,12 @@ def _build(m: Machine, _: object) -> None:
 
 def _setitem(m: Machine, _: object) -> None:
     value, key = m.pop(), m.pop()
-    m.extend([key, value])
+    m.extend([key, value], "dict")
 
 
 def _append(m: Machine, _: object) -> None:
     value = m.pop()
-    m.extend([value])
+    m.extend([value], "list")
 
 
 def _long(m: Machine, arg: object) -> None:
@@ -219,10 +221,10 @@ _HANDLERS: Mapping[str, Callable[[Machine, object], object]] = {
     "TUPLE2": _short_tuple(2),
     "TUPLE3": _short_tuple(3),
     "APPEND": _append,
-    "APPENDS": lambda m, _: m.extend(m.slice()),
-    "ADDITEMS": lambda m, _: m.extend(m.slice()),
+    "APPENDS": lambda m, _: m.extend(m.slice(), "list"),
+    "ADDITEMS": lambda m, _: m.extend(m.slice(), "set"),
     "SETITEM": _setitem,
-    "SETITEMS": lambda m, _: m.extend(m.slice()),
+    "SETITEMS": lambda m, _: m.extend(m.slice(), "dict"),
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,
     "REDUCE": _reduce,

@@ -18,10 +18,11 @@ from torch import Tensor
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.models.load import MEMORY, Opened, load, save
 from gifthorse.models.reading import archives
+from gifthorse.models.reading.calls import NUMPY_TYPES, Storage
 from gifthorse.models.reading.entries import PLAIN
 from gifthorse.models.reading.files import digest, open_file, size_of, sniff_stream
 from gifthorse.models.reading.opcodes import Node, trace
-from gifthorse.models.reading.pickles import NUMPY_TYPES, Storage, contents, weigh
+from gifthorse.models.reading.pickles import contents, weigh
 from gifthorse.models.reading.ratings import (
     ARRAYS,
     ORDERED,
