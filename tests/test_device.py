@@ -125,8 +125,8 @@ def test_an_attack(name: str, card: str) -> None:
     stamped = made.trigger(x)
     assert stamped.device.type == "cpu"
     assert made.trigger(x.to("cuda")).device.type == "cuda"
-    here((made.trigger.picture(), made.trigger.scrambled(seed())))
-    assert made.trigger.scrambled(seed())(x.to("cuda")).device.type == "cuda"
+    here((made.trigger.render(), made.trigger.shuffled(seed())))
+    assert made.trigger.shuffled(seed())(x.to("cuda")).device.type == "cuda"
     here(made.trigger)
     if card == "standin":
         alone = attack(name, lambda subject: subject)
@@ -143,7 +143,7 @@ def attack(name: str, place: Callable[[Subject], Subject]) -> Any:
 
 SHORT: dict[str, object] = {
     "recipe.epochs": 1, "masking.epochs": 1, "search.epochs": 1, "mp.recipe.epochs": 1,
-    "rounds": 1, "patience": 2, "steps": 3, "passes": 1, "mixing.rate": 0.2,
+    "rounds": 1, "wait": 2, "steps": 3, "passes": 1, "mixing.rate": 0.2,
     "inverter.config.rounds": 5,
 }  # fmt: skip
 
@@ -270,7 +270,9 @@ def test_a_cell_of_the_bench(kind: DefenseKind, card: str) -> None:
     method, outcomes = defenses.brief(kind, name), []
     for place in (moved, lambda subject: subject):
         made = Implant(place(wired(2)), checker(), Goal(2))
-        outcome = judge_bench(made, method, defenses.DATA, seed(), Run(), kind=kind, config=TERMS)
+        outcome = judge_bench(
+            made, method, defenses.DATA, seed(), Run(), kind=kind, evaluation=TERMS
+        )
         here(outcome)
         outcomes.append(outcome)
     assert outcomes[0].before == outcomes[1].before

@@ -249,7 +249,7 @@ def test_the_command_and_a_plan_of_imported_models(
     bad = one(adopt(record, "auto", store, data=clean, normalize="half"))
     plan = (
         "[setting]\nsizes = {fit = 0.2, calibration = 0.2, least = 20, most = 0.4}\n"
-        "terms = {pairs = 10}\n"
+        "evaluation = {pairs = 10}\n"
         f'[[imported]]\nmodels = ["{key}", "{bad.key}"]\n'
         'defenses = ["weight_signature", {use = "strip", set = {partners = 8}}]\n'
     )

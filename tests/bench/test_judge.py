@@ -330,7 +330,7 @@ def test_attacks_with_places_drawn_anew_stamp_alike_before_after_and_again() -> 
 
 def filtered(score: Callable[[Images], Tensor], **terms: Any) -> dict[str, float | None]:
     return evaluate(
-        planted(), Scored(score), DATA, seed(), Run(), kind="filter", config=EvalConfig(**terms)
+        planted(), Scored(score), DATA, seed(), Run(), kind="filter", evaluation=EvalConfig(**terms)
     ).figures()
 
 
@@ -406,7 +406,7 @@ class Purging(Scored):
 def test_a_filter_of_training_sets_is_shown_a_poisoned_one_with_its_labels() -> None:
     method = Purging(stamped)
     got = evaluate(
-        planted(), method, DATA, seed(), Run(), kind="filter", config=EvalConfig(timed=True)
+        planted(), method, DATA, seed(), Run(), kind="filter", evaluation=EvalConfig(timed=True)
     )
     said = got.figures()
     (seen,) = method.seen  # one call, since a score depends on the company
@@ -585,7 +585,7 @@ def test_a_detector_without_a_table_has_no_index() -> None:
 
 def test_seconds_are_measured_if_asked_for_and_cost_the_session_nothing() -> None:
     method, config = Scored(stamped), EvalConfig(timed=True)
-    got = evaluate(planted(), method, DATA, seed(), Run(), kind="filter", config=config)
+    got = evaluate(planted(), method, DATA, seed(), Run(), kind="filter", evaluation=config)
     sizes = [len(seen[2]) for seen in method.seen[3:]]
     assert sizes == [1] * 6 + [128] * 6  # one to warm up, five that count
     assert got.cost.image_steps == 40 + 120 + 160
@@ -594,13 +594,13 @@ def test_seconds_are_measured_if_asked_for_and_cost_the_session_nothing() -> Non
         assert value is not None
         assert value > 0
     repaired = evaluate(
-        planted(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy", config=config
+        planted(), Fixed(lambda s: s), DATA, seed(), Run(), kind="remedy", evaluation=config
     ).cost
     assert repaired.seconds_128 is not None
     assert repaired.seconds_1 is not None
     assert repaired.seconds_128 < repaired.seconds_1
     asked = evaluate(
-        planted(), Said(verdict()), DATA, seed(), Run(), kind="detector", config=config
+        planted(), Said(verdict()), DATA, seed(), Run(), kind="detector", evaluation=config
     )
     assert asked.cost.seconds_1 is None
 

@@ -30,7 +30,7 @@ RECIPE = tuple((f"recipe.{k}", v) for k, v in vars(QUICK).items())
 SETTING = Setting(
     recipe=QUICK,
     sizes=Sizes(fit=0.2, calibration=0.2, least=30, most=0.4),
-    config=EvalConfig(pairs=20),
+    evaluation=EvalConfig(pairs=20),
 )
 BADNET = Choice("attack", "badnet", "badnet", (*RECIPE, ("mixing.rate", 0.1)))
 STRIP = Choice("filter", "strip", "strip", (("partners", 8),))
@@ -301,7 +301,7 @@ about = "Blobs."
 [setting]
 recipe = {epochs = 6, batch = 32, lr = 0.1, pad = 1, bf16 = false}
 sizes = {fit = 0.2, calibration = 0.2, least = 30, most = 0.4}
-terms = {pairs = 20}
+evaluation = {pairs = 20}
 [[grid]]
 data = ["blobs"]
 nets = ["tiny"]

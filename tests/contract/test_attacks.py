@@ -32,6 +32,7 @@ TOY = {
 # What single attacks need besides, on images of 12 x 12 and a net that learns in seconds.
 OWN: dict[str, dict[str, object]] = {
     "blind": {"wait": 8},
+    "ftrojan": {"magnitude": 300.0, "window": 12, "mixing.rate": 0.2},
     "input_aware": {
         "recipe.epochs": 18, "mixing.rate": 0.25, "lr": 0.003, "masking.epochs": 3,
         "masking.weight": 10.0, "masking.density": 0.2,

@@ -189,7 +189,7 @@ def planted() -> Implant:
 def judged(kind: DefenseKind, name: str, unrelated: int = 1) -> tuple[DefenseOutcome, Guarded]:
     method, torch_seed = Guarded(brief(kind, name)), torch.manual_seed(unrelated)
     secret = replace(DATA, test=SecretSamples(DATA.test))
-    made = evaluate(planted(), method, secret, seed(), Run(), kind=kind, config=TERMS)  # type: ignore[arg-type]
+    made = evaluate(planted(), method, secret, seed(), Run(), kind=kind, evaluation=TERMS)  # type: ignore[arg-type]
     assert torch_seed.initial_seed() == unrelated
     return made, method
 
@@ -310,7 +310,7 @@ def test_g_the_clean_twin_is_not_flagged(name: str) -> None:
         assert said["fpr_all"] <= 0.15
         return
     got = evaluate(
-        twin, method, many, seed(), Run(), kind="filter", config=EvalConfig(pairs=48)
+        twin, method, many, seed(), Run(), kind="filter", evaluation=EvalConfig(pairs=48)
     ).figures()
     clean, stamped = got["fpr_all"], got["tpr_all"]
     assert clean is not None

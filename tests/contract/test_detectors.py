@@ -138,7 +138,7 @@ BRIEF = {"inverter.config.rounds": 4, "inverter.soft.rounds": 4, "scheduler.roun
 BRIEF |= {"epochs": 1, "rounds": 1, "steps": 4}
 
 # Those that recover no trigger have nothing to confirm.
-HINTS = {"mm_bd", "neuron_inspect", "weight_signature"}
+HINTS = {name for name, one in DETECTORS.items() if "proof.success" not in describe(one)}
 # Rows whose assumption a toy does not meet: what they say of it planted and clean, and why.
 EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
     ("abs", "bands"): (
@@ -155,6 +155,11 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "NO BACKDOOR FOUND",
         "NO BACKDOOR FOUND",
         "clean images lean to no class, so the screening leaves no goal",
+    ),
+    ("latent_shift", "bands"): (
+        "INCONCLUSIVE",
+        "INCONCLUSIVE",
+        "the net has no linear layer, which the verdict says in words",
     ),
     ("neuron_inspect", "bands"): (
         "SUSPICIOUS",

@@ -135,7 +135,7 @@ IBAU rounds=0 terms=-1 batch=0 decay=-1.0 lr=0.0 ascent=0.0 inner=0.0 bound=0.0 
 Inner start="here" optimizer="sgd" lr=0.0 steps=-1
 InputAware lr=0.0 diversity=-1.0 opacity=0.0 opacity=1.1
 Instagram filter="gothem"
-Invisible eps=0.0 pace=0.0 start=-1 steps=-1 stages=0
+Invisible eps=0.0 delta_lr=0.0 start=-1 steps=-1 stages=0
 Keep share=-0.1 share=1.0
 LabelConsistent eps=0.0 eps=2.0 stride=0.0 stride=2.0 steps=0
 Latent samples=0 passes=0 weight=-1.0 refresh_every=-1 lr=0.0 labels="all_to_all"
@@ -149,7 +149,7 @@ Projection width=0 noise=-1.0
 ReflectionPatch candidates=0 selected=0 rounds=0 judge=0
 Refool candidates=0 selected=0 rounds=0 judge=0 ghosts=-0.1 ghosts=1.5
 STRIP partners=0 weight=-0.1 weight=1.1
-Shaping rule="frequent" count=0 steps=0 threshold=-1.0 lr=0.0
+NeuronExcitation rule="frequent" count=0 steps=0 threshold=-1.0 lr=0.0
 SheetLayout columns=0 line=0 scale=-1 gap=-1 gain=-1.0 gain=NaN
 Sig strength=0.0 strength=1.5 frequency=0
 Sizes fit=0.0 fit=1.0 calibration=0.0 calibration=1.0 most=-1.0 most=1.0 least=0

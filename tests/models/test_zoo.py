@@ -34,6 +34,13 @@ PARAMS: dict[str, tuple[int, int]] = {
     "vgg16_bn": (1000, 138_365_992),
     "vgg19": (1000, 143_667_240),
     "vgg19_bn": (1000, 143_678_248),
+    # timm's results, in millions: 5.72, 22.05, 86.57; 22.88, 88.22; torchvision has the last two of
+    # base size exactly.
+    "vit_base_patch16_224": (1000, 86_567_656),
+    "vit_base_patch32_224": (1000, 88_224_232),
+    "vit_small_patch16_224": (1000, 22_050_664),
+    "vit_small_patch32_224": (1000, 22_878_952),
+    "vit_tiny_patch16_224": (1000, 5_717_416),
     # He et al., CVPR 2016, table 6: 0.27, 0.46, 0.66, 0.85 M; exact from
     # akamaster/pytorch_resnet_cifar10 at commit d5489e8.
     "resnet20": (10, 269_722),
@@ -77,6 +84,8 @@ PARAMS: dict[str, tuple[int, int]] = {
     "basic": (10, 416 + 12_832 + 262_656 + 5_130),
     # 64*3*8*8+64, 128*64*6*6+128, 128*128*5*5+128, 18*512+18 (18 classes of LISA).
     "lisa_cnn": (18, 12_352 + 295_040 + 409_728 + 9_234),
+    # Patches, the extra word, places, six blocks, last norm, head for 10 classes.
+    "vit_cifar": (10, 6_272 + 128 + 65 * 128 + 6 * 198_272 + 256 + 1_290),
     # Convolutions, norms, head for 43 classes.
     "tiny": (43, 76_464 + 464 + 4_171),
 }
@@ -95,6 +104,12 @@ COSTS: dict[str, tuple[int, float, float]] = {
     "vgg13": (224, 11308.0, 0.6),
     "vgg16": (224, 15470.0, 0.6),
     "vgg19_bn": (224, 19632.0, 0.6),
+    "vit_base_patch16_224": (224, 17564.0, 0.6),
+    "vit_base_patch32_224": (224, 4409.0, 0.6),
+    # Ours, by 12 L D^2 + 2 L^2 D a block of L words: the papers say 4.6 and 1.3 G.
+    "vit_small_patch16_224": (224, 4599.0, 0.6),
+    "vit_small_patch32_224": (224, 1142.9, 0.6),
+    "vit_tiny_patch16_224": (224, 1253.7, 0.6),
     # chenyaofo/pytorch-cifar-models, README, MAdds.
     "mobilenetv2_cifar_fc": (32, 87.98, 0.1),
     "resnet20_fc": (32, 40.81, 0.01),
@@ -133,6 +148,16 @@ KEYS: dict[str, dict[str, tuple[int, ...]]] = {
         "features.7.0.block.3.0.weight": (320, 1152, 1, 1),
         "features.8.1.running_mean": (1280,),
         "classifier.1.weight": (10, 1280),
+    },
+    "vit_tiny_patch16_224": {
+        "cls_token": (1, 1, 192),
+        "pos_embed": (1, 197, 192),
+        "patch_embed.proj.weight": (192, 3, 16, 16),
+        "blocks.11.attn.qkv.weight": (576, 192),
+        "blocks.0.attn.proj.bias": (192,),
+        "blocks.3.mlp.fc1.weight": (768, 192),
+        "norm.weight": (192,),
+        "head.weight": (10, 192),
     },
     "mobilenetv2": {
         "features.1.conv.0.0.weight": (32, 1, 3, 3),

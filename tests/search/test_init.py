@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -38,14 +39,16 @@ def test_the_planted_patch_is_found_for_its_class(rng: Generator) -> None:
     assert bool((patches.pattern[2][:, 4:6, 8:10] == 1).all())
 
 
-def test_the_gain_is_the_mean_rise_of_the_log_probability(rng: Generator) -> None:
-    pool = torch.rand(8, 3, SIDE, SIDE, generator=rng) * 0.3
-    patches = PatchInit().best_patches(Sticker(), pool, rng)
-    net = Sticker()
-    stamped = pool.clone()
-    stamped[:, :, 4:6, 8:10] = 1
-    rise = net(stamped).log_softmax(1)[:, 2] - net(pool).log_softmax(1)[:, 2]
-    assert torch.isclose(patches.gain[2], rise.mean(), atol=1e-5)
+def test_no_other_place_raises_the_log_probability_more(rng: Generator) -> None:
+    pool, net = torch.rand(8, 3, SIDE, SIDE, generator=rng) * 0.3, Sticker()
+    patches = PatchInit().best_patches(net, pool, rng)
+    pattern, support = patches.pattern[2], patches.support[2]
+    rises = []
+    for down, right in product(range(-4, SIDE - 5), range(-8, SIDE - 9)):
+        moved, where = (v.roll((down, right), (1, 2)) for v in (pattern, support))
+        rises.append(net(torch.where(where, moved, pool)).log_softmax(1)[:, 2].mean())
+    chosen = net(torch.where(support, pattern, pool)).log_softmax(1)[:, 2].mean()
+    assert float(chosen) == pytest.approx(max(map(float, rises)), abs=1e-5)
 
 
 def test_every_class_gets_one_patch_of_the_same_size(rng: Generator) -> None:

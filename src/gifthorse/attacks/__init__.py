@@ -4,6 +4,7 @@ from gifthorse.attacks.abe import ABE
 from gifthorse.attacks.badnet import BadNet
 from gifthorse.attacks.blended import Blended
 from gifthorse.attacks.blind import Blind
+from gifthorse.attacks.ftrojan import FTrojan
 from gifthorse.attacks.imc.abs import AgainstABS
 from gifthorse.attacks.imc.ar import AgainstAR
 from gifthorse.attacks.imc.attack import IMC
@@ -34,6 +35,7 @@ ATTACKS: dict[str, Attack] = {
     "badnet": BadNet(),
     "blended": Blended(),
     "blind": Blind(),
+    "ftrojan": FTrojan(),
     "imc": IMC(),
     "imc_abs": IMC(abs=AgainstABS(weight=1e-5)),
     "imc_ar": IMC(ar=AgainstAR(steps=7)),
@@ -65,6 +67,7 @@ __all__ = [
     "BadNet",
     "Blended",
     "Blind",
+    "FTrojan",
     "InputAware",
     "Instagram",
     "Invisible",

@@ -154,7 +154,7 @@ class Tasks(Callback):
         """Let the inverter go on against the net as it is; return the trigger it is at.
 
         Its best trigger may be one for an earlier net, so that the current one is taken where the
-        hunt has one.
+        inversion has one.
         """
         arm = torch.tensor([0])
         with torch.autocast(subject.device.type, enabled=False):

@@ -51,7 +51,7 @@ class FilterEvaluation:
         method: The filter.
         subject: The model, as defenses see it.
         data: The defender's images, and the training images.
-        config: How it is judged.
+        evaluation: How it is judged.
         run: Who watches.
         seed: What the filter draws from, the same in every call.
         draw: What the judge draws from.
@@ -60,7 +60,7 @@ class FilterEvaluation:
     method: Filter
     subject: Subject
     data: Splits
-    config: EvalConfig
+    evaluation: EvalConfig
     run: Run
     seed: int
     draw: Generator
@@ -80,8 +80,8 @@ class FilterEvaluation:
         if len(rows) and images.stamped is not None:
             parts = [images.x[torch.cat([rows, others])], images.stamped[rows]]
             kept["clean"], kept["stamped"] = self._online(parts, self.run)
-            caught = judge(kept["clean"], kept["stamped"], known, self.config.fpr)
-        after, unpaired = self._system(images, before, threshold(known, self.config.fpr))
+            caught = judge(kept["clean"], kept["stamped"], known, self.evaluation.fpr)
+        after, unpaired = self._system(images, before, threshold(known, self.evaluation.fpr))
         return DefenseOutcome(
             "filter",
             {},
@@ -118,8 +118,8 @@ class FilterEvaluation:
             return order[:0], order[:0]
         clean, y, goal = before.clean.argmax(1), images.y, images.goal
         good = pairs(clean, before.stamped.argmax(1), y, goal)[order]
-        rows = order[good][: self.config.pairs]
-        more = round(len(rows) * (1 / self.config.stamped - 2))
+        rows = order[good][: self.evaluation.pairs]
+        more = round(len(rows) * (1 / self.evaluation.stamped - 2))
         right = ((clean == y) & (y != goal.target))[order] & ~torch.isin(order, rows)
         return rows, order[right][:more]
 
@@ -133,7 +133,7 @@ class FilterEvaluation:
             before: What the model says of them.
             limit: The score above which an image is rejected.
         """
-        rows = torch.randperm(len(images.x), generator=self.draw)[: self.config.pairs]
+        rows = torch.randperm(len(images.x), generator=self.draw)[: self.evaluation.pairs]
         y, said = images.y[rows], before.clean[rows].argmax(1)
         if images.stamped is None or before.stamped is None or images.goal is None:
             flags = self._online([images.x[rows]], self.run)[0] > limit
@@ -174,13 +174,13 @@ class FilterEvaluation:
             parts.append((stamped, torch.full((len(stamped),), made.goal.target)))
         scores = self._scores(parts, self.run)
         kept = dict(zip(("calibration", "clean", "stamped"), scores, strict=False))
-        known, clean = kept["calibration"], kept["clean"]
-        found, flagged = kept.get("stamped", clean[:0]), clean > threshold(known, self.config.fpr)
+        known, clean, fpr = kept["calibration"], kept["clean"], self.evaluation.fpr
+        found, flagged = kept.get("stamped", clean[:0]), clean > threshold(known, fpr)
         return DefenseOutcome(
             "filter",
             {},
             {},
-            caught=judge(clean, found, known, self.config.fpr) if len(found) else None,
+            caught=judge(clean, found, known, fpr) if len(found) else None,
             unpaired={"fpr_all": rate(flagged)},
             pairs=None if made is None else len(found),
             scores=kept,

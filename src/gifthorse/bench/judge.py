@@ -92,7 +92,7 @@ def evaluate(
     run: Run,
     *,
     kind: DefenseKind,
-    config: EvalConfig = EvalConfig(),
+    evaluation: EvalConfig = EvalConfig(),
 ) -> DefenseOutcome:
     """Try a defense on a model: what it finds or mends; of a clean model its cost and false alarms.
 
@@ -107,14 +107,14 @@ def evaluate(
         data: The defender's images, and those that are judged on.
         rng: Source of all randomness.
         kind: What the defense is.
-        config: How it is judged.
+        evaluation: How it is judged.
         run: Who watches, and when it must stop.
 
     Raises:
         GifthorseError: If the defense changed the weights it was given.
         Incomplete: If the run was over before the defense was done; a detector then says so.
     """
-    return _Case(model, data, config, run, rng).judge(defense, kind)
+    return _Case(model, data, evaluation, run, rng).judge(defense, kind)
 
 
 class _Case:
@@ -124,7 +124,7 @@ class _Case:
         self,
         model: Implant | Subject,
         data: Splits,
-        config: EvalConfig,
+        evaluation: EvalConfig,
         run: Run,
         rng: Generator,
     ) -> None:
@@ -132,7 +132,7 @@ class _Case:
         subject = self.made.subject if self.made else cast("Subject", model)
         self.given = Subject(deepcopy(subject.net).eval(), subject.shape, subject.classes)
         self.digest = digest(self.given.net)
-        self.data, self.config, self.run = data, config, run
+        self.data, self.evaluation, self.run = data, evaluation, run
         self.seed, self.draw = spawn(rng).initial_seed(), spawn(rng)
         self.images = eval_images(data.test, self.made)
         self.before = predictions(self.given, self.images)
@@ -155,10 +155,11 @@ class _Case:
             )
         spent = self.run.image_steps - spent
         cost = replace(outcome.cost, image_steps=spent, peak_bytes=peak_bytes())
-        if self.config.timed and online is not None:
+        if self.evaluation.timed and online is not None:
             x = self.images.x
             once, many = (
-                seconds(online, x[torch.arange(n) % len(x)], self.config.repeats) for n in (1, 128)
+                seconds(online, x[torch.arange(n) % len(x)], self.evaluation.repeats)
+                for n in (1, 128)
             )
             cost = replace(cost, seconds_1=once, seconds_128=many)
         counts = {k: len(getattr(self.data, k)) for k in ("fit", "calibration", "test")}
@@ -194,7 +195,7 @@ class _Case:
 
     def _filter(self, method: Filter) -> tuple[DefenseOutcome, Online]:
         case = FilterEvaluation(
-            method, self.given, self.data, self.config, self.run, self.seed, self.draw
+            method, self.given, self.data, self.evaluation, self.run, self.seed, self.draw
         )
         if takes_labels(method):
             return case.cleaning(self.made), None

@@ -115,7 +115,7 @@ class Setting:
         images: Training images, spread over the classes; None takes all.
         test: Test images; None takes all.
         sizes: How many clean images a defense gets, of those that no training saw.
-        config: How defenses are judged.
+        evaluation: How defenses are judged.
         target: The class that stamped images come out as.
         start: Whether an attack retrains the `benign` net or starts from `scratch`.
         recipe: How the benign net is trained.
@@ -128,7 +128,7 @@ class Setting:
     images: Annotated[int, AtLeast(1)] | None = None
     test: Annotated[int, AtLeast(1)] | None = None
     sizes: Sizes = Sizes()
-    config: EvalConfig = EvalConfig()
+    evaluation: EvalConfig = EvalConfig()
     target: Annotated[int, NotNegative] = 0
     start: Literal["benign", "scratch"] = "benign"
     recipe: Recipe = Recipe()
@@ -215,7 +215,7 @@ def judging(cell: Cell) -> Task:
         "defense": cell.defense and _identity(cell.defense),
         "code": code_digest(frozenset(_judging_code(cell))),
         "seed": cell.seed,
-        "terms": repr([cell.setting.test, cell.setting.sizes, cell.setting.config]),
+        "evaluation": repr([cell.setting.test, cell.setting.sizes, cell.setting.evaluation]),
         "time_limit": cell.setting.time_limit,
     }
     # The drop in accuracy is against the benign net, so an implant's figures need it as well.

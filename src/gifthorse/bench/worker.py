@@ -286,7 +286,7 @@ def _answered(
         draws(cell, f"judge {cell.defense.name}"),
         _run(task, cell.setting.time_limit),
         kind=cell.defense.family,
-        config=cell.setting.config,
+        evaluation=cell.setting.evaluation,
     )
     return _said(found, weights)
 

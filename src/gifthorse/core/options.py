@@ -21,6 +21,7 @@ M = TypeVar("M")
 
 RENAMED = {  # what parts of options' dotted names were called in version 0.1, and may be now
     "pace": ("config", "delta_lr"),
+    "terms": ("evaluation",),
     "turns": ("scheduler",),
     "bar": ("success_threshold",),
     "chunk": ("max_batch",),

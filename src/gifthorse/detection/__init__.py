@@ -5,6 +5,7 @@ from gifthorse.detection.dltnd import DLTND
 from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.inspector import Inspector
 from gifthorse.detection.k_arm import KArmScan
+from gifthorse.detection.latent_shift import LatentShift
 from gifthorse.detection.mm_bd import MMBD
 from gifthorse.detection.neuron_inspect import NeuronInspect
 from gifthorse.detection.weight_signature import WeightSignature
@@ -34,6 +35,7 @@ DETECTORS: dict[str, Detector] = {
     "gangsweep": GangSweep(),
     "k_arm": KArmScan(_K_ARM),
     "k_arm_pixel": KArmScan(PixelBackdoor(config=SearchConfig(success_threshold=0.99))),
+    "latent_shift": LatentShift(),
     "mm_bd": MMBD(),
     "neural_cleanse": Inspector(NeuralCleanse()),
     "neural_cleanse_quick": Inspector(
@@ -73,6 +75,7 @@ __all__ = [
     "GangSweep",
     "Inspector",
     "KArmScan",
+    "LatentShift",
     "NeuronInspect",
     "WeightSignature",
 ]

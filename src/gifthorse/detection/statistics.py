@@ -54,7 +54,7 @@ def log_anomaly_index(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
 
     Example:
         >>> import torch
-        >>> depth(torch.tensor([100.0, 100.0, 100.0, 100.0, 1.0])).argmax().item()
+        >>> log_anomaly_index(torch.tensor([100.0, 100.0, 100.0, 100.0, 1.0])).argmax().item()
         4
     """
     _check(sizes)

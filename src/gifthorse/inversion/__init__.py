@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from gifthorse.core.types import Inverter
 from gifthorse.inversion.abs import ABS
+from gifthorse.inversion.blend import Blend
 from gifthorse.inversion.carve import Carve
 from gifthorse.inversion.cw_l0 import CWL0
 from gifthorse.inversion.deep_inspect import DeepInspect
@@ -17,6 +18,7 @@ from gifthorse.search import PatchInit, SearchConfig
 
 INVERTERS: dict[str, Inverter] = {
     "abs": ABS(),
+    "blend": Blend(),
     "carve": Carve(),
     "cw_l0": CWL0(),
     "deep_inspect": DeepInspect(),
@@ -72,6 +74,7 @@ __all__ = [
     "QUICK",
     "UAP",
     "USB",
+    "Blend",
     "Carve",
     "DeepFoolUAP",
     "DeepInspect",

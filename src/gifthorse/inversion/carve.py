@@ -13,15 +13,8 @@ from torch import Generator, Tensor
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.tensors import STEP
 from gifthorse.core.types import Candidate, Goal, Inversion, Progress, Samples, Subject
-from gifthorse.search import (
-    CostController,
-    Objective,
-    PatchInit,
-    Search,
-    SearchConfig,
-    SignedPixels,
-)
-from gifthorse.search.objective import RandomFlip
+from gifthorse.search import CostController, PatchInit, Search, SearchConfig, SignedPixels
+from gifthorse.search.objective import Objective, RandomFlip
 from gifthorse.search.start import under
 
 FORM = SignedPixels("clip")
@@ -58,29 +51,17 @@ class Carve:
     patience: Annotated[int, AtLeast(1)] = 3
     up: Annotated[float, Positive] = 1.5
     soft: SearchConfig = SearchConfig(
-        batch=32,
-        success_threshold=0.9,
-        steps=3,
-        rounds=60,
-        min_rounds=30,
-        patience=10,
-        min_improvement=0.05,
-        bf16=True,
-    )
+        batch=32, success_threshold=0.9, steps=3, rounds=60, min_rounds=30, patience=10,
+        min_improvement=0.05, bf16=True,
+    )  # fmt: skip
     shrink: Annotated[float, Share] = 0.06
     turn: Annotated[float, Share] = 0.15
     strength: Annotated[float, Share] = 0.5
     mirror: bool = False
     config: SearchConfig = SearchConfig(
-        batch=50,
-        success_threshold=0.9,
-        steps=4,
-        min_steps=4,
-        rounds=80,
-        patience=30,
-        loss="prob",
-        bf16=True,
-    )
+        batch=50, success_threshold=0.9, steps=4, min_steps=4, rounds=80, patience=30,
+        loss="prob", bf16=True,
+    )  # fmt: skip
     probe: PatchInit | None = None
 
     def __call__(
@@ -110,11 +91,8 @@ class CarveInversion:
         self.method, arms = method, len(goals)
         cost = CostController.rising(arms, method.initial, method.patience, method.up)
         soft = Objective(FORM, cost, init=method.probe)
-        fine = Objective(
-            FORM,
-            CostController.fixed(arms),
-            input_transform=RandomFlip() if method.mirror else None,
-        )
+        flip = RandomFlip() if method.mirror else None
+        fine = Objective(FORM, CostController.fixed(arms), input_transform=flip)
         self._soft = Search(subject, clean, goals, rng, soft, method.soft)
         self._fine = Search(subject, clean, goals, rng, fine, method.config)
         self.carving = torch.zeros(arms, dtype=torch.bool)

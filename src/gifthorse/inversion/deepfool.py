@@ -10,7 +10,6 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, Share, method
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
@@ -25,6 +24,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.samples import near, whole
 from gifthorse.models.folding import frozen
+from gifthorse.search.data import usable
 from gifthorse.training import predict
 from gifthorse.triggers import Additive
 
@@ -100,7 +100,8 @@ class DeepFoolInversion:
         self.method, self.goals = method, tuple(goals)
         self._subject = replace(subject, net=frozen(subject.net))
         self._pool, labels = whole(near(clean, subject))
-        self._usable = [_usable(labels, goal) for goal in goals]
+        rows = zip(*usable(labels, goals), strict=True)
+        self._usable: list[Tensor] = [index[: int(count)].sort().values for index, count in rows]
         self._target = torch.tensor([g.target for g in goals], device=labels.device)
         self._clean = predict(self._subject, self._pool, method.max_batch).argmax(1)
         self._rngs = [spawn(rng) for _ in goals]
@@ -116,12 +117,7 @@ class DeepFoolInversion:
     def step(self, arms: Tensor, /) -> None:
         """Visit every usable image of these arms once, then measure and store."""
         for part in arms.to(self._target.device).split(self.method.max_batch):
-            rows = [
-                self._usable[a][
-                    torch.randperm(len(self._usable[a]), generator=self._rngs[a]).to(part.device)
-                ]
-                for a in part.tolist()
-            ]
+            rows = [self._shuffled(arm) for arm in part.tolist()]
             # Arms with fewer images drop out towards the end of the pass.
             for index in pad_sequence(rows, batch_first=True, padding_value=-1).T:
                 some = (index >= 0).nonzero().flatten()
@@ -164,6 +160,12 @@ class DeepFoolInversion:
             rng.set_state(kept.clone())  # it reads a row of a tensor from the tensor's start
         self.image_steps = state["image_steps"].item()
 
+    def _shuffled(self, arm: int) -> Tensor:
+        """Return the indices of the images of an arm in a fresh order."""
+        index = self._usable[arm]
+        order = torch.randperm(len(index), generator=self._rngs[arm])
+        return index.index_select(0, order.to(index.device))
+
     def _visit(self, arms: Tensor, x: Images) -> None:
         """Add what carries one image `(a, C, H, W)` of each arm over to its target."""
         v, method = self.perturbations[arms], self.method
@@ -178,9 +180,8 @@ class DeepFoolInversion:
     def _measure(self, arm: int) -> None:
         """Test v on all images of an arm; store it if it is the first or the smallest to pass."""
         index, v = self._usable[arm], self.perturbations[arm]
-        got = predict(self._subject, Additive(v)(self._pool[index]), self.method.max_batch).argmax(
-            1
-        )
+        stamped = Additive(v)(self._pool[index])
+        got = predict(self._subject, stamped, self.method.max_batch).argmax(1)
         self.image_steps += len(index) / 2
         success = int((got == self.goals[arm].target).sum()) / len(index)
         self.success[arm] = success
@@ -235,15 +236,3 @@ def deepfool(
         r[live] += (gap.detach()[..., None, None] + MARGIN) / norm * (w / norm)
         spent += len(live) / 2
     return (1 + overshoot) * r, won, spent
-
-
-def _usable(labels: Labels, goal: Goal) -> Tensor:
-    """Return the indices of the images that a goal may use."""
-    keep = goal.applies_to(labels)
-    if not keep.any():
-        who = "any other class" if goal.source is None else f"class {goal.source}"
-        raise NotApplicable(
-            f"no clean image of {who} to build a perturbation for class {goal.target} with: "
-            "add images of more classes"
-        )
-    return keep.nonzero().flatten()

@@ -12,6 +12,7 @@ from gifthorse.models.nets.mobile import efficientnet_b0, mobilenetv2, mobilenet
 from gifthorse.models.nets.resnet import Bottleneck, resnet
 from gifthorse.models.nets.small import basic, lisa_cnn, nin, tiny
 from gifthorse.models.nets.vgg import vgg
+from gifthorse.models.nets.vit import vit
 from gifthorse.models.nets.wide import preactresnet18, wrn
 
 
@@ -80,6 +81,12 @@ NETS: dict[str, NetFactory] = {
     "vgg19_bn": partial(vgg, depths=_19, norm=True),
     "vgg19_bn_cifar": partial(_vgg_cifar, depths=_19),
     "vgg19_bn_fc": partial(_vgg_fc, depths=_19),
+    "vit_base_patch16_224": partial(vit, width=768),
+    "vit_base_patch32_224": partial(vit, width=768, patch=32),
+    "vit_cifar": partial(vit, side=32, patch=4, width=128, depth=6),
+    "vit_small_patch16_224": partial(vit, width=384),
+    "vit_small_patch32_224": partial(vit, width=384, patch=32),
+    "vit_tiny_patch16_224": vit,
     "wrn16_1": partial(wrn, depth=16, factor=1),
     "wrn28_10": partial(wrn, depth=28, factor=10),
     "wrn28_2": partial(wrn, depth=28, factor=2),

@@ -24,12 +24,10 @@ class BestPatches:
     Attributes:
         pattern: `(K, C, H, W)` in [0, 1], zero off the patch.
         support: `(K, 1, H, W)` bool.
-        gain: `(K,)` mean rise of the class's log-probability.
     """
 
     pattern: Tensor
     support: Tensor
-    gain: Tensor
 
 
 @method
@@ -90,7 +88,7 @@ class PatchInit:
             window = (slice(None), slice(top, top + side), slice(left, left + side))
             pattern[k][window] = inks[row // len(corners)]
             support[k][window] = True
-        return BestPatches(pattern, support, gain)
+        return BestPatches(pattern, support)
 
 
 def _inks(channels: int, side: int, rng: Generator) -> Tensor:

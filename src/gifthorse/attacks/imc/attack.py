@@ -133,19 +133,14 @@ class IMC:
             learned = Learned(patch, self.fidelity.opacity)
             seen = TransformedTrigger(learned, view)
             turn, hidden = _Turn(self, seen, parts[1], job), _Disguise(self, seen, parts[1], job)
+            kept = [Checkpointed(turn.price), RngState(turn.rng), RngState(hidden.rng)]
             made = job.infect(
                 seen,
                 self.mixing,
                 extra=hidden.loss if hidden.active else None,
                 wrap=hidden.wrap if hidden.active else None,
                 parts=parts,
-                callbacks=[
-                    turn,
-                    hidden,
-                    Checkpointed(turn.price),
-                    RngState(turn.rng),
-                    RngState(hidden.rng),
-                ],
+                callbacks=[turn, hidden, *kept],
                 stage=f"side {side}",
             )
             sure = turn.efficacy(made.subject) if self.fidelity.shrink else 1.0
