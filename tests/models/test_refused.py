@@ -121,7 +121,7 @@ HIDDEN = bytes(4) + b"PK\x05\x06" + bytes(18)
 REFUSED: dict[str, tuple[str, Callable[[Path], Path], str, str]] = {
     "empty": ("a.pt", write(b""), "FS003", "empty"),
     "text": ("a.pt", write(b"hello"), "FS003", "not a model"),
-    "lfs": ("a.pt", write(b"version https://git-lfs.github.com/spec/v1"), "FS009", "git lfs pull"),
+    "lfs": ("a.pt", write(b"version https://git-lfs.github.com/spec/v1"), "FS003", "git lfs pull"),
     "png zip": ("a.pt", around(b"\x89PNG\r\n", b""), "FS008", "hidden"),
     "onnx": ("a.onnx", write(b"\x08\x07\x12\x07pytorch"), "FS009", "ONNX"),
     "npz": ("a.pt", lambda p: _plain_zip(p, "x.npy"), "FS009", "NumPy arrays"),

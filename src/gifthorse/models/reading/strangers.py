@@ -11,14 +11,12 @@ from gifthorse.models.reading.entries import shown
 HEAD = 512  # bytes that tell what a file is
 INDEX = 16 << 20  # bytes of an index of sharded weights
 UNPACK = "unpack it and name the model file inside"
+POINTER, PAGE = "a Git LFS pointer", "a web page"  # come in place of the file
 CONVERT = "export the weights of the network as safetensors"
 
 # What a file is that begins with these bytes, and what to do.
 _STARTS: Mapping[bytes, tuple[str, str]] = {
-    b"version https://git-lfs": (
-        "a Git LFS pointer, not the file itself",
-        "run git lfs pull",
-    ),
+    b"version https://git-lfs": (POINTER, "run git lfs pull"),
     b"\x1f\x8b": ("a gzip archive", UNPACK),
     b"BZh": ("a bzip2 archive", UNPACK),
     b"\xfd7zXZ\0": ("an xz archive", UNPACK),
@@ -50,8 +48,6 @@ _INSIDE: Mapping[tuple[int, bytes], tuple[str, str]] = {
     (8, b"WEBP"): ("a WebP image", "name the model; images go to --images"),
     (257, b"ustar"): ("a tar archive", UNPACK),
 }
-ARCHIVES = ("archive",)  # of what holds whole other files, a zip among them
-
 # Zip archives by a record that they have.
 _ZIPPED: Mapping[str, tuple[str, str]] = {
     "model.weights.h5": ("a Keras archive", CONVERT),
@@ -72,7 +68,7 @@ def stranger(head: bytes) -> tuple[str, str]:
         return "a tar archive", UNPACK
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:100].lower()
     if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")):
-        return "a web page (or XML)", "the download failed: get the file itself"
+        return PAGE, "the download failed"
     return "", ""
 
 

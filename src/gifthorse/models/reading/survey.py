@@ -19,7 +19,16 @@ from gifthorse.models.reading.opcodes import Trace, trace
 from gifthorse.models.reading.pickles import Contents, contents
 from gifthorse.models.reading.ratings import WHAT_TO_DO, Import, imports, refuse_code
 from gifthorse.models.reading.stance import GRAVITY
-from gifthorse.models.reading.strangers import HEAD, INDEX, UNPACK, listed, stranger, zipped
+from gifthorse.models.reading.strangers import (
+    HEAD,
+    INDEX,
+    PAGE,
+    POINTER,
+    UNPACK,
+    listed,
+    stranger,
+    zipped,
+)
 
 SWELL = 16  # how often larger than its file a checkpoint may be once written out in full
 SLACK = 64 << 20
@@ -205,6 +214,9 @@ def _program(kind: str, archive: ZipFile) -> UnreadableModel:
 
 
 def _named(what: str, advice: str) -> UnreadableModel:
+    if what in (PAGE, POINTER):
+        text = f"the file is not a model: it is {what}: {advice}"
+        return UnreadableModel(text, rule="FS003")
     return UnreadableModel(
         f"the file is {what}, not a safetensors file or a state dict written by torch.save: "
         f"{advice}",
