@@ -507,7 +507,7 @@ ODD: dict[str, tuple[str, Callable[[Path], object], str, tuple[str, ...]]] = {
         "a.pt", lambda path: path.write_text("<!DOCTYPE html><p>404"), "damaged", ("web page",),
     ),
     "checkpoints: LFS": (
-        "a.pt", _starts(b"version https://git-lfs.github.com/spec/v1"), "damaged", ("git lfs pull",),
+        "a.pt", _starts(b"version https://git-lfs.github.com"), "damaged", ("git lfs pull",),
     ),
 }  # fmt: skip
 
