@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GIFT := examples/gift
 
-.PHONY: demo test coverage check slow gpu clean
+.PHONY: demo test coverage check slow gpu fuzz clean
 
 demo: .venv/ready
 	@mkdir -p out
@@ -31,6 +31,12 @@ check: .venv/dev
 
 slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
+
+MINUTES ?= 60
+
+fuzz: .venv/dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python scripts/fuzz.py --minutes $(MINUTES)
 
 gpu: .venv/dev
 	$(BIN)/python -m pytest -m gpu

@@ -42,7 +42,7 @@ from gifthorse.filtering import FILTERS
 from gifthorse.models import architectures as archs
 from gifthorse.models.load import load
 from gifthorse.models.normalize import NORMALIZATIONS
-from gifthorse.models.reading.values import checkpoint
+from gifthorse.models.reading.isolation import checkpoint
 from gifthorse.training import predict
 from gifthorse.triggers import Patch, Wandering
 from gifthorse.workflows import make as stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -198,3 +199,36 @@ def test_the_plans_that_come_along_can_be_read(path: Path) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_profiles_fit_every_method(tmp_path: Path, profile: str) -> None:
     assert planned(tmp_path, f'profile = "{profile}"\n' + GRID).cells
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("include = 3", "include takes a list of plans"),
+        ("include = [3]", "include takes a list of plans"),
+        ('include = ["pipe.toml"]', "a device or a pipe"),
+        ('include = ["/dev/zero"]', "a device or a pipe"),
+        ('include = ["my.toml"]', "includes itself"),
+        ('include = ["missing.toml"]', "cannot be read"),
+        ("a = " + "[" * 5_000, "nested too deeply"),
+        ("a = 1" + "0" * 5_000, "is no TOML"),
+        ("# " + "x" * (2 << 20), "more than"),
+        (GRID + "\n[[grid]]\ndata = []\nnets = []\nseeds = 1000000000", "at most 100,000 seeds"),
+    ],
+)
+def test_plans_that_would_not_end_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(UsageError, match=words):
+        planned(tmp_path, text)
+
+
+def test_each_included_plan_is_read_once(tmp_path: Path) -> None:
+    for i in range(12):
+        (tmp_path / f"{i}.toml").write_text(f'include = ["{i + 1}.toml", "{i + 1}.toml"]')
+    (tmp_path / "12.toml").write_text(GRID)
+    assert read(tmp_path / "0.toml").cells == planned(tmp_path, GRID).cells
+    (tmp_path / "12.toml").write_text('include = ["13.toml"]')
+    for i in range(13, 20):
+        (tmp_path / f"{i}.toml").write_text(f'include = ["{i + 1}.toml"]')
+    with pytest.raises(UsageError, match="more than 16 plans"):
+        read(tmp_path / "0.toml")

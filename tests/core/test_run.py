@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tests.toys import blob_images, blobs
 from torch import Generator, Tensor
 
@@ -182,6 +184,25 @@ def test_a_damaged_file_is_refused(store: Path, cut: int) -> None:
     kept(store)
     store.write_bytes(store.read_bytes()[:cut])
     with pytest.raises(UsageError, match=r"scan\.state cannot be continued .*delete it"):
+        keyed(Run(store=store))
+
+
+@pytest.mark.parametrize("change", ["shapes", "numbers", "names", "steps"])
+def test_a_state_that_was_changed_is_refused(store: Path, change: str) -> None:
+    kept(store)
+    with safe_open(store, "pt") as file:
+        claims, (name,) = dict(file.metadata()), file.keys()
+        state = file.get_tensor(name)
+    changed = {"shapes": state[1:], "numbers": state.flip(0)}.get(change, state).clone()
+    claims |= {"image_steps": "nan"} if change == "steps" else {}
+    save_file({"other" if change == "names" else name: changed}, store, claims)
+    with pytest.raises(UsageError, match="changed since it was written"):
+        keyed(Run(store=store))
+
+
+def test_a_state_that_is_a_pipe_is_not_waited_for(store: Path) -> None:
+    os.mkfifo(store)
+    with pytest.raises(UsageError, match="a device or a pipe"):
         keyed(Run(store=store))
 
 

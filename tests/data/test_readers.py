@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.isolated.confinement import Limits
 from gifthorse.data import READERS, Gallery, read
-from gifthorse.data.gallery import balanced
+from gifthorse.data.files import FolderContents, ImageEntry, gather
+from gifthorse.data.gallery import Wanted, balanced
 from gifthorse.data.readers import sniff
 
 
@@ -379,3 +381,16 @@ def test_unknown_sources_are_refused(tmp_path: Path) -> None:
 def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     with pytest.raises(BadOption, match=words):
         read("mnist", **options)
+
+
+def test_images_that_unfold_to_far_more_than_their_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gifthorse.data.files.LEAST", Limits(1 << 20, 1.0))
+    for i in range(8):
+        Image.new("RGB", (512, 512), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    entries = tuple(ImageEntry(tmp_path / f"{i}.png", str(i)) for i in range(8))
+    found = FolderContents(str(tmp_path), "model", entries)
+    with pytest.raises(BadImages, match=r"unfold to .* --input-size"):
+        gather(found, Wanted())
+    assert len(gather(found, Wanted(size=(64, 64))).samples) == 8

@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import os
 import re
-import subprocess
 import time
 import warnings
 import zipfile
@@ -22,6 +21,7 @@ from torch import nn
 from gifthorse.core.errors import UnreadableModel, UnsafeModel, UsageError
 from gifthorse.core.types import Finding
 from gifthorse.models import inspect, load, sniff
+from gifthorse.models.reading import isolation
 from gifthorse.models.reading.ratings import Import
 from gifthorse.models.reading.stance import GRAVITY, stance
 from gifthorse.models.reading.survey import survey
@@ -38,11 +38,11 @@ ONE = {"w": hostile.span(0, 4, (1,))}
 
 
 @pytest.fixture
-def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def never_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a reader process was started")
+        raise AssertionError("the file was opened")
 
-    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(isolation, "read", refuse)
 
 
 def write(data: bytes) -> Callable[[Path], Path]:
@@ -207,7 +207,7 @@ def _plain_zip(path: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize("case", list(REFUSED))
-@pytest.mark.usefixtures("no_child")
+@pytest.mark.usefixtures("never_opened")
 def test_hostile_files_are_refused_by_their_bytes(case: str, tmp_path: Path) -> None:
     name, make, rule, words = REFUSED[case]
     path = make(tmp_path / name)
@@ -224,7 +224,7 @@ def test_hostile_files_are_refused_by_their_bytes(case: str, tmp_path: Path) -> 
     assert os.listdir(tmp_path) == [name]
 
 
-@pytest.mark.usefixtures("no_child")
+@pytest.mark.usefixtures("never_opened")
 def test_truncated_archives_are_refused(tmp_path: Path) -> None:
     for step in range(20):
         path = truncated(0.01 + step * 0.05)(tmp_path / "a.pt")
@@ -233,7 +233,7 @@ def test_truncated_archives_are_refused(tmp_path: Path) -> None:
         assert caught.value.rule == "FS003"
 
 
-@pytest.mark.usefixtures("no_child")
+@pytest.mark.usefixtures("never_opened")
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no file .*missing"):
         load(tmp_path / "missing.pt")
@@ -250,7 +250,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - start < 1
 
 
-@pytest.mark.usefixtures("no_child")
+@pytest.mark.usefixtures("never_opened")
 def test_a_file_above_the_limit_is_not_even_copied(tmp_path: Path) -> None:
     with (tmp_path / "sparse.pt").open("wb") as stream:
         stream.truncate(20 << 30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,17 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "made").write_bytes(b"not a trigger")
     with pytest.raises(UsageError, match="no trigger file"):
         open_trigger(tmp_path / "made")
+
+
+@pytest.mark.parametrize("planes", [10**9, 0, "3", 1e308, float("nan")])
+def test_numbers_that_size_what_is_drawn_are_limited(tmp_path: Path, planes: object) -> None:
+    claims = {"kind": "LowBits", "fields": {"planes": planes}}
+    path = write(tmp_path / "bits", {"values": torch.zeros(SHAPE)}, claims)
+    with pytest.raises(UsageError, match="planes must be"):
+        open_trigger(path)
+
+
+def test_a_pipe_is_no_trigger_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="a device or a pipe"):
+        open_trigger(tmp_path / "pipe")

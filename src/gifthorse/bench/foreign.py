@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from gifthorse.bench.decoding import TEXT, examples, named, some_arrays, stamped, table, whole_array
 from gifthorse.core.errors import (
     BadImages,
     GifthorseError,
@@ -23,24 +22,22 @@ from gifthorse.core.errors import (
     UnreadableModel,
     UnsafeModel,
 )
+from gifthorse.core.files import read_small
 from gifthorse.core.types import Goal, Normalization, Shape, Trigger
-from gifthorse.data.archive import BROKEN, arrays, peek
-from gifthorse.data.decode import as_pixels, decode
-from gifthorse.data.files import FolderContents, ImageEntry, gather, sort_out
-from gifthorse.data.gallery import Gallery, Wanted
+from gifthorse.data.decode import as_pixels
+from gifthorse.data.gallery import Gallery
+from gifthorse.data.isolation import decoded, together
 from gifthorse.models import architectures as archs
-from gifthorse.models.load import Opened, load
+from gifthorse.models.load import Opened, from_state, load
 from gifthorse.models.normalize import NORMALIZATIONS
 from gifthorse.models.reading.entries import shown
-from gifthorse.models.reading.files import sniff
-from gifthorse.models.reading.values import checkpoint, opened
+from gifthorse.models.reading.isolation import checkpoint, sniff
 from gifthorse.triggers import Patch, Wandering
 
 T = TypeVar("T")
 
 Placing: TypeAlias = Callable[[Shape], Trigger]
 
-TEXT = 16 << 20  # bytes of a JSON file
 MARK = 64 << 20  # bytes of a mark
 
 _CIFAR10 = (0.4914, 0.4822, 0.4465)
@@ -125,7 +122,7 @@ def backdoorbench(path: Path, arch: str | None = None) -> Foreign:
     keys = ("model", "model_name", "img_size", "clean_data", "bd_test")
     try:
         said = checkpoint(path, keys)
-        net = opened(said.get("model"), path, arch)
+        net = from_state(said.get("model"), path, arch)
         stamps, notes = _stamps(said.get("bd_test"), path.parent, net.channels)
     except GifthorseError as error:
         return replace(base, error=str(error))
@@ -184,18 +181,12 @@ def _files(
     marks: Tensor, paths: Sequence[str], folder: Path, channels: int
 ) -> tuple[Stamps | None, tuple[str, ...]]:
     """Read images `FOLDER/PART/LABEL/NUMBER.png`, by the last three parts of the paths given."""
-    pixels, good = [], []
-    for i, path in enumerate(paths):
-        inside = folder.joinpath(*PurePosixPath(path.replace("\\", "/")).parts[-3:])
-        with suppress(BadImages, ValueError, OSError, RuntimeError):
-            if inside.resolve().is_relative_to(folder.resolve()):
-                pixels.append(decode(inside, channels=channels).pixels.transpose(2, 0, 1))
-                good.append(i)
+    good, pixels = decoded(stamped, [str(folder), list(paths), channels], folder)
     missing = len(paths) - len(good)
     note = (f"{missing:,} of {len(paths):,} stamped images cannot be read",) if missing else ()
-    if not good or len({p.shape for p in pixels}) != 1:
+    if not pixels:
         return None, note or ("no stamped images of one size",)
-    return Stamps(torch.from_numpy(np.stack(pixels)), *marks[good].T), note
+    return Stamps(pixels[0], *marks[good].T), note
 
 
 # 2. TrojanZoo ---------------------------------------------------------------------------------
@@ -240,8 +231,8 @@ def _renamed(path: Path, arch: str | None) -> Opened:
         tried = [s for s in tried if archs.find(archs.shapes_of(s))] or tried[:1]
     for names in tried[:-1]:
         with suppress(UnknownArch):
-            return opened(names, path, arch)
-    return opened(tried[-1], path, arch)
+            return from_state(names, path, arch)
+    return from_state(tried[-1], path, arch)
 
 
 def renamings(state: Mapping[str, T]) -> Iterator[Mapping[str, T]]:
@@ -263,22 +254,19 @@ def _mark(path: Path, found: re.Match[str], place: tuple[int, int]) -> tuple[Pla
     wanders = re.match("(scattered_)?random_?pos_", path.stem) is not None
     try:
         if new.is_file() and new.stat().st_size <= MARK:
-            kept = np.load(new, mmap_mode="r", allow_pickle=False)  # a map cannot be a bomb
-            mark = torch.from_numpy(np.array(kept)).float()
+            _, (mark,) = decoded(whole_array, [str(new)], new)
             parts = mark[:-1], mark[-1:] * float(found[3])
             note = "the mark wanders" if wanders else f"its place is not kept: took {place}"
         elif old.is_file():
             keys = [("org_" if wanders else "") + key for key in ("mark", "mask", "alpha_mask")]
-            if not set(keys) <= set(peek(old)):
-                return None, f"the mark cannot be read: {old.name} lacks {', '.join(keys)}"
-            pattern, *masks = (torch.from_numpy(v).float() for v in arrays(old, keys).values())
+            _, (pattern, *masks) = decoded(some_arrays, [str(old), keys], old)
             parts = pattern, (masks[0] * masks[1]).reshape(1, *pattern.shape[1:])
             place, note = (0, 0), "the mark is of the form before 2022"
         else:
             return None, "there is no mark beside it"
         if any(p.ndim != 3 or not ((p >= 0) & (p <= 1)).all() for p in parts):
             return None, "the mark cannot be read: expected numbers in 0-1, (C + 1, H, W)"
-    except (*BROKEN, BadImages, IndexError, TypeError) as error:
+    except (BadImages, ValueError, IndexError, TypeError, RuntimeError, OSError) as error:
         return None, f"the mark cannot be read: {error}"
     return partial(_placed, *parts, None if wanders else place), note
 
@@ -302,15 +290,16 @@ def trojai(folder: Path, arch: str | None = None) -> Foreign:
     path = next((p for p in sorted(folder.glob("model.*")) if p.is_file()), folder / "model.pt")
     base = Foreign("trojai", path, "trojai", True)
     try:
-        config = _json(folder / "config.json")
+        config = table(folder / "config.json")
         truth = folder / "ground_truth.csv"
-        words = truth.read_text()[:100].split() if truth.is_file() else [config.get("poisoned")]
+        said = read_small(truth, TEXT).decode()[:100].split() if truth.exists() else []
+        words = said or [str(config.get("poisoned"))]
         poisoned = {"1": True, "0": False, "true": True, "false": False}
         base = replace(base, poisoned=poisoned[str(words[0]).lower().removesuffix(".0")])
         base = _told(base, config)
-        base = replace(base, gallery=_examples(folder, "", config))
+        base = replace(base, gallery=_examples(folder, ""))
         with suppress(BadImages):
-            poison = _examples(folder, "poisoned", config)
+            poison = _examples(folder, "poisoned")
             note = f"{len(poison.samples):,} poisoned examples, not paired with clean ones"
             base = replace(base, notes=(*base.notes, note))
         return replace(base, opened=load(path, arch))
@@ -333,9 +322,9 @@ def _told(base: Foreign, config: Mapping[str, Any]) -> Foreign:
     names = ("model_architecture", "number_classes", "source_dataset", "cnn_img_size_pixels")
     facts = {n: shown(str(said[n])) for n in names if said.get(n) is not None}
     targets, sources = (
-        sorted({v for v in _named(config, keys) if isinstance(v, int)}) for keys in _GOALS
+        sorted({v for v in named(config, keys) if isinstance(v, int)}) for keys in _GOALS
     )
-    kinds = sorted({v for v in _named(config, _KINDS) if isinstance(v, str)})
+    kinds = sorted({v for v in named(config, _KINDS) if isinstance(v, str)})
     kinds = [k for k in kinds if re.search("trigger|polygon|instagram", k, re.IGNORECASE)]
     short = "+".join(shown(k.rpartition(".")[2], 40) for k in kinds) or "trojai"
     if not base.poisoned:
@@ -347,54 +336,5 @@ def _told(base: Foreign, config: Mapping[str, Any]) -> Foreign:
     return replace(base, label=short, goal=goal, data=facts.get("source_dataset", ""), facts=facts)
 
 
-def _named(value: Any, names: Collection[str], depth: int = 0) -> Iterator[Any]:
-    """Yield what stands under some names anywhere in a JSON value; lists one by one."""
-    pairs = value.items() if isinstance(value, dict) else ()
-    for key, item in pairs:
-        if str(key).lower() in names:
-            yield from item if isinstance(item, list) else [item]
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for item in inside if depth < 32 else ():
-        yield from _named(item, names, depth + 1)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes()) if path.stat().st_size <= TEXT else None
-    except (ValueError, RecursionError) as error:
-        raise UnreadableModel(f"{path.name} is no JSON: {error}", rule="FS003") from error
-    if not isinstance(value, dict):
-        raise UnreadableModel(f"{path.name} is no JSON table, or too large", rule="FS003")
-    state = value.get("py/state")
-    return state if isinstance(state, dict) else value
-
-
-def _examples(folder: Path, kind: str, config: Mapping[str, Any]) -> Gallery:
-    """Read example images: labels are in a JSON of the same name, or in the file's name."""
-    fronts = (f"{kind}-example-data", f"{kind}_example_data") if kind else _CLEAN
-    root = next((folder / name for name in fronts if (folder / name).is_dir()), None)
-    if root is None:
-        raise BadImages(f"{folder.name} has no folder {fronts[0]} of images")
-    entries, skipped = sort_out(sorted(root.iterdir()), root)
-    marked = [replace(entry, label=_label(entry)) for entry in entries]
-    skipped += [f"{shown(e.name)} has no label" for e in marked if e.label < 0]
-    good = tuple(e for e in marked if e.label >= 0)
-    count = next((v for v in _named(config, ("number_classes",)) if isinstance(v, int)), None)
-    skipped = [s for s in skipped if ".json" not in s]
-    return gather(
-        FolderContents(str(root), "file", good, skipped=tuple(skipped)), Wanted(classes=count)
-    )
-
-
-_CLEAN = ("clean-example-data", "clean_example_data", "example_data")
-
-
-def _label(entry: ImageEntry) -> int:
-    beside = entry.path.with_suffix(".json")
-    if beside.is_file() and beside.stat().st_size < 100:
-        with suppress(ValueError, TypeError, OverflowError):
-            return int(json.loads(beside.read_bytes()))
-    named = re.match(r"class_(\d{1,6})_", entry.name)
-    return int(named[1]) if named else -1
+def _examples(folder: Path, kind: str) -> Gallery:
+    return together(decoded(examples, [str(folder), kind], folder))

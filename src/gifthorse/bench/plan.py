@@ -24,10 +24,14 @@ from gifthorse.bench.tasks import (
     family,
 )
 from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
+from gifthorse.core.files import read_small
 from gifthorse.core.options import describe, suggestion, vary
 from gifthorse.models.zoo import NETS
 
 PROFILES = ("smoke", "small", "paper")
+MOST = 1 << 20  # bytes of a plan
+SEEDS = 100_000
+DEEP = 16  # plans that include each other
 EVERY = "*"  # options of all methods of a family that have them
 
 
@@ -114,7 +118,7 @@ def read(path: Path) -> BenchPlan:
         BadOption: If a method has no such option, or a value does not fit.
         UnknownMethod: If there is no such method, net or profile.
     """
-    table = _table(_merged(path, ()), path)
+    table = _table(_merged(path, (), {}), path)
     if not table.grid and not table.imported:
         raise UsageError(f"{path} crosses nothing: it needs a [[grid]] with data and nets")
     setting = vary(Setting(), dict(_flat(table.setting)))
@@ -133,7 +137,7 @@ def _cells(grid: Grid, setting: Setting, options: Mapping[str, Any]) -> Iterator
             raise UnknownMethod.among("net", net, NETS)
     attacks: list[Choice | None] = [_choice("attack", a, options) for a in grid.attacks]
     defenses: list[Choice | None] = [_choice(None, d, options) for d in grid.defenses]
-    seeds = range(grid.seeds) if isinstance(grid.seeds, int) else grid.seeds
+    seeds = _seeds(grid.seeds)
     twin: list[Choice | None] = [None] if grid.twins or not attacks else []
     for data, net, seed in product(grid.data, grid.nets, seeds):
         for attack, defense in product([*twin, *attacks], [None, *defenses]):
@@ -142,9 +146,15 @@ def _cells(grid: Grid, setting: Setting, options: Mapping[str, Any]) -> Iterator
 
 def _lent(lent: ImportedGrid, setting: Setting, options: Mapping[str, Any]) -> Iterator[Cell]:
     defenses: list[Choice | None] = [_choice(None, d, options) for d in lent.defenses]
-    seeds = range(lent.seeds) if isinstance(lent.seeds, int) else lent.seeds
+    seeds = _seeds(lent.seeds)
     for model, seed, defense in product(lent.models, seeds, [None, *defenses]):
         yield Cell(IMPORTED + model, "imported", None, defense, seed, setting)
+
+
+def _seeds(given: int | list[int]) -> Sequence[int]:
+    if isinstance(given, int) and given > SEEDS:
+        raise BadOption(f"a plan takes at most {SEEDS:,} seeds; got {given:,}")
+    return range(given) if isinstance(given, int) else given
 
 
 def _choice(kind: Family | None, pick: str | Pick, options: Mapping[str, Any]) -> Choice:
@@ -180,10 +190,21 @@ def _check_options(options: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> No
                         raise BadOption(f"no {kind} has an option {option}: {hint}")
 
 
-def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return a plan's table over those it includes, over its profile."""
-    if path.resolve() in above:
+def _merged(
+    path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a plan's table over those it includes, over its profile; each file is read once."""
+    here = path.resolve()
+    if here in above:
         raise UsageError(f"{path} includes itself")
+    if len(above) >= DEEP:
+        raise UsageError(f"{path} is included by more than {DEEP} plans, one in another")
+    if here not in known:
+        known[here] = _read(path, (*above, here), known)
+    return known[here]
+
+
+def _read(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     own = _toml(path)
     setting = own.get("setting")
     if isinstance(setting, dict) and "benign" in setting:
@@ -193,17 +214,22 @@ def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         if profile not in PROFILES:
             raise UnknownMethod.among("profile", str(profile), PROFILES)
         out = tomllib.loads(files(__package__).joinpath(f"profiles/{profile}.toml").read_text())
-    for other in own.get("include", []):
-        out = _over(out, _merged(path.parent / str(other), (*above, path.resolve())))
+    included = own.get("include", [])
+    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
+        raise UsageError(f"{path}: include takes a list of plans; got {included!r}")
+    for other in included:
+        out = _over(out, _merged(path.parent / other, above, known))
     return _over(out, own)
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(read_small(path, MOST).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the plan {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise UsageError(f"the plan {path} is nested too deeply") from error
+    except ValueError as error:
         raise UsageError(f"{path} is no TOML: {error}") from error
 
 

@@ -72,6 +72,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 ) -> None:
     """Say whether model files are backdoored, for which class, and how sure that is."""
     from gifthorse.report import exit_code
+    from gifthorse.triggers.storage import open_trigger
     from gifthorse.workflows import scan as scanning
     from gifthorse.workflows.opening import Inputs
 
@@ -89,6 +90,8 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         command=shlex.join(["gifthorse", *sys.argv[1:]]),
     )
     fail, writers = parsing.fail_on(fail_on), parsing.outputs(output_format, out or (), len(models))
+    if truth is not None:
+        open_trigger(truth)  # what is wrong with it is said before anything is scanned
     codes = []
     for model in models:
         with bar(Path(model).name) as progress, going_on(resume, request.command):

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Generator, Tensor
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
+from gifthorse.core.isolated.tensors import from_file, from_state
 
 if TYPE_CHECKING:
     from gifthorse.core.types import ProgressCallback, Samples, Subject
@@ -153,8 +153,7 @@ class Run:
         """Return what was saved under this name, or None."""
         if self._slot not in self._kept:
             return None
-        kept = io.BytesIO(self._kept[self._slot].numpy().tobytes())
-        return torch.load(kept, map_location="cpu", weights_only=True)  # wherever it was saved
+        return from_state(self._kept[self._slot], f"{self.store}, the state of an unfinished run,")
 
     def save(self, state: Any) -> None:
         """Keep tensors, numbers, text, and lists and dicts of those: all of it or nothing."""
@@ -164,6 +163,7 @@ class Run:
         torch.save(state, out)
         self._kept[self._slot] = torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
         claims = {"key": self._key, "image_steps": str(self.image_steps)}
+        claims["sha256"] = _digest(self._kept, claims)
         with atomic(self.store) as file:
             file.write(save(self._kept, claims))
 
@@ -171,21 +171,34 @@ class Run:
         if not store.exists():
             return {}
         try:
-            with safe_open(store, "pt") as file:
-                claims = file.metadata() or {}
-            if claims.get("key") != self._key:
-                raise UsageError(
-                    f"{store} keeps another run: of another model, of other images or with "
-                    "other options; name another file, or delete it to start again"
-                )
-            if not self._meter.loaded:  # a run of several steps asks once for each
-                self._meter.image_steps += float(claims.get("image_steps", 0))
-            self._meter.loaded = True
-            return load_file(store)
-        except (SafetensorError, OSError) as error:
+            kept, claims = from_file(store, "it")
+        except (UsageError, OSError) as error:
             raise UsageError(
                 f"{store} cannot be continued ({error}): delete it to start again"
             ) from error
+        if claims.get("key") != self._key:
+            raise UsageError(
+                f"{store} keeps another run: of another model, of other images or with "
+                "other options; name another file, or delete it to start again"
+            )
+        if claims.get("sha256") != _digest(kept, claims):
+            raise UsageError(
+                f"{store} cannot be continued (it was changed since it was written, or is of an "
+                "older gifthorse): delete it to start again"
+            )
+        if not self._meter.loaded:  # a run of several steps asks once for each
+            self._meter.image_steps += float(claims["image_steps"])
+        self._meter.loaded = True
+        return kept
+
+
+def _digest(kept: Mapping[str, Tensor], claims: Mapping[str, str]) -> str:
+    """Return a hash of all that a state is gone on from."""
+    whole = hashlib.sha256(repr([claims.get("key"), claims.get("image_steps")]).encode())
+    for name in sorted(kept):
+        whole.update(repr((name, kept[name].dtype, len(kept[name]))).encode())
+        whole.update(kept[name].numpy().data)
+    return whole.hexdigest()
 
 
 def fingerprint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -17,7 +18,10 @@ from gifthorse.core.errors import BadImages
 
 Array: TypeAlias = NDArray[Any]
 MOST_BYTES = 8 * 2**30  # of one array; about 50,000 images of 224 x 224
-BROKEN = (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+BROKEN = (
+    *(ValueError, OSError, EOFError, KeyError, RuntimeError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def peek(path: Path) -> dict[str, tuple[int, ...]]:

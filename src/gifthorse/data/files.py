@@ -31,6 +31,7 @@ from gifthorse.data.gallery import (
     digest,
     limit_note,
 )
+from gifthorse.data.isolation import LEAST, SWELL
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class FolderContents:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+
+
+COPIES = 3  # of all pixels that are held at a time: decoded, stacked, handed over
 
 
 def walk(folder: Path) -> list[Path]:
@@ -141,13 +145,28 @@ def _decode_all(
     entries: Sequence[ImageEntry], wanted: Wanted
 ) -> tuple[list[ImageEntry], list[Decoded], list[str]]:
     good, decoded, bad = [], [], []
+    total = stored = 0
     for entry in entries:
         try:
-            decoded.append(decode(entry.path, channels=wanted.channels, size=wanted.size))
-            good.append(entry)
+            image = decode(entry.path, channels=wanted.channels, size=wanted.size)
+            stored += entry.path.stat().st_size
         except BadImages as error:
             bad.append(f"{shown(entry.name)} {error}")
+            continue
+        total += image.pixels.nbytes
+        _check_room(total, stored)
+        decoded.append(image)
+        good.append(entry)
     return good, decoded, bad
+
+
+def _check_room(total: int, stored: int) -> None:
+    """Refuse images that unfold to far more than their files hold, before memory is out."""
+    if total > (LEAST.memory + SWELL * stored) // COPIES:
+        raise BadImages(
+            f"the images unfold to more than {total:,} bytes from files of {stored:,}: give the "
+            "size that the model was trained on as --input-size HxW, or fewer images"
+        )
 
 
 def _check_sizes(decoded: Sequence[Decoded], source: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.data import isolation
 from gifthorse.data.archive import Array, arrays, peek
 from gifthorse.data.decode import MOST_SIDE, as_pixels, conform
 from gifthorse.data.files import FolderContents, ImageEntry, distinct, gather, shown, sort_out, walk
@@ -63,7 +64,28 @@ def read(
         raise BadOption(f"limit must be 1 or more; got {limit}")
     if size is not None and not (min(size) >= 1 and max(size) <= MOST_SIDE):
         raise BadOption(f"size must be 1 to {MOST_SIDE} pixels a side; got {size[0]}x{size[1]}")
-    return READERS[sniff(source)](source, Wanted(size, channels, classes, limit, repeats))
+    name, _ = _name_and_split(source)
+    given = (size, channels, classes, limit, repeats)
+    if name in PACKED and not Path(name).exists():  # the user's own, kept decoded in their cache
+        return READERS["packed"](source, Wanted(*given))
+    path = Path(source) if Path(source).exists() else Path(name)
+    table = path.is_file() and path.suffix.lower() in (".csv", ".json")
+    parts = isolation.decoded(examined, [source, *given], path.parent if table else path)
+    return isolation.together(parts)
+
+
+def examined(
+    source: str,
+    size: Sequence[int] | None,
+    channels: int,
+    classes: int | None,
+    limit: int | None,
+    repeats: bool,
+) -> isolation.Parts:
+    """Read images where nothing but reading is allowed; for the arguments see `read`."""
+    side = None if size is None else (size[0], size[1])
+    wanted = Wanted(side, channels, classes, limit, repeats)
+    return isolation.apart(READERS[sniff(source)](source, wanted))
 
 
 def sniff(source: str) -> str:

@@ -6,7 +6,7 @@ from gifthorse.models.architectures import Guess, build, fill, guess
 from gifthorse.models.inspection import Inspection, inspect
 from gifthorse.models.load import Opened, load, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier, Normalize
-from gifthorse.models.reading.files import sniff
+from gifthorse.models.reading.isolation import sniff
 from gifthorse.models.zoo import NETS
 
 __all__ = [

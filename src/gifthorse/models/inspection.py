@@ -11,10 +11,10 @@ from gifthorse.core.errors import SeveralNets, UnreadableModel
 from gifthorse.core.types import Finding
 from gifthorse.models import architectures as archs
 from gifthorse.models.parts import Chosen, choose
-from gifthorse.models.reading.files import digest, open_file, size_of
+from gifthorse.models.reading import isolation
 from gifthorse.models.reading.ratings import Import
 from gifthorse.models.reading.stance import stance
-from gifthorse.models.reading.survey import Survey, finding, survey
+from gifthorse.models.reading.survey import Survey, finding
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,19 @@ def inspect(path: str | Path, part: str | None = None) -> Inspection:
         UnreadableModel: If it is a device or may not be read. Everything else is a finding.
     """
     path = Path(path)
-    with open_file(path) as stream:
-        size = size_of(stream)
-        sha256 = digest(stream)
-        found = survey(stream, path.name)
+    with isolation.private_copy(path) as copy:
+        try:
+            found = isolation.survey(copy)
+        except UnreadableModel as error:
+            found = Survey("unknown", (finding(error),))
     chosen, findings, question = _chosen(found, part)
     arch, how = _architecture(chosen)
     opinion = stance(findings, found.imports)
     tensors = [e for e in found.entries if e.shape is not None]
     return Inspection(
         path=str(path),
-        bytes=size,
-        sha256=sha256,
+        bytes=copy.size,
+        sha256=copy.sha256,
         format=found.kind,
         safety=opinion.safety,
         advice=question or opinion.advice,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +18,10 @@ from gifthorse.models import architectures as archs
 from gifthorse.models.normalize import STORED
 from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
-from gifthorse.models.reading.entries import PLAIN, shown
-from gifthorse.models.reading.files import digest, open_file, size_of
-from gifthorse.models.reading.survey import Survey, refusal, survey
+from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
+from gifthorse.models.reading.isolation import DEADLINE, MEMORY, PrivateCopy, private_copy
+from gifthorse.models.reading.survey import Survey, refusal
 
-MEMORY = 8 << 30  # bytes
-DEADLINE = 120.0  # seconds
 LEAST_TORCH = (2, 10)  # before, its restricted reader could be broken: CVE-2026-24747
 
 
@@ -68,41 +65,51 @@ def load(
 
     Raises:
         UnsafeModel: If the file brings code; nothing of it was run.
-        UnreadableModel: If it is damaged, too large, or no model.
+        UnreadableModel: If it is damaged, too large, no model, or takes its reader too long.
         UnknownArch: If no net fits its tensors.
         SeveralNets: If several parts of it are whole nets, and none is named.
-        Incomplete: If the deadline passes.
         UsageError: If there is no such file, or no such architecture.
     """
     _check_torch()
     path = Path(path)
-    with tempfile.TemporaryDirectory(prefix="gifthorse-") as folder:  # mode 0700
-        copy, sha256, size = _snapshot(path, Path(folder), memory)
-        bytes_read = Origin(path=str(path), sha256=sha256, bytes=size)
+    with private_copy(path, memory) as copy:
+        bytes_read = Origin(path=str(path), sha256=copy.sha256, bytes=copy.size)
         try:
             return _opened(copy, bytes_read, (arch, part), memory, deadline)
         except UnreadableModel as error:  # its report is of these bytes, whatever lies there now
-            with copy.open("rb") as stream:
-                error.origin = replace(bytes_read, format=survey(stream, path.name).kind)
+            error.origin = error.origin or bytes_read
             raise
 
 
 def _opened(
-    copy: Path,
+    copy: PrivateCopy,
     bytes_read: Origin,
     named: tuple[str | None, str | None],
     memory: int,
     deadline: float,
 ) -> Opened:
-    found, tensors = _read(copy, Path(bytes_read.path).name, memory, deadline)
-    arch, part = named
+    found = isolation.survey(copy, deadline)
+    try:
+        tensors = _read(copy, found, memory, deadline)
+        opened = _built(found, tensors, *named)
+    except UnreadableModel as error:
+        error.origin = replace(bytes_read, format=found.kind)
+        raise
+    origin = opened.origin
+    origin = replace(origin, path=bytes_read.path, sha256=bytes_read.sha256, bytes=bytes_read.bytes)
+    return replace(opened, origin=origin)
+
+
+def _built(
+    found: Survey, tensors: Sequence[Tensor | None], arch: str | None, part: str | None = None
+) -> Opened:
+    """Return the net among the tensors of a surveyed file."""
     fits = archs.within if arch is None else archs.Named(arch)
     chosen = choose(found.entries, fits, part)
     by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
     state, casts = to_float32(_picked(chosen, by_path))
     fitted = _fit(state, chosen, fits)
     origin = _origin(found, chosen, fitted, casts)
-    origin = replace(origin, path=bytes_read.path, sha256=bytes_read.sha256, bytes=bytes_read.bytes)
     beside = [by_path[e.path] for e in chosen.normalization or ()]
     return Opened(
         fitted.net,
@@ -112,6 +119,31 @@ def _opened(
         nonfinite(state),
         _normalization(beside),
     )
+
+
+def from_state(state: object, path: Path, arch: str | None) -> Opened:
+    """Return the net that a state dict is which was read out of a file, see `isolation.checkpoint`.
+
+    Args:
+        state: Tensors by name, or whatever stood in their place.
+        path: The file.
+        arch: Name for `build`; guessed from the tensors if None.
+
+    Raises:
+        UnreadableModel: If it is no state dict.
+        UnknownArch: If no net fits it.
+    """
+    tensors = state if isinstance(state, dict) else {}
+    plain = all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
+    if not tensors or not plain:
+        raise UnreadableModel("the file holds no state dict of tensors", rule="FS003")
+    entries = tuple(CheckpointEntry((k,), _word(t), tuple(t.shape)) for k, t in tensors.items())
+    opened = _built(Survey("pytorch", entries=entries), list(tensors.values()), arch)
+    return replace(opened, origin=replace(opened.origin, path=str(path)))
+
+
+def _word(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _origin(found: Survey, chosen: Chosen, fitted: _Fitted, casts: tuple[str, ...]) -> Origin:
@@ -135,27 +167,8 @@ def _check_torch() -> None:
         )
 
 
-def _snapshot(path: Path, folder: Path, memory: int) -> tuple[Path, str, int]:
-    """Copy the file where nobody can change it between check and use; return also hash and size."""
-    copy = folder / "model"
-    with open_file(path) as stream:
-        size = size_of(stream)
-        if size > memory:
-            raise UnreadableModel(
-                f"{shown(str(path))!r} has {size:,} bytes, more than the limit of {memory:,}: "
-                "allow more memory if you expect a file that large",
-                rule="FS004",
-            )
-        with copy.open("xb") as target:
-            return copy, digest(stream, target), size
-
-
-def _read(
-    copy: Path, name: str, memory: int, deadline: float
-) -> tuple[Survey, list[Tensor | None]]:
-    """Survey a private copy and, if nothing speaks against it, read its tensors."""
-    with copy.open("rb") as stream:
-        found = survey(stream, name)
+def _read(copy: PrivateCopy, found: Survey, memory: int, deadline: float) -> list[Tensor | None]:
+    """Read the tensors of a surveyed file if nothing speaks against it."""
     reason = refusal(found)
     if reason is not None:
         raise reason
@@ -165,9 +178,7 @@ def _read(
             "more memory if you expect a file that large",
             rule="FS004",
         )
-    return found, isolation.read(
-        copy, found.kind, found.entries, copy.parent, memory=memory, deadline=deadline
-    )
+    return isolation.read(copy, found.kind, found.entries, memory=memory, deadline=deadline)
 
 
 def _picked(chosen: Chosen, by_path: Mapping[tuple[str, ...], Tensor | None]) -> dict[str, Tensor]:

@@ -7,10 +7,10 @@ import binascii
 import json
 import zlib
 
-from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from gifthorse.core.errors import BadOption
+from gifthorse.core.isolated.tensors import from_bytes
 from gifthorse.core.types import Goal, Trigger
 from gifthorse.triggers.storage import DAMAGED, pack, unpack
 
@@ -46,12 +46,11 @@ def unpacked(text: str) -> tuple[Trigger, Goal]:
     """
     try:
         whole = _inflated(base64.b64decode(text, validate=True))
-        size = int.from_bytes(whole[:8], "little")  # of the header, which safetensors begin with
-        claims = json.loads(whole[8 : 8 + size])["__metadata__"]
+        tensors, claims = from_bytes(whole, "it")
         goal = json.loads(claims["trigger"])["goal"]
         source = goal["source"]
         known = Goal(int(goal["target"]), None if source is None else int(source))
-        return unpack(from_bytes(whole), claims), known
+        return unpack(tensors, claims), known
     except (*DAMAGED, binascii.Error, zlib.error) as error:
         raise BadOption(
             f"no trigger is packed in {text[:20]!r} ({error}): take the text from the JSON result "

@@ -21,12 +21,19 @@ class LowBits:
         values: What the bits become, `(C, H, W)`, whole numbers from 0 to `2 ** planes - 1`.
         planes: How many bits of a pixel are replaced, 1 to 8.
 
+    Raises:
+        BadOption: If `planes` is another number.
+
     Source: Li et al., Invisible Backdoor Attacks on Deep Neural Networks via Steganography and
     Regularization, TDSC 2020 (steganography).
     """
 
     values: Tensor
     planes: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.planes <= 8:
+            raise BadOption(f"planes must be 1 to 8 bits of a pixel; got {self.planes:.9g}")
 
     def __call__(self, x: Images, /) -> Images:
         """Return stamped copies of `(..., C, H, W)` images, multiples of 1/255."""

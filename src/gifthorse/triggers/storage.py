@@ -8,11 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
+from gifthorse.core.isolated.tensors import from_file
 from gifthorse.core.types import Trigger
 from gifthorse.triggers.filters import ColorFilter
 from gifthorse.triggers.generated import Autoencoder, Generated
@@ -27,10 +26,14 @@ KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
 KINDS["Filter"] = ColorFilter  # what files of version 0.1 call it
 
 
+MOST = 4096  # of any number in a file, which are pixels, cells, or factors near 1
+
+# Types of fields that are kept as JSON; all others are objects that tensors are made into.
+_PLAIN: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "str": str}
+
 # What a file that is damaged, or made up, can raise on its way into a trigger.
 DAMAGED = (
     OSError,
-    SafetensorError,
     ValueError,
     TypeError,
     KeyError,
@@ -93,7 +96,11 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Trigge
         if wanted[name] == "Generator":
             given[name] = Generator()
             given[name].set_state(value)
-        elif isinstance(value, Tensor) != (wanted[name] == "Tensor"):
+        elif isinstance(value, int | float) and not abs(value) <= MOST:
+            raise BadOption(f"{kind}.{name} must be at most {MOST:,}; the file has {value:.9g}")
+        elif not isinstance(value, _PLAIN.get(wanted[name], object)) or (
+            isinstance(value, Tensor) != (wanted[name] == "Tensor")
+        ):
             raise BadOption(f"{kind}.{name} must be a {wanted[name]}; the file has {value!r:.40}")
     return cast(Trigger, KINDS[kind](**given))
 
@@ -104,9 +111,17 @@ def open_trigger(path: Path) -> Trigger:
     Raises:
         UsageError: If it is something else.
     """
+    return open_claims(path)[0]
+
+
+def open_claims(path: Path) -> tuple[Trigger, Mapping[str, str]]:
+    """Read a trigger file, and what its metadata claim.
+
+    Raises:
+        UsageError: If it is something else.
+    """
     try:
-        with safe_open(path, "pt") as file:
-            claims = file.metadata() or {}
-        return unpack(load_file(path), claims)
+        tensors, claims = from_file(path, "it")
+        return unpack(tensors, claims), claims
     except DAMAGED as error:
         raise UsageError(f"{path} is no trigger file of gifthorse: {error}") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
 from gifthorse.core.device import choose
 from gifthorse.core.errors import BadOption
+from gifthorse.core.files import parse_json
 from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
 from gifthorse.models import Opened, load
@@ -86,7 +86,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
 def claimed(origin: Origin) -> Normalization | None:
     """Return the normalization that the file's metadata names, if it is well-formed."""
     try:
-        record = json.loads(origin.metadata.get("gifthorse", "{}"))["normalization"]
+        record = parse_json(origin.metadata.get("gifthorse", "{}"))["normalization"]
         mean, std = (tuple(float(v) for v in record[k]) for k in ("mean", "std"))
         text = "/".join(",".join(str(v) for v in values) for values in (mean, std))
         found = parse(text)

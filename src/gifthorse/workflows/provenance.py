@@ -14,6 +14,7 @@ from torch import Tensor
 from gifthorse import __version__
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadOption, UsageError
+from gifthorse.core.files import parse_json
 from gifthorse.core.options import describe
 from gifthorse.core.types import Goal, Implant, Rate, Subject
 from gifthorse.models.load import load, save
@@ -107,8 +108,11 @@ def implanted(path: Path, data: DataSplits) -> Implant:
         UsageError: If the file does not say that it is one, or its trigger is not beside it.
     """
     opened = load(path)
-    claims = json.loads(opened.origin.metadata.get("gifthorse", "{}"))
-    if "goal" not in claims:
+    try:
+        claims = parse_json(opened.origin.metadata.get("gifthorse", "{}"))
+    except ValueError:
+        claims = None
+    if not isinstance(claims, dict) or "goal" not in claims:
         raise UsageError(f"{path} is no backdoored test model of gifthorse: it names no goal")
     trigger = open_trigger(path.with_suffix(".trigger.safetensors"))
     goal = Goal(claims["goal"]["target"], claims["goal"]["source"])

@@ -73,27 +73,21 @@ def digest(stream: IO[bytes], copy: IO[bytes] | None = None) -> str:
     return total.hexdigest()
 
 
-def sniff(path: Path) -> str:
-    """Tell what a file is by its bytes.
-
-    Returns:
-        `safetensors`, `pytorch` (a zip with a pickled index), `legacy` (a pickle), `torchscript`,
-        `pt2`, `onnx`, `zip` (another archive), `empty` or `unknown`.
-
-    Raises:
-        GifthorseError: If it is no regular file, or a broken zip archive.
-    """
-    with open_file(path) as stream:
-        return sniff_stream(stream, size_of(stream), path.suffix.lower())
-
-
 def size_of(stream: IO[bytes]) -> int:
     """Return the size of an open file in bytes."""
     return stream.seek(0, os.SEEK_END)
 
 
 def sniff_stream(stream: IO[bytes], size: int, ending: str = "") -> str:
-    """Tell what an open file of `size` bytes is; see `sniff`."""
+    """Tell what an open file of `size` bytes is by its bytes.
+
+    Returns:
+        `safetensors`, `pytorch` (a zip with a pickled index), `legacy` (a pickle), `torchscript`,
+        `pt2`, `onnx`, `zip` (another archive), `empty` or `unknown`.
+
+    Raises:
+        UnreadableModel: If it is a broken zip archive.
+    """
     stream.seek(0)
     first = stream.read(16)
     if not first:

@@ -1,46 +1,148 @@
-"""The parent's side of the reader process: starts it, limits it, believes only safetensors."""
+"""Model files, read in a process of their own: what is checked is what is read."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from gifthorse.core.errors import Incomplete, UnreadableModel
+from gifthorse.core.errors import GifthorseError, UnreadableModel
+from gifthorse.core.isolated import readers
+from gifthorse.core.isolated.confinement import Limits
+from gifthorse.core.isolated.transport import BrokenAnswer, together
 from gifthorse.models.reading import child
 from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
+from gifthorse.models.reading.files import digest, open_file, size_of
+from gifthorse.models.reading.survey import Survey
 
-FACTS = 256 << 20  # bytes of facts that are read back
+MEMORY = 8 << 30  # bytes
+DEADLINE = 120.0  # seconds
+SURVEY = Limits(1 << 30, 20.0)  # for a file of no size; larger ones get more
+PACE = 50 << 20  # bytes a second that even a slow disk and a checksum manage
+WHAT = "the file"
 
-# Of the parent's environment, only what a dynamic linker may need.
-_KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+
+@dataclass(frozen=True, eq=False)
+class PrivateCopy:
+    """The bytes of a file, where nobody can change them between check and use.
+
+    Attributes:
+        stream: Open; no folder names it, so that it goes with whoever holds it.
+        name: Of the file.
+        sha256: Hex digest of the bytes.
+        size: Their number.
+    """
+
+    stream: IO[bytes]
+    name: str
+    sha256: str
+    size: int
+
+
+@contextmanager
+def private_copy(path: Path, memory: int = MEMORY) -> Iterator[PrivateCopy]:
+    """Lend a copy of a file of at most `memory` bytes.
+
+    Raises:
+        UsageError: If there is no such file.
+        UnreadableModel: If it is no file, too large, or changes while it is copied.
+        GifthorseError: If there is no room for a copy.
+    """
+    with open_file(path) as stream, tempfile.TemporaryFile() as copy:
+        size = size_of(stream)
+        if size > memory:
+            raise UnreadableModel(
+                f"{shown(str(path))!r} has {size:,} bytes, more than the limit of {memory:,}: "
+                "allow more memory if you expect a file that large",
+                rule="FS004",
+            )
+        before = os.fstat(stream.fileno())
+        try:
+            sha256 = digest(stream, copy)
+            copy.flush()
+        except OSError as error:
+            raise GifthorseError(
+                f"no private copy of {shown(str(path))!r} ({size:,} bytes) can be made in "
+                f"{tempfile.gettempdir()}: {error.strerror}; free some space there, or set TMPDIR"
+            ) from error
+        after = os.fstat(stream.fileno())
+        same = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+        if not same or size_of(copy) != size:
+            raise UnreadableModel(
+                f"{shown(str(path))!r} changed while it was read: wait until it is written, then "
+                "try again",
+                rule="FS003",
+            )
+        yield PrivateCopy(copy, path.name, sha256, size)
+
+
+def sniff(path: Path) -> str:
+    """Tell what a file is by its bytes, see `files.sniff_stream`.
+
+    Raises:
+        GifthorseError: If it is no regular file, or a broken zip archive.
+    """
+    with open_file(path) as stream:
+        told, _ = readers.call(
+            child.sniffed,
+            [path.suffix.lower()],
+            what=WHAT,
+            error=UnreadableModel,
+            limits=SURVEY,
+            streams=[stream],
+        )
+    return str(told)
+
+
+def survey(copy: PrivateCopy, deadline: float = DEADLINE) -> Survey:
+    """Return what a file's bytes say; see `gifthorse.models.reading.survey`.
+
+    Raises:
+        UnreadableModel: If even that takes more than `SURVEY`.
+    """
+    seconds = min(deadline, SURVEY.seconds + copy.size / PACE)
+    limits = Limits(SURVEY.memory + copy.size, seconds)
+    told, _ = readers.call(
+        child.surveyed,
+        [copy.name],
+        what=WHAT,
+        error=UnreadableModel,
+        limits=limits,
+        streams=[copy.stream],
+    )
+    try:
+        return _form().validate_python([told])[0]
+    except ValidationError as error:
+        raise _unequal() from error
+
+
+@cache
+def _form() -> TypeAdapter[list[Survey]]:
+    return TypeAdapter(list[Survey], config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def read(
-    path: Path,
+    copy: PrivateCopy,
     kind: str,
     expected: Sequence[CheckpointEntry],
-    folder: Path,
     *,
     memory: int,
     deadline: float,
 ) -> list[Tensor | None]:
-    """Read a checked file in a process of its own.
+    """Read a checked file.
 
     Args:
-        path: A private copy of the file, so that what is read is what was checked.
+        copy: Its bytes.
         kind: `safetensors`, `pytorch` or `legacy`.
         expected: The leaves that its bytes were seen to hold.
-        folder: Private folder for the results.
         memory: Bytes that the reader may take beyond what torch itself needs.
         deadline: Seconds that it may take.
 
@@ -48,26 +150,53 @@ def read(
         One tensor an expected leaf, None for what is no plain tensor.
 
     Raises:
-        UnreadableModel: If the file is refused, needs too much memory, or reads differently from
-            what was expected.
-        Incomplete: If the deadline passes.
+        UnreadableModel: If the file is refused, needs too much memory or time, or reads
+            differently from what was expected.
     """
-    _run(path, kind, folder, memory=memory, deadline=deadline)
-    entries = _facts(folder).get("entries")
-    seen = [_plain(keys, dtype, shape) for keys, dtype, shape in entries or ()]
-    source = path if kind == "safetensors" else folder / child.TENSORS
+    told, tensors = readers.call(
+        child.tensors,
+        [kind],
+        what=WHAT,
+        error=UnreadableModel,
+        limits=Limits(memory, deadline),
+        streams=[copy.stream],
+    )
+    left = iter(tensors)
     try:
-        tensors = load_file(source)
-    except (SafetensorError, OSError) as error:
-        raise UnreadableModel(f"its tensors cannot be read: {error}", rule="FS003") from error
-    if kind == "safetensors":
-        found = [tensors.get(entry.path[0]) for entry in expected]
-    else:
-        found = [tensors.get(str(i)) for i in range(len(expected))]
-        _compare(expected, seen)
+        seen = [(_plain(*fact), None if fact[2] is None else next(left)) for fact in told]
+    except (TypeError, ValueError, StopIteration) as error:
+        raise _unequal() from error
+    if kind == "safetensors":  # whose order is that of the numbers, not of the names
+        by_name = {entry.path: (entry, tensor) for entry, tensor in seen}
+        seen = [by_name[entry.path] for entry in expected if entry.path in by_name]
+    _compare(expected, [entry for entry, _ in seen])
+    found = [tensor for _, tensor in seen]
     if any(_differs(e, t) for e, t in zip(expected, found, strict=True)):
         raise _unequal()
     return found
+
+
+def checkpoint(path: Path, wanted: Collection[str] = ()) -> dict[Any, Any]:
+    """Return the dictionary in a zip of torch.save; see `values.checkpoint`.
+
+    Raises:
+        UnsafeModel: If it asks for anything but tensors, arrays and plain values.
+        UnreadableModel: If it is damaged, too large, or no dictionary.
+        UsageError: If there is no such file.
+    """
+    with private_copy(path) as copy:
+        told, tensors = readers.call(
+            child.checkpoint,
+            [copy.name, sorted(wanted)],
+            what=WHAT,
+            error=UnreadableModel,
+            limits=Limits(SURVEY.memory + 4 * copy.size, DEADLINE),
+            streams=[copy.stream],
+        )
+    try:
+        return dict(together(told, tensors))
+    except (BrokenAnswer, TypeError, ValueError) as error:
+        raise _unequal() from error
 
 
 def _plain(keys: Any, dtype: Any, shape: Any) -> CheckpointEntry:
@@ -94,71 +223,3 @@ def _unequal() -> UnreadableModel:
         "get it again from its source",
         rule="FS003",
     )
-
-
-def _run(path: Path, kind: str, folder: Path, *, memory: int, deadline: float) -> None:
-    request = {
-        "path": str(path),
-        "kind": kind,
-        "folder": str(folder),
-        "memory": memory,
-        "seconds": deadline,
-        "sys_path": [os.path.abspath(p) for p in sys.path if p],
-    }
-    try:
-        # A script by its path, so that the package and all it imports stay out of the reader.
-        done = subprocess.run(  # noqa: S603 - our interpreter, our script, no shell
-            [sys.executable, "-I", "-B", "-W", "ignore", str(Path(child.__file__).resolve())],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=deadline,
-            start_new_session=True,
-            cwd=folder,
-            env=_environment(folder),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _late(deadline) from error
-    if done.returncode != 0:
-        raise _failure(done, folder, memory, deadline)
-
-
-def _environment(folder: Path) -> Mapping[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return {**kept, **threads, "HOME": str(folder), "TMPDIR": str(folder), "LC_ALL": "C.UTF-8"}
-
-
-def _late(deadline: float) -> Incomplete:
-    return Incomplete(
-        f"reading the file took longer than {deadline:g} seconds and was stopped: allow more time "
-        "if you expect a file that large, or distrust it",
-        rule="IN003",
-    )
-
-
-def _failure(
-    done: subprocess.CompletedProcess[bytes], folder: Path, memory: int, deadline: float
-) -> UnreadableModel | Incomplete:
-    if done.returncode == -getattr(signal, "SIGXCPU", 0):
-        return _late(deadline)
-    facts = _facts(folder)
-    rule = facts.get("rule", "FS004" if done.returncode == -9 else "FS003")
-    why = facts.get("error") or f"its reader ended with status {done.returncode}"
-    limit = f" (limit: {memory / 2**20:,.0f} MiB and {deadline:g} seconds)"
-    return UnreadableModel(
-        f"the file cannot be read: {shown(str(why), 500)}{limit if rule == 'FS004' else ''}",
-        rule=str(rule),
-    )
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """Return what the reader wrote down; empty if it did not get that far."""
-    path = folder / child.FACTS
-    if not path.is_file() or path.stat().st_size > FACTS:
-        return {}
-    try:
-        facts = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -16,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gifthorse.core.errors import UnreadableModel
-from gifthorse.models.load import MEMORY, Opened, load, save
 from gifthorse.models.reading import archives
 from gifthorse.models.reading.calls import NUMPY_TYPES, Storage
 from gifthorse.models.reading.entries import PLAIN
-from gifthorse.models.reading.files import digest, open_file, size_of, sniff_stream
+from gifthorse.models.reading.files import size_of, sniff_stream
 from gifthorse.models.reading.opcodes import Node, trace
 from gifthorse.models.reading.pickles import contents, weigh
 from gifthorse.models.reading.ratings import (
@@ -37,39 +35,35 @@ from gifthorse.models.reading.survey import SLACK, SWELL, refusal, survey
 VALUES = 2_000_000  # of the tree; a dictionary of 50,000 images by path has about 500,000
 
 
-def checkpoint(path: Path, wanted: Collection[str] = ()) -> dict[Any, Any]:
+def checkpoint(copy: IO[bytes], file: str, wanted: Collection[str] = ()) -> dict[Any, Any]:
     """Return the dictionary in a zip of torch.save: numbers, texts, lists, arrays and tensors.
 
     It is read from its opcodes; no part of it is unpickled, in any process. What else a state dict
     may hold (devices, sets) comes out as None.
 
     Args:
-        path: The file.
+        copy: The bytes of the file, open.
+        file: Its name.
         wanted: Keys to return, if they are there; all if empty.
 
     Raises:
         UnsafeModel: If it asks for anything but tensors, arrays and plain values.
-        UnreadableModel: If it is damaged, too large, or no dictionary.
-        UsageError: If there is no such file.
+        UnreadableModel: If it is damaged, or no dictionary.
     """
-    with open_file(path) as stream, tempfile.TemporaryFile() as copy:
-        if size_of(stream) > MEMORY:
-            raise UnreadableModel(f"the file has more than {MEMORY:,} bytes", rule="FS004")
-        digest(stream, copy)
-        size = size_of(copy)
-        if sniff_stream(copy, size, path.suffix.lower()) != "pytorch":
-            raise refusal(survey(copy, path.name)) or UnreadableModel(
-                "the file is no zip of torch.save", rule="FS003"
-            )
-        with archives.directory(copy, size) as archive:
-            found = archives.pickled(archive)
-            refuse_code(found)
-            archives.check_names(archive.infolist())
-            archives.check_layout(copy, archive, size)
-            archives.check_sums(archive)
-            reader, top = _traced(archive, size)
-            keys = [k for k in reader.pairs(top) if not wanted or k in wanted]
-            return {k: reader.value(reader.pairs(top)[k]) for k in keys}
+    size = size_of(copy)
+    if sniff_stream(copy, size, Path(file).suffix.lower()) != "pytorch":
+        raise refusal(survey(copy, file)) or UnreadableModel(
+            "the file is no zip of torch.save", rule="FS003"
+        )
+    with archives.directory(copy, size) as archive:
+        found = archives.pickled(archive)
+        refuse_code(found)
+        archives.check_names(archive.infolist())
+        archives.check_layout(copy, archive, size)
+        archives.check_sums(archive)
+        reader, top = _traced(archive, size)
+        keys = [k for k in reader.pairs(top) if not wanted or k in wanted]
+        return {k: reader.value(reader.pairs(top)[k]) for k in keys}
 
 
 def _traced(archive: ZipFile, size: int) -> tuple[_Reader, Node]:
@@ -167,21 +161,3 @@ def _array(states: list[Any]) -> NDArray[Any]:
     _, shape, dtype, fortran, raw = states[0]
     flat = np.frombuffer(_raw(raw), _dtype(dtype))
     return flat.reshape(shape, order="F" if fortran else "C")
-
-
-def opened(state: object, path: Path, arch: str | None) -> Opened:
-    """Return the net that a state dict of a checkpoint is.
-
-    Raises:
-        UnreadableModel: If it is no state dict.
-        UnknownArch: If no net fits it.
-    """
-    tensors = state if isinstance(state, dict) else {}
-    plain = all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
-    if not tensors or not plain:
-        raise UnreadableModel("the file holds no state dict of tensors", rule="FS003")
-    with tempfile.TemporaryDirectory(prefix="gifthorse-") as folder:
-        copy = Path(folder) / "model.safetensors"
-        save(copy, tensors, {})
-        net = load(copy, arch)
-    return replace(net, origin=replace(net.origin, path=str(path), format="pytorch"))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
-from safetensors import safe_open
 
 from gifthorse.core.errors import UsageError
+from gifthorse.core.files import parse_json, read_json
 from gifthorse.core.options import describe, vary
 from gifthorse.core.types import Goal, Label, Origin, Remedy, Severity, Trigger
 from gifthorse.report.json import FileVerdict, TriggerEntry
 from gifthorse.triggers.packing import unpacked
-from gifthorse.triggers.storage import open_trigger
+from gifthorse.triggers.storage import open_claims
 
 R = TypeVar("R", bound=Remedy)
+MOST = 64 << 20  # bytes of a result of a scan
 GRAVE = ("CRITICAL", "HIGH", "MEDIUM")
 
 
@@ -36,11 +36,9 @@ def open_truth(path: Path) -> Truth:
     Raises:
         UsageError: If the file is no trigger that `gifthorse attack` wrote.
     """
-    trigger = open_trigger(path)
-    with safe_open(path, "pt") as file:
-        claims = file.metadata() or {}
+    trigger, claims = open_claims(path)
     try:
-        goal = json.loads(claims["gifthorse"])["goal"]
+        goal = parse_json(claims["gifthorse"])["goal"]
         return Truth(trigger, Goal(int(goal["target"]), goal["source"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} does not say which class its trigger is for") from error
@@ -137,7 +135,7 @@ def open_scan(path: Path) -> Scanned:
         UsageError: If the file is something else, or not there.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path, MOST)
         if isinstance(data, dict) and data.get("schema_version") == "1":
             raise UsageError(f"{path} was written by an older gifthorse: scan the model again")
         result = TypeAdapter(_ScanRead).validate_python(data)
