@@ -27,7 +27,7 @@ class Stance:
 FINE = Stance("weights only: nothing in it can run", "", 0)
 _COMMANDS = Stance(
     "dangerous: opening it as usual would run commands",
-    "Do not use this file, and do not open it with torch.load or pickle.",
+    "Do not use this file. Do not open this file with torch.load or pickle.",
     1,
 )
 _HOSTILE = Stance(
