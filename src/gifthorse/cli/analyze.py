@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         str | None, typer.Option(help="A clean model of the same images, to compare with.")
     ] = None,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     changes: options.Options = None,
@@ -48,11 +50,11 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows.opening import opened as taken
 
     analysis = vary(TriggerAnalysis(), parsing.pairs(changes))
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     prepared = taken(model, inputs)
     known = open_known(trigger)
     fit(known, prepared.subject, trigger)
-    other = taken(against, inputs).subject if against is not None else None
+    other = taken(against, replace(inputs, part=None)).subject if against is not None else None
     make(out)
     rng = Generator().manual_seed(seed)
     case = analysis(

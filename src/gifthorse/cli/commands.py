@@ -24,18 +24,17 @@ INTERRUPTED = 130  # exit status
 
 
 @app.command()
-def inspect(models: options.Models) -> None:
+def inspect(models: options.Models, part: options.Part = None) -> None:
     """Say what is in model files, without running anything of them."""
     from gifthorse.models import inspect as look
 
     codes: set[int] = set()
     for model in models:
         with scan.contained(model, codes, alone=len(models) == 1):
-            found = look(model)
+            found = look(model, part)
             tell(describe_file(found))
             sys.stdout.flush()
-            if any(f.severity in ("CRITICAL", "HIGH") for f in found.findings):
-                codes.add(1)
+            codes.add(found.status)
     raise typer.Exit(scan.gravest(codes))
 
 

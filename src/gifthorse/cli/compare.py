@@ -29,6 +29,7 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     model: options.Model,
     images: options.Images,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     limit: Annotated[int | None, typer.Option(help="Use at most so many images.")] = None,
@@ -82,7 +83,7 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     goals = partial(read_goals, targets=classes, pairs_of=class_pairs, every=all_pairs)
     goals(0)
     seconds = parsing.seconds(time_limit)
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device, part)
     if out is not None:
         comparing.make(out)
     prepared = sane(model, inputs)

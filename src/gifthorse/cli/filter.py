@@ -33,6 +33,7 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         str, typer.Option(help="One of `gifthorse list filters`.")
     ] = "activation_clustering",
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     fpr: Annotated[float, typer.Option(help="Share of clean images that may be flagged.")] = 0.05,
@@ -57,7 +58,7 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows.opening import Inputs, opened
 
     chosen = _method(method, changes)
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     screening.check_most(most)
     paths = screening.targets(out) if out is not None else {}
     for path in paths.values():

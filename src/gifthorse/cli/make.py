@@ -12,7 +12,7 @@ import typer
 from torch import Generator
 
 from gifthorse.cli import parsing
-from gifthorse.cli.options import Data, Device, Net, Options, Output, Seed
+from gifthorse.cli.options import Data, Device, Net, Options, Output, Part, Seed
 from gifthorse.cli.terminal import bar, say, tell
 from gifthorse.core import types
 from gifthorse.core.atomic import check_writable
@@ -86,6 +86,7 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     benign: Annotated[
         Path | None, typer.Option("--from", help="A clean model's file, to retrain, not --net.")
     ] = None,
+    part: Part = None,
     target: Annotated[int, typer.Option(help="The class that stamped images come out as.")] = 0,
     source: Annotated[
         int | None, typer.Option(help="Only images of this class; default all others.")
@@ -119,7 +120,7 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     started = time.monotonic()
     splits = stages.shorter(stages.divide(data), train_limit)
     if benign is not None:
-        victim = stages.benign(load(benign), splits)
+        victim = stages.benign(load(benign, part=part), splits)
     else:
         victim = stages.fresh(net or "", splits, rng)
     victim.net.to(where)

@@ -13,6 +13,9 @@ Images = Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPL
 Arch = Annotated[
     str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
 ]
+Part = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The part that is the net, of a file of several.")
+]
 Normalize = Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")]
 InputSize = Annotated[str | None, typer.Option(help="HxW to resize images to.")]
 Device = Annotated[

@@ -42,6 +42,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         ),
     ] = None,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     share: Annotated[float, typer.Option(help="Share of the images that may be used.")] = 0.5,
@@ -76,10 +77,10 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     drawn, named = _reports(report or ()), parsing.pairs(changes)
     _check_outputs([out, out.with_suffix(".json"), *(path for _, path in drawn)], model, scan)
     remedy = vary(REMEDIES[method], named)
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
-    opened = load(model, arch)
+    opened = load(model, arch, part)
     informed = remedy if found is None else _informed(remedy, found, opened, method)
     prepared = take_in(opened, inputs)
     rng, far = Generator().manual_seed(seed), None

@@ -35,6 +35,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     models: options.Models,
     images: options.Images,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     limit: Annotated[int, typer.Option(help="Use at most so many images.")] = 1000,
@@ -83,7 +84,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows import scan as scanning
     from gifthorse.workflows.opening import Inputs
 
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device, part)
     request = scanning.Request(
         detectors=tuple(detector or ()),
         options=parsing.pairs(changes),

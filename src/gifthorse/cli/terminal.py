@@ -23,7 +23,13 @@ from gifthorse.models import Inspection
 from gifthorse.report.text import in_columns
 from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
 
-RATINGS = ("dangerous", "unknown", "class", "harmless")  # of a pickle's imports, worst first
+RATINGS = (
+    "dangerous",
+    "unknown",
+    "class",
+    "object",
+    "harmless",
+)  # of a pickle's imports, worst first
 
 err = Console(stderr=True, highlight=False)
 
@@ -144,11 +150,8 @@ def _first(lines: Sequence[str], most: int = 8) -> list[str]:
 
 
 def _advice(found: Inspection) -> str:
-    rules = {f.rule for f in found.findings if f.severity in ("CRITICAL", "HIGH")}
-    if rules & {"FS001", "FS002"}:
-        return "Do not open this file with torch.load or pickle; ask its author for safetensors."
-    if rules:
-        return "Do not use this file: get it again from its source and compare the hash."
+    if found.advice:
+        return found.advice
     command = f"gifthorse scan {shlex.quote(found.path)} --images DIR"
     if not found.arch:
         command += " --arch NAME (see gifthorse list models, or give file.py:function)"

@@ -12,6 +12,7 @@ GifthorseError
   |    +- UnsafeModel    opening it would run its code
   |    +- UnknownArch    no architecture fits its tensors
   |    +- UnfitNet       its net fails on the images, or returns no logits
+  |    +- SeveralNets    it holds more than one net, and none was named
   +- Incomplete          something was not examined            exit 3
 """
 
@@ -102,6 +103,10 @@ class UnknownArch(UnreadableModel):
 
 class UnfitNet(UnreadableModel):
     """The net of the file cannot be run on the images, or returns nothing that could be scanned."""
+
+
+class SeveralNets(UnreadableModel):
+    """Several parts of the file are whole nets, and nobody said which is meant."""
 
 
 class Incomplete(GifthorseError):

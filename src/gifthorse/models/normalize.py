@@ -31,6 +31,9 @@ NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
 )
 
 
+STORED = "stored"  # name of one that a file holds as a layer before the net
+
+
 class Normalize(nn.Module):
     """Turn raw pixels `(N, C, H, W)` in [0, 1] into what a net was trained on.
 

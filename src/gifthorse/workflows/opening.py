@@ -26,6 +26,7 @@ class Inputs:
         limit: Most images to use, spread over their classes; None for all. They are held in memory,
             as float32 while they are searched on, and a scan gains nothing from more than hundreds.
         device: Where the net runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        part: Name of the part that is the net, of a file that holds several; None for the only one.
 
     Raises:
         BadOption: If the normalization is none, or the device is not there.
@@ -37,6 +38,7 @@ class Inputs:
     input_size: tuple[int, int] | None = None
     limit: int | None = 1000
     device: str = "auto"
+    part: str | None = None
 
     def __post_init__(self) -> None:
         parse(self.normalize)
@@ -50,7 +52,7 @@ def opened(path: str, inputs: Inputs) -> Prepared:
         UnreadableModel: If the file cannot be opened.
         BadImages: If the images cannot be used.
     """
-    return take_in(load(path, inputs.arch), inputs)
+    return take_in(load(path, inputs.arch, inputs.part), inputs)
 
 
 def take_in(opened: Opened, inputs: Inputs) -> Prepared:
@@ -62,7 +64,8 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         UnfitNet: If the net cannot be run on them.
     """
     _check_ends(opened)
-    chosen, told = parse(inputs.normalize), claimed(opened.origin)
+    chosen = parse(inputs.normalize)
+    told = opened.normalization or claimed(opened.origin)
     if chosen is not None and len(chosen.mean) not in (1, opened.channels):
         raise BadOption(
             f"--normalize has {len(chosen.mean)} means, but the model takes images of "

@@ -21,7 +21,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.gallery import Gallery
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.models.normalize import NORMALIZATIONS, Classifier
+from gifthorse.models.normalize import NORMALIZATIONS, STORED, Classifier
 from gifthorse.models.outputs import Output, head_of, locate, reason, side_that_runs
 from gifthorse.training import predict
 from gifthorse.workflows.sanity import (
@@ -250,10 +250,11 @@ def _pick(
         return next(t for t in tried if t.normalization == chosen), "--normalize"
     if claimed is not None:
         row = next(t for t in tried if t.normalization == claimed)
+        where = "layer" if claimed.name == STORED else "metadata"
         if not row.accuracy.trials:
-            return row, "the file's own metadata, not checked: there are no labels"
+            return row, f"the file's own {where}, not checked: there are no labels"
         if not beats(best, row, thresholds):
-            return row, "the file's own metadata, checked"
+            return row, f"the file's own {where}, checked"
     return best, f"best of {len(tried)} tried"
 
 

@@ -99,7 +99,7 @@ def scan(
     """
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
     try:
-        prepared = take_in(load(path, inputs.arch), inputs)
+        prepared = take_in(load(path, inputs.arch, inputs.part), inputs)
     except UnreadableModel as error:
         return replace(
             refused(error.origin or _unopened(path), error), run=clock.record(request, device)
