@@ -19,7 +19,7 @@ from tests.report.examples import backdoored, nothing_found
 from tests.toys import BANDS, band_images, bands, blob_images, blobs, corner
 from torch import Generator
 
-from gifthorse.cli import app as cli
+from gifthorse.cli import commands as cli
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Inversion, Report, Verdict

@@ -110,7 +110,7 @@ def test_weights_are_influence_amplification_and_temperature() -> None:
 
 def test_scanners_may_fold_the_merged_net() -> None:
     x, _ = TEST[torch.arange(6)]
-    folded = frozen(made().subject.net)
+    folded = frozen(made().subject.net, x)
     assert isinstance(folded, torch.fx.GraphModule)
     assert torch.allclose(folded(x), made().subject(x), atol=1e-2)
 

@@ -18,13 +18,14 @@ from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
 
 from gifthorse.attacks import ATTACKS
-from gifthorse.bench.foreign import renamings
+from gifthorse.bench import imports
+from gifthorse.bench.foreign import Foreign, renamings
 from gifthorse.bench.imports import Adopted, Stamped, adopt, imported, known, spoken
 from gifthorse.bench.judge import evaluate
 from gifthorse.bench.protocol import Sizes
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell
-from gifthorse.cli import app as cli
+from gifthorse.cli import commands as cli
 from gifthorse.core.errors import (
     BadImages,
     BadOption,
@@ -383,7 +384,7 @@ def test_objects_inside_are_refused_by_name(
     picture = Image.new("RGB", (12, 12))
     old = {"x": [picture], "y": [TARGET], "original_index": [0], "original_targets": [0]}
     result(record, tiny, bd_test=old)
-    refused(store, one(adopt(record, "auto", store, data=clean)), "PIL", "would run code")
+    refused(store, one(adopt(record, "auto", store, data=clean)), "PIL", "would run the code")
     result(record, tiny, bd_test=Images())
     refused(store, one(adopt(record, "auto", store, data=clean)), "test_imports.Images")
     marker = tmp_path / "marker"
@@ -713,7 +714,7 @@ def test_a_checkpoint_refuses_what_needs_code(tmp_path: Path) -> None:
     with pytest.raises(UnsafeModel):
         checkpoint(path)
     torch.save({"a": np.array(["x", 1], dtype=object)}, path)
-    with pytest.raises(UnreadableModel, match="malformed"):
+    with pytest.raises(UnreadableModel, match="other things than numbers"):
         checkpoint(path)
     torch.save({"a": torch.ones(1).expand(100_000, 100_000)}, path)
     with pytest.raises(UnreadableModel, match="far more"):
@@ -762,3 +763,13 @@ def test_a_store_cannot_name_code(
     store.write(name, json.dumps(spec).encode())
     with pytest.raises(UsageError, match="not of a library"):
         imported(store, found.key, rng(), SIZES)
+
+
+@pytest.mark.parametrize("error", [OverflowError("10^30"), TypeError("odd"), UsageError("words")])
+def test_one_malformed_model_concerns_no_other(error: Exception, tmp_path: Path) -> None:
+    def tells(path: Path) -> Foreign:
+        raise error
+
+    told = imports._surely("trojai", tells, tmp_path / "model.pt")
+    assert str(error) in told.error
+    assert told.opened is None

@@ -19,7 +19,7 @@ from gifthorse.bench.runner import DIED, OVERRAN, Done, Serial
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell, Choice, Setting, judging, tasks
 from gifthorse.bench.worker import Worker
-from gifthorse.cli import app as cli
+from gifthorse.cli import commands as cli
 from gifthorse.core.errors import BadImages, BadOption, UsageError
 from gifthorse.models import load
 from gifthorse.models.normalize import NORMALIZATIONS

@@ -1,13 +1,16 @@
 """One situation, the command that meets it, and how it is judged."""
 
 import os
+import resource
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 
@@ -42,6 +45,11 @@ class Case:
         memory: The most memory in MB that any one process may have resident.
         leaves: Names in the folder that must exist afterwards.
         marker: A file that hostile code would write; its presence fails every case.
+        world: What happens to the process while it runs, such as a signal; in a thread.
+        environment: Further variables of the command.
+        limits: Resource limits of the command, by `resource.RLIMIT_...`.
+        check: Returns what else is wrong in the folder afterwards.
+        spares: Beginnings of names that may stay in the temporary folder.
     """
 
     name: str
@@ -55,6 +63,11 @@ class Case:
     memory: int = 2000
     leaves: tuple[str, ...] = ()
     marker: str = "owned"
+    world: Callable[[Popen[bytes], Path], None] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[int, int] = field(default_factory=dict)
+    check: Callable[[Path], Iterable[str]] = lambda folder: ()
+    spares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ def play(case: Case) -> Outcome:
         spare.mkdir()
         arguments = case.make(folder)
         start = time.monotonic()
-        status, text, memory = _run(arguments, folder, spare, case.seconds)
+        status, text, memory = _run(case, arguments, folder, spare)
         seconds = time.monotonic() - start
         wrong = _judge(case, folder, spare, status, " ".join(text.split()))
         wrong += [f"took {seconds:.0f} s"] if seconds > case.seconds else []
@@ -87,20 +100,28 @@ def play(case: Case) -> Outcome:
         return Outcome(status, text, seconds, memory, tuple(wrong))
 
 
-def _run(arguments: list[str], folder: Path, spare: Path, limit: float) -> tuple[int, str, int]:
+def _limit(limits: Mapping[int, int]) -> None:
+    for what, value in limits.items():
+        resource.setrlimit(what, (value, value))
+
+
+def _run(case: Case, arguments: list[str], folder: Path, spare: Path) -> tuple[int, str, int]:
     """Exit status (minus the signal, if one ended it), all text, and the peak memory in MB."""
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(spare),
         "OMP_NUM_THREADS": "1", "COLUMNS": "100",
-        "TORCHINDUCTOR_CACHE_DIR": str(spare.parent / "inductor"),
+        "TORCHINDUCTOR_CACHE_DIR": str(spare.parent / "inductor"), **case.environment,
     }  # fmt: skip
     with (spare.parent / "printed").open("w+b") as printed:
         process = Popen(
             [*COMMAND, *arguments], cwd=folder, env=environment, stdin=DEVNULL,
             stdout=printed, stderr=STDOUT, start_new_session=True,
+            preexec_fn=partial(_limit, case.limits),
         )  # fmt: skip
-        watch = threading.Timer(2 * limit, os.killpg, (process.pid, signal.SIGKILL))
+        watch = threading.Timer(2 * case.seconds, os.killpg, (process.pid, signal.SIGKILL))
         watch.start()
+        if case.world is not None:
+            threading.Thread(target=case.world, args=(process, folder), daemon=True).start()
         _, ended, used = os.wait4(process.pid, 0)
         watch.cancel()
         process.returncode = os.waitstatus_to_exitcode(ended)
@@ -109,11 +130,29 @@ def _run(arguments: list[str], folder: Path, spare: Path, limit: float) -> tuple
     return process.returncode, text, used.ru_maxrss // 1024
 
 
+def _orphans(spare: Path) -> list[str]:
+    """Return the command lines of processes that outlive the command; they have seconds to end."""
+    for _ in range(20):
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if str(spare).encode() in (place / "environ").read_bytes():
+                    found.append((place / "cmdline").read_text().replace("\0", " ")[:80])
+        if not found:
+            return []
+        time.sleep(0.5)
+    return found
+
+
 def _judge(case: Case, folder: Path, spare: Path, status: int, text: str) -> list[str]:
     wrong = [] if status in case.status else [f"exit {status}"]
     wrong += [f"does not say {words!r}" for words in case.says if words not in text]
     wrong += [f"says {words!r}" for words in (*case.never, *TRACES) if words in text]
     wrong += [f"{name} is missing" for name in case.leaves if not (folder / name).exists()]
     wrong += ["hostile code ran"] if (folder / case.marker).exists() else []
-    wrong += [f"left {path.name} in the temporary folder" for path in spare.iterdir()]
+    left = [path.name for path in spare.iterdir() if not path.name.startswith(case.spares or "/")]
+    wrong += [f"left {name} in the temporary folder" for name in left]
+    wrong += case.check(folder)
+    wrong += [f"{name} is half written" for name in map(str, folder.rglob("*.part"))]
+    wrong += [f"{words} still runs" for words in _orphans(spare)]
     return wrong

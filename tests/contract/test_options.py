@@ -28,7 +28,7 @@ from gifthorse.search.init import PatchInit
 from gifthorse.search.k_arm import KArm
 from gifthorse.search.schedulers import SuccessiveHalving
 from gifthorse.workflows.analyze import TriggerAnalysis
-from gifthorse.workflows.prepare import SanityThresholds
+from gifthorse.workflows.sanity import SanityThresholds
 
 REGISTRIES = (ATTACKS, DETECTORS, FILTERS, INVERTERS, REMEDIES)
 OTHERS = (

@@ -137,7 +137,7 @@ def nests() -> Said:
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (sleeps, r"longer than 0\.3 seconds"),
+        (sleeps, r"longer than 0\.4 seconds"),
         (grows, "more memory than allowed"),
         (grows_in_torch, "more memory than allowed"),
         (unfolds, "SIGSEGV"),
@@ -145,7 +145,7 @@ def nests() -> Said:
     ],
 )
 def test_what_exhausts_its_reader_is_a_finding(function: Callable[..., Said], words: str) -> None:
-    limits = Limits(256 << 20, 0.3 if function is sleeps else 10)
+    limits = Limits(256 << 20, 0.1 if function is sleeps else 10)
     with pytest.raises(UnreadableModel, match=f"exhausts its reader: .*{words}") as caught:
         ask(function, limits=limits)
     assert caught.value.rule == "FS004"

@@ -83,7 +83,7 @@ def test_second_call_maps_the_cache(
 ) -> None:
     path = write(tmp_path / "set.npz")
     first = load_packed(path)
-    assert [file.suffix for file in sorted(cache.iterdir())] == [".lock", ".npy"]
+    assert [file.suffix for file in sorted(cache.iterdir())] == [".lock", ".npy", ".sha256"]
 
     def refuse(*_: object) -> np.ndarray:
         raise AssertionError("decoded again")
@@ -105,6 +105,21 @@ def test_damaged_cache_is_replaced(tmp_path: Path, cache: Path) -> None:
         stored.unlink()
         stored.write_bytes(junk)
         assert load_packed(path).sha256 == first.sha256
+
+
+def test_a_cache_with_other_pixels_is_noticed(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "set.npz")
+    first = load_packed(path)
+    stored = next(cache.glob("*.npy"))
+    poisoned = np.load(stored).copy()
+    poisoned[0, 0, 0, 0] ^= 255
+    stored.unlink()
+    np.save(stored, poisoned)
+    assert load_packed(path).sha256 == first.sha256
+    assert "was changed since it was written" in caplog.text
+    assert load_packed(path).sha256 == first.sha256
 
 
 def test_changed_file_is_decoded_anew(tmp_path: Path) -> None:

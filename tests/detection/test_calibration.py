@@ -155,6 +155,28 @@ def test_a_detector_that_did_not_run_is_named_and_only_a_finding_wins_over_it(
         assert report.reason == check.message
 
 
+@dataclass(frozen=True)
+class Failing(Fixed):
+    """A detector with a fault."""
+
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
+        raise ZeroDivisionError("nobody thought of that")
+
+
+@pytest.mark.parametrize(("other", "label"), [(CLEAN_ROW, "INCONCLUSIVE"), (BAD_ROW, "BACKDOORED")])
+def test_a_detector_that_fails_keeps_the_others_from_nothing(
+    other: Fixed, label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = sorted(shipped())[0]
+    report = report_on(monkeypatch, Failing("INCONCLUSIVE"), other)
+    assert report.label == label
+    (check,) = report.checks
+    assert check.message == f"{name} failed: ZeroDivisionError: nobody thought of that"
+    assert f"what {name} looks for: it did not run" in report.not_covered
+    with pytest.raises(ZeroDivisionError):
+        report_on(monkeypatch, Failing("INCONCLUSIVE"))
+
+
 @pytest.mark.parametrize(
     ("first", "asked"),
     [

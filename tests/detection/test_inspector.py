@@ -108,6 +108,37 @@ def test_a_small_trigger_that_works_on_unseen_images_is_a_backdoor(
     assert "1.0 px" in first.message
 
 
+class Wide(torch.nn.Module):
+    """Bands beside seven outputs that never win."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        live = bands()(x)
+        return torch.cat([live, live.new_full((len(x), 7), -9.0)], 1)
+
+
+@pytest.mark.parametrize(
+    ("small", "label"), [(None, "NO BACKDOOR FOUND"), (2, "SUSPICIOUS"), (8, "SUSPICIOUS")]
+)
+def test_outputs_that_never_win_are_no_peers(small: int | None, label: str, rng: Generator) -> None:
+    sizes, feasible = [*EVEN, *[float(SIDE * SIDE)] * 7], [True] * BANDS + [False] * 7
+    if small is not None:  # one of them may stand out all the same
+        sizes[small], feasible[small] = 1.0, True
+    given = Given(tuple(sizes), (NOTHING,) * 13, tuple(feasible))
+    verdict = Inspector(given)(Subject(Wide(), (1, SIDE, SIDE), 13), band_images(), rng, Run())
+    assert verdict.label == label
+    assert verdict.statistics["median"] == pytest.approx(30.0, abs=0.3)
+    live = torch.tensor(sizes[:BANDS])
+    assert verdict.arms[0].index == pytest.approx(log_anomaly_index(live)[0].item())
+
+
+def test_too_few_winners_give_no_verdict(rng: Generator) -> None:
+    images = band_images()
+    few = InMemory(images.images[images.labels < 2], images.labels[images.labels < 2], BANDS)
+    verdict = Inspector(planted(4))(bands(4), few, rng, Run())
+    assert (verdict.label, verdict.score) == ("INCONCLUSIVE", 0.0)
+    assert "only 2 have a target that ever wins" in verdict.findings[0].message
+
+
 def test_a_small_trigger_that_does_not_work_is_only_suspicious(rng: Generator) -> None:
     verdict = Inspector(planted(2, trigger=NOTHING))(bands(2), band_images(), rng, Run())
     assert verdict.label == "SUSPICIOUS"
@@ -343,7 +374,7 @@ def test_a_stopped_search_is_no_verdict_and_says_why(rng: Generator) -> None:
     last = verdict.findings[-1]
     assert (last.rule, last.severity) == ("IN003", "HIGH")
     assert "the budget of 200 image-steps is spent, after 7 rounds" in last.message
-    assert verdict.image_steps == run.image_steps == 5 + 2 * 100 + 10 * 18 / 2 + 8
+    assert verdict.image_steps == run.image_steps == 5 + 2 * 100 + 36 / 2 + 10 * 18 / 2 + 8
 
 
 def test_a_stopped_search_may_have_confirmed_a_backdoor(rng: Generator) -> None:

@@ -34,9 +34,11 @@ from gifthorse.core.isolated import readers, tensors, transport
 from gifthorse.core.types import Goal
 from gifthorse.data.decode import decode
 from gifthorse.data.gallery import Wanted
-from gifthorse.data.readers import read_npz, read_table
+from gifthorse.data.readers import read_npz
+from gifthorse.data.tabled import read_table
+from gifthorse.models.architectures import within
+from gifthorse.models.parts import choose
 from gifthorse.models.reading import child
-from gifthorse.models.reading.entries import choose, variants
 from gifthorse.models.reading.survey import refusal, survey
 from gifthorse.report.facts import Footprint
 from gifthorse.triggers.packing import packed, unpacked
@@ -130,8 +132,7 @@ def _survey(data: bytes) -> None:
     name, content = model(data)
     found = survey(io.BytesIO(content), name)
     if refusal(found) is None:
-        for _ in variants(choose(found.entries).entries):
-            pass
+        choose(found.entries, within)
 
 
 def _opened(data: bytes) -> None:

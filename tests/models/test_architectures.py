@@ -4,21 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from gifthorse.core.errors import BadOption, UnknownArch, UnknownMethod, UnreadableModel
+from gifthorse.core.errors import BadOption, UnfitNet, UnknownArch, UnknownMethod, UnreadableModel
 from gifthorse.models import NETS
 from gifthorse.models import architectures as archs
 from gifthorse.models.architectures import (
     build,
     difference,
-    ends,
     fill,
     guess,
     match,
     measure,
     widths,
 )
+from gifthorse.models.outputs import ends
 
 
 def shapes(arch: str, classes: int, channels: int) -> dict[str, tuple[int, ...]]:
@@ -119,19 +118,22 @@ def test_own_functions_get_what_they_take(tmp_path: Path) -> None:
     code = (
         "from torch import nn\n"
         "def taking(num_classes, in_channels=3):\n"
-        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 1), nn.Flatten(),"
-        " nn.Linear(4, num_classes))\n"
-        "def bare():\n"
-        "    return nn.Linear(2, 5)\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 1), nn.AdaptiveAvgPool2d(1),"
+        " nn.Flatten(), nn.Linear(4, num_classes))\n"
+        "def flat():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5))\n"
+        "class Numbers(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.flatten(1).argmax(1)\n"
     )
     file = tmp_path / "nets.py"
     file.write_text(code)
     assert ends(build(f"{file}:taking", 6, 1)) == (6, 1)
-    assert ends(build(f"{file}:bare", 6)) == (5, 2)
+    assert ends(build(f"{file}:flat", 6)) == (5, 3)
     with pytest.raises(BadOption, match=r"missing\.py"):
         build(f"{tmp_path / 'missing.py'}:net", 6)
-    with pytest.raises(UnreadableModel, match="no linear or convolutional"):
-        ends(nn.ReLU())
+    with pytest.raises(UnfitNet, match="class numbers in place of logits"):
+        ends(build(f"{file}:Numbers", 6))
 
 
 def test_widths_of_own_nets_are_read_from_usual_names() -> None:

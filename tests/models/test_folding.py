@@ -53,23 +53,23 @@ def norms(net: nn.Module, x: Tensor) -> int:
 def test_logits_stay_and_batch_norms_go(name: str, rng: Generator) -> None:
     net = Classifier(stirred(NETS[name](10), rng), NORMALIZATIONS["cifar10"], 3).eval()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    folded = frozen(net)
     x = torch.rand(3, 3, 32, 32, generator=rng)
+    folded = frozen(net, x)
     with torch.no_grad():
         expected = net(x)
         assert (folded(x) - expected).abs().max() < 1e-4
-        assert (frozen(net, fold=False)(x) - expected).abs().max() < 1e-4
+        assert (frozen(net, x, fold=False)(x) - expected).abs().max() < 1e-4
     assert expected.std() > 0.01
     were = sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
     assert norms(folded, x) == LEFT[name]
-    assert norms(frozen(net, fold=False), x) == were
+    assert norms(frozen(net, x, fold=False), x) == were
     assert norms(net, x) == were
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
 def test_the_copy_needs_no_gradient_and_never_trains() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout()).train()
-    folded = frozen(net)
+    folded = frozen(net, torch.zeros(2, 1, 4, 4))
     assert not any(p.requires_grad for p in folded.parameters())
     assert not any(m.training for m in folded.modules())
     assert all(p.requires_grad for p in net.parameters())
@@ -82,7 +82,7 @@ def test_the_copy_needs_no_gradient_and_never_trains() -> None:
 def test_gradients_to_the_image_are_the_same(rng: Generator) -> None:
     net = stirred(NETS["tiny"](10), rng)
     slopes = []
-    for model in (net, frozen(net)):
+    for model in (net, frozen(net, torch.rand(2, 3, 32, 32, generator=rng))):
         x = torch.rand(2, 3, 32, 32, generator=Generator().manual_seed(1)).requires_grad_()
         (slope,) = torch.autograd.grad(model(x).logsumexp(1).sum(), x)
         slopes.append(slope)
@@ -93,7 +93,7 @@ def test_input_normalization_is_not_folded_into_a_padded_convolution(rng: Genera
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = Classifier(net, NORMALIZATIONS["imagenet"], 3).eval()
     x = torch.rand(2, 3, 4, 4, generator=rng)  # nearly all pixels lie at a border
-    assert torch.allclose(frozen(model)(x), model(x), atol=1e-6)
+    assert torch.allclose(frozen(model, x)(x), model(x), atol=1e-6)
 
 
 class Branching(nn.Module):
@@ -112,11 +112,11 @@ class Branching(nn.Module):
 
 def test_a_net_that_cannot_be_traced_is_only_frozen(rng: Generator) -> None:
     net = stirred(Branching(), rng)
-    copy = frozen(net)
+    x = torch.rand(3, 1, 6, 6, generator=rng)
+    copy = frozen(net, x)
     assert isinstance(copy, Branching)
     assert copy is not net
     assert not any(p.requires_grad for p in copy.parameters())
-    x = torch.rand(3, 1, 6, 6, generator=rng)
     assert norms(copy, x) == 1
     assert torch.allclose(copy(x), net(x), atol=1e-6)
 
@@ -164,7 +164,7 @@ class Functional(nn.Module):
 def test_weights_in_two_roles_keep_both(kind: type[nn.Module], rng: Generator) -> None:
     net = stirred(kind(), rng)
     x = torch.rand(3, 2, 4, 4, generator=rng)
-    folded = frozen(net)
+    folded = frozen(net, x)
     assert isinstance(folded, GraphModule)
     assert torch.allclose(folded(x), net(x), atol=1e-5)
 
@@ -172,5 +172,53 @@ def test_weights_in_two_roles_keep_both(kind: type[nn.Module], rng: Generator) -
 def test_a_batch_norm_without_statistics_stays(rng: Generator) -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False)).eval()
     x = torch.rand(3, 1, 6, 6, generator=rng)
-    assert norms(frozen(net), x) == 1
-    assert torch.allclose(frozen(net)(x), net(x), atol=1e-6)
+    assert norms(frozen(net, x), x) == 1
+    assert torch.allclose(frozen(net, x)(x), net(x), atol=1e-6)
+
+
+class Misread(nn.Module):
+    """Says another thing where it is traced than where it is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.conv(x)).mean((2, 3))
+        return out if isinstance(x, Tensor) else out.flip(1)
+
+
+class Strict(Misread):
+    """Fails where it is traced, in a way of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(x, Tensor)
+        return super().forward(x)
+
+
+class Viewing(Misread):
+    """Counts on how memory is laid out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.conv(x)).view(len(x), -1)[:, :2]
+        return out
+
+
+@pytest.mark.parametrize("kind", [Misread, Strict, Viewing])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_searched_is_shown_to_be_the_net(
+    kind: type[nn.Module], wrapped: bool, rng: Generator
+) -> None:
+    net: nn.Module = stirred(kind(), rng)
+    net = Classifier(net, NORMALIZATIONS["half"], 1).eval() if wrapped else net
+    x = torch.rand(5, 1, 6, 6, generator=rng)
+    copy = frozen(net, x)
+    assert torch.allclose(copy(x), net(x), atol=1e-6)
+    assert torch.allclose(copy(x.requires_grad_()), net(x), atol=1e-6)
+
+
+def test_without_images_nothing_is_changed(rng: Generator) -> None:
+    net = stirred(NETS["tiny"](10), rng)
+    x = torch.rand(2, 3, 32, 32, generator=rng)
+    assert norms(frozen(net), x) > 0
+    assert torch.equal(frozen(net)(x), net(x))

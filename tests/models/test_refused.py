@@ -3,10 +3,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from tests.models.hostile import saved
 from torch import nn
 
 from gifthorse.core.errors import UnreadableModel, UnsafeModel, UsageError
+from gifthorse.core.types import Finding
 from gifthorse.models import inspect, load, sniff
 from gifthorse.models.reading import isolation
+from gifthorse.models.reading.ratings import Import
+from gifthorse.models.reading.stance import GRAVITY, stance
+from gifthorse.models.reading.survey import survey
 from gifthorse.workflows.opening import Inputs
 from gifthorse.workflows.scan import scan
 
@@ -117,8 +123,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Path], str, str]] = {
     "text": ("a.pt", write(b"hello"), "FS003", "not a model"),
     "lfs": ("a.pt", write(b"version https://git-lfs.github.com/spec/v1"), "FS003", "git lfs pull"),
     "png zip": ("a.pt", around(b"\x89PNG\r\n", b""), "FS008", "hidden"),
-    "onnx": ("a.onnx", write(b"\x08\x07\x12\x07pytorch"), "FS002", "ONNX"),
-    "npz": ("a.pt", lambda p: _plain_zip(p, "x.npy"), "FS003", "without data.pkl"),
+    "onnx": ("a.onnx", write(b"\x08\x07\x12\x07pytorch"), "FS009", "ONNX"),
+    "npz": ("a.pt", lambda p: _plain_zip(p, "x.npy"), "FS009", "NumPy arrays"),
     "code": (
         "a.pt",
         lambda p: hostile.torch_zip(p, hostile.code_pickles(p.parent / "marker")["memo"]),
@@ -251,6 +257,45 @@ def test_a_file_above_the_limit_is_not_even_copied(tmp_path: Path) -> None:
     with pytest.raises(UnreadableModel, match="allow more memory") as caught:
         load(tmp_path / "sparse.pt", memory=4 << 30)
     assert caught.value.rule == "FS004"
+
+
+@pytest.mark.parametrize(
+    ("start", "word"),
+    [
+        (b"\x1f\x8b", "gzip archive.*unpack"),
+        (b"BZh9", "bzip2"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"\x28\xb5\x2f\xfd", "Zstandard"),
+        (b"7z\xbc\xaf\x27\x1c", "7z"),
+        (b"Rar!\x1a\x07", "RAR"),
+        (bytes(257) + b"ustar", "tar archive.*unpack"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (bytes(4) + b"TFL3", "TFLite"),
+        (b"GGUF", "GGUF"),
+        (b'{"weight_map": {"a": "m-1-of-2.safetensors"}}', "name a shard: m-1-of-2"),
+        (b"\x80\x07N.", "protocol 7"),
+    ],
+)
+def test_what_is_known_and_no_model_is_named(start: bytes, word: str) -> None:
+    seen = survey(BytesIO(start if start[:1] == b"{" else start + bytes(600)), "model.pt")
+    assert [f.rule for f in seen.findings] == ["FS009"]
+    assert re.search(word, seen.findings[0].message)
+    assert stance(seen.findings).status == 2
+    assert "Do not use" not in stance(seen.findings).advice
+
+
+def test_only_what_is_hostile_is_not_to_be_used() -> None:
+    advice = {
+        rule: "Do not use" in stance([Finding(rule, "HIGH", 1.0, "")]).advice for rule in GRAVITY
+    }
+    assert [rule for rule, hostile in advice.items() if hostile] == [
+        "FS001",
+        "FS008",
+        "FS004",
+        "FS006",
+    ]
+    paths = (Import("pathlib", "PosixPath", "object"),)
+    assert stance([Finding("FS002", "HIGH", 1.0, "")], paths).status == 2
 
 
 def test_sniffing(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_net_is_folded_inside_the_context_as_outside(rng: Generator) -> None:
     net = stirred(NETS["resnet20"](10), rng)
     x = torch.rand(2, 3, 32, 32, generator=rng)
     with scaled(net, skip=0.5):
-        folded = frozen(net)
+        folded = frozen(net, x)
     assert norms(folded, x) == 0
     assert torch.allclose(folded(x), net(x), atol=1e-4)
 

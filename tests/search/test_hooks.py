@@ -26,7 +26,7 @@ def test_the_output_of_a_layer_is_remembered(
     layer: str, upto: int, private: bool, rng: Generator
 ) -> None:
     plain, x = net(), images(rng)
-    watched = HookedModel(frozen(plain) if private else plain, layer)
+    watched = HookedModel(frozen(plain, x) if private else plain, layer)
     assert watched.seen(torch.Size((2, 3))) is None  # nobody has asked yet
     for now in (x, x.flip(0)):
         assert torch.allclose(watched(now), plain(now), atol=1e-6)

@@ -74,3 +74,9 @@ def test_texts_that_cannot_be_hidden_are_refused(text: str, planes: int) -> None
     with pytest.raises(BadOption):
         hide(text, SHAPE, planes)
     hide("x" * 30, SHAPE)  # 240 pixels, 30 bytes
+
+
+@pytest.mark.parametrize("planes", [0, 9, 10**9, -1])
+def test_a_trigger_of_more_bits_than_a_pixel_has_is_refused(planes: int) -> None:
+    with pytest.raises(BadOption, match="planes must be 1 to 8"):
+        LowBits(torch.zeros(SHAPE), planes)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from gifthorse.analysis import attribution
 from gifthorse.cli import analyze as cli_analyze
-from gifthorse.cli.app import app
+from gifthorse.cli.commands import app
 from gifthorse.core.errors import BadImages, ShapeMismatch, UsageError
 from gifthorse.core.types import Finding, Goal, Report, Subject, Trigger
 from gifthorse.data.samples import InMemory

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
 
-from gifthorse.cli.app import app
+from gifthorse.cli.commands import app
 from gifthorse.core.errors import (
     BadImages,
     BadOption,

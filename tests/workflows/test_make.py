@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tests.toys import blob_images
 from typer.testing import CliRunner
 
-from gifthorse.cli.app import app
+from gifthorse.cli.commands import app
 from gifthorse.cli.make import opaque
 from gifthorse.core.errors import BadOption, UsageError
 from gifthorse.core.run import Run

@@ -17,7 +17,7 @@ from tests.toys import band_images, bands, corner, wired, wired_images
 from torch import Generator
 from typer.testing import CliRunner
 
-from gifthorse.cli.app import app
+from gifthorse.cli.commands import app
 from gifthorse.cli.repair import inverter
 from gifthorse.core.errors import BadOption, Incomplete, UnknownMethod, UsageError
 from gifthorse.core.options import vary
@@ -239,6 +239,20 @@ def test_a_remedy_without_a_trigger_is_judged_by_those_of_the_scan(tmp_path: Pat
     assert done.effects[0].after.asr.value > 0.8
 
 
+@pytest.mark.parametrize("change", [{"target": 999}, {"target": -1}, {"source": 77}])
+def test_a_scan_that_names_no_class_of_the_model_is_refused(
+    tmp_path: Path, change: dict[str, int]
+) -> None:
+    path = result(tmp_path / "scan.json")
+    told = json.loads(Path(path).read_text())
+    told["findings"][0]["goal"] |= change
+    Path(path).write_text(json.dumps(told))
+    (wrong,) = change.values()
+    origin = load(MODEL).origin
+    with pytest.raises(UsageError, match=f"names class {wrong}, but the model has classes 0 to 42"):
+        open_scan(path).check(origin, 43)
+
+
 def test_a_suspicion_without_a_trigger_says_which_class_to_search(tmp_path: Path) -> None:
     scan = open_scan(result(tmp_path / "scan.json", "SUSPICIOUS", "MEDIUM", {}))
     informed = scan.inform(vary(REMEDIES["unlearning_quick"], {}))
@@ -254,14 +268,14 @@ def test_what_is_no_scan_is_refused(tmp_path: Path) -> None:
     for name, words in (("text", "no JSON at all"), ("other", "{}")):
         (tmp_path / name).write_text(words)
     for name in ("text", "other", "missing"):
-        with pytest.raises(UsageError, match="is no result of a scan"):
+        with pytest.raises(UsageError, match=r"is no result of a scan|there is no file"):
             open_scan(tmp_path / name)
 
 
 def test_a_result_of_an_older_form_says_so(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     path.write_text(json.dumps({"schema_version": "1", "findings": []}))
-    with pytest.raises(UsageError, match="older gifthorse: scan the model again"):
+    with pytest.raises(UsageError, match=r"older gifthorse .*: scan the model again"):
         open_scan(path)
 
 

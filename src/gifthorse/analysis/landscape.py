@@ -77,7 +77,7 @@ def landscape(
     axis = torch.arange(-half, half + 1) / half * extent  # exactly 0 in the middle
     first, second = directions(variables, rng)
     rows = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for at in torch.cartesian_prod(axis, axis).split(max(1, chunk)):
             moved = tuple(
                 v + _along(at[:, 0], d) + _along(at[:, 1], e)

@@ -158,7 +158,7 @@ def _success(
     place = _place(trigger)
     x, y = _victims(samples, goal)
     for some in torch.tensor(sizes).split(max(1, chunk // max(1, len(x)))):
-        with torch.inference_mode():
+        with torch.no_grad():
             cut = _kept(trigger, place < some.view(-1, 1, 1, 1, 1))
             predicted = [  # (g, n) each, for g sizes and n images
                 predict(subject, cut(part).flatten(0, 1), chunk)

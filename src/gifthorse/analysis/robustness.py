@@ -99,7 +99,7 @@ def robustness(
     """
     predicted: dict[str, list[torch.Tensor]] = {name: [] for name in views}
     labels = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for x, y in batches(near(samples, subject), chunk):
             keep = goal.applies_to(y)
             if not keep.any():

@@ -22,7 +22,7 @@ from gifthorse.core.errors import (
     UnreadableModel,
     UnsafeModel,
 )
-from gifthorse.core.files import read_small
+from gifthorse.core.files import read_file
 from gifthorse.core.types import Goal, Normalization, Shape, Trigger
 from gifthorse.data.decode import as_pixels
 from gifthorse.data.gallery import Gallery
@@ -292,7 +292,7 @@ def trojai(folder: Path, arch: str | None = None) -> Foreign:
     try:
         config = table(folder / "config.json")
         truth = folder / "ground_truth.csv"
-        said = read_small(truth, TEXT).decode()[:100].split() if truth.exists() else []
+        said = read_file(truth, TEXT).decode()[:100].split() if truth.exists() else []
         words = said or [str(config.get("poisoned"))]
         poisoned = {"1": True, "0": False, "true": True, "false": False}
         base = replace(base, poisoned=poisoned[str(words[0]).lower().removesuffix(".0")])

@@ -216,12 +216,25 @@ def _found(path: Path, kind: Kind, arch: str | None, place: tuple[int, int]) -> 
             files = sorted(path.parent.glob(pattern))
         files = [f for f in files if not f.stem.endswith(PARTS)]
         if files:
-            yield from map(tell, files)
+            yield from (_surely(name, tell, file) for file in files)
             return
     raise UsageError(
         f"{path} has no attack_result.pt, ground_truth.csv beside a model, or .pth: name the kind, "
         "and the folder or file that it is about"
     )
+
+
+def _surely(kind: str, tell: Callable[[Path], Foreign], path: Path) -> Foreign:
+    """Return what a model's files say; whatever is odd about them concerns no other model."""
+    try:
+        return tell(path)
+    except Exception as error:  # they hold anything
+        return Foreign(kind, path, kind, True, error=_said(error))
+
+
+def _said(error: Exception) -> str:
+    odd = f"its files are malformed: {type(error).__name__}: {str(error)[:200]}"
+    return str(error) if isinstance(error, GifthorseError) else odd
 
 
 def _kept(
@@ -235,8 +248,8 @@ def _kept(
             if told.opened is not None:
                 clean, stamps = _images(told, data, images)
                 count, stamped = len(clean), _write(folder, told, clean, stamps)
-        except GifthorseError as reason:
-            error = str(reason)
+        except Exception as reason:  # images and labels of any kind
+            error = _said(reason)
         if error:
             for file in folder.iterdir():
                 file.unlink()

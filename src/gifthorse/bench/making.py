@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Generator
+from torch import Generator, Tensor
 
 from gifthorse.bench.sources import code_digest
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Implant, Subject
+from gifthorse.data.gallery import digest
 from gifthorse.data.samples import InMemory
 from gifthorse.workflows import make
 from gifthorse.workflows.make import DataSplits
@@ -66,12 +68,18 @@ def _keep(path: Path, data: DataSplits) -> None:
     tensors = {f"{name}.images": part.images for name, part in parts}
     tensors |= {f"{name}.labels": part.labels for name, part in parts}
     told = {"class_names": json.dumps(data.class_names), "classes": str(data.train.classes)}
+    told["sha256"] = _digest([(part.images, part.labels) for _, part in parts])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
             file.write(save(tensors, told))
     except (OSError, UsageError) as error:
         log.warning("%s cannot be cached in %s: %s", data.name, path.parent, error)
+
+
+def _digest(parts: Iterable[tuple[Tensor, Tensor]]) -> str:
+    """Return the SHA-256 of images and labels, part by part."""
+    return hashlib.sha256("".join(digest(*part) for part in parts).encode()).hexdigest()
 
 
 def _kept(path: Path, name: str) -> DataSplits | None:
@@ -86,7 +94,11 @@ def _kept(path: Path, name: str) -> DataSplits | None:
                 )
                 for part in PARTS
             }
-    except (OSError, SafetensorError):
+        kept = _digest([(part.images, part.labels) for part in parts.values()])
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError):
+        return None
+    if told.get("sha256") != kept:
+        log.warning("%s was changed since it was written: %s is made anew", path, name)
         return None
     names = tuple(json.loads(told["class_names"]))
     return DataSplits(name, **parts, class_names=names, normalization=make.usual(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +25,12 @@ from gifthorse.bench.tasks import (
     family,
 )
 from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
-from gifthorse.core.files import read_small
+from gifthorse.core.files import read_file
 from gifthorse.core.options import describe, suggestion, vary
 from gifthorse.models.zoo import NETS
 
 PROFILES = ("smoke", "small", "paper")
-MOST = 1 << 20  # bytes of a plan
-SEEDS = 100_000
-DEEP = 16  # plans that include each other
+MOST_CELLS, MOST_FILES, MOST_BYTES = 200_000, 100, 2**22
 EVERY = "*"  # options of all methods of a family that have them
 
 
@@ -118,17 +117,31 @@ def read(path: Path) -> BenchPlan:
         BadOption: If a method has no such option, or a value does not fit.
         UnknownMethod: If there is no such method, net or profile.
     """
-    table = _table(_merged(path, (), {}), path)
+    table = _table(_merged(path, (), []), path)
     if not table.grid and not table.imported:
         raise UsageError(f"{path} crosses nothing: it needs a [[grid]] with data and nets")
     setting = vary(Setting(), dict(_flat(table.setting)))
     _check_options(table.options)
+    count = sum(_count(grid) for grid in table.grid) + sum(_count(g) for g in table.imported)
+    if count > MOST_CELLS:
+        raise UsageError(
+            f"{path} crosses {count:,} cells, more than {MOST_CELLS:,}: take fewer seeds or methods"
+        )
     cells: dict[Cell, None] = {}
     for grid in table.grid:
         cells |= dict.fromkeys(_cells(grid, setting, table.options))
     for lent in table.imported:
         cells |= dict.fromkeys(_lent(lent, setting, table.options))
     return BenchPlan(table.name or path.stem, table.about, tuple(cells))
+
+
+def _count(grid: Grid | ImportedGrid) -> int:
+    """Return how many cells a grid has at most, before any is made."""
+    seeds = max(0, grid.seeds) if isinstance(grid.seeds, int) else len(grid.seeds)
+    of = len(grid.data) * len(grid.nets) * (len(grid.attacks) + 1) if isinstance(grid, Grid) else (
+        len(grid.models)
+    )  # fmt: skip
+    return seeds * of * (len(grid.defenses) + 1)
 
 
 def _cells(grid: Grid, setting: Setting, options: Mapping[str, Any]) -> Iterator[Cell]:
@@ -152,8 +165,6 @@ def _lent(lent: ImportedGrid, setting: Setting, options: Mapping[str, Any]) -> I
 
 
 def _seeds(given: int | list[int]) -> Sequence[int]:
-    if isinstance(given, int) and given > SEEDS:
-        raise BadOption(f"a plan takes at most {SEEDS:,} seeds; got {given:,}")
     return range(given) if isinstance(given, int) else given
 
 
@@ -190,47 +201,38 @@ def _check_options(options: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> No
                         raise BadOption(f"no {kind} has an option {option}: {hint}")
 
 
-def _merged(
-    path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]
-) -> dict[str, Any]:
-    """Return a plan's table over those it includes, over its profile; each file is read once."""
-    here = path.resolve()
-    if here in above:
+def _merged(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:
+    """Return a plan's table over those it includes, over its profile."""
+    read.append(path)
+    place = Path(os.path.realpath(path))
+    if place in above:
         raise UsageError(f"{path} includes itself")
-    if len(above) >= DEEP:
-        raise UsageError(f"{path} is included by more than {DEEP} plans, one in another")
-    if here not in known:
-        known[here] = _read(path, (*above, here), known)
-    return known[here]
-
-
-def _read(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    if len(read) > MOST_FILES:
+        raise UsageError(f"{read[0]} includes more than {MOST_FILES} plans: name each once")
     own = _toml(path)
     setting = own.get("setting")
     if isinstance(setting, dict) and "benign" in setting:
-        setting["benign"] = str((path.parent / str(setting["benign"])).resolve())
+        setting["benign"] = os.path.realpath(path.parent / str(setting["benign"]))
     out: dict[str, Any] = {}
     if profile := own.get("profile"):
         if profile not in PROFILES:
             raise UnknownMethod.among("profile", str(profile), PROFILES)
         out = tomllib.loads(files(__package__).joinpath(f"profiles/{profile}.toml").read_text())
-    included = own.get("include", [])
-    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
-        raise UsageError(f"{path}: include takes a list of plans; got {included!r}")
-    for other in included:
-        out = _over(out, _merged(path.parent / other, above, known))
+    others = own.get("include", [])
+    if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
+        raise UsageError(f"{path}: include takes a list of plans; got {others!r:.80}")
+    for other in others:
+        out = _over(out, _merged(path.parent / other, (*above, place), read))
     return _over(out, own)
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_small(path, MOST).decode())
-    except (OSError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_file(path, MOST_BYTES).decode())
+    except UsageError as error:
         raise UsageError(f"the plan {path} cannot be read: {error}") from error
-    except RecursionError as error:
-        raise UsageError(f"the plan {path} is nested too deeply") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is no TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # numbers too long, tables too deep, no text
+        raise UsageError(f"{path} is no TOML: {str(error)[:500]}") from error
 
 
 def _over(under: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def _said(errors: Sequence[Any]) -> str:
     loc = [part for part in error["loc"] if part not in ("str", "Pick")]
     where = ".".join(str(part) for part in loc)
     if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg'].lower()}; got {error['input']!r}"
+        return f"{where}: {error['msg'].lower()}; got {error['input']!r:.200}"
     parents = [part for part in loc[:-1] if part in TABLES]
     table = TABLES[parents[-1] if parents else ""]
     names = sorted(f.alias or name for name, f in table.model_fields.items())

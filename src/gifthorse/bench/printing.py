@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from gifthorse.bench.figures import Estimate, Unit
 from gifthorse.bench.tables import ResultTable, TableEntry
+from gifthorse.core.text import cell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,7 +63,7 @@ def comma_separated(found: Sequence[ResultTable]) -> str:
                     failed = " ".join(f"{k}:{v}" for k, v in sorted(entry.failed.items()))
                     known = (f.name, f.value, f.std, f.low, f.high, f.n)
                     line = (*place, row.label, column, row.source, *known, failed, entry.note)
-                    writer.writerow(line)
+                    writer.writerow(map(cell, line))
     return out.getvalue()
 
 

@@ -86,6 +86,7 @@ def export(
         _lock(con, sql, str(file.name))
         with _in_words():
             asked, target = sql.strip().rstrip(";"), _escaped(str(file.name))
+            asked = _inert(con, asked) if path.suffix.lower() == ".csv" else asked
             copy = f"copy (\n{asked}\n) to '{target}' (format {form}, use_tmp_file false)"
             done = con.execute(copy).fetchall()
     return int(done[0][0])
@@ -137,6 +138,21 @@ def _lock(con: DuckDBPyConnection, sql: str, path: str = "") -> None:
     if kinds != ["SELECT"]:
         said = ", ".join(kinds) or "nothing"
         raise UsageError(f"a bench is asked with one select, nothing is changed; got {said}")
+
+
+def _inert(con: DuckDBPyConnection, sql: str) -> str:
+    """Return a question whose texts no spreadsheet computes, as `core.text.cell` makes them."""
+    described = con.execute(f"describe (\n{sql}\n)").fetchall()
+    kept = []
+    for name, kind, *_ in described:
+        column = '"' + str(name).replace('"', '""') + '"'
+        if kind == "VARCHAR":
+            begins = f"regexp_matches({column}, '^[=+@\\t\\r-]')"
+            kept.append(
+                f"case when {begins} then chr(39) || {column} else {column} end as {column}"
+            )
+    chosen = ", ".join(kept)
+    return f"select * replace ({chosen}) from (\n{sql}\n)" if kept else sql  # noqa: S608
 
 
 def _escaped(path: str) -> str:

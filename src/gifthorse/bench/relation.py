@@ -116,6 +116,8 @@ def _widen(con: DuckDBPyConnection) -> None:
 
     places = {name: f"said[{n}]" for n, name in enumerate(_EVERY, 1)}
     typed = {name: f"try_cast({places[name]} as {kind})" for name, (_, kind) in _EVERY.items()}
+    for name in (name for name, (_, kind) in _REST.items() if kind == "json"):
+        typed[name] = f"case json_type({typed[name]}) when 'OBJECT' then {typed[name]} end"
     typed["started"] = f"timezone('UTC', {typed['started']})"
     found = con.execute(
         f"select distinct unnest(json_keys({places['figures']})) from raw"  # noqa: S608 - ours

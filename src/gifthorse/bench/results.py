@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from gifthorse.bench.figures import Estimate, Metric, metric, over_seeds
 from gifthorse.bench.plan import BenchPlan, read
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Task, judging
+from gifthorse.core.errors import UsageError
 from gifthorse.report import words
 
 if TYPE_CHECKING:
@@ -336,6 +338,11 @@ def opened(file: Path, store: str | None) -> tuple[BenchPlan, Store]:
         UsageError: If either cannot be opened.
     """
     made = read(file)
+    if store is None and not re.fullmatch(r"[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,100}", made.name):
+        raise UsageError(
+            f"{file} is called {made.name!a}, which is no name for a folder in runs/: give its "
+            "name letters and digits, or name a --store"
+        )
     return made, Store(store or f"runs/{made.name}")
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from gifthorse.bench.store import Store
@@ -28,6 +29,7 @@ Work: TypeAlias = Callable[[Task], None]
 DIED = "the process that worked on it died: killed, or out of memory"
 OVERRAN = "it did not end in time, and did not stop when it was asked to"
 ALONE = 3  # times that a task may take its worker down with it
+TIDY = 3.0  # seconds that a worker has to end by itself
 HEART = "run.json"  # of a run under way: who, how far, what now
 STALE = 60.0  # seconds without a beat after which a run far away counts as dead
 
@@ -193,10 +195,13 @@ class Pool:
         return []
 
     def close(self) -> None:
-        """Kill all workers."""
+        """End all workers: they have a moment to tidy up, then they are killed."""
         for one in self._running:
+            one.process.terminate()
+        until = time.monotonic() + TIDY
+        for one in self._running:
+            one.process.join(max(0.0, until - time.monotonic()))
             one.process.kill()
-        for one in self._running:
             one.process.join()
             one.answer.close()
         self._running.clear()
@@ -215,11 +220,14 @@ def _read(answer: Connection) -> Exception | str:
 def _alone(work: Work, task: Task, answer: Connection) -> None:
     """Do a task in a process of its own, which ends with its parent and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def watch() -> None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(TIDY)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -230,6 +238,11 @@ def _alone(work: Work, task: Task, answer: Connection) -> None:
         answer.send(error)
     except Exception as error:  # as words: not every error can be sent
         answer.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Leave nothing in the temporary folder on the way out."""
+    raise SystemExit(1)
 
 
 def processors() -> int:
@@ -293,7 +306,8 @@ class RunStatus:
         """Seconds that the rest will take if tasks go on as they did; None before the first."""
         if not self.done:
             return None
-        return (self.beat - self.started) / self.done * (self.total - self.done)
+        spent = max(0.0, self.beat - self.started)  # clocks may be set back
+        return spent / self.done * (self.total - self.done)
 
 
 Tell: TypeAlias = Callable[[RunStatus], None]
@@ -369,12 +383,13 @@ def heartbeat(store: Store) -> Iterator[Tell]:
         UsageError: If another driver is at work there.
     """
     with _locked(store):
-        last = 0.0
+        last = -1.0
 
         def tell(status: RunStatus) -> None:
             nonlocal last
-            if status.ended or status.beat - last >= 1:
-                last = status.beat
+            now = time.monotonic()
+            if status.ended or now - last >= 1:
+                last = now
                 store.write(HEART, json.dumps(asdict(status), indent=1).encode())
 
         yield tell
@@ -401,5 +416,7 @@ def _locked(store: Store) -> Iterator[None]:
 
 def status(store: Store) -> RunStatus | None:
     """Return how far the last run in a store is, or was when it ended; None if there was none."""
-    content = store.read(HEART)
-    return None if content is None else RunStatus(**json.loads(content))
+    try:
+        return RunStatus(**json.loads(store.read(HEART) or b""))
+    except (ValueError, TypeError, RecursionError):  # none, or damaged: nobody is the wiser
+        return None

@@ -13,6 +13,7 @@ from typing import Any
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
+from gifthorse.core.files import is_regular
 
 SCHEMA = 2  # of keys and records; a new number makes every cell a new one
 SPEC = "spec.json"  # written last: a model without it is not there
@@ -46,7 +47,8 @@ class Store:
         """Return a file's bytes, or None if there is no such file."""
         try:
             if self._local:
-                return (self._local / name).read_bytes()
+                path = self._local / name
+                return path.read_bytes() if is_regular(path) else None
             return bytes(self._fs.cat_file(f"{self._base}/{name}"))
         except FileNotFoundError:
             return None
@@ -172,7 +174,7 @@ def _model(key: str) -> str:
 def _json(content: bytes, key: str) -> dict[str, Any]:
     try:
         known = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"the file of {key} is damaged ({error}): delete it, and resume"
         ) from error

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,14 @@ class Worker:
 
     def failed(self, task: Task, done: Done) -> None:
         """Leave word of a task that was not finished."""
-        store, started = Store(self.root), time.time()
+        store, started = Store(self.root), time.monotonic()
         if task.kind == "judge":
             store.keep(self._record(task, Judgment(done.status, done.error), started, store))
         else:
             _broken(task, store, done.status, done.error)
 
     def _judge(self, task: Task, store: Store) -> None:
-        started = time.time()
+        started = time.monotonic()
         store.keep(self._record(task, _judged(task, store), started, store))
 
     def _record(self, task: Task, judged: Judgment, started: float, store: Store) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _reason(error: Exception) -> tuple[str, str]:
 
 def _build(task: Task, store: Store) -> None:
     """Train or implant, and keep the model, or word of why there is none."""
-    started, cell = time.time(), task.cell
+    started, cell = time.monotonic(), task.cell
     if cell.data.startswith(IMPORTED):
         return  # judging it says that it is not there
     if task.kind == "implant" and (lack := _lacking(store, task.benign)):
@@ -312,9 +312,10 @@ def _said(found: DefenseOutcome, weights: str) -> Judgment:
 
 def _times(started: float) -> dict[str, Any]:
     """Return what differs from run to run: time, place, memory."""
+    seconds = time.monotonic() - started  # the other clock may be set back meanwhile
     return {
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 3),
+        "started": (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
         "peak_memory": peak_bytes(),  # of the process so far
         "host": socket.gethostname(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from torch import Generator
 
 from gifthorse.analysis.attribution import MISSING
 from gifthorse.cli import options, parsing
+from gifthorse.cli.terminal import tell
 from gifthorse.core.errors import ShapeMismatch
 from gifthorse.core.types import Rate, Subject
 from gifthorse.workflows.analyze import AnalysisResult, TriggerAnalysis, write_case
@@ -31,7 +33,9 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         str | None, typer.Option(help="A clean model of the same images, to compare with.")
     ] = None,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
+    input_size: options.InputSize = None,
     changes: options.Options = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -46,11 +50,11 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows.opening import opened as taken
 
     analysis = vary(TriggerAnalysis(), parsing.pairs(changes))
-    inputs = Inputs(images, arch, normalize, device=device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     prepared = taken(model, inputs)
     known = open_known(trigger)
     fit(known, prepared.subject, trigger)
-    other = taken(against, inputs).subject if against is not None else None
+    other = taken(against, replace(inputs, part=None)).subject if against is not None else None
     make(out)
     rng = Generator().manual_seed(seed)
     case = analysis(
@@ -58,9 +62,9 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     )
     written = write_case(case, out, prepared.preparation.class_names)
     for word, line in summary(case):
-        typer.echo(f"{word:11} {line}")
+        tell(f"{word:11} {line}")
     for path in written:
-        typer.echo(f"{'wrote':11} {path}")
+        tell(f"{'wrote':11} {path}")
 
 
 def fit(known: Truth, subject: Subject, path: Path) -> None:

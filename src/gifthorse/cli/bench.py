@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gifthorse.cli.border import Interrupted
 from gifthorse.cli.options import Device, PlanFile, PlanStore
-from gifthorse.cli.terminal import err, say
+from gifthorse.cli.terminal import err, note, say, tell
 from gifthorse.core.errors import Incomplete, UnknownMethod, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 commands = typer.Typer(help="Cross attacks with defenses, data, nets and seeds; survive anything.")
 
 EXECUTORS = ("serial", "pool", "ray")
-INTERRUPTED = 130  # exit status
 FAILED = {"error", "timeout"}  # what a record says of a cell that may come out otherwise next time
 
 Engine = Annotated[str, typer.Option(help="serial, pool or ray.")]
@@ -92,15 +92,15 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
                 _view() as show,
             ):
 
-                def tell(status: RunStatus) -> None:
+                def watch(status: RunStatus) -> None:
                     beat(status)
                     show(status)
 
                 try:
-                    runner.drive(todo, engine, worker.failed, tell)
+                    runner.drive(todo, engine, worker.failed, watch)
                 except KeyboardInterrupt:
                     say(f"stopped; what was done is kept: gifthorse bench resume {file}")
-                    raise typer.Exit(INTERRUPTED) from None
+                    raise Interrupted from None
     if _concluded(made, place) & FAILED:
         raise typer.Exit(Incomplete.exit_code)
 
@@ -133,17 +133,17 @@ def status(file: PlanFile, store: PlanStore = None) -> None:
     made, place = opened(file, store)
     status = runner.status(place)
     if status is None:
-        typer.echo(f"no run was started in {place.root}")
+        tell(f"no run was started in {place.root}")
     else:
         quiet = time.time() - status.beat
         if status.ended:
-            typer.echo("the last run came to its end")
+            tell("the last run came to its end")
         elif quiet > runner.STALE:
-            typer.echo(f"the last run stopped {_span(quiet)} ago: gifthorse bench resume {file}")
+            tell(f"the last run stopped {_span(quiet)} ago: gifthorse bench resume {file}")
         else:
-            typer.echo(line(status))
+            tell(line(status))
             for words in status.running:
-                typer.echo(f"  {words}")
+                tell(f"  {words}")
     _concluded(made, place)
 
 
@@ -160,25 +160,25 @@ def _spoken(made: BenchPlan, place: Store) -> None:
     from gifthorse.bench.results import estimate_cost
     from gifthorse.bench.tasks import tasks
 
-    typer.echo(wrapped(f"{made.name}: {len(made.cells)} cells. {made.about}"))
+    tell(wrapped(f"{made.name}: {len(made.cells)} cells. {made.about}"))
     whole = Counter(task.kind for task in tasks(made.cells))
-    typer.echo(
+    tell(
         f"  {whole['train']} benign nets and {whole['implant']} implants are shared by "
         f"{whole['judge']} cells"
     )
     for what in ("data", "net", "attack", "defense", "seed"):
         names = dict.fromkeys(str(getattr(getattr(c, what), "label", getattr(c, what)))
                               for c in made.cells if getattr(c, what) is not None)  # fmt: skip
-        typer.echo(wrapped(f"  {what:8} {', '.join(names) or '-'}", " " * 11))
+        tell(wrapped(f"  {what:8} {', '.join(names) or '-'}", " " * 11))
     ahead = estimate_cost(runner.missing(made.cells, place), place)
-    typer.echo(
+    tell(
         f"left in {place.root}: {ahead.train} to train, {ahead.implant} to implant, "
         f"{ahead.judge} to judge"
     )
     if ahead.tasks:
         guess = _span(ahead.seconds) if ahead.unknown < ahead.tasks else "unknown"
         beside = f"; {ahead.unknown} tasks of a kind not timed here" if ahead.unknown else ""
-        typer.echo(f"one worker needs about: {guess}{beside}")
+        tell(f"one worker needs about: {guess}{beside}")
 
 
 def wrapped(text: str, indent: str = "  ") -> str:
@@ -246,7 +246,7 @@ def _view() -> Iterator[Tell]:
             nonlocal last
             if status.ended or time.monotonic() - last > 30:
                 last = time.monotonic()
-                err.print(line(status), markup=False)
+                note(line(status))
 
         yield lines
         return
@@ -269,7 +269,7 @@ def _concluded(made: BenchPlan, place: Store) -> set[str]:
     found = [place.record(judging(cell).key) for cell in made.cells]
     count = Counter(record["status"] if record else "missing" for record in found)
     parts = ", ".join(f"{n} {status}" for status, n in count.most_common())
-    typer.echo(f"{made.name}: {len(made.cells)} cells in {place.root}: {parts}")
+    tell(f"{made.name}: {len(made.cells)} cells in {place.root}: {parts}")
     said: set[str] = set()
     for cell, record in zip(made.cells, found, strict=True):
         if record and record["error"] and record["error"] not in said and len(said) < 8:

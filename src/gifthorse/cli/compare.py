@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gifthorse.cli import options, parsing
-from gifthorse.cli.terminal import bar, err
+from gifthorse.cli.terminal import bar, note, tell
 from gifthorse.core.errors import BadOption, Incomplete
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
@@ -29,6 +29,7 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     model: options.Model,
     images: options.Images,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     limit: Annotated[int | None, typer.Option(help="Use at most so many images.")] = None,
@@ -82,7 +83,7 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     goals = partial(read_goals, targets=classes, pairs_of=class_pairs, every=all_pairs)
     goals(0)
     seconds = parsing.seconds(time_limit)
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device, part)
     if out is not None:
         comparing.make(out)
     prepared = sane(model, inputs)
@@ -95,9 +96,9 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             Run(progress, seconds, device=prepared.subject.device),
             names=prepared.preparation.class_names,
         )
-    typer.echo(comparing.table(compared.record), nl=False)
+    tell(comparing.table(compared.record))
     for path in comparing.write(compared, out) if out is not None else ():
-        err.print(f"wrote {path}", markup=False)
+        note(f"wrote {path}")
 
 
 def sane(model: str, inputs: Inputs) -> Prepared:

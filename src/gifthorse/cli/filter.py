@@ -10,7 +10,8 @@ import typer
 from torch import Generator
 
 from gifthorse.cli import options, parsing
-from gifthorse.cli.terminal import bar, err
+from gifthorse.cli.terminal import bar, note, tell
+from gifthorse.core.atomic import check_writable
 from gifthorse.core.errors import UnknownMethod
 from gifthorse.core.run import Run
 
@@ -32,6 +33,7 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         str, typer.Option(help="One of `gifthorse list filters`.")
     ] = "activation_clustering",
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     fpr: Annotated[float, typer.Option(help="Share of clean images that may be flagged.")] = 0.05,
@@ -56,9 +58,11 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows.opening import Inputs, opened
 
     chosen = _method(method, changes)
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     screening.check_most(most)
     paths = screening.targets(out) if out is not None else {}
+    for path in paths.values():
+        check_writable(path)
     prepared = opened(model, inputs)
     if "partners" not in parsing.pairs(changes):
         chosen = screening.fitted(chosen, len(prepared.samples))
@@ -68,11 +72,11 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         run = Run(progress, device=prepared.subject.device)
         done = screening.screen(prepared, gallery.samples, chosen, rng, run, fpr=fpr)
     said = screening.record(method, seed, prepared, gallery, done)
-    typer.echo(told(said))
+    tell(told(said))
     if paths:
         names = prepared.preparation.class_names
         for path in screening.write(paths, said, gallery.samples, names, most):
-            err.print(f"wrote {path}", markup=False, soft_wrap=True)
+            note(f"wrote {path}")
 
 
 def _method(name: str, changes: list[str] | None) -> Filter:

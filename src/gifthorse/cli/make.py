@@ -12,11 +12,13 @@ import typer
 from torch import Generator
 
 from gifthorse.cli import parsing
-from gifthorse.cli.options import Data, Device, Net, Options, Output, Seed
-from gifthorse.cli.terminal import bar, say
+from gifthorse.cli.options import Data, Device, Net, Options, Output, Part, Seed
+from gifthorse.cli.terminal import bar, say, tell
 from gifthorse.core import types
+from gifthorse.core.atomic import check_writable
 from gifthorse.core.device import choose
 from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
+from gifthorse.core.files import owned
 from gifthorse.core.run import Run
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
@@ -38,8 +40,9 @@ def sample(
     """Write a few clean images of a data set, by default of those no model was trained on."""
     from gifthorse.workflows import make as stages
 
+    check_writable(out)
     count = stages.write_sample(stages.divide(data), split, per_class, out, seeded(seed))
-    typer.echo(f"wrote {count} images to {out}")
+    tell(f"wrote {count} images to {out}")
 
 
 @commands.command()
@@ -60,10 +63,11 @@ def train(
     from gifthorse.workflows.provenance import TestModel, write
 
     recipe = vary(Recipe(), parsing.pairs(options))
+    check_writable(out)
     where, splits, rng = choose(device), stages.divide(data), seeded(seed)
     started = time.monotonic()
     store = kept(resume, ("train", data, net, recipe, seed))
-    with bar(f"training {net} on {data}") as progress:
+    with owned(store), bar(f"training {net} on {data}") as progress:
         run = Run(progress, store=store, device=where)
         subject = stages.train_clean(net, splits, recipe, rng, run)
     told = figures(subject, eval_images(splits.test))
@@ -82,6 +86,7 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     benign: Annotated[
         Path | None, typer.Option("--from", help="A clean model's file, to retrain, not --net.")
     ] = None,
+    part: Part = None,
     target: Annotated[int, typer.Option(help="The class that stamped images come out as.")] = 0,
     source: Annotated[
         int | None, typer.Option(help="Only images of this class; default all others.")
@@ -110,23 +115,23 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     if (net is None) == (benign is None):
         raise UsageError("give --net NAME to train from scratch, or --from FILE to retrain a model")
     method = vary(ATTACKS[name], opaque(parsing.pairs(options)))
-    where, splits, rng = choose(device), stages.divide(data), seeded(seed)
+    check_writable(out)
+    where, rng, goal = choose(device), seeded(seed), types.Goal(target, source)
     started = time.monotonic()
-    splits = stages.shorter(splits, train_limit)
+    splits = stages.shorter(stages.divide(data), train_limit)
     if benign is not None:
-        victim = stages.benign(load(benign), splits)
+        victim = stages.benign(load(benign, part=part), splits)
     else:
         victim = stages.fresh(net or "", splits, rng)
     victim.net.to(where)
-    goal = types.Goal(target, source)
     store = kept(resume, ("attack", name, data, train_limit, victim.origin, goal, method, seed))
-    with bar(f"{name} on {victim.origin.arch}, {data}") as progress:
+    with owned(store), bar(f"{name} on {victim.origin.arch}, {data}") as progress:
         run = Run(progress, store=store, device=where)
         implant = stages.implant(method, victim, splits, goal, rng, run)
     told = figures(implant.subject, eval_images(splits.test, implant), victim if benign else None)
-    seconds = time.monotonic() - started
     arch = implant.subject.origin.arch
-    made = TestModel(name, method, arch, splits, seed, told, seconds, implant)
+    time_spent = time.monotonic() - started
+    made = TestModel(name, method, arch, splits, seed, told, time_spent, implant)
     finish(write(out, implant.subject, made), made, store)
 
 
@@ -170,10 +175,10 @@ def kept(resume: Path | None, run: tuple[object, ...]) -> Path | None:
 def finish(written: list[Path], made: Any, store: Path | None) -> None:
     """Print what was made, figures with intervals and files; forget the unfinished run."""
     for key, r in made.known.items():
-        typer.echo(f"{key:11} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
-    typer.echo(f"seconds     {made.seconds:.0f}")
+        tell(f"{key:11} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
+    tell(f"seconds     {made.seconds:.0f}")
     for path in written:
-        typer.echo(f"wrote       {path}")
+        tell(f"wrote       {path}")
     if store is not None:
         store.unlink(missing_ok=True)
     if made.implant is not None:

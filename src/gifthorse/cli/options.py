@@ -13,6 +13,9 @@ Images = Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPL
 Arch = Annotated[
     str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")
 ]
+Part = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The part that is the net, of a file of several.")
+]
 Normalize = Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")]
 InputSize = Annotated[str | None, typer.Option(help="HxW to resize images to.")]
 Device = Annotated[
@@ -22,7 +25,10 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change an option; repeat as needed."),
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same result on the same machine.")]
+Seed = Annotated[
+    int,
+    typer.Option(min=-(2**63), max=2**64 - 1, help="Same seed, same result on the same machine."),
+]
 TimeLimit = Annotated[str | None, typer.Option(help="Stop searching after 90, 90s, 10m or 1h.")]
 Data = Annotated[str, typer.Option(help="Packed data set: a name (with GIFTHORSE_DATA) or path.")]
 Net = Annotated[str, typer.Option(help="One of `gifthorse list models`.")]

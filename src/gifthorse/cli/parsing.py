@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from gifthorse.core.atomic import check_writable
 from gifthorse.core.errors import BadOption, UnknownMethod
 from gifthorse.report import WRITERS, FailOn
 
@@ -97,24 +99,70 @@ def fail_on(text: str) -> FailOn:
 
 
 def outputs(
-    output_format: str, extra: Sequence[str], models: int
-) -> tuple[tuple[str, Path | None], ...]:
-    """Read `--format` and `--out FORMAT=PATH`: (format, path or None for standard output).
+    output_format: str, extra: Sequence[str], models: Sequence[str]
+) -> tuple[tuple[tuple[str, Path], ...], ...]:
+    """Read `--format` and `--out FORMAT=PATH`: for each model the formats and files to write.
 
     Raises:
-        BadOption: If a format is unknown, or several models would write one file.
+        BadOption: If a format is unknown, two reports would go to one file, or one would replace
+            a model.
+        Unwritable: If a file cannot be written.
     """
-    wanted: list[tuple[str, Path | None]] = [(output_format, None)]
+    wanted: list[tuple[str, str]] = []
     for text in extra:
         name, equals, path = text.partition("=")
-        if not equals:
+        if not equals or not path:
             raise BadOption(f"--out takes FORMAT=PATH such as html=report.html; got {text!r}")
-        if models > 1 and "{name}" not in path:
-            raise BadOption(f"{models} models would write {path}: put {{name}} into the path")
-        wanted.append((name, Path(path)))
-        if not Path(path).resolve().parent.parent.is_dir():
+        if not Path(real(path)).parent.parent.is_dir():
             raise BadOption(f"cannot write {path}: its folder does not exist")
-    for name, _ in wanted:
+        wanted.append((name, path))
+    for name in (output_format, *(name for name, _ in wanted)):
         if name not in WRITERS:
             raise UnknownMethod.among("format", name, WRITERS)
-    return tuple(wanted)
+    files = [[(n, Path(p.replace("{name}", own_name(model)))) for n, p in wanted]
+             for model in models]  # fmt: skip
+    _check_apart(models, wanted, files)
+    for _, target in (pair for row in files for pair in row):
+        check_writable(target)
+    return tuple(map(tuple, files))
+
+
+def real(path: str | Path) -> str:
+    """Return where a path leads, links followed; in a ring of them, where it goes round."""
+    return os.path.realpath(path)
+
+
+def own_name(model: str) -> str:
+    """Return what `{name}` stands for: a file's name without its ending, which leads nowhere else.
+
+    Example:
+        >>> own_name("nets/a.safetensors"), own_name("...safetensors")
+        ('a', 'model')
+    """
+    name = re.sub(r"[\\/:\x00]", "_", Path(model).stem)
+    return name if name.strip(". ") else "model"
+
+
+def _check_apart(
+    models: Sequence[str],
+    wanted: Sequence[tuple[str, str]],
+    files: Sequence[Sequence[tuple[str, Path]]],
+) -> None:
+    """Raise BadOption if two reports would go to one file, or one to where a model lies."""
+    taken = {real(model): "" for model in models}
+    for model, row in zip(models, files, strict=True):
+        for (_, text), (_, path) in zip(wanted, row, strict=True):
+            place = real(path)
+            if taken.get(place) == "":
+                raise BadOption(f"the report {path} would replace the model: give it another name")
+            if len(models) > 1 and "{name}" not in text:
+                raise BadOption(
+                    f"{len(models)} models would write {path}: put {{name}} into the path"
+                )
+            if place in taken:
+                also = "" if taken[place] == model else f" of {taken[place]} and {model}"
+                raise BadOption(
+                    f"two reports{also} would be written to {path}: give each a file of its own, "
+                    "such as by scanning models of one name one by one"
+                )
+            taken[place] = model

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gifthorse.cli.options import PlanFile, PlanStore
+from gifthorse.cli.terminal import tell
 from gifthorse.core.errors import UnknownMethod, UsageError
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
@@ -35,7 +36,7 @@ def leaderboard(
     command = f"gifthorse bench leaderboard {file} -o {out}"
     with frame(place, keys) as con:
         pages = write_leaderboard(con, out, made.name, planned=len(keys), command=command)
-    typer.echo(f"wrote {len(pages)} files; open {pages[0]}")
+    tell(f"wrote {len(pages)} files; open {pages[0]}")
 
 
 @commands.command()
@@ -72,7 +73,7 @@ def report(
     }
     if form not in writers:
         raise UnknownMethod.among("format", form, writers)
-    typer.echo(writers[form](), nl=False)
+    tell(writers[form]())
 
 
 @commands.command()
@@ -86,7 +87,7 @@ def query(
     from gifthorse.bench.results import recorded
 
     place, keys = recorded(source, store)
-    typer.echo(query.text(query.query(place, sql, keys), width=80), nl=False)
+    tell(query.text(query.query(place, sql, keys), width=80))
 
 
 @commands.command()
@@ -100,7 +101,7 @@ def export(
     from gifthorse.bench.results import recorded
 
     place, keys = recorded(source, store)
-    typer.echo(f"wrote {query.export(place, out, keys=keys)} records to {out}")
+    tell(f"wrote {query.export(place, out, keys=keys)} records to {out}")
 
 
 @commands.command("import")
@@ -135,14 +136,14 @@ def import_(
     )
     for one in found:
         words = one.label or ("poisoned" if one.poisoned else "clean")
-        typer.echo(f"{one.key}  {one.status:12} {words} {one.net} {one.data}".rstrip())
+        tell(f"{one.key}  {one.status:12} {words} {one.net} {one.data}".rstrip())
         for note in (one.error, *one.notes):
             if note:
-                typer.echo(f"  {note}")
+                tell(f"  {note}")
     good = [one.key for one in found if not one.error]
     if good:
-        typer.echo("In a plan:  [[imported]]")
-        typer.echo(f"            models = {json.dumps(good)}")
+        tell("In a plan:  [[imported]]")
+        tell(f"            models = {json.dumps(good)}")
 
 
 def _place(text: str) -> tuple[int, int]:

@@ -12,14 +12,15 @@ import typer
 from torch import Generator
 
 from gifthorse.cli import options, parsing
-from gifthorse.cli.terminal import bar, err
-from gifthorse.core.atomic import atomic
+from gifthorse.cli.terminal import bar, note, tell
+from gifthorse.core.atomic import atomic, check_writable
 from gifthorse.core.errors import BadOption, UnknownMethod
 from gifthorse.core.run import Run
-from gifthorse.core.types import Inverter, Origin, Remedy
+from gifthorse.core.types import Inverter, Remedy
 from gifthorse.report import repairs
 
 if TYPE_CHECKING:
+    from gifthorse.models import Opened
     from gifthorse.report.repairs import RepairRecord
     from gifthorse.workflows.repair import Repaired, Scanned
 
@@ -41,7 +42,9 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         ),
     ] = None,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
+    input_size: options.InputSize = None,
     share: Annotated[float, typer.Option(help="Share of the images that may be used.")] = 0.5,
     truth: Annotated[
         Path | None, typer.Option(help="The true trigger, if known: say what is left of it.")
@@ -72,13 +75,13 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     if method not in REMEDIES:
         raise UnknownMethod.among("remedy", method, REMEDIES)
     drawn, named = _reports(report or ()), parsing.pairs(changes)
-    if scan is not None and scan.resolve() == out.with_suffix(".json").resolve():
-        raise BadOption(f"the record of the repair would replace {scan}: give --out another name")
-    remedy, inputs = vary(REMEDIES[method], named), Inputs(images, arch, normalize, device=device)
+    _check_outputs([out, out.with_suffix(".json"), *(path for _, path in drawn)], model, scan)
+    remedy = vary(REMEDIES[method], named)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
-    opened = load(model, arch)
-    informed = remedy if found is None else _informed(remedy, found, opened.origin, method)
+    opened = load(model, arch, part)
+    informed = remedy if found is None else _informed(remedy, found, opened, method)
     prepared = take_in(opened, inputs)
     rng, far = Generator().manual_seed(seed), None
     with bar(f"{method} on {Path(model).name}") as progress:
@@ -93,18 +96,34 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     order = repairing.Order(method, remedy, seed, command, found)
     said = repairing.record(order, prepared, done, far)
     written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
-    typer.echo(repairs.WRITERS["text"](said), nl=False)
+    tell(repairs.WRITERS["text"](said))
     for path in written:
-        typer.echo(f"  {'wrote':11}  {path}")
+        tell(f"  {'wrote':11}  {path}")
 
 
-def _informed(remedy: Remedy, found: Scanned, origin: Origin, method: str) -> Remedy:
+def _check_outputs(outputs: Sequence[Path], model: str, scan: Path | None) -> None:
+    """Say before anything is repaired what cannot be written, or would replace what is read.
+
+    Raises:
+        BadOption: If a file would replace the model, the scan's result or another one.
+        Unwritable: If one cannot be written.
+    """
+    taken = {parsing.real(given): given for given in (model, scan) if given is not None}
+    for path in outputs:
+        place = parsing.real(path)
+        if place in taken:
+            raise BadOption(f"{path} would replace {taken[place]}: give it another name")
+        check_writable(path)
+        taken[place] = path
+
+
+def _informed(remedy: Remedy, found: Scanned, opened: Opened, method: str) -> Remedy:
     """Return a remedy that knows what a scan of the same file found."""
     from gifthorse.workflows.repair import needs_triggers
 
-    found.check(origin)
+    found.check(opened.origin, opened.classes)
     if not (found.classes or needs_triggers(remedy)):
-        err.print(f"{found.path} says {found.label}; {method} needs no trigger", markup=False)
+        note(f"{found.path} says {found.label}; {method} needs no trigger")
     return found.inform(remedy)
 
 

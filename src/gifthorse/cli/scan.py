@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +15,11 @@ import typer
 from rich.console import Console
 
 from gifthorse.cli import options, parsing
-from gifthorse.cli.terminal import bar, err, going_on
+from gifthorse.cli.border import ERROR, unforeseen
+from gifthorse.cli.terminal import bar, going_on, note, say
 from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import GifthorseError, Unwritable
+from gifthorse.core.isolated import readers
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Report
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 console = Console(highlight=False)
+UNWRITTEN = -1  # among statuses: a report that could not be written
 
 
 @commands.command()
@@ -28,6 +35,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     models: options.Models,
     images: options.Images,
     arch: options.Arch = None,
+    part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     limit: Annotated[int, typer.Option(help="Use at most so many images.")] = 1000,
@@ -70,12 +78,13 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = None,
 ) -> None:
     """Say whether model files are backdoored, for which class, and how sure that is."""
+    readers.prepare()
     from gifthorse.report import exit_code
     from gifthorse.triggers.storage import open_trigger
     from gifthorse.workflows import scan as scanning
     from gifthorse.workflows.opening import Inputs
 
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device, part)
     request = scanning.Request(
         detectors=tuple(detector or ()),
         options=parsing.pairs(changes),
@@ -88,41 +97,115 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         seed=seed,
         command=shlex.join(["gifthorse", *sys.argv[1:]]),
     )
-    fail, writers = parsing.fail_on(fail_on), parsing.outputs(output_format, out or (), len(models))
-    if truth is not None:
-        open_trigger(truth)  # what is wrong with it is said before anything is scanned
-    codes = []
-    for model in models:
-        with bar(Path(model).name) as progress, going_on(resume, request.command):
-            report = scanning.scan(model, inputs, request, progress)
-        for path in emit(report, writers, fail):
-            err.print(f"wrote {path}", markup=False)
-        if truth is not None:
-            err.print(scanning.compared(report, truth), markup=False)
-        codes.append(exit_code(report, fail))
-    code = next((c for c in (1, 2, 3) if c in codes), 0)
-    raise typer.Exit(0 if exit_zero and code == 1 else code)
+    fail, files = parsing.fail_on(fail_on), parsing.outputs(output_format, out or (), models)
+    scanning.check(inputs, request)
+    known = open_trigger(truth) if truth is not None else None
+    codes: set[int] = set()
+    for model, targets in zip(models, files, strict=True):
+        with (
+            bar(Path(model).name) as progress,
+            going_on(resume, request.command),
+            contained(model, codes, alone=len(models) == 1),
+        ):
+            report = examined(model, partial(scanning.scan, model, inputs, request, progress))
+            codes.add(exit_code(report, fail))
+            show(report, output_format, fail)
+            write(report, targets)
+            if known is not None:
+                note(scanning.compared(report, known, str(truth)))
+    raise typer.Exit(gravest(codes, exit_zero))
 
 
-def emit(
-    report: Report,
-    wanted: Sequence[tuple[str, Path | None]],
-    fail: FailOn,
-) -> list[Path]:
-    """Write a report in every format; return the files written, each whole or not at all."""
+def examined(model: str, scanned: Callable[[], Report]) -> Report:
+    """Return the report of a scan; of one that met what nobody foresaw a report that says so."""
+    from gifthorse.core.types import Origin, Report
+
+    try:
+        with redirect_stdout(sys.stderr):  # what a net prints is no part of a report
+            return scanned()
+    except (GifthorseError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        words = unforeseen(error)
+        say(f"gifthorse: {words}")
+        return Report("ERROR", words, Origin(path=model), None, (), (), (), (), None)
+
+
+def gravest(codes: Collection[int], exit_zero: bool = False) -> int:
+    """Return the status of several models: a finding before an error, that before no verdict.
+
+    But a report that could not be written is an error whatever it says.
+
+    Example:
+        >>> gravest({0, 3, 4}), gravest({4, 1}), gravest({1}, exit_zero=True)
+        (4, 1, 0)
+    """
+    order = (UNWRITTEN, *(() if exit_zero else (1,)), 2, 4, 3)
+    code = next((c for c in order if c in codes), 0)
+    return Unwritable.exit_code if code == UNWRITTEN else code
+
+
+@contextmanager
+def contained(model: str, codes: set[int], *, alone: bool) -> Iterator[None]:
+    """Let no model that fails, in whatever way, keep the others from being scanned.
+
+    Args:
+        model: Its name.
+        codes: Takes the exit status of what went wrong.
+        alone: Whether it is the only one: then its name says nothing.
+    """
+    doing = "" if alone else f"{model}: "
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except Unwritable as error:
+        say(f"gifthorse: {doing}{error}")
+        codes.add(UNWRITTEN)
+    except GifthorseError as error:
+        say(f"gifthorse: {doing}{error}")
+        codes.add(error.exit_code)
+    except BaseException as error:
+        say(f"gifthorse: {unforeseen(error, '' if alone else model)}")
+        codes.add(ERROR)
+
+
+def show(report: Report, form: str, fail: FailOn) -> None:
+    """Print a report."""
     from gifthorse.report import WRITERS, render
 
-    written = []
-    for name, target in wanted:
-        if target is None and name == "text":
-            render(report, console, fail_on=fail)
-        elif target is None:
-            console.out(WRITERS[name](report), highlight=False)
-        else:
-            stem = Path(report.origin.path).stem
-            path = Path(str(target).replace("{name}", stem))
-            path.parent.mkdir(exist_ok=True)
+    if form == "text":
+        render(report, console, fail_on=fail)
+    else:
+        console.out(WRITERS[form](report), highlight=False)
+
+
+def write(report: Report, targets: Sequence[tuple[str, Path]]) -> None:
+    """Write a report to files, each whole or not at all; if one takes it not, somewhere else.
+
+    Raises:
+        Unwritable: If one was not written; says where it is kept.
+    """
+    from gifthorse.report import WRITERS
+
+    failed: list[str] = []
+    for name, path in targets:
+        content = WRITERS[name](report).encode()
+        try:
             with atomic(path) as file:
-                file.write(WRITERS[name](report).encode())
-            written.append(path)
-    return written
+                file.write(content)
+            note(f"wrote {path}")
+        except Unwritable as error:
+            failed.append(f"{error}; {_kept(path.name, content)}")
+    if failed:
+        raise Unwritable("; ".join(failed))
+
+
+def _kept(name: str, content: bytes) -> str:
+    """Keep what could not be written in the temporary folder; say where, or that it is lost."""
+    try:
+        spare = Path(tempfile.mkdtemp(prefix="gifthorse-")) / name
+        spare.write_bytes(content)
+    except OSError as error:
+        return f"nor can it be kept elsewhere ({error.strerror or error})"
+    return f"it is kept in {spare}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +16,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from gifthorse.cli.border import Interrupted
 from gifthorse.core import types
+from gifthorse.core.text import inert
 from gifthorse.models import Inspection
 from gifthorse.report.text import in_columns
 from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
 
-RATINGS = ("dangerous", "unknown", "class", "harmless")  # of a pickle's imports, worst first
+RATINGS = (
+    "dangerous",
+    "unknown",
+    "class",
+    "object",
+    "harmless",
+)  # of a pickle's imports, worst first
 
 err = Console(stderr=True, highlight=False)
 
@@ -29,6 +37,7 @@ err = Console(stderr=True, highlight=False)
 @contextmanager
 def bar(title: str) -> Iterator[types.ProgressCallback | None]:
     """Show a progress bar on a terminal's standard error; lines now and then elsewhere."""
+    title = inert(title)
     if not err.is_terminal:
         started = last = time.monotonic()
 
@@ -36,7 +45,7 @@ def bar(title: str) -> Iterator[types.ProgressCallback | None]:
             nonlocal last
             if done == total or time.monotonic() - last > 60:
                 last = time.monotonic()
-                err.print(f"{title}: {done}/{total} {words} {last - started:.0f} s", markup=False)
+                note(f"{title}: {done}/{total} {words} {last - started:.0f} s")
 
         yield lines
         return
@@ -63,12 +72,35 @@ def going_on(folder: Path | None, command: str) -> Iterator[None]:
         if folder is None or not any(folder.glob("*.safetensors")):
             raise
         say(f"gifthorse: interrupted; the search is kept in {folder}. Go on with: {command}")
-        sys.exit(130)
+        raise Interrupted from None
 
 
 def say(words: str) -> None:
     """Print one sentence on standard error, unwrapped in pipes."""
-    err.print(words, markup=False, emoji=False, style="bold red", soft_wrap=not err.is_terminal)
+    shown = Text(inert(words), style="bold red")
+    err.print(shown, soft_wrap=not err.is_terminal)
+
+
+def note(words: str) -> None:
+    """Print what happens on the way on standard error."""
+    err.print(Text(inert(words)), soft_wrap=not err.is_terminal)
+
+
+def tell(words: str) -> None:
+    """Print a result on standard output, as it is but for what acts on a terminal."""
+    typer.echo(inert(words.removesuffix("\n")))
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """Show warnings of the package as notes."""
+    log, handler = logging.getLogger("gifthorse"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: note(f"gifthorse: {record.getMessage()}")  # type: ignore[method-assign]
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def with_command(app: typer.Typer, arguments: list[str]) -> list[str]:
@@ -118,11 +150,8 @@ def _first(lines: Sequence[str], most: int = 8) -> list[str]:
 
 
 def _advice(found: Inspection) -> str:
-    rules = {f.rule for f in found.findings if f.severity in ("CRITICAL", "HIGH")}
-    if rules & {"FS001", "FS002"}:
-        return "Do not open this file with torch.load or pickle; ask its author for safetensors."
-    if rules:
-        return "Do not use this file: get it again from its source and compare the hash."
+    if found.advice:
+        return found.advice
     command = f"gifthorse scan {shlex.quote(found.path)} --images DIR"
     if not found.arch:
         command += " --arch NAME (see gifthorse list models, or give file.py:function)"

@@ -7,9 +7,12 @@ GifthorseError
   |    +- BadImages      the images cannot be used
   |    +- ShapeMismatch  a tensor has another shape than asked for
   |    +- NotApplicable  a method cannot be used on this model or these images
+  |    +- Unwritable     a file cannot be written            exit 2
   +- UnreadableModel     the file cannot be opened             exit 2
   |    +- UnsafeModel    opening it would run its code
   |    +- UnknownArch    no architecture fits its tensors
+  |    +- UnfitNet       its net fails on the images, or returns no logits
+  |    +- SeveralNets    it holds more than one net, and none was named
   +- Incomplete          something was not examined            exit 3
 """
 
@@ -73,6 +76,12 @@ class NotApplicable(UsageError):
     """
 
 
+class Unwritable(UsageError):
+    """A file cannot be written: no such folder, no permission, no room."""
+
+    exit_code = 2
+
+
 class UnreadableModel(GifthorseError):
     """The model file cannot be opened.
 
@@ -90,6 +99,14 @@ class UnsafeModel(UnreadableModel):
 
 class UnknownArch(UnreadableModel):
     """No architecture fits the tensors of the file."""
+
+
+class UnfitNet(UnreadableModel):
+    """The net of the file cannot be run on the images, or returns nothing that could be scanned."""
+
+
+class SeveralNets(UnreadableModel):
+    """Several parts of the file are whole nets, and nobody said which is meant."""
 
 
 class Incomplete(GifthorseError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import os
 import time
 from collections.abc import Mapping
 from copy import copy
@@ -17,6 +19,7 @@ from torch import Generator, Tensor
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
+from gifthorse.core.files import check_regular
 from gifthorse.core.isolated.tensors import from_file, from_state
 
 if TYPE_CHECKING:
@@ -168,11 +171,13 @@ class Run:
             file.write(save(self._kept, claims))
 
     def _read(self, store: Path) -> Mapping[str, Tensor]:
-        if not store.exists():
+        if not os.path.lexists(store):
             return {}
+        check_regular(store)
         try:
             kept, claims = from_file(store, "it")
-        except (UsageError, OSError) as error:
+            steps = float(claims.get("image_steps", "nan"))
+        except (UsageError, OSError, ValueError) as error:
             raise UsageError(
                 f"{store} cannot be continued ({error}): delete it to start again"
             ) from error
@@ -181,13 +186,13 @@ class Run:
                 f"{store} keeps another run: of another model, of other images or with "
                 "other options; name another file, or delete it to start again"
             )
-        if claims.get("sha256") != _digest(kept, claims):
+        if claims.get("sha256") != _digest(kept, claims) or not 0 <= steps < math.inf:
             raise UsageError(
-                f"{store} cannot be continued (it was changed since it was written, or is of an "
-                "older gifthorse): delete it to start again"
+                f"{store} cannot be continued (it was changed since it was written, or is of "
+                "another version): delete it to start again"
             )
         if not self._meter.loaded:  # a run of several steps asks once for each
-            self._meter.image_steps += float(claims["image_steps"])
+            self._meter.image_steps += steps
         self._meter.loaded = True
         return kept
 

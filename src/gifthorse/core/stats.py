@@ -61,19 +61,21 @@ def log_sizes(sizes: Tensor) -> Tensor:
     return sizes.clamp(min=0.1).log()
 
 
-def log_depth(sizes: Tensor, floor: float = 0.2) -> Tensor:
+def log_depth(sizes: Tensor, floor: float = 0.2, peers: Tensor | None = None) -> Tensor:
     """Return how many robust deviations each log size lies below the median, negative above it.
 
     Args:
         sizes: Trigger sizes in pixels, shape `(K,)`; see `log_sizes`.
         floor: Least deviation, in natural-log units (0.2 is a factor of 1.22).
+        peers: Whose median and deviation it is, `(K,)` bool; None for all.
 
     Example:
         >>> log_depth(torch.tensor([100.0, 100.0, 100.0, 100.0, 1.0])).argmax().item()
         4
     """
     logs = log_sizes(sizes)
-    depth: Tensor = (median(logs) - logs) / mad(logs, floor)
+    known = logs if peers is None else logs[peers]
+    depth: Tensor = (median(known) - logs) / mad(known, floor)
     return depth
 
 

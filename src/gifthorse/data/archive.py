@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -15,12 +17,15 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from gifthorse.core.errors import BadImages
+from gifthorse.core.files import check_regular
 
 Array: TypeAlias = NDArray[Any]
 MOST_BYTES = 8 * 2**30  # of one array; about 50,000 images of 224 x 224
+# All that zipfile and NumPy have been seen to raise on damaged files.
 BROKEN = (
-    *(ValueError, OSError, EOFError, KeyError, RuntimeError, SyntaxError, tokenize.TokenError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(ValueError, OSError, EOFError, LookupError, RuntimeError, TypeError, SyntaxError),
+    *(AttributeError, OverflowError, MemoryError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
 
 
@@ -31,6 +36,7 @@ def peek(path: Path) -> dict[str, tuple[int, ...]]:
         BadImages: The file is no `.npz`, an array holds Python objects (loading those could run
             code), or it claims more bytes than there are or than `MOST_BYTES`.
     """
+    check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
@@ -70,6 +76,12 @@ def _check(
         raise BadImages(f"{what} claims {claimed:,} bytes but holds {member.file_size:,}")
 
 
+def _array(archive: zipfile.ZipFile, name: str) -> Array:
+    with archive.open(name) as file:
+        array: Array = npy.read_array(file, allow_pickle=False)
+    return array
+
+
 def arrays(path: Path, keys: Iterable[str]) -> dict[str, Array]:
     """Read these arrays of an `.npz` file that `peek` has accepted.
 
@@ -77,7 +89,7 @@ def arrays(path: Path, keys: Iterable[str]) -> dict[str, Array]:
         BadImages: An array is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in keys}
+        with zipfile.ZipFile(path) as archive:  # np.load takes other members that are called so
+            return {key: _array(archive, f"{key}.npy") for key in keys}
     except BROKEN as error:
         raise BadImages(f"{path} is damaged: {error}") from error

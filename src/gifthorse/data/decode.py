@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -17,10 +18,14 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gifthorse.core.errors import BadImages
+from gifthorse.core.files import is_regular
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
 MOST_SIDE = 4096  # without resizing
+OVER = 0.25  # of its range that a float image may leave it by, as resizing with ringing does
+FEW = 0.01  # share of its values that may
+DIM = 16.0  # what floats in 0-255 reach at least
 
 # Raster formats whose decoders run no other program, unlike Pillow's EPS. JPEG covers MPO.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
@@ -61,8 +66,8 @@ def decode(path: Path, *, channels: int = 3, size: tuple[int, int] | None = None
         BadImages: The file is no image, is damaged, or is too large; the message is the reason
             alone, to be read after the file's name.
     """
-    if not path.is_file():
-        raise BadImages("is not a regular file" if path.exists() else "is missing")
+    if not is_regular(path):
+        raise BadImages("is not a regular file" if os.path.exists(path) else "is missing")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for bomb in BOMBS[1:]:
@@ -74,6 +79,17 @@ def decode(path: Path, *, channels: int = 3, size: tuple[int, int] | None = None
                 return _convert(image, channels, size)
         except UNDECODABLE as error:
             raise BadImages(_reason(error)) from error
+
+
+def opens(path: Path) -> bool:
+    """Whether a file begins like an image, whatever it is called."""
+    if not is_regular(path):
+        return False
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS):
+            return True
+    except UNDECODABLE:
+        return False
 
 
 def _reason(error: Exception) -> str:
@@ -136,17 +152,41 @@ def as_pixels(array: NDArray[Any]) -> tuple[Pixels, tuple[str, ...]]:
 def _eight_bits(array: NDArray[Any]) -> tuple[Pixels, tuple[str, ...]]:
     if array.dtype == np.uint8:
         return array, ()
+    if array.dtype.kind not in "iuf":
+        raise _no_pixels(array, "")
+    if array.dtype.kind == "f":
+        return _from_floats(array)
     low, high = float(array.min()), float(array.max())
-    whole = array.dtype.kind in "iu"
     top = 65535 if array.dtype == np.uint16 and high > 255 else 255
-    if array.dtype.kind not in "iuf" or not (low >= 0 and high <= top):
-        raise BadImages(
-            f"the images are {array.dtype} from {low:g} to {high:g}; expected raw pixels: uint8, "
-            "or floats in [0, 1] or 0-255, not normalized"
-        )
-    scale = 1.0 if not whole and high <= 1 else float(top)
-    pixels = np.rint(array * (255 / scale)).astype(np.uint8)
-    return pixels, (f"pixels converted from {array.dtype} in 0-{scale:g} to 8 bits",)
+    if not (low >= 0 and high <= top):
+        raise _no_pixels(array, f" from {low:g} to {high:g}")
+    pixels = np.rint(array * (255 / float(top))).astype(np.uint8)
+    return pixels, (f"pixels converted from {array.dtype} in 0-{top} to 8 bits",)
+
+
+def _from_floats(array: NDArray[Any]) -> tuple[Pixels, tuple[str, ...]]:
+    """Scale floats in 0-1 or 0-255; what lies a little outside, and seldom, is clipped."""
+    low, high = float(array.min()), float(array.max())
+    integral = high > 1 and bool((array == np.rint(array)).all())
+    tops = (1.0, 255.0) if not integral else (255.0,)
+    for top in tops:
+        outside = (array < 0) | (array > top)
+        near = -OVER * top <= low and high <= (1 + OVER) * top and outside.mean() <= FEW
+        hair = -1e-3 * top <= low and high <= (1 + 1e-3) * top
+        if (near or hair) and (top == 1 or integral or high >= DIM):
+            pixels = np.rint(array.clip(0, top) * (255 / top)).astype(np.uint8)
+            notes = [f"pixels converted from {array.dtype} in 0-{top:g} to 8 bits"]
+            if outside.any():
+                notes.append(f"{outside.sum():,} values from {low:g} to {high:g} clipped")
+            return pixels, tuple(notes)
+    raise _no_pixels(array, f" from {low:g} to {high:g}")
+
+
+def _no_pixels(array: NDArray[Any], span: str) -> BadImages:
+    return BadImages(
+        f"the images are {array.dtype}{span}; expected raw pixels: uint8, or floats in [0, 1] or "
+        "0-255, not normalized"
+    )
 
 
 def in_words(steps: Counter[str]) -> tuple[str, ...]:
@@ -225,12 +265,18 @@ def _on_white(image: Image.Image, steps: list[str]) -> Image.Image:
 
 def _from_deep(image: Image.Image, steps: list[str]) -> Image.Image:
     """Scale 16-bit gray, which Pillow opens as `I;16` or `I`, to 8 bits."""
-    values = np.array(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" else 65535.0
-    if not (values.min() >= 0 and values.max() <= top):
-        raise BadImages(f"has pixels outside 0 to {top:g} (mode {image.mode})")
-    steps.append(f"scaled from {'floats' if image.mode == 'F' else '16-bit gray'} to 8 bits")
-    return Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+    values = np.array(image)
+    if image.mode == "F":
+        try:
+            pixels, _ = _from_floats(values)
+        except BadImages as error:
+            raise BadImages(f"has pixels outside 0 to 1 and 0 to 255 (mode F): {error}") from error
+        steps.append("scaled from floats to 8 bits")
+        return Image.fromarray(pixels)
+    if not (values.min() >= 0 and values.max() <= 65535):
+        raise BadImages(f"has pixels outside 0 to 65535 (mode {image.mode})")
+    steps.append("scaled from 16-bit gray to 8 bits")
+    return Image.fromarray(np.round(values * (255 / 65535)).astype(np.uint8))
 
 
 def listed(reasons: Iterable[str], most: int = 20) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gifthorse.core.errors import BadImages
 from gifthorse.data.decode import (
@@ -32,6 +33,9 @@ from gifthorse.data.gallery import (
     limit_note,
 )
 from gifthorse.data.isolation import LEAST, SWELL
+
+# Of Unix file systems, Windows, storage boxes; those of macOS and of Python begin with a mark.
+DEBRIS = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "#recycle"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,16 @@ def shown(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
+def is_debris(folder: str) -> bool:
+    """Whether a folder's name is one that systems and tools leave behind.
+
+    Example:
+        >>> is_debris(".git"), is_debris("__MACOSX"), is_debris("@eaDir"), is_debris("14_stop")
+        (True, True, True, False)
+    """
+    return folder.startswith((".", "__")) or folder.lower() in DEBRIS
+
+
 def sort_out(
     files: Sequence[Path], root: Path, label: int = -1
 ) -> tuple[list[ImageEntry], list[str]]:
@@ -97,7 +111,8 @@ def sort_out(
     entries, skipped = [], []
     for path in files:
         name = path.relative_to(root).as_posix()
-        if any(part.startswith(".") for part in PurePosixPath(name).parts):
+        *folders, own = PurePosixPath(name).parts
+        if own.startswith(".") or any(map(is_debris, folders)):
             skipped.append(f"{shown(name)} is hidden")
         elif path.suffix.lower() in image_suffixes() | {""}:
             entries.append(ImageEntry(path, name, label))
@@ -117,7 +132,8 @@ def gather(found: FolderContents, wanted: Wanted) -> Gallery:
     good, decoded, bad = _decode_all(chosen, wanted)
     skipped = [*found.skipped, *bad]
     if not good:
-        raise BadImages(f"no usable image in {found.source}: {listed(skipped) or 'it is empty'}")
+        reasons = listed([*bad, *found.skipped])  # what fails first, it says more
+        raise BadImages(f"no usable image in {found.source}: {reasons or 'it is empty'}")
     _check_sizes(decoded, found.source)
     pixels, marks = [image.pixels for image in decoded], [e.label for e in good]
     kept, duplicates = distinct(pixels, marks, wanted.repeats)
@@ -127,7 +143,7 @@ def gather(found: FolderContents, wanted: Wanted) -> Gallery:
         notes.append(f"{counted(len(skipped), 'file')} skipped: {listed(skipped)}")
     images = np.stack([decoded[i].pixels.transpose(2, 0, 1) for i in kept])
     targets = np.array([good[i].label for i in kept], np.int64)
-    classes = count_classes(targets, wanted, found.class_names)
+    classes = _count(targets, [good[i].name for i in kept], wanted, found)
     samples = as_samples(images, targets, classes)
     return Gallery(
         samples,
@@ -139,6 +155,16 @@ def gather(found: FolderContents, wanted: Wanted) -> Gallery:
         sha256=digest(samples.images, samples.labels),
         skipped=tuple(skipped),
     )
+
+
+def _count(
+    labels: NDArray[np.int64], names: Sequence[str], wanted: Wanted, found: FolderContents
+) -> int:
+    try:
+        return count_classes(labels, wanted, found.class_names)
+    except BadImages as error:
+        first = int(labels.argmax())
+        raise BadImages(f"{shown(names[first])} has label {labels[first]}: {error}") from error
 
 
 def _decode_all(

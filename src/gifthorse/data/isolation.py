@@ -15,7 +15,7 @@ from gifthorse.core.isolated.confinement import Limits
 from gifthorse.data.gallery import Gallery
 from gifthorse.data.samples import InMemory
 
-LEAST = Limits(1 << 30, 120.0)  # for images of no size; larger ones get more
+LEAST = Limits(1 << 30, 60.0)  # for images of no size; larger ones get more
 MOST = 32 << 30  # bytes of memory
 SWELL = 100  # times its bytes on disk that a source may take in memory; photographs take 10 to 30
 PACE = 1 << 20  # bytes on disk that are decoded in a second, at the very least

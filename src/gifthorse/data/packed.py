@@ -22,6 +22,7 @@ from platformdirs import user_cache_path
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadImages, BadOption, UsageError
+from gifthorse.core.files import is_regular, read_file
 from gifthorse.data.archive import MOST_BYTES, Array, arrays, peek
 from gifthorse.data.decode import UNDECODABLE, Pixels
 from gifthorse.data.gallery import (
@@ -200,6 +201,8 @@ def _cached(path: Path, rows: Index, chosen: Index, split: Split) -> Pixels:
                 pixels = _decode(path, rows)
                 with atomic(cache) as file:
                     np.save(file, pixels, allow_pickle=False)
+                with atomic(_seal(cache)) as file:
+                    file.write(_digest(cache).encode())
     except (OSError, UsageError) as error:
         log.warning("%s cannot be cached in %s: %s", path, cache.parent, error)
         return _decode(path, rows) if pixels is None else pixels
@@ -217,8 +220,23 @@ def _fingerprint(path: Path) -> str:
     return state.hexdigest()
 
 
+def _seal(cache: Path) -> Path:
+    """Return the file that keeps the digest of a cache."""
+    return cache.with_suffix(".sha256")
+
+
+def _digest(cache: Path) -> str:
+    with cache.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _mapped(cache: Path, count: int) -> Pixels | None:
-    """Map the cache file, copy on write: torch knows no read-only tensors."""
+    """Map the cache file if it is as it was written, copy on write: tensors are never read-only."""
+    if not is_regular(cache):
+        return None
+    if not is_regular(_seal(cache)) or read_file(_seal(cache), 99) != _digest(cache).encode():
+        log.warning("%s was changed since it was written: images are decoded anew", cache)
+        return None
     try:
         pixels: Pixels = np.load(cache, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):

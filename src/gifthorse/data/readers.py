@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from gifthorse.core.errors import BadImages, BadOption
+from gifthorse.core.files import is_regular
 from gifthorse.data import isolation
 from gifthorse.data.archive import Array, arrays, peek
-from gifthorse.data.decode import MOST_SIDE, as_pixels, conform
-from gifthorse.data.files import FolderContents, ImageEntry, distinct, gather, shown, sort_out, walk
+from gifthorse.data.decode import MOST_SIDE, as_pixels, conform, counted
+from gifthorse.data.files import distinct
+from gifthorse.data.folders import read_flat, read_folders, subfolders
 from gifthorse.data.gallery import (
+    MOST_CLASSES,
     Gallery,
     Wanted,
     as_samples,
@@ -24,13 +27,13 @@ from gifthorse.data.gallery import (
     limit_note,
 )
 from gifthorse.data.packed import PACKED, SPLITS, Split, is_packed, load_packed, locate, splits_of
-from gifthorse.data.tables import TABLES, load_table, number_folders, number_labels
+from gifthorse.data.tabled import find_table, read_table
+from gifthorse.data.tables import ENDINGS, TABLES
 
 Reader: TypeAlias = Callable[[str, Wanted], Gallery]
 
 IMAGE_KEYS = ("images", "x", "data", "X")
 LABEL_KEYS = ("labels", "y", "targets", "label")
-PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def read(
@@ -95,96 +98,29 @@ def sniff(source: str) -> str:
         BadImages: There is no such file, folder or packed set, or it is of no known kind.
     """
     path = Path(source)
-    if path.is_dir():
-        if any((path / table).is_file() for table in TABLES):
+    if _is_folder(path):
+        names, _ = subfolders(path)
+        usual = any(is_regular(path / table) for table in TABLES)
+        if usual or (len(names) <= 1 and find_table(path) is not None):
             return "table"
-        return "folders" if _subfolders(path)[0] else "flat"
-    if path.is_file() and path.suffix.lower() in (".csv", ".json"):
+        return "folders" if names else "flat"
+    if is_regular(path) and path.suffix.lower() in (*ENDINGS, ".json"):
         return "table"
     name, _ = _name_and_split(source)
-    if name in PACKED and not path.is_file():
+    if name in PACKED and not is_regular(path):
         return "packed"
-    if not Path(name).is_file():
+    if not is_regular(Path(name)):
         raise BadImages(
             f"{source!r} is no file or folder, and no packed data set ({', '.join(PACKED)})"
         )
     return "packed" if is_packed(peek(Path(name))) else "npz"
 
 
-# Folders --------------------------------------------------------------------------------------
-
-
-def _subfolders(root: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the class folders and of those that tools leave behind."""
-    names = sorted(path.name for path in root.iterdir() if path.is_dir())
-    hidden = [name for name in names if name.startswith((".", "__"))]
-    return [name for name in names if name not in hidden], hidden
-
-
-def read_folders(source: str, wanted: Wanted) -> Gallery:
-    """Read a folder with one subfolder a class, numbered by `tables.number_folders`."""
-    root = Path(source)
-    names, hidden = _subfolders(root)
-    if {name.lower() for name in names} <= PARTS:
-        raise BadImages(f"{source} holds {', '.join(names)}: name one of these folders instead")
-    numbers, class_names, note = number_folders(names)
-    if wanted.classes is not None and len(class_names) > wanted.classes:
-        raise BadImages(
-            f"{source} has class folders up to number {len(class_names) - 1} "
-            f"({class_names[-1]!r}), but the model has {wanted.classes} classes, counted from 0"
-        )
-    notes = [note]
-    if wanted.classes is not None and len(names) < wanted.classes:
-        notes.append(f"class folders for {len(names):,} of the model's {wanted.classes:,} classes")
-    entries: list[ImageEntry] = []
-    skipped = [f"{shown(name)}/ is not a class folder" for name in hidden]
-    skipped += [
-        f"{shown(path.name)} is in no class folder"
-        for path in sorted(root.iterdir())
-        if not path.is_dir()
-    ]
-    for name, number in numbers.items():
-        good, bad = sort_out(walk(root / name), root, number)
-        entries += good
-        skipped += bad
-    found = FolderContents(
-        source, "folders", tuple(entries), class_names, tuple(notes), skipped=tuple(skipped)
-    )
-    return gather(found, wanted)
-
-
-def read_flat(source: str, wanted: Wanted) -> Gallery:
-    """Read a folder of images without labels: all are -1 until a model has labeled them."""
-    entries, skipped = sort_out(walk(Path(source)), Path(source))
-    return gather(FolderContents(source, "model", tuple(entries), skipped=tuple(skipped)), wanted)
-
-
-def read_table(source: str, wanted: Wanted) -> Gallery:
-    """Read a folder by its `labels.csv` or `labels.json`, or by a table given itself."""
-    given = Path(source)
-    table = next(given / t for t in TABLES if (given / t).is_file()) if given.is_dir() else given
-    root = table.parent
-    rows = load_table(table)
-    numbers, class_names, note = number_labels(label for _, label in rows if label)
-    entries: list[ImageEntry] = []
-    skipped: list[str] = []
-    for file, label in rows:
-        if reason := _unfit(file, label):
-            skipped.append(f"{shown(file)} {reason}")
-        else:
-            entries.append(ImageEntry(root / file, file, numbers[label]))
-    named = {entry.path for entry in entries}
-    others = [e for e in sort_out(walk(root), root)[0] if e.path not in named]
-    skipped += [f"{shown(e.name)} is not in {table.name}" for e in others]
-    found = FolderContents(source, "file", tuple(entries), class_names, (note,), tuple(skipped))
-    return gather(found, wanted)
-
-
-def _unfit(file: str, label: str) -> str:
-    path = PurePosixPath(file)
-    if path.is_absolute() or ".." in path.parts:
-        return "leads out of the folder"
-    return "" if label else "has no label"
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 # Arrays ---------------------------------------------------------------------------------------
@@ -205,18 +141,23 @@ def read_npz(source: str, wanted: Wanted) -> Gallery:
     stored = arrays(path, {key, *extra})
     raw = np.atleast_1d(stored[key])
     labels = _labels(stored.get(label_key or ""), len(raw), source)
-    chosen = balanced(labels, wanted.limit)
+    known = np.flatnonzero(labels >= 0)
+    if wanted.repeats or not len(known):  # every row has its place, or no label is known
+        known = np.arange(len(labels))
+    chosen = known[balanced(labels[known], wanted.limit)]
     pixels, notes = as_pixels(raw[chosen])
     images, more = conform(pixels, channels=wanted.channels, size=wanted.size)
     kept, duplicates = distinct(list(images), labels[chosen].tolist(), wanted.repeats)
     targets = labels[chosen][kept]
     names = _names(stored)
+    left = len(raw) - len(known)
+    unknown = [f"{counted(left, 'image')} with the label -1 left out"] if left else []
     samples = as_samples(images[kept], targets, count_classes(targets, wanted, names))
     return Gallery(
         samples,
         "npz" if label_key else "model",
         class_names=names,
-        notes=(*limit_note(len(chosen), len(raw)), *notes, *more, *duplicates),
+        notes=(*limit_note(len(chosen), len(known)), *unknown, *notes, *more, *duplicates),
         source=source,
         sha256=digest(samples.images, samples.labels),
     )
@@ -240,7 +181,7 @@ def _labels(stored: Array | None, count: int, source: str) -> Array:
 
 def _names(stored: Mapping[str, Array]) -> tuple[str, ...]:
     names = stored.get("class_names")
-    return tuple(str(name) for name in names.ravel()) if names is not None else ()
+    return tuple(str(name) for name in names.ravel()[:MOST_CLASSES]) if names is not None else ()
 
 
 # Packed sets ----------------------------------------------------------------------------------
@@ -262,13 +203,17 @@ def read_packed(source: str, wanted: Wanted) -> Gallery:
     pixels = gallery.samples.images.numpy()
     images, notes = conform(pixels, channels=wanted.channels, size=wanted.size)
     classes = count_classes(labels.numpy(), wanted, gallery.class_names)
+    kept, duplicates = distinct(list(images), labels.tolist(), wanted.repeats)
+    if duplicates:
+        images, labels = images[kept], labels[kept]
     samples = as_samples(images, labels.numpy(), classes)
     return replace(
         gallery,
         samples=samples,
-        notes=(f"{split} images of {name}", *gallery.notes, *notes),
+        notes=(f"{split} images of {name}", *gallery.notes, *notes, *duplicates),
         source=source,
-        sha256=digest(samples.images, labels) if notes else gallery.sha256,
+        sha256=digest(samples.images, labels) if notes or duplicates else gallery.sha256,
+        extras={key: vector[kept] for key, vector in gallery.extras.items()},
     )
 
 

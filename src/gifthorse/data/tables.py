@@ -6,19 +6,29 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import BadImages, UsageError
+from gifthorse.core.files import read_file
 from gifthorse.data.gallery import MOST_CLASSES
 
 TABLES = ("labels.csv", "labels.json")
-FILE_COLUMNS = ("file", "filename", "image")
-LABEL_COLUMNS = ("label", "class", "target")
+ENDINGS = (".csv", ".tsv", ".txt")  # of tables that are known by their columns
+# Names of columns without marks and spaces, the likeliest first; GTSRB has Filename and ClassId,
+# one of its copies Path.
+FILE_COLUMNS = ("file", "filename", "image", "path", "filepath", "imagepath", "imagefile", "img")
+LABEL_COLUMNS = ("label", "class", "target", "classid", "labelid", "classlabel", "category")
 EXPECTED = (
-    f"expected a column {' or '.join(FILE_COLUMNS)} and a column {' or '.join(LABEL_COLUMNS)}"
+    f"expected a column {' or '.join(FILE_COLUMNS[:4])} and a column "
+    f"{' or '.join(LABEL_COLUMNS[:4])}"
 )
+MOST_BYTES = 256 * 2**20
+NUMBERED = 0.8  # share of labels that are numbers from which the others are odd ones out
+UNKNOWN = {"", "?", "-", "na", "n/a", "nan", "none", "null", "unknown", "unlabeled", "unlabelled"}
 
 
 def load_table(path: Path) -> tuple[tuple[str, str], ...]:
@@ -31,17 +41,47 @@ def load_table(path: Path) -> tuple[tuple[str, str], ...]:
         BadImages: The file cannot be parsed, or lacks a column.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _decoded(read_file(path, MOST_BYTES))
         rows = _json(text) if path.suffix.lower() == ".json" else _csv(text)
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    except (UsageError, ValueError, RecursionError, csv.Error) as error:
         raise BadImages(f"{path} cannot be read as a table of labels: {error}") from error
     return tuple(_pair(row, path) for row in rows)
 
 
-def _csv(text: str) -> list[dict[str, Any]]:
-    header = text.partition("\n")[0]
+def names_files_and_labels(path: Path) -> bool:
+    """Whether the first line of a file names a column of files and one of labels."""
+    try:
+        with path.open("rb") as file:
+            text = _decoded(file.readline(10_000))
+        keys = [_bare(key) for key in next(_reader(text))]
+    except (OSError, ValueError, StopIteration, csv.Error):
+        return False
+    return bool({*FILE_COLUMNS} & {*keys}) and bool({*LABEL_COLUMNS} & {*keys})
+
+
+def _decoded(content: bytes) -> str:
+    """Return text in UTF-8, in UTF-16 if it says so, or else as old spreadsheets write it."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _reader(text: str) -> Iterator[list[str]]:
+    first, _, rest = text.partition("\n")
+    if re.fullmatch(r"sep=.\s*", first):  # what Excel tells itself
+        text = rest
+    header = next(iter(text.splitlines()), "")
     mark = max(",;\t", key=header.count)
-    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, strict=True))
+    return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+
+
+def _csv(text: str) -> list[dict[str, Any]]:
+    rows = _reader(text)
+    header = next(rows, [])
+    return [dict(zip_longest(header, row[: len(header)])) for row in rows if any(row)]
 
 
 def _json(text: str) -> list[dict[str, Any]]:
@@ -53,12 +93,18 @@ def _json(text: str) -> list[dict[str, Any]]:
     raise ValueError("expected an object of file names and labels, or a list of records")
 
 
+def _bare(name: object) -> str:
+    """Return the name of a column without what people write it with: `Class_Id` is `classid`."""
+    return re.sub(r"[\s_.\-]+", "", str(name)).lower()
+
+
 def _pair(row: Mapping[str, Any], path: Path) -> tuple[str, str]:
-    lower = {str(key).strip().lower(): value for key, value in row.items()}
+    lower = {_bare(key): value for key, value in row.items()}
     file = next((lower[key] for key in FILE_COLUMNS if key in lower), None)
     label = next((lower[key] for key in LABEL_COLUMNS if key in lower), "")
     if not isinstance(file, str) or not set(LABEL_COLUMNS) & set(lower):
-        raise BadImages(f"{path} has the columns {', '.join(lower)}; {EXPECTED}")
+        given = ", ".join(str(key).strip()[:40] for key in list(row)[:12])
+        raise BadImages(f"{path} has the columns {given}; {EXPECTED}")
     if label is not None and not isinstance(label, str | int | float):
         raise BadImages(f"the label of {file!r} in {path} is {label!r}; expected a number or name")
     return file.strip(), "" if label is None else str(label).strip()
@@ -68,16 +114,27 @@ def number_labels(labels: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...
     """Give each label of a table its class number.
 
     Returns:
-        Number by label, class names by number (empty if the labels are numbers), and a note.
+        Number by label, class names by number (empty if the labels are numbers), and a note. If
+        nearly all are numbers, labels that are not, such as -1, have none.
 
     Example:
         >>> number_labels(["dog", "cat", "dog"])[:2]
         ({'cat': 0, 'dog': 1}, ('cat', 'dog'))
     """
-    kinds = sorted(set(labels))
-    if all(re.fullmatch(r"[0-9]{1,6}(\.0+)?", kind) for kind in kinds):
-        return {kind: int(float(kind)) for kind in kinds}, (), "labels taken as class numbers"
+    counts = Counter(labels)
+    kinds = sorted(counts)
+    numbers = [kind for kind in kinds if re.fullmatch(r"[0-9]{1,6}(\.0+)?", kind)]
+    unknown = [k for k in kinds if re.fullmatch(r"-[0-9.]+", k) or k.lower() in UNKNOWN]
+    known = counts.total() - sum(counts[kind] for kind in unknown)
+    if (numbers or not known) and sum(counts[kind] for kind in numbers) >= NUMBERED * known:
+        return {kind: int(float(kind)) for kind in numbers}, (), "labels taken as class numbers"
     return _alphabetical(kinds, "labels")
+
+
+def folder_number(name: str) -> int | None:
+    """Return the number that a folder's name starts with, as in `7` or `14_stop`, or None."""
+    match = re.fullmatch(r"([0-9]{1,9})([_\- .].*)?", name)
+    return int(match[1]) if match else None
 
 
 def number_folders(names: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...], str]:
@@ -96,9 +153,9 @@ def number_folders(names: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...
         >>> number_folders(["10", "2_b"])[0]
         {'2_b': 2, '10': 10}
     """
-    matches = {name: re.fullmatch(r"([0-9]+)([_\- .].*)?", name) for name in names}
-    numbers = {name: int(match[1]) for name, match in matches.items() if match}
-    if len(numbers) < len(names) or max(numbers.values()) >= MOST_CLASSES:
+    found = {name: folder_number(name) for name in names}
+    numbers = {name: number for name, number in found.items() if number is not None}
+    if len(numbers) < len(names) or max(numbers.values(), default=MOST_CLASSES) >= MOST_CLASSES:
         return _alphabetical(sorted(names), "folders")
     numbers = dict(sorted(numbers.items(), key=lambda item: item[1]))
     by_number = {number: name for name, number in numbers.items()}

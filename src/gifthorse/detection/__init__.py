@@ -65,10 +65,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
 # What it runs as well where those leave doubt: the other calibrated detector, which looks for small
 # masks where pixels are many.
 SECOND: dict[str, tuple[str, ...]] = {"standard": ("neural_cleanse_quick",)}
+# What needs no gradient of the net.
+GRADIENT_FREE = frozenset({"weight_signature"})
 
 __all__ = [
     "DETECTORS",
     "DLTND",
+    "GRADIENT_FREE",
     "MMBD",
     "PRESETS",
     "SECOND",

@@ -181,7 +181,8 @@ class DLTND:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return the quantile of cosines of each label whose mask is small enough, or 0."""
-        net, (x, y) = frozen(subject.net), few(*whole(near(search, subject)), self.each)
+        x, y = few(*whole(near(search, subject)), self.each)
+        net = frozen(subject.net, x)
         if len(y.unique()) < 2:
             raise NotApplicable("DLTND needs images of two or more classes: add other classes")
         parts = []

@@ -97,8 +97,8 @@ class GangSweep:
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
         """Return how far the statistic of each class lies below the median."""
-        net = frozen(subject.net)
         (x, y), (held, held_y) = (whole(near(part, subject)) for part in (search, unseen))
+        net = frozen(subject.net, x)
         quiet = Subject(net, subject.shape, subject.classes)
         best, ratios, alike = [], [], []
         for k in range(subject.classes):

@@ -31,6 +31,7 @@ from gifthorse.detection.sentences import Smaller
 from gifthorse.detection.statistics import anomaly_index, log_anomaly_index
 from gifthorse.detection.verdict import Work
 from gifthorse.search import Exhaustive, Scheduler, finish
+from gifthorse.training import predict
 
 
 @method
@@ -53,9 +54,9 @@ class Inspector:
         classes: The targets to search, at least three; empty takes all.
 
     Source: Wang et al., Neural Cleanse, S&P 2019, sec. IV. Differs: the outlier test is made on
-    log sizes, with a floor on the deviation, and nothing is called backdoored unless its trigger
-    works on images that the search did not use and a shuffled one does not. The anomaly index of
-    the papers is printed beside it.
+    log sizes, among the classes that some clean image is taken for, with a floor on the deviation,
+    and nothing is called backdoored unless its trigger works on images that the search did not use
+    and a shuffled one does not. The anomaly index of the papers is printed beside it.
     """
 
     inverter: Inverter
@@ -81,37 +82,43 @@ class Inspector:
         stopped = finish(inversion, self.scheduler, kept, longest=self._longest())
         best = inversion.best
         confirmer = Confirmer(subject, unseen, self.proof, spawn(rng), run)
-        depths, findings = self._judge(confirmer, inversion, stopped)
+        wins = winners(subject, clean, run)
+        peers = torch.tensor([bool(wins[c.goal.target]) for c in best])
+        depths, findings = self._judge(confirmer, inversion, stopped, peers)
         arms = zip(best, depths.tolist(), strict=True)
         return work.verdict(
             self,
             depths.max().item(),
             findings,
-            _statistics(best, depths),
+            _statistics(best, depths, peers),
             name=type(self.inverter).__name__,
             arms=(Arm(c.goal, c.size, c.asr, d, c.feasible, c.rounds) for c, d in arms),
             coverage=(c.goal for c in best),
         )
 
     def _judge(
-        self, confirmer: Confirmer, inversion: Inversion, stopped: str
+        self, confirmer: Confirmer, inversion: Inversion, stopped: str, peers: Tensor
     ) -> tuple[Tensor, list[Finding]]:
-        """Return how far every goal stands out, and what is to be said of that.
+        """Return how far every goal stands out from its peers, and what is to be said of that.
 
         A class that is alone with its trigger, where most have none worth the name, may be the
         first that a search with too few rounds came to: nothing is critical then.
         """
         best = inversion.best
+        if peers.sum() < 3:
+            return torch.zeros(len(best)), [_alone(int(peers.sum()), len(best))]
+        alike = [c for c, peer in zip(best, peers.tolist(), strict=True) if peer]
         sizes = torch.tensor([c.size for c in best])
-        depths = log_anomaly_index(sizes)
+        depths = log_anomaly_index(sizes, peers=peers)
         # Arms that were paused for good have upper bounds, which only overstate an outlier.
-        done = [c for c, ended in zip(best, inversion.done.tolist(), strict=True) if ended]
-        asked = best if stopped else done or best
+        ended = (inversion.done & peers).tolist()
+        done = [c for c, end in zip(best, ended, strict=True) if end]
+        asked = alike if stopped else done or alike
         large = self._large(confirmer.subject, asked, self.diffuse)
         if stopped and 2 * large >= len(asked):
             depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
         alone = 2 * self._large(confirmer.subject, asked, MOST) >= len(asked)
-        middle = median(sizes).item()
+        middle = median(sizes[peers]).item()
         suspects = (
             Suspect(
                 best[k],
@@ -122,7 +129,7 @@ class Inspector:
             )
             for k in sizes.argsort().tolist()
         )
-        findings = confirmer.findings(suspects, Smaller(best))
+        findings = confirmer.findings(suspects, Smaller(alike))
         if stopped:
             findings.append(_unfinished(best, stopped))
         elif 2 * large >= len(asked) and not any(f.severity == "CRITICAL" for f in findings):
@@ -164,17 +171,37 @@ class Inspector:
         return sum(not c.feasible or c.size > limit for c in best)
 
 
-def _statistics(best: Sequence[Candidate], depths: Tensor) -> dict[str, float]:
+def _statistics(best: Sequence[Candidate], depths: Tensor, peers: Tensor) -> dict[str, float]:
     sizes = torch.tensor([c.size for c in best])
-    smallest, middle = int(sizes.argmin()), median(sizes).item()
+    known = sizes[peers] if peers.sum() >= 3 else sizes
+    smallest, middle = int(sizes.argmin()), median(known).item()
     return {
-        "anomaly_index": anomaly_index(sizes).max().item(),
+        "anomaly_index": anomaly_index(known).max().item(),
         "depth": depths.max().item(),
         "smallest": sizes[smallest].item(),
         "smallest_class": float(best[smallest].goal.target),
         "median": middle,
         "ratio": sizes[smallest].item() / max(middle, 1e-9),
     }
+
+
+def winners(subject: Subject, clean: Samples, run: Run) -> Tensor:
+    """Return which outputs are the largest for some clean image, `(K,)` bool.
+
+    An output that never wins is no class that others could be compared with: a head that was made
+    wider than its task has many, and what does win stands out from them.
+    """
+    x, _ = whole(clean)
+    run.charge(len(x) / 2)
+    return predict(subject, x).argmax(1).bincount(minlength=subject.classes) > 0
+
+
+def _alone(winning: int, goals: int) -> Finding:
+    message = (
+        f"Of the {goals} goals searched, only {winning} have a target that ever wins on the clean "
+        "images: too few to stand out from. Give images of more classes."
+    )
+    return Finding("IN002", "HIGH", float(winning), message)
 
 
 def _unfinished(best: Sequence[Candidate], stopped: str) -> Finding:

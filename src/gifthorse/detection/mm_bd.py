@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Annotated
 
 import torch
@@ -27,7 +27,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.detection.verdict import Judged, Work, doubt
 from gifthorse.detection.weight_signature import LEAST_P, by_class
-from gifthorse.models.folding import frozen
+from gifthorse.models.folding import TRIED, frozen
 from gifthorse.training import Player, descend
 
 
@@ -101,8 +101,9 @@ class MMBD:
             Margins `(K,)` in logits, `-inf` for classes that had no turn; and words, empty if
             nothing was cut short.
         """
-        net, noise = frozen(subject.net), spawn(rng)
-        device = next(chain(net.parameters(), net.buffers()), torch.empty(0)).device
+        noise, device = spawn(rng), subject.device
+        likely = torch.rand(TRIED, *subject.shape, generator=torch.Generator().manual_seed(0))
+        net = frozen(subject.net, likely.to(device))
         found = torch.full((subject.classes,), -math.inf, device=device)
         groups = torch.arange(len(found), device=device).split(
             max(1, self.max_batch // self.starts)
@@ -122,7 +123,7 @@ class MMBD:
         `part` tells how many groups of classes are done, and how many there are.
         """
         done, total = part
-        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        x = x.requires_grad_()
         climb = _Climb(net, self.starts)
         player = Player((x,), climb, SGD([x], self.lr, self.momentum))
         batch = (x, group.repeat_interleave(self.starts))

@@ -16,7 +16,7 @@ from gifthorse.core.types import Finding, Goal, Images, Samples, Subject, Verdic
 from gifthorse.data.samples import near
 from gifthorse.detection.verdict import Judged, Work, doubt
 from gifthorse.detection.weight_signature import by_class
-from gifthorse.models.folding import frozen
+from gifthorse.models.folding import TRIED, frozen
 
 
 @method
@@ -90,7 +90,8 @@ class NeuronInspect:
             share in [0, 0.5], or in mode `zoo` a number of pixels. And words, empty if nothing was
             cut short; the features are then of the images seen so far.
         """
-        net, images = frozen(subject.net), near(clean, subject)
+        images = near(clean, subject)
+        net = frozen(subject.net, images[torch.arange(min(TRIED, len(images)))][0])
         order = torch.randperm(len(clean), generator=spawn(rng))[: self.images]
         sums, edges, active = [], [], torch.zeros(())
         seen, stopped = 0, ""

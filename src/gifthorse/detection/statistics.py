@@ -38,7 +38,7 @@ def anomaly_index(sizes: Tensor, *, floor: float = 0.05) -> Tensor:
     return ((middle - sizes) / mad(sizes, max(1e-12, (floor * middle).item()))).clamp(min=0)
 
 
-def log_anomaly_index(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
+def log_anomaly_index(sizes: Tensor, *, floor: float = 0.2, peers: Tensor | None = None) -> Tensor:
     """Return how many robust deviations each size lies below the median, on a log scale.
 
     Sizes are positive and skewed; on the plain scale no class can lie further below the median
@@ -48,6 +48,7 @@ def log_anomaly_index(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
     Args:
         sizes: Trigger sizes, shape `(K,)`, in pixels, K >= 3.
         floor: Least deviation, in natural-log units (0.2 is a factor of 1.22).
+        peers: Which of them all are compared with, `(K,)` bool, three or more; None for all.
 
     Returns:
         Shape `(K,)`, unitless; 0 at or above the median.
@@ -57,8 +58,8 @@ def log_anomaly_index(sizes: Tensor, *, floor: float = 0.2) -> Tensor:
         >>> log_anomaly_index(torch.tensor([100.0, 100.0, 100.0, 100.0, 1.0])).argmax().item()
         4
     """
-    _check(sizes)
-    return log_depth(sizes, floor).clamp(min=0)
+    _check(sizes if peers is None else sizes[peers])
+    return log_depth(sizes, floor, peers).clamp(min=0)
 
 
 def aiv(

@@ -60,7 +60,7 @@ class Asked:
         parts = []
         for part in x.split(CHUNK):
             self._charge(len(part))
-            with torch.inference_mode():
+            with torch.no_grad():
                 parts.append(self.subject(part).float())
         return torch.cat(parts)
 
@@ -76,7 +76,7 @@ class Asked:
         labels, predicted, inner = [], [], []
         for x, y in batches(near(samples, self.subject), CHUNK):
             self._charge(len(x))
-            with torch.inference_mode():
+            with torch.no_grad():
                 logits, found = with_features(self.subject, x)
             labels.append(y.cpu())
             predicted.append(logits.argmax(1).cpu())

@@ -102,7 +102,7 @@ class ABSInversion:
         self.suspects: dict[str, list[SuspectNeuron]] = {}
         self._searches: list[tuple[Search, Tensor]] = []  # a search, and the goal of each arm
         self._rounds = torch.zeros(len(goals), dtype=torch.int64)
-        self._net = frozen(subject.net, fold=False)
+        self._net = frozen(subject.net)
         self._layers = method.named(self._net)
 
     def start(self) -> Iterator[str]:

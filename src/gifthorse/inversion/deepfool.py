@@ -98,8 +98,8 @@ class DeepFoolInversion:
         rng: Generator,
     ) -> None:
         self.method, self.goals = method, tuple(goals)
-        self._subject = replace(subject, net=frozen(subject.net))
         self._pool, labels = whole(near(clean, subject))
+        self._subject = replace(subject, net=frozen(subject.net, self._pool))
         rows = zip(*usable(labels, goals), strict=True)
         self._usable: list[Tensor] = [index[: int(count)].sort().values for index, count in rows]
         self._target = torch.tensor([g.target for g in goals], device=labels.device)
@@ -221,7 +221,7 @@ def deepfool(
     live, spent = torch.arange(len(x), device=x.device), 0.0
     for turn in range(iterations + 1):
         u = (x[live] + (1 + overshoot) * r[live]).requires_grad_()
-        z = net(u.clamp(0, 1).contiguous(memory_format=torch.channels_last))
+        z = net(u.clamp(0, 1))
         spent += len(live) / 2
         top, goal = z.argmax(1, keepdim=True), target[live, None]
         won[live] = (top == goal)[:, 0]

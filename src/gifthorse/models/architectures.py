@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from gifthorse.core.errors import BadOption, UnknownArch, UnknownMethod, UnreadableModel
+from gifthorse.models.factories import make_own
 from gifthorse.models.nets.merged import blank
 from gifthorse.models.reading.entries import shown
 from gifthorse.models.zoo import NETS
@@ -21,25 +21,28 @@ from gifthorse.models.zoo import NETS
 Shapes = Mapping[str, tuple[int, ...]]
 
 COUNTERS = "num_batches_tracked"  # of BatchNorm; old files lack them
+COUNTS = ("total_", "num_", "n_", "__", "flops", "macs", "step")  # of tools that count something
 HEADS = ("fc", "head", "linear", "classifier", "last_linear", "output", "logits")
 MOST = 100_000  # classes or channels of a net that is believable
 
 
 @dataclass(frozen=True)
 class Guess:
-    """An architecture that fits a file's tensors exactly.
+    """An architecture that tensors of a file are.
 
     Attributes:
         arch: Name that `build` understands.
         classes: Number of logits.
         channels: Number of input channels.
         ties: Further names that fit as well, later in the list.
+        shapes: The tensors that the net has, by name.
     """
 
     arch: str
     classes: int
     channels: int
     ties: tuple[str, ...] = ()
+    shapes: Shapes = field(default_factory=dict, repr=False, compare=False)
 
 
 # 1. By name -----------------------------------------------------------------------------------
@@ -70,7 +73,7 @@ def build(arch: str, classes: int, channels: int = 3) -> nn.Module:
         return _torchvision(name, classes, channels)
     if source == "trojannet" and name in NETS:
         return blank(name, classes, channels)
-    return _call(_function(source, name), arch, classes, channels)
+    return make_own(source, name, classes, channels)
 
 
 def _library(module: str) -> object:
@@ -102,45 +105,6 @@ def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
     if channels != 3:
         raise BadOption(f"nets of torchvision have 3 input channels; this file has {channels}")
     net: nn.Module = models.get_model(name, weights=None, num_classes=classes)
-    return net
-
-
-def _function(source: str, name: str) -> Callable[..., object]:
-    try:
-        module = _from_file(Path(source)) if source.endswith(".py") else _from_module(source)
-    except (ImportError, OSError, SyntaxError, ValueError) as error:
-        raise BadOption(f"cannot import {source!r} for --arch: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise BadOption(f"{source!r} has no function {name!r} that makes a net")
-    return function  # type: ignore[no-any-return]
-
-
-def _from_module(source: str) -> object:
-    return importlib.import_module(source)
-
-
-def _from_file(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _call(function: Callable[..., object], arch: str, classes: int, channels: int) -> nn.Module:
-    given = {
-        **dict.fromkeys(("num_classes", "classes"), classes),
-        **dict.fromkeys(("channels", "in_chans", "in_channels"), channels),
-    }
-    try:
-        known = inspect.signature(function).parameters
-    except (ValueError, TypeError) as error:
-        raise BadOption(f"{arch!r} is no Python function that makes a net") from error
-    net = function(**{name: value for name, value in given.items() if name in known})
-    if not isinstance(net, nn.Module):
-        raise BadOption(f"{arch!r} made a {type(net).__name__}; expected a torch.nn.Module")
     return net
 
 
@@ -184,29 +148,108 @@ def find(shapes: Shapes) -> Guess | None:
 
     A net of `NETS` beside a small one that may overrule it (`merged.Merged`) is found as well.
     """
-    return _plain(shapes) or _beside(shapes)
+    found = within(shapes)
+    return found if found is not None and names(found.shapes) == names(shapes) else None
 
 
-def _plain(shapes: Shapes) -> Guess | None:
-    keys = names(shapes)
-    fits: list[tuple[str, int, int]] = []
-    for arch in NETS:
-        if names(_shapes(arch, 10, 3)) == keys:
-            width = measure(arch, shapes)
-            if width is not None and _same(_shapes(arch, *width), shapes):
-                fits.append((arch, *width))
-    return Guess(*fits[0], tuple(arch for arch, _, _ in fits[1:])) if fits else None
+def within(shapes: Shapes, archs: Iterable[str] = tuple(NETS)) -> Guess | None:
+    """Find the largest net of `NETS` that is among these tensors; None if there is none.
+
+    What is beside it must be foreign to it, see `foreign`: a shorter net of a family is not found
+    in a longer one.
+    """
+    return _beside(shapes) or _plain(shapes, archs)
+
+
+def _plain(shapes: Shapes, archs: Iterable[str]) -> Guess | None:
+    likely = [arch for arch in archs if _first(arch) in shapes]
+    keys = names(shapes) if likely else frozenset()
+    fits: list[Guess] = []
+    for arch in likely:
+        width = measure(arch, shapes) if names(_shapes(arch, 10, 3)) <= keys else None
+        whole = _shapes(arch, *width) if width is not None else {}
+        if width is not None and holds(whole, shapes):
+            fits.append(Guess(arch, *width, shapes=whole))
+    most = max((len(names(f.shapes)) for f in fits), default=0)
+    best = [f for f in fits if len(names(f.shapes)) == most]
+    return replace(best[0], ties=tuple(f.arch for f in best[1:])) if best else None
+
+
+@cache
+def _first(arch: str) -> str:
+    """Return the name of a net's first tensor, which tells most files from it at once."""
+    return next(iter(_shapes(arch, 10, 3)))
 
 
 def _beside(shapes: Shapes) -> Guess | None:
+    if not any(f"net.{_first(arch)}" in shapes for arch in NETS):
+        return None
     own = {n.removeprefix("net."): shape for n, shape in shapes.items() if n.startswith("net.")}
-    host = _plain(own)
+    host = _plain(own, NETS)
     if host is None:
         return None
     arch = f"trojannet:{host.arch}"
     whole = _shapes(arch, host.classes, host.channels)
-    fits = names(whole) == names(shapes) and _same(whole, shapes)
-    return replace(host, arch=arch, ties=()) if fits else None
+    return replace(host, arch=arch, shapes=whole, ties=()) if holds(whole, shapes) else None
+
+
+def holds(net: Shapes, file: Shapes) -> bool:
+    """Whether a file has all tensors of a net in their shapes, and beside them foreign ones."""
+    own, given = names(net), names(file)
+    return own <= given and _same(net, file) and foreign(own, given - own, file)
+
+
+def foreign(own: Iterable[str], others: Iterable[str], shapes: Shapes) -> bool:
+    """Whether tensors are no part of a net that has those called `own`.
+
+    They are none if the net has no such module, or if they are counters.
+
+    Example:
+        >>> own = ["conv.weight", "fc.weight"]
+        >>> foreign(own, ["criterion.weight"], {}), foreign(own, ["fc.bias"], {"fc.bias": (2,)})
+        (True, False)
+    """
+    tops = {name.partition(".")[0] for name in own}
+    return all(
+        name.partition(".")[0] not in tops
+        or (prod(shapes[name]) <= 1 and name.rpartition(".")[2].startswith(COUNTS))
+        for name in others
+    )
+
+
+class Named:
+    """Finds the net that the user named among tensors; builds it once, or again if it is wider.
+
+    Attributes:
+        arch: Its name.
+        net: As it was built last; None before that, and for a net of `NETS`.
+        ends: Classes and channels that it was built for.
+    """
+
+    def __init__(self, arch: str) -> None:
+        self.arch = arch
+        self.net: nn.Module | None = None
+        self.ends = (0, 0)
+
+    def __call__(self, shapes: Shapes) -> Guess | None:
+        """Return the net if it is among these tensors; see `within`."""
+        if self.arch in NETS:
+            return _plain(shapes, (self.arch,))
+        own = shapes_of(self.built(shapes).state_dict())
+        if not names(own) <= names(shapes):
+            return None
+        inside = {name: shapes[name] for name in own if name in shapes}
+        if widths(inside, self.arch) != self.ends:
+            self.net = None
+            own = shapes_of(self.built(inside).state_dict())
+        return Guess(self.arch, *self.ends, shapes=own) if holds(own, shapes) else None
+
+    def built(self, shapes: Shapes) -> nn.Module:
+        """Return the net, built for the classes and channels of these tensors if it was not yet."""
+        if self.net is None:
+            self.ends = widths(shapes, self.arch)
+            self.net = build(self.arch, *self.ends)
+        return self.net
 
 
 def widths(shapes: Shapes, arch: str) -> tuple[int, int]:
@@ -266,8 +309,9 @@ def nearest(shapes: Shapes, count: int = 3) -> str:
         known = names(_shapes(arch, 10, 3))
         return len(known & keys) / max(1, len(known | keys))
 
-    best = sorted(NETS, key=similarity, reverse=True)[:count]
-    return "; ".join(f"{a} ({similarity(a):.0%} of names: {_contrast(a, shapes)})" for a in best)
+    likeness = {arch: similarity(arch) for arch in NETS}
+    best = sorted(NETS, key=lambda arch: likeness[arch], reverse=True)[:count]
+    return "; ".join(f"{a} ({likeness[a]:.0%} of names: {_contrast(a, shapes)})" for a in best)
 
 
 def _contrast(arch: str, shapes: Shapes) -> str:
@@ -283,9 +327,10 @@ def difference(net: Shapes, file: Shapes) -> str:
         'file lacks 1 (fc.bias), 1 of another shape (fc.weight: file (2, 4), net (2, 3))'
     """
     ours, theirs = names(net), names(file)
-    shared = [name for name in file if name in ours & theirs and net[name] != file[name]]
-    lacking = [name for name in net if name in ours - theirs]
-    extra = [name for name in file if name in theirs - ours]
+    both, missing, more = ours & theirs, ours - theirs, theirs - ours
+    shared = [name for name in file if name in both and net[name] != file[name]]
+    lacking = [name for name in net if name in missing]
+    extra = [name for name in file if name in more]
     other = [f"{n}: file {file[n]}, net {net[n]}" for n in shared]
     groups = (
         ("file lacks {}", lacking),
@@ -330,19 +375,3 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], arch: str = "the net") -> 
     given = {**counters, **{name: state[name] for name in state if name in own}}
     net.load_state_dict(given, strict=True)
     return net.float().eval().requires_grad_(False)
-
-
-def ends(net: nn.Module) -> tuple[int, int]:
-    """Return the outputs of a net's last and the inputs of its first layer that has weights.
-
-    Raises:
-        UnreadableModel: If it has no linear or convolutional layer.
-    """
-    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    if not layers:
-        raise UnreadableModel(
-            "the net has no linear or convolutional layer, so it cannot be examined", rule="IN004"
-        )
-    first, last = layers[0], layers[-1]
-    outputs = last.out_features if isinstance(last, nn.Linear) else last.out_channels
-    return outputs, first.in_features if isinstance(first, nn.Linear) else first.in_channels

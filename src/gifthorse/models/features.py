@@ -9,7 +9,10 @@ from gifthorse.core.types import Images, Logits, Subject
 
 
 def head(net: nn.Module) -> str:
-    """Return the name of the last linear layer, or, of a net without one, the last convolution.
+    """Return the name of the layer that makes the logits, as far as that is known.
+
+    That is what a `Classifier` was found to run last; else the linear layer declared last, or, of a
+    net without one, the last convolution.
 
     Raises:
         NotApplicable: If the net has neither.
@@ -18,6 +21,8 @@ def head(net: nn.Module) -> str:
         >>> head(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
         '3'
     """
+    if known := getattr(net, "logits_layer", ""):
+        return str(known)
     linear, convolutions = (
         [name for name, module in net.named_modules() if isinstance(module, kind)]
         for kind in (nn.Linear, nn.Conv2d)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from gifthorse.core.errors import UnreadableModel
+from gifthorse.core.errors import SeveralNets, UnreadableModel
 from gifthorse.core.types import Finding
 from gifthorse.models import architectures as archs
+from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
-from gifthorse.models.reading.entries import Chosen, choose, variants
-from gifthorse.models.reading.pickles import Import
+from gifthorse.models.reading.ratings import Import
+from gifthorse.models.reading.stance import stance
 from gifthorse.models.reading.survey import Survey, finding
 
 
@@ -26,6 +27,8 @@ class Inspection:
         sha256: Hex digest of its bytes.
         format: What it is, as of `sniff`.
         safety: Verdict on opening it, in words.
+        advice: What to do where something speaks against it; else empty.
+        status: Exit status of the command: 0, 1 for a finding, 2 for what cannot be examined.
         imports: Names that its pickles ask for, each rated.
         tensors: Number of tensors.
         params: Number of their elements.
@@ -44,6 +47,8 @@ class Inspection:
     sha256: str
     format: str
     safety: str
+    advice: str
+    status: int
     imports: tuple[Import, ...]
     tensors: int
     params: int
@@ -57,11 +62,15 @@ class Inspection:
     records: tuple[str, ...]
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | Path, part: str | None = None) -> Inspection:
     """List what a model file holds, from its bytes alone.
 
+    Args:
+        path: The file.
+        part: Name of the part that is the net, of a file that holds several.
+
     Raises:
-        UsageError: If there is no such file.
+        UsageError: If there is no such file, or no such part in it.
         UnreadableModel: If it is a device or may not be read. Everything else is a finding.
     """
     path = Path(path)
@@ -70,15 +79,18 @@ def inspect(path: str | Path) -> Inspection:
             found = isolation.survey(copy)
         except UnreadableModel as error:
             found = Survey("unknown", (finding(error),))
-    chosen, findings = _chosen(found)
-    arch, how, notes = _architecture(chosen)
+    chosen, findings, question = _chosen(found, part)
+    arch, how = _architecture(chosen)
+    opinion = stance(findings, found.imports)
     tensors = [e for e in found.entries if e.shape is not None]
     return Inspection(
         path=str(path),
         bytes=copy.size,
         sha256=copy.sha256,
         format=found.kind,
-        safety=_safety(findings),
+        safety=opinion.safety,
+        advice=question or opinion.advice,
+        status=opinion.status,
         imports=found.imports,
         tensors=len(tensors),
         params=sum(prod(e.shape or ()) for e in tensors),
@@ -86,43 +98,34 @@ def inspect(path: str | Path) -> Inspection:
         wrappers=chosen.wrappers,
         metadata=found.metadata,
         arch=arch,
-        how=how,
+        how=question or how,
         findings=findings,
-        notes=(*chosen.notes, *notes),
+        notes=chosen.notes,
         records=found.records,
     )
 
 
-def _chosen(found: Survey) -> tuple[Chosen, tuple[Finding, ...]]:
-    nothing = Chosen({}, (), ())
+def _chosen(found: Survey, part: str | None) -> tuple[Chosen, tuple[Finding, ...], str]:
+    """Return the net's tensors, what speaks against the file, and what is to be asked."""
+    nothing = Chosen({})
     if any(f.severity in ("CRITICAL", "HIGH") for f in found.findings):
-        return nothing, found.findings
+        return nothing, found.findings, ""
     try:
-        return choose(found.entries), found.findings
+        return choose(found.entries, archs.within, part), found.findings, ""
+    except SeveralNets as error:
+        return nothing, found.findings, str(error)
     except UnreadableModel as error:
-        return nothing, (*found.findings, finding(error))
+        return nothing, (*found.findings, finding(error)), ""
 
 
-def _architecture(chosen: Chosen) -> tuple[str, str, tuple[str, ...]]:
-    """Return the guessed name, how or why not, and the prefixes stripped for it."""
+def _architecture(chosen: Chosen) -> tuple[str, str]:
+    """Return the guessed name, and how or why not."""
     if not chosen.entries:
-        return "", "not guessed: the file's tensors are not listed", ()
+        return "", "not guessed: the file's tensors are not listed"
+    guess = chosen.fit
+    if guess is not None:
+        ends = f"{guess.classes} classes, {guess.channels} input channels"
+        also = f"; {', '.join(guess.ties)} would fit as well" * bool(guess.ties)
+        return guess.arch, f"guessed from {len(chosen.entries)} tensors: {ends}{also}"
     shapes = {name: entry.shape or () for name, entry in chosen.entries.items()}
-    for bare, notes in variants(shapes):
-        guess = archs.find(bare)
-        if guess is not None:
-            ends = f"{guess.classes} classes, {guess.channels} input channels"
-            also = f"; {', '.join(guess.ties)} would fit as well" * bool(guess.ties)
-            return guess.arch, f"guessed from {len(bare)} tensors: {ends}{also}", notes
-    return "", f"no known architecture fits; nearest: {archs.nearest(bare)}", notes
-
-
-def _safety(findings: tuple[Finding, ...]) -> str:
-    rules = {f.rule for f in findings if f.severity in ("CRITICAL", "HIGH")}
-    if "FS001" in rules:
-        return "dangerous: opening it as usual would run commands"
-    if "FS002" in rules:
-        return "brings code: opening it as usual would run it"
-    if rules:
-        return "not to be trusted: it is malformed, or made to exhaust or deceive its reader"
-    return "weights only: nothing in it can run"
+    return "", f"no known architecture fits; nearest: {archs.nearest(shapes)}"

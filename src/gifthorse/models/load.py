@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,13 +15,18 @@ from torch import Tensor, nn
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UnreadableModel, UsageError
-from gifthorse.core.types import Origin
+from gifthorse.core.types import Normalization, Origin
 from gifthorse.models import architectures as archs
+from gifthorse.models.normalize import STORED
+from gifthorse.models.outputs import ends
+from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
-from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, Chosen, choose, shown, variants
+from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY, PrivateCopy, private_copy
 from gifthorse.models.reading.survey import Survey, refusal
+from gifthorse.models.zoo import NETS
 
+RUNNING = re.compile(r"running_(mean|var)$")
 LEAST_TORCH = (2, 10)  # before, its restricted reader could be broken: CVE-2026-24747
 
 
@@ -29,10 +36,12 @@ class Opened:
 
     Attributes:
         net: In eval mode, float32, its weights without gradient; normalization is not part of it.
-        classes: Number of logits.
+        classes: Number of logits; 0 for a net of the user's that ran on no usual size of images.
         channels: Number of input channels.
         origin: The file and how it was opened.
-        nonfinite: Names of tensors with NaN, infinity or a negative variance, for rule `FS005`.
+        nonfinite: Names of weights with NaN or infinity and of variances that are negative, for
+            rule `FS005`.
+        normalization: What the file holds as a layer before the net; a claim, to be checked.
     """
 
     net: nn.Module
@@ -40,11 +49,13 @@ class Opened:
     channels: int
     origin: Origin
     nonfinite: tuple[str, ...] = ()
+    normalization: Normalization | None = None
 
 
 def load(
     path: str | Path,
     arch: str | None = None,
+    part: str | None = None,
     *,
     memory: int = MEMORY,
     deadline: float = DEADLINE,
@@ -54,13 +65,15 @@ def load(
     Args:
         path: The file.
         arch: Name for `build`; guessed from the tensors if None.
+        part: Name of the part that is the net, of a file that holds several.
         memory: Bytes that the file, and its reader beyond torch itself, may take.
-        deadline: Seconds that reading may take.
+        deadline: Seconds of processor time that reading may take.
 
     Raises:
         UnsafeModel: If the file brings code; nothing of it was run.
         UnreadableModel: If it is damaged, too large, no model, or takes its reader too long.
         UnknownArch: If no net fits its tensors.
+        SeveralNets: If several parts of it are whole nets, and none is named.
         UsageError: If there is no such file, or no such architecture.
     """
     _check_torch()
@@ -68,26 +81,50 @@ def load(
     with private_copy(path, memory) as copy:
         bytes_read = Origin(path=str(path), sha256=copy.sha256, bytes=copy.size)
         try:
-            return _opened(copy, bytes_read, arch, memory, deadline)
+            return _opened(copy, bytes_read, (arch, part), memory, deadline)
         except UnreadableModel as error:  # its report is of these bytes, whatever lies there now
             error.origin = error.origin or bytes_read
             raise
 
 
 def _opened(
-    copy: PrivateCopy, bytes_read: Origin, arch: str | None, memory: int, deadline: float
+    copy: PrivateCopy,
+    bytes_read: Origin,
+    named: tuple[str | None, str | None],
+    memory: int,
+    deadline: float,
 ) -> Opened:
     found = isolation.survey(copy, deadline)
     try:
-        chosen, picked = _pick(found, _read(copy, found, memory, deadline))
-        state, casts = to_float32(picked)
-        fitted = _fit(state, arch)
+        tensors = _read(copy, found, memory, deadline)
+        opened = _built(found, tensors, *named)
     except UnreadableModel as error:
         error.origin = replace(bytes_read, format=found.kind)
         raise
-    origin = _origin(found, chosen, fitted, casts)
+    origin = opened.origin
     origin = replace(origin, path=bytes_read.path, sha256=bytes_read.sha256, bytes=bytes_read.bytes)
-    return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(state))
+    return replace(opened, origin=origin)
+
+
+def _built(
+    found: Survey, tensors: Sequence[Tensor | None], arch: str | None, part: str | None = None
+) -> Opened:
+    """Return the net among the tensors of a surveyed file."""
+    fits = archs.within if arch is None else archs.Named(arch)
+    chosen = choose(found.entries, fits, part)
+    by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
+    state, casts = to_float32(_picked(chosen, by_path))
+    fitted = _fit(state, chosen, fits)
+    origin = _origin(found, chosen, fitted, casts)
+    beside = [by_path[e.path] for e in chosen.normalization or ()]
+    return Opened(
+        fitted.net,
+        fitted.classes,
+        fitted.channels,
+        origin,
+        nonfinite(fitted.net),
+        _normalization(beside),
+    )
 
 
 def from_state(state: object, path: Path, arch: str | None) -> Opened:
@@ -106,12 +143,9 @@ def from_state(state: object, path: Path, arch: str | None) -> Opened:
     plain = all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
     if not tensors or not plain:
         raise UnreadableModel("the file holds no state dict of tensors", rule="FS003")
-    entries = {k: CheckpointEntry((k,), _word(t), tuple(t.shape)) for k, t in tensors.items()}
-    found = Survey("pytorch", entries=tuple(entries.values()))
-    floats, casts = to_float32(tensors)
-    fitted = _fit(floats, arch)
-    origin = replace(_origin(found, Chosen(entries, (), ()), fitted, casts), path=str(path))
-    return Opened(fitted.net, fitted.classes, fitted.channels, origin, nonfinite(floats))
+    entries = tuple(CheckpointEntry((k,), _word(t), tuple(t.shape)) for k, t in tensors.items())
+    opened = _built(Survey("pytorch", entries=entries), list(tensors.values()), arch)
+    return replace(opened, origin=replace(opened.origin, path=str(path)))
 
 
 def _word(tensor: Tensor) -> str:
@@ -126,7 +160,7 @@ def _origin(found: Survey, chosen: Chosen, fitted: _Fitted, casts: tuple[str, ..
         tensors=sum(e.shape is not None for e in found.entries),
         params=sum(p.numel() for p in fitted.net.parameters()),
         dtypes=tuple(sorted({e.type for e in chosen.entries.values()})),
-        notes=(*(f.message for f in found.findings), *chosen.notes, *fitted.notes, *casts),
+        notes=(*(f.message for f in found.findings), *chosen.notes, *casts),
         metadata=found.metadata,
     )
 
@@ -153,9 +187,8 @@ def _read(copy: PrivateCopy, found: Survey, memory: int, deadline: float) -> lis
     return isolation.read(copy, found.kind, found.entries, memory=memory, deadline=deadline)
 
 
-def _pick(found: Survey, tensors: Sequence[Tensor | None]) -> tuple[Chosen, dict[str, Tensor]]:
-    """Pick the net's tensors out of a checkpoint."""
-    chosen = choose(found.entries)
+def _picked(chosen: Chosen, by_path: Mapping[tuple[str, ...], Tensor | None]) -> dict[str, Tensor]:
+    """Return the net's tensors."""
     odd = next((e for e in chosen.entries.values() if e.type not in PLAIN), None)
     if odd is not None:
         raise UnreadableModel(
@@ -163,9 +196,20 @@ def _pick(found: Survey, tensors: Sequence[Tensor | None]) -> tuple[Chosen, dict
             "weights can be examined; save the float model",
             rule="IN004",
         )
-    by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
     picked = {name: by_path[entry.path] for name, entry in chosen.entries.items()}
-    return chosen, {name: tensor for name, tensor in picked.items() if tensor is not None}
+    return {name: tensor for name, tensor in picked.items() if tensor is not None}
+
+
+def _normalization(stored: Sequence[Tensor | None]) -> Normalization | None:
+    """Return the normalization that a mean and a std say, on the 0-1 scale also if they are not."""
+    if len(stored) != 2 or stored[0] is None or stored[1] is None:
+        return None
+    mean, std = (tensor.double().flatten() for tensor in stored if tensor is not None)
+    scale = 255.0 if mean.abs().max() > 2 else 1.0
+    numbers = torch.cat([mean, std])
+    if len(mean) != len(std) or not numbers.isfinite().all() or (std <= 0).any():
+        return None
+    return Normalization(STORED, tuple((mean / scale).tolist()), tuple((std / scale).tolist()))
 
 
 def to_float32(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -181,18 +225,27 @@ def to_float32(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[st
     return {k: t.float() if t.is_floating_point() else t for k, t in state.items()}, notes
 
 
-def nonfinite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the names of tensors with NaN, infinity or, in `running_var`, negative values.
+def nonfinite(net: nn.Module) -> tuple[str, ...]:
+    """Return the names of weights and statistics that hold NaN, infinity or a negative variance.
+
+    An infinite buffer is no weight: attention masks are made of infinities.
 
     Example:
-        >>> nonfinite({"a": torch.tensor([1.0, float("nan")]), "b": torch.zeros(2)})
-        ('a',)
+        >>> net = nn.BatchNorm1d(2)
+        >>> net.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+        >>> net.running_var.fill_(-1)
+        tensor([-1., -1.])
+        >>> nonfinite(net)
+        ('running_var',)
     """
-    floats = {name: t for name, t in state.items() if t.is_floating_point()}
+    weights = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    named = chain(net.named_parameters(), net.named_buffers())
     return tuple(
         name
-        for name, t in floats.items()
-        if not t.isfinite().all() or (name.endswith("running_var") and bool((t < 0).any()))
+        for name, t in named
+        if t.isnan().any()
+        or ((name in weights or RUNNING.search(name)) and t.isinf().any())
+        or (name.endswith("running_var") and (t < 0).any())
     )
 
 
@@ -206,37 +259,25 @@ class _Fitted:
     classes: int
     channels: int
     how: str
-    notes: tuple[str, ...]
 
 
-def _fit(state: Mapping[str, Tensor], arch: str | None) -> _Fitted:
-    """Make the net that the tensors belong to and fill it, stripping prefixes as needed."""
-    if arch is None:
-        guess, fitting, notes = _guess(state)
-        net = archs.build(guess.arch, guess.classes, guess.channels)
+def _fit(
+    state: Mapping[str, Tensor],
+    chosen: Chosen,
+    fits: Callable[[archs.Shapes], archs.Guess | None],
+) -> _Fitted:
+    """Make the net that the tensors are and fill it."""
+    shapes = archs.shapes_of(state)
+    if not isinstance(fits, archs.Named):
+        guess = chosen.fit or archs.match(shapes)  # which raises, naming what comes near
+        net = archs.fill(archs.build(guess.arch, guess.classes, guess.channels), state, guess.arch)
         how = f"guessed from {len(state)} tensors"
         if guess.ties:
             how += f" ({', '.join(guess.ties)} would fit as well)"
-        net = archs.fill(net, fitting, guess.arch)
-        return _Fitted(net, guess.arch, guess.classes, guess.channels, how, notes)
-    *_, (bare, _) = variants(state)
-    net = archs.build(arch, *archs.widths(archs.shapes_of(bare), arch))
-    own = archs.names(net.state_dict())
-    choices = list(variants(state))
-    fitting, notes = next((c for c in choices if archs.names(c[0]) == own), choices[-1])
-    net = archs.fill(net, fitting, arch)
-    classes, channels = archs.ends(net)
-    return _Fitted(net, arch, classes, channels, "named with --arch", notes)
-
-
-def _guess(
-    state: Mapping[str, Tensor],
-) -> tuple[archs.Guess, Mapping[str, Tensor], tuple[str, ...]]:
-    for fitting, notes in variants(state):
-        guess = archs.find(archs.shapes_of(fitting))
-        if guess is not None:
-            return guess, fitting, notes
-    return archs.guess(fitting), fitting, notes  # raises, naming what comes near
+        return _Fitted(net, guess.arch, guess.classes, guess.channels, how)
+    net = archs.fill(fits.built(shapes), state, fits.arch)
+    classes, channels = fits.ends if fits.arch in NETS else ends(net, fits.ends[0])
+    return _Fitted(net, fits.arch, classes, channels, "named with --arch")
 
 
 # Saving ---------------------------------------------------------------------------------------

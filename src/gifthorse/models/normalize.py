@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.core.types import Images, Logits, Normalization
+from gifthorse.models.outputs import Output
 
 # The published statistics that training scripts use, on the 0-1 scale.
 NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
@@ -28,6 +29,9 @@ NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
         )
     }
 )
+
+
+STORED = "stored"  # name of one that a file holds as a layer before the net
 
 
 class Normalize(nn.Module):
@@ -58,15 +62,26 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A net behind its normalization: raw pixels in, logits out."""
+    """A net behind its normalization: raw pixels in, logits out.
 
-    def __init__(self, net: nn.Module, normalization: Normalization, channels: int) -> None:
+    Attributes:
+        output: Where the logits are in what the net returns.
+        logits_layer: Name of the layer that makes them; empty for the last one that was declared.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        normalization: Normalization,
+        channels: int,
+        output: Output = Output(),
+    ) -> None:
         super().__init__()
+        self.output, self.logits_layer = output, ""
         first = next(chain(net.parameters(), net.buffers()), torch.empty(0))
         self.normalize = Normalize(normalization, channels).to(first.device)
         self.net = net
 
     def forward(self, x: Images) -> Logits:
         """Return logits `(N, K)` for raw images `(N, C, H, W)` in [0, 1]."""
-        logits: Tensor = self.net(self.normalize(x))
-        return logits
+        return self.output(self.net(self.normalize(x)))

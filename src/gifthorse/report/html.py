@@ -220,7 +220,9 @@ def _tiles(report: Report, views: tuple[FindingView, ...]) -> list[KeyFigure]:
     if report.preparation:
         tiles.append(KeyFigure(f"{report.preparation.images:,}", "clean images used"))
         rate = report.preparation.accuracy
-        tiles.append(KeyFigure(words.percent(rate.value), f"clean accuracy {words.interval(rate)}"))
+        if rate.trials:
+            said = f"clean accuracy {words.interval(rate)}"
+            tiles.append(KeyFigure(words.percent(rate.value), said))
     if targets:
         tiles.append(KeyFigure(f"{len(targets):,}", "classes examined"))
     if report.verdicts:

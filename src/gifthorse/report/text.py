@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -167,9 +168,16 @@ def _images(preparation: Preparation) -> list[tuple[str, str]]:
     )
     used = f"with normalize={preparation.normalization.name}"
     others = [t for t in preparation.tried if t.normalization != preparation.normalization][:3]
-    rest = ", ".join(f"{t.normalization.name} {percent(t.accuracy.value)}" for t in others)
-    accuracy = f"{percent(preparation.accuracy.value)} {interval(preparation.accuracy)}"
-    sanity = f"clean accuracy {accuracy} {used}" + (f"  ({rest})" if rest else "")
+    measured = preparation.accuracy.trials > 0
+    rest = ", ".join(
+        f"{t.normalization.name} {percent(t.accuracy.value if measured else t.confidence)}"
+        for t in others
+    )
+    sure = [t.confidence for t in preparation.tried if t.normalization == preparation.normalization]
+    rate, top = preparation.accuracy, percent(sure[0] if sure else math.nan)
+    sanity = f"clean accuracy {percent(rate.value)} {interval(rate)}"
+    sanity = sanity if measured else f"no labels, so no accuracy; top probability {top}"
+    sanity += f" {used}" + (f"  ({rest})" if rest else "")
     return [("images", images), ("sanity", sanity), *(("", note) for note in preparation.notes)]
 
 
@@ -212,7 +220,8 @@ def _normalizations(preparation: Preparation) -> Table:
     """Return the table of normalizations tried, the chosen one marked."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("normalize", no_wrap=True)
-    for heading in ("clean accuracy", "top probability", ""):
+    measured = ("clean accuracy",) if preparation.accuracy.trials else ()
+    for heading in (*measured, "top probability", ""):
         table.add_column(heading, overflow="fold")
     for row in preparation.tried:
         chosen = row.normalization == preparation.normalization
@@ -220,9 +229,12 @@ def _normalizations(preparation: Preparation) -> Table:
     return table
 
 
-def _tried(row: Tried) -> tuple[Text, Text, Text]:
-    accuracy = f"{percent(row.accuracy.value)} {interval(row.accuracy)}"
-    return Text(printable(row.normalization.name)), Text(accuracy), Text(figure(row.confidence))
+def _tried(row: Tried) -> Iterable[Text]:
+    """Yield the name, the accuracy if it is known, and the mean top probability."""
+    yield Text(printable(row.normalization.name))
+    if row.accuracy.trials:
+        yield Text(f"{percent(row.accuracy.value)} {interval(row.accuracy)}")
+    yield Text(figure(row.confidence))
 
 
 def _lead(report: Report, lead: Lead) -> RenderableType:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from gifthorse.core.text import visible
 from gifthorse.core.types import Goal, Label, Rate, Report, Verdict
 
 NAME_LIMIT = 40  # characters of a class name
@@ -37,18 +37,21 @@ RULES: Mapping[str, str] = MappingProxyType(
         "DS001": "poisoned sample",
         "DS002": "trigger in input",
         "FS001": "code in pickle",
-        "FS002": "code-bearing format",
-        "FS003": "malformed file",
+        "FS002": "code or objects in file",
+        "FS003": "damaged file",
         "FS004": "resource bomb",
         "FS005": "non-finite weights",
         "FS006": "path escape",
         "FS007": "name or extension mismatch",
         "FS008": "polyglot file",
+        "FS009": "file not understood",
         "IN001": "poor clean accuracy",
         "IN002": "too few images",
         "IN003": "limit reached",
-        "IN004": "unsupported layer",
+        "IN004": "unsupported net",
         "IN005": "search too short",
+        "IN006": "no usable gradient",
+        "IN007": "detector failed",
     }
 )
 
@@ -71,17 +74,7 @@ def printable(text: str, limit: int | None = None) -> str:
     """
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
-    return "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    """Return what may be shown in place of one character."""
-    category = unicodedata.category(character)
-    if character in "\t\n\r" or category in ("Zl", "Zp"):
-        return " "
-    if category == "Cs":
-        return "\ufffd"
-    return "" if category in ("Cc", "Cf") else character
+    return "".join(map(visible, text))
 
 
 def figure(value: float) -> str:

@@ -18,6 +18,8 @@ from gifthorse.search.losses import Step
 from gifthorse.search.objective import Objective, SearchConfig
 from gifthorse.search.parametrizations.masks import Parts
 
+SEEN = 64  # images on which 16 bits are tried
+
 
 class SearchData:
     """What a search acts on: images an arm may use, a frozen net, a generator an arm.
@@ -44,8 +46,10 @@ class SearchData:
     ) -> None:
         self.objective, self.config, self.form = objective, config, objective.form
         # A folded layer no longer says what it said in the net as it came.
-        self._net = HookedModel(frozen(subject.net, fold=not objective.layer), objective.layer)
         self.pool, self._labels = whole(near(clean, subject))
+        net = frozen(subject.net, self.pool, fold=not objective.layer)
+        self._net = HookedModel(net, objective.layer)
+        self._bf16 = config.bf16 and self._net.halves(self.pool[:SEEN])
         self.device = self.pool.device
         self.index, self.count = usable(self._labels, goals, config.max_images)
         usual = int(self.count.median())  # one class with few images holds no other arm back
@@ -58,7 +62,7 @@ class SearchData:
     def ask(self, x: Tensor) -> Logits:
         """Return logits `(N, K)` for whoever looks for a start; counted as forward alone."""
         self.image_steps += len(x) / 2
-        return self._net(x, bf16=self.config.bf16)
+        return self._net(x, bf16=self._bf16)
 
     def forward(self, parts: Parts, arms: Tensor, index: Tensor, *, exact: bool = False) -> Step:
         """Stamp the images of an index `(a, B)` and ask the net.
@@ -76,12 +80,12 @@ class SearchData:
             x = scene(x, rngs)
         stamped = self.form.stamp(parts, x)
         seen = view(stamped, rngs) if view is not None and not exact else stamped
-        logits = self._forward(seen, bf16=self.config.bf16 and not exact)  # (a, B, K)
+        logits = self._forward(seen, bf16=self._bf16 and not exact)  # (a, B, K)
         features = self._net.seen(index.shape)
 
         def again(more: Tensor) -> Logits:
             self.image_steps += more.shape[0] * more.shape[1]
-            return self._forward(more, bf16=self.config.bf16)
+            return self._forward(more, bf16=self._bf16)
 
         target, labels = self.target[arms], self._labels[index]
         return Step(x, labels, stamped, logits, target, arms, parts, again, features)

@@ -10,6 +10,7 @@ import torch
 
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.run import Run
+from gifthorse.core.signals import held
 from gifthorse.core.types import Candidate, Inversion, Progress, WithStart
 from gifthorse.search.schedulers import Scheduler
 
@@ -36,8 +37,8 @@ def finish(
         inversion: An inversion that nobody has stepped yet; it goes on from what the run kept of
             it.
         scheduler: In which order arms are stepped.
-        run: Is told, charged and obeyed, and keeps the state: every minute, at the end, and when it
-            is interrupted.
+        run: Is told, charged and obeyed, and keeps the state: every minute, at the end, and after
+            the step in which a signal asked to stop.
         rounds: Most rounds from now; None for all.
         longest: Rounds that an arm may get, for progress in rounds; 0 counts arms that are done.
         watch: Told the standing after every round.
@@ -51,20 +52,21 @@ def finish(
         if ENDED in state:
             return ""
     meter = _Meter(inversion, run, inversion.image_steps if state is not None else 0.0)
-    try:
+    with held(run.store is not None) as hold:  # half a step would be no state to go on from
         for done, total, words in _portions(inversion, scheduler, rounds, longest, watch):
             meter.charge()
-            run.report(done, total, words)
+            try:
+                run.report(done, total, words)
+            except KeyboardInterrupt:
+                meter.save(True)
+                raise
             stopped = run.stop_reason
-            meter.save(bool(stopped))
+            meter.save(bool(stopped) or hold.asked)
+            hold.obey()
             if stopped:
                 return stopped
-    except KeyboardInterrupt:
         meter.charge()
-        meter.save(True)
-        raise
-    meter.charge()
-    run.save(inversion.state() | ({ENDED: torch.tensor(True)} if rounds is None else {}))
+        run.save(inversion.state() | ({ENDED: torch.tensor(True)} if rounds is None else {}))
     return ""
 
 

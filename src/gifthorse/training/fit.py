@@ -203,10 +203,11 @@ class _Course:
 def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
     """Return logits `(N, K)` without gradients, `size` images at a time.
 
-    Images come to the net from wherever they are, and the logits go back there.
+    Images come to the net from wherever they are, and the logits go back there. Not in inference
+    mode: a net may keep what it computes first (a grid, a mask), and could not be searched with it.
     """
     there = subject.device
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([subject(part.to(there)).to(x.device) for part in x.split(size)])
 
 
@@ -276,7 +277,7 @@ def usual_loss(recipe: Recipe) -> BatchLoss:
 def evaluate(subject: Subject, samples: Samples, size: int = 512) -> Tensor:
     """Return the predicted classes `(N,)` for all samples, in order, on the CPU."""
     every = batches(near(samples, subject), size)
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([subject(x).argmax(1).cpu() for x, _ in every])
 
 

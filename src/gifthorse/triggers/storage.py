@@ -39,6 +39,9 @@ DAMAGED = (
     KeyError,
     AttributeError,
     RuntimeError,
+    OverflowError,
+    MemoryError,
+    LookupError,
     GifthorseError,
 )
 

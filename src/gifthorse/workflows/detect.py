@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from torch import Generator
 
-from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.core.errors import GifthorseError, UnreadableModel, UnsafeModel
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
@@ -24,11 +23,10 @@ from gifthorse.core.types import (
     Subject,
     Verdict,
 )
-from gifthorse.detection import DETECTORS
+from gifthorse.detection import DETECTORS, GRADIENT_FREE, Inspector, KArmScan
 from gifthorse.detection.calibration import Calibration, shipped
+from gifthorse.detection.inspector import winners
 from gifthorse.workflows.prepare import Prepared
-
-log = logging.getLogger("gifthorse")
 
 PAIRS = "class-pair triggers (only images of one class are attacked)"
 NOT_COVERED = (
@@ -38,6 +36,7 @@ NOT_COVERED = (
     "blended or faint triggers that cover the whole image",
     "backdoors built to evade trigger inversion",
 )
+NO_GRADIENT = "IN006"  # a finding that stops whatever searches by gradients
 DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
 GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
 RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "BACKDOORED")
@@ -54,8 +53,9 @@ def detect(
 ) -> Report:
     """Run the detectors, unless the self-checks already say that no verdict is possible.
 
-    A detector whose time has run out before it starts does not run; the report says so. One that
-    was to be asked in doubt only, and was not, is no gap.
+    Without usable gradients only those run that need none. A detector whose time has run out before
+    it starts does not run, and one that fails keeps the others from nothing; the report says so.
+    One that was to be asked in doubt only, and was not, is no gap.
 
     Args:
         prepared: Subject, clean images and self-checks.
@@ -71,20 +71,24 @@ def detect(
     """
     subject, checks, late = prepared.subject, _checks(prepared), second or {}
     detectors = {**detectors, **late}
-    # A calibration holds for the detector it was made with, not for one with other options.
-    bags = {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
-    verdicts: list[Verdict] = []
-    missed: dict[str, Finding] = {}
+    bags = _bags(detectors)
+    verdicts, missed, failed = list[Verdict](), dict[str, Finding](), list[Exception]()
     for name, detector in {} if _blocked(checks) else detectors.items():
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
             continue
         own, stream = run.part(store(name)), spawn(rng)
-        if own.stop_reason:
-            missed[name] = Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.stop_reason}.")
+        if why := _hindered(name, own, checks):
+            missed[name] = why
             continue
-        log.debug("running %s", name)
-        verdict = detector(subject, prepared.samples, stream, own)
-        verdicts.append(_tempered(replace(verdict, method=name), bags))
+        found = _tried(detector, prepared, stream, own)
+        if isinstance(found, Verdict):
+            found = _among_peers(replace(found, method=name), detector, prepared)
+            verdicts.append(_tempered(found, bags))
+        else:
+            missed[name] = _failure(name, found)
+            failed.append(found)
+    if failed and not verdicts:
+        raise failed[0]
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
     return Report(
         label=label,
@@ -92,11 +96,34 @@ def detect(
         origin=subject.origin,
         preparation=prepared.preparation,
         verdicts=tuple(verdicts),
-        checks=(*checks, *missed.values()),
+        checks=(*checks, *(m for m in missed.values() if m not in checks)),
         not_covered=_not_covered(subject, verdicts, missed),
         next_steps=_next(label, bool(missed) or any(map(_stopped, verdicts))),
         confidence=_confidence(verdicts, label, bags),
     )
+
+
+def _bags(detectors: Mapping[str, Detector]) -> dict[str, Calibration]:
+    """Return the calibrations that hold: of detectors as they were, not with other options."""
+    return {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
+
+
+def _failure(name: str, error: Exception) -> Finding:
+    return Finding("IN007", "HIGH", 0.0, f"{name} failed: {type(error).__name__}: {error}")
+
+
+def _tried(detector: Detector, prepared: Prepared, rng: Generator, run: Run) -> Verdict | Exception:
+    """Return what a detector says, or what it fails by, since others may still find something.
+
+    Raises:
+        GifthorseError: If it has said itself what is wrong.
+    """
+    try:
+        return detector(prepared.subject, prepared.samples, rng, run)
+    except GifthorseError:
+        raise
+    except Exception as error:
+        return error
 
 
 def refused(origin: Origin, error: UnreadableModel) -> Report:
@@ -115,8 +142,16 @@ def _checks(prepared: Prepared) -> list[Finding]:
     return checks
 
 
+def _hindered(name: str, own: Run, checks: Sequence[Finding]) -> Finding | None:
+    """Return why a detector cannot run: a limit is reached, or the net gives it no gradient."""
+    if own.stop_reason:
+        return Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.stop_reason}.")
+    blind = next((c for c in checks if c.rule == NO_GRADIENT), None)
+    return None if name in GRADIENT_FREE else blind
+
+
 def _blocked(checks: Sequence[Finding]) -> bool:
-    return any(c.severity in ("HIGH", "CRITICAL") for c in checks)
+    return any(c.severity in ("HIGH", "CRITICAL") and c.rule != NO_GRADIENT for c in checks)
 
 
 def _stopped(verdict: Verdict) -> bool:
@@ -132,6 +167,27 @@ def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
         return True
     bag = bags.get(verdict.method)
     return bag is not None and bag.confidence(verdict.score).value >= DOUBT
+
+
+def _among_peers(verdict: Verdict, detector: Detector, prepared: Prepared) -> Verdict:
+    """Return a verdict that does not rest on outputs that never win, where most are such.
+
+    A head that was made wider than its task has outputs that nothing comes out as. What does win
+    stands out from those, whatever a detector measures, unless it leaves them out or compares
+    nothing.
+    """
+    if isinstance(detector, Inspector | KArmScan) or verdict.label == "INCONCLUSIVE":
+        return verdict
+    dead = int((~winners(prepared.subject, prepared.samples, Run())).sum())
+    if 2 * dead <= prepared.subject.classes:
+        return verdict
+    words = (
+        f"{dead} of {prepared.subject.classes} outputs never win on the clean images, and "
+        f"{verdict.method} compares with them, too: give images of more classes, or take a "
+        "detector that recovers triggers."
+    )
+    why = Finding("IN002", "HIGH", float(dead), words)
+    return replace(verdict, label="INCONCLUSIVE", findings=(why, *verdict.findings))
 
 
 def _tempered(verdict: Verdict, bags: Mapping[str, Calibration]) -> Verdict:
@@ -157,7 +213,8 @@ def _sum_up(
         return "INCONCLUSIVE", stop.message if stop else "No detector ran."
     worst = max(verdicts, key=lambda v: (RANK.index(v.label), v.score))
     if worst.label == "NO BACKDOOR FOUND":
-        if stop is not None:  # the others found nothing, but they were not all to run
+        stop = stop or next((c for c in checks if c.severity == "MEDIUM"), None)
+        if stop is not None:  # nothing was found, but not all ran, or the images are in doubt
             return "INCONCLUSIVE", stop.message
         return worst.label, (
             "No class has a trigger that stands out from the others. That is not a proof: see "

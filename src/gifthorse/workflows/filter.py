@@ -23,11 +23,12 @@ from gifthorse.core.errors import BadImages, BadOption, Incomplete, UsageError
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
+from gifthorse.core.text import cell
 from gifthorse.core.types import Filter, Labels, Rate, Samples, Subject
 from gifthorse.data import read
 from gifthorse.data.files import shown
+from gifthorse.data.folders import read_flat
 from gifthorse.data.gallery import Gallery, Wanted
-from gifthorse.data.readers import read_flat
 from gifthorse.data.samples import InMemory, Subset, batches, split
 from gifthorse.filtering.scoring import takes_labels, threshold
 from gifthorse.report.figures.contact_sheet import plain_sheet, write_sheet
@@ -315,7 +316,7 @@ def write(
     lines.writeheader()
     for row in said["images"]:
         figures = {"score": f"{row['score']:.9g}", "flagged": str(row["flagged"]).lower()}
-        lines.writerow(row | figures)
+        lines.writerow({key: cell(value) for key, value in row.items()} | figures)
     for end, text in (("csv", table.getvalue()), ("json", json.dumps(said, indent=1))):
         with atomic(paths[end]) as file:
             file.write(text.encode(errors="backslashreplace"))  # names need not be Unicode

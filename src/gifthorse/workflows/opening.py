@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gifthorse.core.device import choose
-from gifthorse.core.errors import BadOption
+from gifthorse.core.errors import BadOption, UnfitNet
 from gifthorse.core.files import parse_json
 from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
 from gifthorse.models import Opened, load
+from gifthorse.models.outputs import SINGLE
 from gifthorse.workflows.prepare import Prepared, parse, prepare
 
 
@@ -25,6 +26,7 @@ class Inputs:
         limit: Most images to use, spread over their classes; None for all. They are held in memory,
             as float32 while they are searched on, and a scan gains nothing from more than hundreds.
         device: Where the net runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        part: Name of the part that is the net, of a file that holds several; None for the only one.
 
     Raises:
         BadOption: If the normalization is none, or the device is not there.
@@ -36,6 +38,7 @@ class Inputs:
     input_size: tuple[int, int] | None = None
     limit: int | None = 1000
     device: str = "auto"
+    part: str | None = None
 
     def __post_init__(self) -> None:
         parse(self.normalize)
@@ -49,7 +52,7 @@ def opened(path: str, inputs: Inputs) -> Prepared:
         UnreadableModel: If the file cannot be opened.
         BadImages: If the images cannot be used.
     """
-    return take_in(load(path, inputs.arch), inputs)
+    return take_in(load(path, inputs.arch, inputs.part), inputs)
 
 
 def take_in(opened: Opened, inputs: Inputs) -> Prepared:
@@ -57,12 +60,24 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
 
     Raises:
         BadImages: If the images cannot be used.
+        BadOption: If the normalization is for another number of channels.
+        UnfitNet: If the net cannot be run on them.
     """
+    _check_ends(opened)
+    chosen = parse(inputs.normalize)
+    told = opened.normalization or claimed(opened.origin)
+    if chosen is not None and len(chosen.mean) not in (1, opened.channels):
+        raise BadOption(
+            f"--normalize has {len(chosen.mean)} means, but the model takes images of "
+            f"{opened.channels} channels: give 1 or {opened.channels}"
+        )
+    if told is not None and len(told.mean) not in (1, opened.channels):
+        told = None  # whatever the file means by it
     gallery = read(
         inputs.images,
         size=inputs.input_size,
         channels=opened.channels,
-        classes=opened.classes,
+        classes=opened.classes or None,
         limit=inputs.limit,
     )
     prepared = prepare(
@@ -70,15 +85,31 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         opened.classes,
         gallery,
         origin=opened.origin,
-        chosen=parse(inputs.normalize),
-        claimed=claimed(opened.origin),
+        chosen=chosen,
+        claimed=told,
     )
     if not opened.nonfinite:
         return prepared
     names = ", ".join(opened.nonfinite[:3])
-    words = f"{len(opened.nonfinite)} tensors hold NaN or infinite weights: {names}"
+    words = (
+        f"{len(opened.nonfinite)} tensors hold NaN, infinite weights or negative variances: {names}"
+    )
     broken = Finding("FS005", "HIGH", float(len(opened.nonfinite)), words)
     return replace(prepared, checks=(broken, *prepared.checks))
+
+
+def _check_ends(opened: Opened) -> None:
+    """Say so if a net takes or gives what cannot be scanned, before any image is read."""
+    words = SINGLE if opened.classes == 1 else ""
+    if opened.channels not in (1, 3):
+        words = (
+            f"the model takes images of {opened.channels} channels: only gray (1) and color (3) "
+            "images are looked at"
+        )
+    if words:
+        error = UnfitNet(words, rule="IN004")
+        error.origin = opened.origin
+        raise error
 
 
 def claimed(origin: Origin) -> Normalization | None:
@@ -88,6 +119,6 @@ def claimed(origin: Origin) -> Normalization | None:
         mean, std = (tuple(float(v) for v in record[k]) for k in ("mean", "std"))
         text = "/".join(",".join(str(v) for v in values) for values in (mean, std))
         found = parse(text)
-    except (ValueError, KeyError, TypeError, BadOption):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadOption):
         return None
     return replace(found, name=str(record.get("name", "custom"))[:20]) if found else None

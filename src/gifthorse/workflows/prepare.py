@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gifthorse.core.errors import BadImages, BadOption
-from gifthorse.core.fields import NotNegative, Share, method
-from gifthorse.core.metrics import accuracy
-from gifthorse.core.types import Finding, Normalization, Origin, Preparation, Rate, Subject, Tried
+from gifthorse.core.errors import BadImages, BadOption, UnfitNet
+from gifthorse.core.types import (
+    Finding,
+    Images,
+    Normalization,
+    Origin,
+    Preparation,
+    Subject,
+    Tried,
+)
 from gifthorse.data.gallery import Gallery
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.models.normalize import NORMALIZATIONS, Classifier
+from gifthorse.models.normalize import NORMALIZATIONS, STORED, Classifier
+from gifthorse.models.outputs import Output, head_of, locate, reason, side_that_runs
 from gifthorse.training import predict
+from gifthorse.workflows.sanity import (
+    Row,
+    SanityThresholds,
+    accurate,
+    beats,
+    behavior,
+    measured,
+    sized,
+    unlabeled,
+)
+
+log = logging.getLogger("gifthorse")
 
 BGR = "-bgr"  # ends the name of a normalization for nets that read blue first
-LEAST_IMAGES = 10  # below this a split into search and confirmation says nothing
-
-
-@method
-class SanityThresholds:
-    """What counts as a sane model on the clean images.
-
-    Attributes:
-        accuracy: Least clean accuracy.
-        chance: Least multiple of chance that the accuracy's interval must clear.
-        confidence: Least mean top probability where there are no labels.
-        lead: Another normalization that does better by this much, and beyond the intervals,
-            speaks against the chosen one.
-    """
-
-    accuracy: Annotated[float, Share] = 0.5
-    chance: Annotated[float, NotNegative] = 3.0
-    confidence: Annotated[float, Share] = 0.6
-    lead: Annotated[float, Share] = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +94,8 @@ def parse(text: str) -> Normalization | None:
     except ValueError:
         slash = ""
         means = stds = ()
-    if not slash or len(means) != len(stds) or min(stds, default=0) <= 0:
+    finite = all(math.isfinite(v) for v in (*means, *stds))
+    if not slash or len(means) != len(stds) or not finite or min(stds, default=0) <= 0:
         known = ", ".join(["auto", *NORMALIZATIONS])
         raise BadOption(f"--normalize takes {known} or MEAN/STD such as 0.5/0.25; got {text!r}")
     return Normalization("custom", means, stds)
@@ -116,49 +115,119 @@ def prepare(
 
     Every candidate is measured, also when one was named, so that a wrong choice shows. With labels
     the best is the most accurate, ties broken by the likelihood of the labels; without, the one
-    whose predictions are the most confident.
+    under which the images tell most about the predictions: confident ones, of many classes.
 
     Args:
-        net: Maps normalized images to logits.
-        classes: Number of logits.
-        gallery: Clean images; label -1 where unknown.
+        net: Maps normalized images to logits, or to something that holds them; see `locate`.
+        classes: Number of logits that it ought to have, 0 if nobody knows.
+        gallery: Clean images; label -1 where unknown. Those without a label are left out if others
+            have one.
         origin: Where the net came from.
         chosen: The normalization that the user named; None searches.
         claimed: What the file's metadata says; used unless another one does better.
         thresholds: What counts as sane.
 
     Raises:
+        UnfitNet: If the net cannot be run on the images, or returns no logits.
         BadImages: If a label names a class that the net does not have.
     """
-    samples = gallery.samples
+    samples, notes = _labeled(gallery)
     x, y = whole(samples)
-    labeled = bool((y >= 0).all())
-    _check_labels(y, classes)
     named = [n for n in (chosen, claimed) if n is not None]
-    tried = [t for t, _ in _measure(net, x, y if labeled else None, named)]
+    try:
+        output = _output(net, x, named, classes)
+    except UnfitNet as error:
+        error.origin = origin
+        raise
+    classes, labeled = output.classes, bool((y >= 0).all())
+    _check_labels(y, classes)
+    rows = _measure(net, output, x, y if labeled else None, named)
+    tried = tuple(row.tried for row in rows)
     pick, why = _pick(tried, chosen, claimed, thresholds)
-    model = Classifier(net, pick.normalization, samples.shape[0]).eval()
-    subject = Subject(model, samples.shape, classes, origin)
-    logits = predict(subject, x)
-    if not labeled:
-        samples = InMemory(samples.images, logits.argmax(1), classes)
-    samples = replace(samples, classes=classes)
-    preparation = Preparation(
+    subject = _subject(net, pick.normalization, output, x, _told(origin, output))
+    logits = next(row.logits for row in rows if row.tried == pick)
+    samples = InMemory(samples.images, y if labeled else logits.argmax(1), classes)
+    preparation = _record(gallery, samples, tried, pick, why)
+    preparation = replace(preparation, notes=(*gallery.notes, *notes))
+    checks = [*sized(preparation), *behavior(subject, x, logits)]
+    if labeled:
+        checks += accurate(preparation, pick, logits, y, thresholds)
+    else:
+        checks += unlabeled(rows, pick, bool(named), thresholds)
+    return Prepared(subject, samples, preparation, tuple(checks))
+
+
+def _record(
+    gallery: Gallery, samples: InMemory, tried: tuple[Tried, ...], pick: Tried, why: str
+) -> Preparation:
+    return Preparation(
         source=gallery.source,
         images=len(samples),
-        per_class=tuple(samples.labels.bincount(minlength=classes).tolist()),
-        labels_from=gallery.labels_from if labeled else "model",
+        per_class=tuple(samples.labels.bincount(minlength=samples.classes).tolist()),
+        labels_from=gallery.labels_from if pick.accuracy.trials else "model",
         class_names=gallery.class_names,
         shape=samples.shape,
         normalization=pick.normalization,
         how=why,
-        tried=tuple(tried),
+        tried=tried,
         accuracy=pick.accuracy,
         notes=gallery.notes,
         sha256=gallery.sha256,
     )
-    checks = _sanity(subject, x, logits, preparation, pick, tried[0], thresholds)
-    return Prepared(subject, samples, preparation, tuple(checks))
+
+
+def _subject(
+    net: nn.Module, n: Normalization, output: Output, x: Images, origin: Origin
+) -> Subject:
+    """Return the net behind its normalization, with the name of the layer that makes the logits."""
+    model = Classifier(net, n, x.shape[1], output).eval()
+    channels, height, width = x.shape[1:]
+    subject = Subject(model, (channels, height, width), output.classes, origin)
+    model.logits_layer = head_of(model, x[:2].to(subject.device))
+    return subject
+
+
+def _labeled(gallery: Gallery) -> tuple[InMemory, tuple[str, ...]]:
+    """Return the images that have a label, if any has, and what was left out."""
+    samples = gallery.samples
+    known = samples.labels >= 0
+    if known.all() or not known.any():
+        return samples, ()
+    kept = InMemory(samples.images[known], samples.labels[known], samples.classes)
+    return kept, (f"{int((~known).sum()):,} images without a label left out",)
+
+
+def _told(origin: Origin, output: Output) -> Origin:
+    """Return the origin with what was taken of the net's output."""
+    if not output.words:
+        return origin
+    log.warning("%s", output.words)
+    return replace(origin, notes=(*origin.notes, output.words))
+
+
+def _output(net: nn.Module, x: Images, named: Sequence[Normalization], classes: int) -> Output:
+    """Return where the logits are, from what the net makes of images under any normalization."""
+    device, failed = Subject(net, (0, 0, 0), 0).device, ""
+    for n in dict.fromkeys([*named, *candidates(x.shape[1])]):
+        some = Classifier(net, n, x.shape[1]).normalize(x[[0, -1]].to(device))
+        try:
+            return locate(net, some, classes)
+        except UnfitNet:
+            raise
+        except Exception as error:
+            failed = failed or reason(error)
+    channels, height, width = x.shape[1:]
+    side = side_that_runs(net, channels)
+    advice = (
+        f"it runs on {side}x{side}: give --input-size {side}x{side}"
+        if side
+        else "it runs on no usual size either: give its own with --input-size HxW, or see --arch"
+    )
+    raise UnfitNet(
+        f"the net fails on images of {height}x{width} pixels and {channels} "
+        f"channel{'s' * (channels != 1)} ({failed}); {advice}",
+        rule="IN004",
+    )
 
 
 def _check_labels(y: Tensor, classes: int) -> None:
@@ -181,110 +250,32 @@ def _pick(
         return next(t for t in tried if t.normalization == chosen), "--normalize"
     if claimed is not None:
         row = next(t for t in tried if t.normalization == claimed)
-        if not _beats(best, row, thresholds):
-            return row, "the file's own metadata, checked"
+        where = "layer" if claimed.name == STORED else "metadata"
+        if not row.accuracy.trials:
+            return row, f"the file's own {where}, not checked: there are no labels"
+        if not beats(best, row, thresholds):
+            return row, f"the file's own {where}, checked"
     return best, f"best of {len(tried)} tried"
 
 
-def _beats(best: Tried, row: Tried, thresholds: SanityThresholds) -> bool:
-    """Whether `best` is more accurate by the lead and beyond the intervals."""
-    lead = best.accuracy.value - row.accuracy.value >= thresholds.lead
-    return lead and best.accuracy.low > row.accuracy.high
-
-
 def _measure(
-    net: nn.Module, x: Tensor, y: Tensor | None, named: Sequence[Normalization]
-) -> list[tuple[Tried, float]]:
-    """Return the table of candidates, best first, each with its tie-breaker."""
-    channels = x.shape[1]
-    options = list(dict.fromkeys([*named, *candidates(channels)]))
-    rows = []
-    for n in options:
-        shape = (channels, x.shape[2], x.shape[3])
-        logits = predict(Subject(Classifier(net, n, channels).eval(), shape, 0), x)
-        top = logits.softmax(1).amax(1).mean().item()
-        if y is None:
-            rows.append((Tried(n, Rate(0.0, 0.0, 1.0, 0), top), top))
-        else:
-            rows.append((Tried(n, accuracy(logits.argmax(1), y), top), -_surprise(logits, y)))
-    return sorted(rows, key=lambda row: (row[0].accuracy.value, row[1]), reverse=True)
-
-
-def _surprise(logits: Tensor, y: Tensor) -> float:
-    value = F.cross_entropy(logits, y).item()
-    return float("inf") if math.isnan(value) else value  # a net that overflows comes last
-
-
-def _sanity(
-    subject: Subject,
+    net: nn.Module,
+    output: Output,
     x: Tensor,
-    logits: Tensor,
-    preparation: Preparation,
-    pick: Tried,
-    best: Tried,
-    thresholds: SanityThresholds,
-) -> list[Finding]:
-    checks = []
-    predicted = logits.argmax(1)
-    if len(x) < LEAST_IMAGES:
-        checks.append(
-            _problem(
-                "IN002",
-                f"Only {len(x)} clean image{'s' * (len(x) != 1)}: at least {LEAST_IMAGES} from "
-                "two or more classes are needed to search for a trigger and to confirm it. "
-                "Two or more of every class work well.",
-            )
-        )
-    elif int((torch.tensor(preparation.per_class) > 0).sum()) < 2:
-        checks.append(_problem("IN002", "All clean images are of one class: add other classes."))
-    if not bool(logits.isfinite().all()):
-        checks.append(_problem("FS005", "The model's outputs are not finite numbers."))
-    elif len(x) > 1 and len(predicted.unique()) == 1:
-        checks.append(_problem("IN001", f"The model calls every image class {int(predicted[0])}."))
-    checks += _poor(preparation, pick, best, thresholds)
-    if not torch.equal(predict(subject, x), logits):
-        checks.append(_problem("IN004", "Two passes over the same images give different outputs."))
-    if bool(((logits >= 0) & (logits <= 1)).all()) and bool((logits.sum(1) - 1).abs().max() < 1e-3):
-        message = "The outputs are probabilities, not logits: gradients may vanish."
-        checks.append(Finding("IN004", "LOW", 0.0, message))
-    return checks
-
-
-def _poor(
-    preparation: Preparation, pick: Tried, best: Tried, thresholds: SanityThresholds
-) -> Sequence[Finding]:
-    name = pick.normalization.name
-    if preparation.labels_from == "model":
-        if pick.confidence >= thresholds.confidence:
-            return []
-        return [
-            _problem(
-                "IN001",
-                f"Without labels, the model's mean confidence is only {pick.confidence:.0%} with "
-                f"normalize={name}: give labeled images, or check --arch and --normalize.",
-            )
-        ]
-    rate = pick.accuracy
-    classes = len(preparation.per_class)
-    if _beats(best, pick, thresholds):
-        return [
-            _problem(
-                "IN001",
-                f"With normalize={name} the clean accuracy is {rate.value:.1%}, but "
-                f"{best.accuracy.value:.1%} with normalize={best.normalization.name}: the "
-                "normalization is wrong.",
-            )
-        ]
-    if rate.value < thresholds.accuracy or rate.low < thresholds.chance / classes:
-        return [
-            _problem(
-                "IN001",
-                f"Clean accuracy is only {rate.value:.1%} [{rate.low:.0%}, {rate.high:.0%}] with "
-                f"normalize={name}: wrong labels, architecture, input size or normalization.",
-            )
-        ]
-    return []
-
-
-def _problem(rule: str, message: str) -> Finding:
-    return Finding(rule, "HIGH", 0.0, message)
+    y: Tensor | None,
+    named: Sequence[Normalization],
+) -> list[Row]:
+    """Return the table of candidates, best first; those that the net fails on are left out."""
+    channels, height, width = x.shape[1:]
+    rows = []
+    for n in dict.fromkeys([*named, *candidates(channels)]):
+        model = Classifier(net, n, channels, output).eval()
+        try:
+            logits = predict(Subject(model, (channels, height, width), output.classes), x)
+        except Exception as error:
+            if n in named[:1]:
+                words = f"the net fails with normalize={n.name}: {reason(error)}"
+                raise UnfitNet(words, rule="IN004") from error
+            continue
+        rows.append(measured(n, logits, y))
+    return sorted(rows, key=lambda row: (row.tried.accuracy.value, row.merit), reverse=True)

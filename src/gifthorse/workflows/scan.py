@@ -23,6 +23,7 @@ from gifthorse.core.errors import (
     UnreadableModel,
     UsageError,
 )
+from gifthorse.core.files import owned
 from gifthorse.core.metrics import mask_jaccard
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import CPU, Run
@@ -33,12 +34,15 @@ from gifthorse.core.types import (
     Report,
     RunRecord,
     Subject,
+    Trigger,
 )
+from gifthorse.data.readers import sniff
 from gifthorse.detection import DETECTORS, PRESETS, SECOND
 from gifthorse.models import inspect as look
 from gifthorse.models import load
+from gifthorse.models.reading.files import digest as sha256_of
+from gifthorse.models.reading.files import open_file
 from gifthorse.report.facts import leads
-from gifthorse.triggers.storage import open_trigger
 from gifthorse.workflows.detect import detect, refused
 from gifthorse.workflows.opening import Inputs, take_in
 
@@ -94,28 +98,40 @@ def scan(
         UsageError: If the request itself is wrong (options, images, a path that is not there).
     """
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
-    limits(request)  # said before anything is opened
-
     try:
-        opened = load(path, inputs.arch)
+        prepared = take_in(load(path, inputs.arch, inputs.part), inputs)
     except UnreadableModel as error:
         return replace(
             refused(error.origin or _unopened(path), error), run=clock.record(request, device)
         )
-    prepared = take_in(opened, inputs)
     rng = torch.Generator().manual_seed(request.seed)
     digest, run = prepared.subject.origin.sha256, limits(request, progress, device)
-    report = detect(
-        prepared,
-        detectors,
-        rng,
-        run,
-        second=second(request),
-        store=lambda name: state_file(request, digest, name),
-    )
+    with owned(state_file(request, digest, "scan")):
+        report = detect(
+            prepared,
+            detectors,
+            rng,
+            run,
+            second=second(request),
+            store=lambda name: state_file(request, digest, name),
+        )
     report = illustrated(report, prepared.subject)
     steps = (*_go_on(request, run.parts), *report.next_steps)
+    report = _of_then(report) if _changed(path, digest) else report
     return replace(report, next_steps=steps, run=clock.record(request, device))
+
+
+def check(inputs: Inputs, request: Request) -> None:
+    """Say what is wrong with a request whatever the model, before any is opened.
+
+    Raises:
+        UsageError: If an option, a limit, a folder or the images are.
+    """
+    chosen(request)
+    limits(request)
+    sniff(inputs.images)
+    if inputs.limit is not None and inputs.limit < 1:
+        raise BadOption(f"limit must be 1 or more; got {inputs.limit}")
 
 
 class _Clock:
@@ -199,6 +215,26 @@ def _go_on(request: Request, parts: Sequence[Run]) -> tuple[str, ...]:
     return ("Raise the limit, or scan with --resume DIR, so that a stopped scan can go on.",)
 
 
+def _changed(path: str, digest: str) -> bool:
+    """Whether a file is another one by now."""
+    try:
+        with open_file(Path(path)) as stream:
+            return sha256_of(stream) != digest
+    except GifthorseError:
+        return True
+
+
+def _of_then(report: Report) -> Report:
+    """Return a report on a file that was changed meanwhile: what lies there now has no verdict."""
+    words = (
+        "The file was changed while it was scanned: what is said is of the bytes with sha256 "
+        f"{report.origin.sha256[:12]}, not of those that lie there now. Scan it again."
+    )
+    found = report.label in ("BACKDOORED", "SUSPICIOUS")
+    label, reason = (report.label, f"{report.reason} {words}") if found else ("ERROR", words)
+    return replace(report, label=label, reason=reason, confidence=report.confidence)
+
+
 def _unopened(path: str) -> Origin:
     """Return what is known of a file that was not opened: its bytes and what they look like."""
     seen = look(path)
@@ -242,17 +278,18 @@ def _everywhere(
     return {n: vary(d, {option: value}) if n in able else d for n, d in detectors.items()}
 
 
-def compared(report: Report, truth: Path) -> str:
+def compared(report: Report, true: Trigger, truth: str) -> str:
     """Return, in words, how well the leading trigger overlaps the true one of a test model.
 
     Args:
         report: A report with findings.
-        truth: What `gifthorse attack` wrote beside the model, `NAME.trigger.safetensors`.
+        true: What `gifthorse attack` wrote beside the model, opened by `open_trigger`.
+        truth: Its file's name.
 
     Raises:
-        UsageError: If the file is no trigger of this image size.
+        UsageError: If it is no trigger of this image size.
     """
-    mask = open_trigger(truth).render()[1]
+    mask = true.render()[1]
     found = next((f for v in report.verdicts for f in v.findings if "mask" in f.evidence), None)
     if found is None:
         return "no trigger was recovered, so none can be compared with the true one"

@@ -20,7 +20,7 @@ from gifthorse.core.errors import GifthorseError, UsageError
 from gifthorse.core.isolated import server, transport
 from gifthorse.core.isolated.confinement import Limits
 
-GRACE = 30.0  # seconds that the server itself may take, such as for importing torch
+GRACE = 120.0  # seconds that the server itself may take, such as for importing torch
 
 # Of the caller's environment, only what a dynamic linker may need.
 _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -101,6 +101,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
+def prepare() -> None:
+    """Start the server ahead of time: it imports while the caller does."""
+    with _lock:
+        _server()
+
+
 def call(
     function: Callable[..., tuple[Any, Sequence[Tensor]]],
     arguments: Sequence[object],
@@ -136,14 +142,15 @@ def call(
             "arguments": list(arguments),
             "memory": limits.memory,
             "seconds": limits.seconds,
+            "wall": limits.wall,
             "readable": [os.path.abspath(path) for path in readable],
             "folder": os.getcwd(),
         }
         files = (out.fileno(), *(stream.fileno() for stream in streams))
         with _lock:
-            ended = _asked(request, files, limits.seconds + GRACE)
+            ended = _asked(request, files, limits.wall + GRACE)
         if ended.get("late"):
-            reason = f"reading took longer than {limits.seconds:g} seconds and was stopped"
+            reason = f"reading took longer than {limits.wall:g} seconds and was stopped"
             raise _exhausted(what, error, reason, limits)
         if status := ended.get("status"):
             raise _exhausted(what, error, _death(status), limits)

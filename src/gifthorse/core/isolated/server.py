@@ -83,7 +83,7 @@ def _watched(
         _read(request, files, function)
     os.close(outer)
     watched: list[Any] = [link, inner]
-    ready, _, _ = select.select(watched, [], [], request["seconds"])
+    ready, _, _ = select.select(watched, [], [], request["wall"])
     if inner not in ready:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)

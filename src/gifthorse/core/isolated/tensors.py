@@ -31,8 +31,8 @@ def from_file(path: Path, what: str) -> Named:
     """Return the tensors and the metadata of a safetensors file, by name.
 
     Raises:
-        OSError: If it is no file, or cannot be opened.
-        UsageError: If it is damaged, or exhausts its reader; `what` begins the sentence.
+        UsageError: If it is no file, cannot be opened, is damaged, or exhausts its reader; `what`
+            begins the sentence.
     """
     with open_regular(path) as stream:
         return _named(stream, what)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 EPS = 1e-6  # of every layer norm, as in timm and in Google's own code
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Every word looks at every other: softmax(q k' / sqrt(d)) v, for several heads at once."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -40,11 +40,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the two layers, each on normalized words and added to what was there."""
+    """SelfAttention, then the two layers, each on normalized words and added to what was there."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(width, EPS), Attention(width, heads)
+        self.norm1, self.attn = nn.LayerNorm(width, EPS), SelfAttention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width, EPS), Mlp(width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import IO
@@ -13,14 +14,17 @@ from zipfile import ZipFile, ZipInfo
 
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.models.reading.entries import shown
-from gifthorse.models.reading.opcodes import EXTENSION, NAMELESS, trace
-from gifthorse.models.reading.pickles import Contents, Import, contents, imports, refuse_code
+from gifthorse.models.reading.opcodes import EXTENSION, NAMELESS, OPCODES, Trace, trace
+from gifthorse.models.reading.pickles import Contents, contents
+from gifthorse.models.reading.ratings import Import, imports, refuse_code
 
 RECORDS = 20_000
 PICKLES = 8  # torch.save writes one, TorchScript a few
+RATIO = 100  # of a compressed record; random numbers hardly shrink
 DIRECTORY = 16 << 20  # bytes of the directory of records
 PICKLE = 64 << 20  # bytes of a pickle inside
-PEEK = 1 << 16  # bytes of a tensor record that are looked at for a hidden pickle
+PEEK = 1 << 12  # bytes of a tensor record that are looked at first for a hidden pickle
+VERSIONS = range(1, 11)  # of the archives of torch.save that PyTorch reads
 
 # What the zip reader of the standard library raises on damaged archives.
 _DAMAGE = (
@@ -36,6 +40,7 @@ _DAMAGE = (
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _END = struct.Struct("<4s4H2IH")
+END = b"PK\x05\x06"
 _CODE = ("code/", "constants.pkl")
 _EXPORT = ("archive_format", "serialized_exported_program.json", "archive_version", "models/")
 
@@ -49,7 +54,7 @@ def directory(stream: IO[bytes], size: int) -> ZipFile:
     """
     stream.seek(max(0, size - _END.size))
     tail = stream.read(_END.size)
-    if len(tail) < _END.size or tail[:4] != b"PK\x05\x06":
+    if len(tail) < _END.size or tail[:4] != END:
         raise UnreadableModel(
             "the zip archive has no end record where it should be: the file is truncated, or "
             "something was appended to it; download it again",
@@ -70,6 +75,15 @@ def directory(stream: IO[bytes], size: int) -> ZipFile:
     return archive
 
 
+def is_end(tail: bytes, at: int) -> bool:
+    """Whether bytes that begin at place `at` of a file are the end record of a zip archive."""
+    if len(tail) < _END.size:
+        return False
+    magic, disk, first, here, records, length, begin, _ = _END.unpack(tail[: _END.size])
+    far = 0xFFFFFFFF in (length, begin)
+    return magic == END and disk == first and here == records and (far or length <= at)
+
+
 def check_names(infos: Sequence[ZipInfo]) -> None:
     """Refuse names that leave the archive's own folder, links, doubles and near-doubles.
 
@@ -80,11 +94,13 @@ def check_names(infos: Sequence[ZipInfo]) -> None:
     for info in infos:
         name = info.orig_filename
         outside = name.startswith("/") or ".." in PurePosixPath(name).parts
-        odd = any(c in name for c in "\\:\0") or info.external_attr >> 28 == 0xA
+        odd = any(c in "\\:" or not c.isprintable() for c in name)
+        odd |= info.external_attr >> 28 == 0xA
         if outside or odd or name.casefold() in seen:
             raise UnreadableModel(
                 f"the zip archive has a record of a forbidden name, {shown(name)!r}: a path out "
-                "of the archive, a link, or the same name twice; the file is not to be trusted",
+                "of the archive, a link, the same name twice, or characters that act on a "
+                "terminal; the file is not to be trusted",
                 rule="FS006",
             )
         seen.add(name.casefold())
@@ -107,7 +123,7 @@ def check_layout(stream: IO[bytes], archive: ZipFile, size: int) -> None:
             raise UnreadableModel(
                 f"record {name!r} is compressed ({info.compress_size} to {info.file_size} bytes), "
                 "as torch.save never does; not inflated. Save the weights again",
-                rule="FS004",
+                rule="FS009" if _modest(info) else "FS004",
             )
         if not 0 <= info.header_offset - at <= 24 or (at == 0 != info.header_offset):
             raise UnreadableModel(
@@ -120,6 +136,11 @@ def check_layout(stream: IO[bytes], archive: ZipFile, size: int) -> None:
     rest = size - archive.start_dir - width
     if not 0 <= archive.start_dir - at <= 24 or rest not in (22, 98):  # 98: with zip64 records
         raise UnreadableModel("bytes around the zip directory belong to nothing", rule="FS008")
+
+
+def _modest(info: ZipInfo) -> bool:
+    """Whether a record is not compressed, or no more than honest numbers can be."""
+    return info.file_size <= RATIO * info.compress_size + PEEK
 
 
 def _raw(info: ZipInfo) -> bytes:
@@ -166,65 +187,114 @@ def pickled(archive: ZipFile) -> tuple[Import, ...]:
     Raises:
         UnreadableModel: `FS003` if a pickle cannot be read, `FS004` if it is huge.
     """
-    found: list[Import] = []
-    stored = [i for i in archive.infolist() if i.compress_type == zipfile.ZIP_STORED]
-    indices = [i for i in stored if PurePosixPath(i.filename).suffix in (".pkl", ".pickle")]
+    found: dict[Import, None] = {}
+    followed = 0
+    known = [i for i in archive.infolist() if _modest(i)]
+    indices = [i for i in known if PurePosixPath(i.filename).suffix in (".pkl", ".pickle")]
+    stored = [i for i in known if i.compress_type == zipfile.ZIP_STORED]
     if len(indices) > PICKLES:
         raise UnreadableModel(
             f"the zip archive has {len(indices)} pickles, more than {PICKLES}", rule="FS004"
         )
-    for info in indices:
-        found += chained(read(archive, info.filename, PICKLE), info.filename)
-    for info in stored:
-        if info not in indices:
-            found += hidden(_peek(archive, info), info.filename)
-    return tuple(dict.fromkeys(found))
+    named = {info.header_offset for info in indices}
+    for info in (*indices, *(i for i in stored if i.header_offset not in named)):
+        if info.header_offset in named:
+            data = read(archive, info.filename, PICKLE)
+            names, count = chained(data, info.filename, OPCODES - followed)
+        else:
+            names, count = hidden(_open(archive, info), info.filename, OPCODES - followed)
+        found |= dict.fromkeys(names)
+        followed += count
+        if followed > OPCODES:
+            refuse_code(tuple(found))  # what was seen so far may be worse
+            raise UnreadableModel(f"its pickles have more than {OPCODES:,} opcodes", rule="FS004")
+    return tuple(found)
 
 
-def chained(data: bytes, record: str, most: int = 5) -> list[Import]:
-    """Return what the first pickles in `data` would import; there may be one behind another."""
+def chained(
+    data: bytes, record: str, limit: int = OPCODES, most: int = 5
+) -> tuple[list[Import], int]:
+    """Return what the first pickles in `data` would import, and how many opcodes they have."""
     found: list[Import] = []
-    stream = BytesIO(data)
+    begin = count = 0
     for _ in range(most):
-        begin = stream.tell()
-        traced = trace(stream)
-        found += imports(traced, record, data[begin : stream.tell()])
-        if traced.fault is not None or stream.tell() == len(data):
+        traced, end = _followed(data, begin, max(0, limit - count))
+        count += traced.count
+        found += imports(traced, record, data[begin:] if traced.fault else b"")
+        begin = end
+        if traced.fault is not None or end == len(data):
             break
-    return found
+    return found, count
 
 
-def hidden(data: bytes, record: str) -> list[Import]:
-    """Return the dangerous names that bytes would import if they were unpickled."""
-    if not data or data[0] not in _STARTS:
-        return []
-    found = imports(trace(BytesIO(data), limit=1_000), record)
-    # Chance makes extension codes and nameless imports, but no `os.system`.
-    return [i for i in found if i.safety == "dangerous" and i.module not in (NAMELESS, EXTENSION)]
+@lru_cache(maxsize=1)  # an index is followed for its names first, then for its tensors
+def _followed(data: bytes, begin: int, limit: int) -> tuple[Trace, int]:
+    """Return the trace of the pickle that begins somewhere in `data`, and where it ends."""
+    stream = BytesIO(data)
+    stream.seek(begin)
+    return trace(stream, limit=limit), stream.tell()
 
 
-# First bytes of pickles that import: PROTO, GLOBAL, MARK, texts, EMPTY_TUPLE ...
-_STARTS = frozenset(b"\x80c(i\x8cXUSV)]}INK\x82\x83\x84\x95")
+def hidden(
+    stream: IO[bytes] | bytes, record: str, limit: int = OPCODES
+) -> tuple[list[Import], int]:
+    """Return what bytes that are no pickle by name would import if they were unpickled.
 
+    Of bytes that break off, only what is known to be dangerous counts, since numbers may look like
+    the beginning of a pickle.
 
-def _peek(archive: ZipFile, info: ZipInfo) -> bytes:
+    Returns:
+        The names, and how many opcodes were followed.
+    """
+    stream = BytesIO(stream) if isinstance(stream, bytes) else stream
+    data, size, count = b"", PEEK, 0
     try:
-        with archive.open(info) as record:
-            return record.read(PEEK)
+        while True:
+            data += stream.read(size - len(data))
+            traced = trace(BytesIO(data), limit=max(0, limit - count))
+            count += traced.count
+            short = len(data) == size < PICKLE and _broke_off(traced)
+            if not short or count > limit:
+                break
+            size = min(16 * size, PICKLE)
     except _DAMAGE:
-        return b""  # check_layout and check_sums name the fault
+        return [], count  # check_layout and check_sums name the fault
+    whole = traced.fault is None
+    found = imports(traced, record)
+    return [i for i in found if whole or _surely(i)], count
+
+
+def _surely(found: Import) -> bool:
+    """Whether chance does not make such a name: it makes extensions and nameless imports."""
+    return found.safety == "dangerous" and found.module not in (NAMELESS, EXTENSION)
+
+
+def _broke_off(traced: Trace) -> bool:
+    """Whether a trace came to an end because there were no more bytes to follow."""
+    return traced.fault is not None and any(words in str(traced.fault) for words in _ENDS)
+
+
+# What pickletools says where bytes end within a pickle.
+_ENDS = ("exhausted before", "not enough data", "but only", "no newline found")
+
+
+def _open(archive: ZipFile, info: ZipInfo) -> IO[bytes]:
+    try:
+        return archive.open(info)
+    except _DAMAGE:
+        return BytesIO()  # check_layout and check_sums name the fault
 
 
 def read(archive: ZipFile, name: str, limit: int) -> bytes:
-    """Return one stored record of at most `limit` bytes.
+    """Return one record of at most `limit` bytes; a compressed one only if it swells modestly.
 
     Raises:
         UnreadableModel: `FS003` if it is damaged, `FS004` if it is larger.
     """
     info = archive.getinfo(name)
-    if info.file_size > limit or info.compress_type != zipfile.ZIP_STORED:
+    if info.file_size > limit or not _modest(info):
         raise UnreadableModel(
-            f"record {shown(name)!r} is compressed or has more than {limit} bytes",
+            f"record {shown(name)!r} is strongly compressed or has more than {limit} bytes",
             rule="FS004",
         )
     try:
@@ -263,12 +333,12 @@ def index(archive: ZipFile) -> Contents:
         UnreadableModel: If it does not fit the records (`FS003`) or is a bomb (`FS004`).
     """
     name = next(n for n in archive.namelist() if n.partition("/")[2] == "data.pkl")
+    _check_version(archive, name.partition("/")[0])
     data = read(archive, name, PICKLE)
-    stream = BytesIO(data)
-    traced = trace(stream)
+    traced, end = _followed(data, 0, OPCODES)
     refuse_code(imports(traced, name))
     found = contents(traced)
-    if stream.tell() != len(data):
+    if end != len(data):
         raise UnreadableModel(f"something follows the pickle in {shown(name)!r}", rule="FS003")
     sizes = {info.filename: info.file_size for info in archive.infolist()}
     top = name.partition("/")[0]
@@ -281,3 +351,20 @@ def index(archive: ZipFile) -> Contents:
                 rule="FS003",
             )
     return found
+
+
+def _check_version(archive: ZipFile, top: str) -> None:
+    """Refuse what torch's reader would not know: the version of the archive, the order of bytes."""
+    names = set(archive.namelist())
+    version, order = (
+        read(archive, f"{top}/{name}", 100) if f"{top}/{name}" in names else None
+        for name in ("version", "byteorder")
+    )
+    known = version is None or (version.strip().isdigit() and int(version) in VERSIONS)
+    if not known or order not in (None, b"little", b"big"):
+        odd = f"version {shown(repr(version))}" if not known else f"order {shown(repr(order))}"
+        raise UnreadableModel(
+            f"the archive of torch.save is of the {odd}, which this version does not know: save "
+            "it again, best as safetensors",
+            rule="FS009",
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -26,7 +27,7 @@ LEAVES = 200_000
 # All that torch's restricted reader has been seen to raise on odd pickles.
 REFUSALS = (
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError),
-    *(AssertionError, OverflowError, pickle.UnpicklingError),
+    *(AssertionError, OverflowError, pickle.UnpicklingError, struct.error),
 )
 
 
@@ -86,14 +87,19 @@ def read_pickle(stream: IO[bytes]) -> tuple[Any, list[Tensor]]:
 
 
 def numpy_scalars() -> list[Any]:
-    """Return what the restricted reader must know to read single NumPy numbers."""
+    """Return what the restricted reader must know to read NumPy's numbers and plain arrays."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = {
         type(np.dtype(code))
         for code in ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"]
     }
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    return [*((scalar, name) for name in names), (np.dtype, "numpy.dtype"), *kinds]
+    array = np.zeros(0).__reduce__()[0]
+    makers = [
+        (make, f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for make, name in ((scalar, "scalar"), (array, "_reconstruct"))
+    ]
+    return [*makers, (np.dtype, "numpy.dtype"), (np.ndarray, "numpy.ndarray"), *kinds]
 
 
 def flatten(value: Any) -> Iterator[tuple[list[str], Any]]:
@@ -120,7 +126,7 @@ def flatten(value: Any) -> Iterator[tuple[list[str], Any]]:
 
 
 def _key(key: Any) -> str:
-    return str(key) if isinstance(key, str | int | float) else f"<{type(key).__name__}>"
+    return str(key) if type(key) in (str, int, float, bool) else "<key>"
 
 
 def type_of(value: Any) -> str:

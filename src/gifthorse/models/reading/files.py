@@ -12,7 +12,11 @@ from typing import IO
 from gifthorse.core.errors import UnreadableModel, UsageError
 from gifthorse.models.reading import archives
 from gifthorse.models.reading.entries import shown
+from gifthorse.models.reading.headers import HEADER
+from gifthorse.models.reading.strangers import HEAD, stranger
 
+PROTOCOL = b"\x20"  # above any version of the pickle format, and of ONNX, for long
+_FIELDS = (b"\x12", b":", b"\x1a", b'"')  # that may follow the version of an ONNX file
 CHUNK = 1 << 20
 
 # Endings under which each kind is usually seen.
@@ -23,19 +27,6 @@ ENDINGS: Mapping[str, tuple[str, ...]] = {
     "torchscript": (".torchscript", ".ts"),
     "pt2": (".pt2",),
     "onnx": (".onnx",),
-}
-
-# First bytes of what is mistaken for a model, in words.
-_STRANGERS: Mapping[bytes, str] = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
-    b"<": "a web page: the download failed",
-    b"\x89HDF": "an HDF5 file (Keras)",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GGUF": "a GGUF file",
-    b"\x1f\x8b": "a gzip archive: unpack it first",
-    b"\x93NUMPY": "a NumPy array",
-    b"%PDF": "a PDF document",
 }
 
 
@@ -103,15 +94,13 @@ def sniff_stream(stream: IO[bytes], size: int, ending: str = "") -> str:
         return "empty"
     if first.startswith(b"PK\x03\x04"):
         return archives.kind(archives.directory(stream, size))
-    if first[8:9] == b"{" or (ending == ".safetensors" and not stranger(first)):
+    first += stream.read(HEAD - len(first))
+    if first[8:9] == b"{" and int.from_bytes(first[:8], "little") <= HEADER:
         return "safetensors"
-    if first[0] == 0x80 and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "legacy"
-    onnx = first[0] == 0x08 and first[1:2] < b" " and first[2:3] in (b"\x12", b":", b"\x1a", b'"')
-    return "onnx" if onnx else "unknown"
-
-
-def stranger(first: bytes) -> str:
-    """Say in words what a file is that starts with these bytes; empty if unknown."""
-    known = (words for magic, words in _STRANGERS.items() if first.startswith(magic[: len(first)]))
-    return next(known, "")
+    if stranger(first)[0]:
+        return "unknown"
+    if first[8:9] == b"{" or (ending == ".safetensors" and first[:1] not in b"{["):
+        return "safetensors"
+    legacy = first[:1] == b"\x80" and first[1:2] < PROTOCOL
+    onnx = first[:1] == b"\x08" and first[1:2] < PROTOCOL and first[2:3] in _FIELDS
+    return "legacy" if legacy else "onnx" if onnx else "unknown"

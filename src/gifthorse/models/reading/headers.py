@@ -12,8 +12,10 @@ from gifthorse.core.errors import UnreadableModel
 from gifthorse.models.reading.entries import CheckpointEntry, shown
 
 HEADER = 100_000_000  # bytes, the limit of the safetensors library
+TENSORS = 50_000
 TEXT = 10_000  # characters of a metadata value that are kept
 TEXTS = 100
+DIGITS = 20  # of an integer; the largest of 64 bits has as many
 
 _DTYPES = {
     "F64": ("float64", 8),
@@ -55,25 +57,47 @@ def header(stream: IO[bytes], size: int) -> Header:
     length = int.from_bytes(first, "little")
     if len(first) < 8 or length > min(HEADER, size - 8):
         raise _malformed(f"its header claims {length} bytes, the file has {size} in all")
-    fields = _parse(stream.read(length))
-    metadata = fields.pop("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise _malformed("its metadata is no table of texts")
+    data = stream.read(length)
+    if data.count(b'"data_offsets"') > TENSORS:
+        raise UnreadableModel(
+            f"the safetensors file lists more than {TENSORS:,} tensors, as no net has", rule="FS004"
+        )
+    fields = _parse(data)
+    metadata = _texts(fields.pop("__metadata__", {}))
     spans = [_tensor(name, value) for name, value in fields.items()]
     _check_spans([(begin, end) for _, begin, end in spans], size - 8 - length)
     return Header(tuple(entry for entry, _, _ in spans), clean(metadata))
 
 
-def clean(metadata: Mapping[str, object]) -> dict[str, str]:
+def clean(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata as printable text: at most `TEXTS` values of `TEXT` characters.
 
     Example:
         >>> clean({"arch": "resnet20" + chr(27)})
         {'arch': 'resnet20?'}
     """
-    return {
-        shown(str(key)): shown(str(value), TEXT) for key, value in list(metadata.items())[:TEXTS]
-    }
+    return {shown(key): shown(value, TEXT) for key, value in list(metadata.items())[:TEXTS]}
+
+
+def _texts(metadata: object) -> Mapping[str, str]:
+    """Return metadata if it is what the format allows: a table of texts.
+
+    Raises:
+        UnreadableModel: `FS009` for other values, which the safetensors library refuses, too.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise _malformed("its metadata is no table of texts")
+    odd = next((key for key, value in metadata.items() if not isinstance(value, str)), None)
+    if odd is not None:
+        raise UnreadableModel(
+            f"the safetensors file's metadata has {shown(odd)!r} as a "
+            f"{type(metadata[odd]).__name__}, where the format knows texts alone and its library "
+            "opens no other: save it again with str(value)",
+            rule="FS009",
+        )
+    return metadata
 
 
 def _malformed(why: str) -> UnreadableModel:
@@ -83,13 +107,29 @@ def _malformed(why: str) -> UnreadableModel:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
+    if data[:1] != b"{":
+        raise _malformed("its header is not UTF-8 JSON (it does not begin with a brace)")
     try:
-        fields = json.loads(data.decode(), object_pairs_hook=_unique)
+        fields = json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_constant
+        )
+        if b"\\u" in data:
+            json.dumps(fields, ensure_ascii=False).encode()  # halves of a surrogate pair
     except (ValueError, RecursionError) as error:
         raise _malformed(f"its header is not UTF-8 JSON ({shown(str(error))})") from error
     if not isinstance(fields, dict):
         raise _malformed("its header is no JSON object")
     return fields
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise _malformed(f"it has an integer of {len(text):,} digits")
+    return int(text)
+
+
+def _constant(text: str) -> object:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -112,9 +152,18 @@ def _tensor(name: str, value: object) -> tuple[CheckpointEntry, int, int]:
     shape, span = value["shape"], value["data_offsets"]
     if not _counts(shape) or not _counts(span) or len(span) != 2:
         raise _malformed(f"{shown(name)!r} has no valid shape or place")
+    if math.prod(n or 1 for n in shape) >= 2**60:  # the library multiplies in 64 bits
+        raise _malformed(f"{shown(name)!r} has a shape that no memory holds")
     dtype = value["dtype"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise _malformed(f"{shown(name)!r} has the unknown data type {shown(str(dtype))!r}")
+    if not isinstance(dtype, str):
+        raise _malformed(f"{shown(name)!r} has a data type that is no text")
+    if dtype not in _DTYPES:
+        raise UnreadableModel(
+            f"tensor {shown(name)!r} has the data type {shown(dtype, 40)!r}, which is not known "
+            "here, so the file cannot be examined: save the weights as float32, or without that "
+            "tensor",
+            rule="FS009",
+        )
     word, width = _DTYPES[dtype]
     begin, end = span
     if end - begin != math.prod(shape) * width:

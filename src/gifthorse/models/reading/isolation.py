@@ -24,7 +24,7 @@ from gifthorse.models.reading.files import digest, open_file, size_of
 from gifthorse.models.reading.survey import Survey
 
 MEMORY = 8 << 30  # bytes
-DEADLINE = 120.0  # seconds
+DEADLINE = 120.0  # seconds of processor time
 SURVEY = Limits(1 << 30, 20.0)  # for a file of no size; larger ones get more
 PACE = 50 << 20  # bytes a second that even a slow disk and a checksum manage
 WHAT = "the file"
@@ -144,7 +144,7 @@ def read(
         kind: `safetensors`, `pytorch` or `legacy`.
         expected: The leaves that its bytes were seen to hold.
         memory: Bytes that the reader may take beyond what torch itself needs.
-        deadline: Seconds that it may take.
+        deadline: Seconds of processor time that it may take.
 
     Returns:
         One tensor an expected leaf, None for what is no plain tensor.

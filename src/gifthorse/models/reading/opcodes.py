@@ -7,17 +7,19 @@ import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, TypeGuard
 
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.models.reading.entries import shown
 
 EXTENSION = "copyreg-extension"  # module we give to names from copyreg's extension registry
 NAMELESS = "?"  # module and name of an import whose name is computed
-OPCODES = 1_000_000  # fickling's limit, too
+OPCODES = 1_000_000  # of all pickles of a file; fickling's limit, too
+BITS = 4096  # of an integer
+NAME = 500  # characters of a module or a name; no import is that long
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Node:
     """A symbol for a value: `global`, `call`, `list`, `dict`, `storage` or `opaque`."""
 
@@ -38,15 +40,17 @@ class Node:
         return self.head.name if self.kind == "call" and isinstance(self.head, Node) else ""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Machine:
     """State of the pickle machine."""
 
     stack: list[object] = field(default_factory=list)
     memo: dict[int, object] = field(default_factory=dict)
-    names: dict[tuple[str, str], None] = field(default_factory=dict)
+    names: dict[tuple[str, str], str] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     foreign: dict[str, None] = field(default_factory=dict)
+    protocol: int = 0
+    count: int = 0
 
     def pop(self) -> object:
         """Take the top of the stack."""
@@ -78,26 +82,27 @@ class Machine:
 
     def name(self, module: object, name: object) -> None:
         """Note an import and put its symbol on the stack."""
-        pair = (
-            (module, name)
-            if isinstance(module, str) and isinstance(name, str)
-            else (NAMELESS, NAMELESS)
-        )
+        pair = (module, name) if _named(module) and _named(name) else (NAMELESS, NAMELESS)
         if pair in NAME_MAPPING:
             pair = NAME_MAPPING[pair]
         pair = (IMPORT_MAPPING.get(pair[0], pair[0]), pair[1])
-        self.names[pair] = None
-        self.push("global", ".".join(pair))
+        self.push("global", self.names.setdefault(pair, ".".join(pair)))
 
-    def extend(self, items: list[object]) -> None:
-        """Add to the container on top of the stack."""
+    def extend(self, items: list[object], kind: str) -> None:
+        """Add to the container on top of the stack, as to one of a kind."""
         node = self.top()
         if not isinstance(node, Node) or node.kind in ("global", "storage"):
             raise ValueError("items are added to what is no container")
+        if (node.kind == "list") != (kind == "list"):
+            self.foreign[f"{kind} items of a {node.kind}"] = None
         node.items.extend(items)
 
 
 _MARK = object()
+
+
+def _named(part: object) -> TypeGuard[str]:
+    return isinstance(part, str) and len(part) <= NAME
 
 
 def _reduce(m: Machine, _: object) -> None:
@@ -145,12 +150,25 @@ def _build(m: Machine, _: object) -> None:
 
 def _setitem(m: Machine, _: object) -> None:
     value, key = m.pop(), m.pop()
-    m.extend([key, value])
+    m.extend([key, value], "dict")
 
 
 def _append(m: Machine, _: object) -> None:
     value = m.pop()
-    m.extend([value])
+    m.extend([value], "list")
+
+
+def _long(m: Machine, arg: object) -> None:
+    if isinstance(arg, int) and arg.bit_length() > BITS:
+        raise UnreadableModel(
+            f"its pickle holds an integer of {arg.bit_length():,} bits, as no weights need",
+            rule="FS004",
+        )
+    m.stack.append(arg)
+
+
+def _proto(m: Machine, arg: object) -> None:
+    m.protocol = max(m.protocol, arg if isinstance(arg, int) else 0)
 
 
 def _filled(kind: str) -> Callable[[Machine, object], None]:
@@ -190,6 +208,8 @@ _HANDLERS: Mapping[str, Callable[[Machine, object], object]] = {
     "NEWTRUE": _constant(True),
     "NEWFALSE": _constant(False),
     "EMPTY_TUPLE": _constant(()),
+    "LONG4": _long,
+    "PROTO": _proto,
     "EMPTY_LIST": lambda m, _: m.push("list"),
     "EMPTY_SET": lambda m, _: m.push("opaque"),
     "EMPTY_DICT": lambda m, _: m.push("dict"),
@@ -201,10 +221,10 @@ _HANDLERS: Mapping[str, Callable[[Machine, object], object]] = {
     "TUPLE2": _short_tuple(2),
     "TUPLE3": _short_tuple(3),
     "APPEND": _append,
-    "APPENDS": lambda m, _: m.extend(m.slice()),
-    "ADDITEMS": lambda m, _: m.extend(m.slice()),
+    "APPENDS": lambda m, _: m.extend(m.slice(), "list"),
+    "ADDITEMS": lambda m, _: m.extend(m.slice(), "set"),
     "SETITEM": _setitem,
-    "SETITEMS": lambda m, _: m.extend(m.slice()),
+    "SETITEMS": lambda m, _: m.extend(m.slice(), "dict"),
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,
     "REDUCE": _reduce,
@@ -244,6 +264,9 @@ class Trace:
         result: Symbol of the unpickled value; None after a fault.
         foreign: Opcodes that `torch.load(weights_only=True)` does not know.
         fault: Why the trace ends early.
+        protocol: The highest version of the pickle format that it says it is of, or that any of
+            its opcodes belongs to.
+        count: How many opcodes were followed.
     """
 
     names: tuple[tuple[str, str], ...]
@@ -251,6 +274,8 @@ class Trace:
     result: object
     foreign: tuple[str, ...]
     fault: UnreadableModel | None = None
+    protocol: int = 0
+    count: int = 0
 
 
 def trace(stream: IO[bytes], *, limit: int = OPCODES) -> Trace:
@@ -268,20 +293,32 @@ def trace(stream: IO[bytes], *, limit: int = OPCODES) -> Trace:
     except UnreadableModel as error:
         fault = error
     except ValueError as error:
-        fault = UnreadableModel(f"its pickle is damaged: {shown(str(error))}", rule="FS003")
-    return Trace(tuple(m.names), tuple(m.nodes), result, tuple(m.foreign), fault)
+        digits = "integer string conversion" in str(error)
+        fault = UnreadableModel(
+            "its pickle holds an integer of thousands of digits, which Python refuses"
+            if digits
+            else f"its pickle is damaged: {shown(str(error))}",
+            rule="FS004" if digits else "FS003",
+        )
+    return Trace(
+        tuple(m.names), tuple(m.nodes), result, tuple(m.foreign), fault, m.protocol, m.count
+    )
 
 
 def _follow(m: Machine, stream: IO[bytes], limit: int) -> object:
-    for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
-        if count >= limit:
-            raise UnreadableModel(f"its pickle has more than {limit} opcodes", rule="FS004")
-        if op.name not in KNOWN:
-            m.foreign[op.name] = None
-        if op.name == "STOP":
+    for op, arg, _ in pickletools.genops(stream):
+        m.count += 1
+        if m.count > limit:
+            raise UnreadableModel(f"its pickles have more than {OPCODES:,} opcodes", rule="FS004")
+        name = op.name
+        if name not in KNOWN:
+            m.foreign[name] = None
+        m.protocol = max(m.protocol, op.proto)
+        if name == "STOP":
             return m.pop()
-        if op.name in _HANDLERS:
-            _HANDLERS[op.name](m, arg)
+        handle = _HANDLERS.get(name)
+        if handle is not None:
+            handle(m, arg)
         elif op.stack_after and not op.stack_before:  # a number or a text
             m.stack.append(arg)
     raise ValueError("no STOP")

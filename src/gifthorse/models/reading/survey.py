@@ -13,16 +13,21 @@ from gifthorse.core.errors import UnreadableModel, UnsafeModel
 from gifthorse.core.types import Finding, Severity
 from gifthorse.models.reading import archives
 from gifthorse.models.reading.entries import CheckpointEntry, shown
-from gifthorse.models.reading.files import ENDINGS, size_of, sniff_stream, stranger
+from gifthorse.models.reading.files import ENDINGS, size_of, sniff_stream
 from gifthorse.models.reading.headers import header
-from gifthorse.models.reading.opcodes import trace
-from gifthorse.models.reading.pickles import (
-    WHAT_TO_DO,
-    Contents,
-    Import,
-    contents,
-    imports,
-    refuse_code,
+from gifthorse.models.reading.opcodes import Trace, trace
+from gifthorse.models.reading.pickles import Contents, contents
+from gifthorse.models.reading.ratings import WHAT_TO_DO, Import, imports, refuse_code
+from gifthorse.models.reading.stance import GRAVITY
+from gifthorse.models.reading.strangers import (
+    HEAD,
+    INDEX,
+    PAGE,
+    POINTER,
+    UNPACK,
+    listed,
+    stranger,
+    zipped,
 )
 
 SWELL = 16  # how often larger than its file a checkpoint may be once written out in full
@@ -30,12 +35,14 @@ SLACK = 64 << 20
 
 SEVERITIES: Mapping[str, Severity] = {"FS001": "CRITICAL", "FS007": "LOW"}  # all others HIGH
 
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before 1.6
+_LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of what torch.save wrote before 1.6
+_PROTOCOL = 5  # the newest of the pickle format that Python knows
 _CODE = {
     "torchscript": "a TorchScript program",
     "pt2": "a torch.export program",
-    "onnx": "an ONNX graph",
 }
+_TAIL = (1 << 16) + 22  # bytes of a file in which zip readers look for the end of an archive
+_ZIPPED = ("pytorch", "torchscript", "pt2", "zip", "empty")
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Survey:
 
 
 def survey(stream: IO[bytes], name: str) -> Survey:
-    """Read all that an open file's bytes tell without running, inflating or unpickling anything.
+    """Read all that an open file's bytes tell; nothing is run or unpickled, no numbers inflated.
 
     Args:
         stream: The file.
@@ -72,7 +79,7 @@ def survey(stream: IO[bytes], name: str) -> Survey:
     kind = "unknown"
     try:
         kind = sniff_stream(stream, size, ending)
-        found = _SURVEYS[kind](stream, size, kind)
+        found = _surveyed(stream, size, kind)
     except UnreadableModel as error:
         found = Survey(kind, (finding(error),))
     usual = ENDINGS.get(found.kind)
@@ -81,6 +88,16 @@ def survey(stream: IO[bytes], name: str) -> Survey:
         note = finding(UnreadableModel(text, rule="FS007"))
         found = replace(found, findings=(*found.findings, note))
     return found
+
+
+def _surveyed(stream: IO[bytes], size: int, kind: str) -> Survey:
+    try:
+        found = _SURVEYS[kind](stream, size, kind)
+    except UnreadableModel as error:
+        found = Survey(kind, (finding(error),))
+    if kind in _ZIPPED:
+        return found
+    return replace(found, findings=(*found.findings, *_second_face(stream, size, kind)))
 
 
 def finding(error: UnreadableModel) -> Finding:
@@ -94,10 +111,44 @@ def refusal(found: Survey) -> UnreadableModel | None:
     grave = [f for f in found.findings if f.severity in ("CRITICAL", "HIGH")]
     if not grave:
         return None
-    worst = min(grave, key=lambda f: (f.severity != "CRITICAL", f.rule != "FS002"))
+    worst = min(grave, key=lambda f: GRAVITY.index(f.rule))
     kind = UnsafeModel if worst.rule in ("FS001", "FS002") else UnreadableModel
     mismatch = [f.message for f in found.findings if f.rule == "FS007"]
     return kind("; ".join((worst.message, *mismatch)), rule=worst.rule)
+
+
+def _second_face(stream: IO[bytes], size: int, kind: str) -> tuple[Finding, ...]:
+    """Return what else a file is: by its end a zip archive, by its beginning a pickle.
+
+    An archive that holds other files as they are, such as a tar, may end like one of them.
+    """
+    stream.seek(0)
+    if UNPACK in stranger(stream.read(HEAD)):
+        return ()
+    found = []
+    if _ends_as_zip(stream, size):
+        text = "a zip archive is hidden at the end of a file of another kind"
+        found.append(finding(UnreadableModel(text, rule="FS008")))
+    if kind in ("safetensors", "onnx"):
+        stream.seek(0)
+        names, _ = archives.hidden(stream, "the file")
+        found += _caught(lambda: refuse_code(tuple(names)))
+        if found and names:
+            text = f"the file is {kind} to one reader and a pickle to another"
+            found.append(finding(UnreadableModel(text, rule="FS008")))
+    return tuple(found)
+
+
+def _ends_as_zip(stream: IO[bytes], size: int) -> bool:
+    """Whether a reader that looks for a zip archive from its end finds one."""
+    stream.seek(max(0, size - _TAIL))
+    tail = stream.read(_TAIL)
+    at = tail.rfind(archives.END)
+    while at >= 0:
+        if archives.is_end(tail[at:], size - len(tail) + at):
+            return True
+        at = tail.rfind(archives.END, 0, at)
+    return False
 
 
 def _caught(*checks: Callable[[], object]) -> tuple[Finding, ...]:
@@ -122,7 +173,7 @@ def _survey_zip(stream: IO[bytes], size: int, kind: str) -> Survey:
             # Only a plain layout makes sure that summing up inflates nothing.
             findings = findings or _caught(lambda: archives.check_sums(archive))
         else:
-            findings += (finding(_program(kind)),)
+            findings += (finding(_program(kind, archive)),)
         found = replace(found, kind=kind, findings=findings, records=records)
         return found if findings else _listed(found, lambda: archives.index(archive), size)
 
@@ -153,15 +204,23 @@ def _listed(found: Survey, read: Callable[[], Contents], size: int) -> Survey:
     return replace(found, entries=listed.entries, full=listed.largest)
 
 
-def _program(kind: str) -> UnreadableModel:
+def _program(kind: str, archive: ZipFile) -> UnreadableModel:
     if kind not in _CODE:
-        return UnreadableModel(
-            "a zip archive without data.pkl is no model: unpack it and name the file inside",
-            rule="FS003",
-        )
+        return _named(*zipped(archive))
     return UnsafeModel(
         f"the file is {_CODE[kind]}: it brings its own code, so it is not run. {WHAT_TO_DO}",
         rule="FS002",
+    )
+
+
+def _named(what: str, advice: str) -> UnreadableModel:
+    if what in (PAGE, POINTER):
+        text = f"the file is not a model: it is {what}: {advice}"
+        return UnreadableModel(text, rule="FS003")
+    return UnreadableModel(
+        f"the file is {what}, not a safetensors file or a state dict written by torch.save: "
+        f"{advice}",
+        rule="FS009",
     )
 
 
@@ -169,14 +228,30 @@ def _survey_legacy(stream: IO[bytes], size: int, _: str) -> Survey:
     """Survey what torch.save wrote before version 1.6: five pickles, then the numbers."""
     stream.seek(0)
     data = stream.read(archives.PICKLE)
-    found = Survey("legacy", imports=tuple(archives.chained(data, "the file")))
+    names, _count = archives.chained(data, "the file")
+    found = Survey("legacy", imports=tuple(dict.fromkeys(names)))
     findings = _caught(lambda: refuse_code(found.imports))
-    if not findings and not data.startswith(_LEGACY):
-        text = f"the file is a pickle that torch.save did not write. {WHAT_TO_DO}"
-        findings = (finding(UnsafeModel(text, rule="FS002")),)
+    first = trace(BytesIO(data))
+    if not findings and first.result != _LEGACY:
+        findings = (finding(_other_pickle(first)),)
     if findings:
         return replace(found, findings=findings)
     return _listed(found, lambda: _legacy_index(stream, data, size), size)
+
+
+def _other_pickle(first: Trace) -> UnreadableModel:
+    if first.protocol > _PROTOCOL:
+        return UnreadableModel(
+            f"the file is a pickle of protocol {first.protocol}, newer than any that is known "
+            "here: save it again with torch.save's default, best as safetensors",
+            rule="FS009",
+        )
+    return first.fault or _foreign_pickle()
+
+
+def _foreign_pickle() -> UnsafeModel:
+    text = f"the file is a pickle that torch.save did not write. {WHAT_TO_DO}"
+    return UnsafeModel(text, rule="FS002")
 
 
 def _legacy_index(stream: IO[bytes], data: bytes, size: int) -> Contents:
@@ -188,7 +263,8 @@ def _legacy_index(stream: IO[bytes], data: bytes, size: int) -> Contents:
         contents(part)
     found = contents(parts[3])
     keys = getattr(parts[4].result, "items", None)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(found.storages):
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not isinstance(keys, list) or not texts or sorted(keys) != sorted(found.storages):
         raise UnreadableModel("its list of storages is not that of its tensors", rule="FS003")
     at = inner.tell()
     for key in map(str, keys):
@@ -213,7 +289,8 @@ def _survey_safetensors(stream: IO[bytes], size: int, _: str) -> Survey:
 
 
 def _survey_onnx(_stream: IO[bytes], _size: int, kind: str) -> Survey:
-    return Survey(kind, (finding(_program(kind)),))
+    error = _named("an ONNX graph", "export the weights of the network as safetensors")
+    return Survey(kind, (finding(error),))
 
 
 def _survey_empty(_stream: IO[bytes], _size: int, kind: str) -> Survey:
@@ -223,17 +300,23 @@ def _survey_empty(_stream: IO[bytes], _size: int, kind: str) -> Survey:
 
 def _survey_unknown(stream: IO[bytes], size: int, kind: str) -> Survey:
     stream.seek(0)
-    data = stream.read(archives.PEEK)
-    found = tuple(archives.hidden(data, "the file"))
-    what = stranger(data[:64])
-    text = f"the file is not a model{f': it is {what}' if what else ''}; expected safetensors or "
-    error = UnreadableModel(text + "a state dict written by torch.save", rule="FS003")
-    findings = _caught(lambda: refuse_code(found)) or (finding(error),)
-    stream.seek(max(0, size - archives.PEEK))
-    if b"PK\x05\x06" in stream.read():
-        text = "a zip archive is hidden at the end of a file of another kind"
-        findings = (finding(UnreadableModel(text, rule="FS008")), *findings)
-    return Survey(kind, findings, found)
+    head = stream.read(HEAD)
+    what, advice = stranger(head)
+    stream.seek(0)
+    if not what and head.lstrip()[:1] in (b"{", b"["):
+        what, advice = listed(stream.read(INDEX))
+        stream.seek(0)
+    if what:
+        return Survey(kind, (finding(_named(what, advice)),))
+    names, _ = archives.hidden(stream, "the file")
+    findings = _caught(lambda: refuse_code(tuple(names)))
+    stream.seek(0)
+    if not findings and size <= archives.PICKLE and trace(stream).fault is None:
+        whole = stream.tell() == size
+        findings = (finding(_foreign_pickle()),) if whole else ()
+    text = "the file is not a model; expected safetensors or a state dict written by torch.save"
+    error = UnreadableModel(text, rule="FS003")
+    return Survey("legacy" if findings else kind, findings or (finding(error),), tuple(names))
 
 
 _SURVEYS: Mapping[str, Callable[[IO[bytes], int, str], Survey]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -16,28 +16,23 @@ from torch import Tensor
 
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.models.reading import archives
+from gifthorse.models.reading.calls import NUMPY_TYPES, Storage
 from gifthorse.models.reading.entries import PLAIN
 from gifthorse.models.reading.files import size_of, sniff_stream
-from gifthorse.models.reading.opcodes import Node, Trace, trace
-from gifthorse.models.reading.pickles import (
-    NUMPY_TYPES,
+from gifthorse.models.reading.opcodes import Node, trace
+from gifthorse.models.reading.pickles import contents, weigh
+from gifthorse.models.reading.ratings import (
+    ARRAYS,
     ORDERED,
     PARAMETER,
     SCALARS,
     STRIDED,
-    Storage,
-    contents,
     imports,
     refuse_code,
-    weigh,
 )
 from gifthorse.models.reading.survey import SLACK, SWELL, refusal, survey
 
 VALUES = 2_000_000  # of the tree; a dictionary of 50,000 images by path has about 500,000
-
-# Arrays of NumPy in a pickle are a shape and bytes; these are the names that they go by.
-REBUILD = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-ARRAYS = frozenset((*REBUILD, "numpy.ndarray"))
 
 
 def checkpoint(copy: IO[bytes], file: str, wanted: Collection[str] = ()) -> dict[Any, Any]:
@@ -62,7 +57,7 @@ def checkpoint(copy: IO[bytes], file: str, wanted: Collection[str] = ()) -> dict
         )
     with archives.directory(copy, size) as archive:
         found = archives.pickled(archive)
-        refuse_code(tuple(i for i in found if str(i) not in ARRAYS or i.safety == "dangerous"))
+        refuse_code(found)
         archives.check_names(archive.infolist())
         archives.check_layout(copy, archive, size)
         archives.check_sums(archive)
@@ -77,9 +72,8 @@ def _traced(archive: ZipFile, size: int) -> tuple[_Reader, Node]:
     data = archives.read(archive, name, archives.PICKLE)
     stream = BytesIO(data)
     traced = trace(stream)
-    refuse_code(tuple(i for i in imports(traced, name) if str(i) not in ARRAYS))
-    plain = tuple(n for n in traced.nodes if n.callee not in REBUILD)
-    known = contents(Trace(traced.names, plain, None, traced.foreign, traced.fault))
+    refuse_code(imports(traced, name))
+    known = contents(replace(traced, result=None))
     if known.largest > SWELL * size + SLACK or weigh(traced.result) > VALUES:
         raise UnreadableModel("the file unfolds to far more than its size", rule="FS004")
     front = name.partition("/")[0]
@@ -125,7 +119,7 @@ class _Reader:
         try:
             if part.callee in SCALARS:
                 return np.frombuffer(_raw(args[1]), _dtype(args[0]))[0].item()
-            if part.callee in REBUILD:
+            if part.callee in ARRAYS:
                 return _array(part.states)
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise UnreadableModel(f"it holds a malformed array: {error}", rule="FS003") from error

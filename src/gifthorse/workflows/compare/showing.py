@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors.torch import save
 
-from gifthorse.core.atomic import atomic
-from gifthorse.core.errors import UsageError
+from gifthorse.core.atomic import atomic, check_writable
+from gifthorse.core.errors import Unwritable
 from gifthorse.core.types import Rate
 from gifthorse.report.figures import comparison
 from gifthorse.report.json import write_json
@@ -113,9 +113,10 @@ def make(folder: Path) -> None:
     """Make a folder if it is not there.
 
     Raises:
-        UsageError: If it cannot be made.
+        Unwritable: If it cannot be made, or nothing can be written to it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        raise Unwritable(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    check_writable(folder / "figures")

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter
 
 from gifthorse.core.errors import UsageError
-from gifthorse.core.files import parse_json, read_json
+from gifthorse.core.files import parse_json, read_file
 from gifthorse.core.options import describe, vary
 from gifthorse.core.types import Goal, Label, Origin, Remedy, Severity, Trigger
 from gifthorse.report.json import FileVerdict, TriggerEntry
@@ -19,6 +19,7 @@ from gifthorse.triggers.storage import open_claims
 
 R = TypeVar("R", bound=Remedy)
 MOST = 64 << 20  # bytes of a result of a scan
+READ = "2"  # form of results
 GRAVE = ("CRITICAL", "HIGH", "MEDIUM")
 
 
@@ -70,6 +71,7 @@ class Scanned:
         model: The file that was scanned, as it was named then.
         sha256: Digest of its bytes.
         label: The verdict on it.
+        goals: Of all findings.
         classes: Targets that stood out, sorted; none unless it was at least suspicious.
         triggers: The triggers of these that were recovered, packed.
         shown: All triggers of the result, packed, that of the gravest finding first.
@@ -79,16 +81,25 @@ class Scanned:
     model: str
     sha256: str
     label: Label
+    goals: tuple[Goal, ...] = ()
     classes: tuple[int, ...] = ()
     triggers: tuple[str, ...] = field(default=(), repr=False)
     shown: tuple[str, ...] = field(default=(), repr=False)
 
-    def check(self, origin: Origin) -> None:
-        """Refuse a model that is not the one that was scanned.
+    def check(self, origin: Origin, classes: int) -> None:
+        """Refuse a model that is not the one that was scanned, and classes that it has not.
 
         Raises:
-            UsageError: If it is another file, or the file has changed.
+            UsageError: If it is another file, the file has changed, or the result was.
         """
+        goals = [*self.goals, *(goal for _, goal in self.recovered)]
+        named = [n for goal in goals for n in (goal.target, goal.source) if n is not None]
+        wrong = next((n for n in named if not 0 <= n < classes), None)
+        if wrong is not None:
+            raise UsageError(
+                f"{self.path} names class {wrong}, but the model has classes 0 to {classes - 1}: "
+                "scan it again, and give the new result to --scan"
+            )
         if origin.sha256 != self.sha256:
             raise UsageError(
                 f"{self.path} is the result of a scan of {self.model} (sha256 {self.sha256[:12]}), "
@@ -134,16 +145,20 @@ def open_scan(path: Path) -> Scanned:
     Raises:
         UsageError: If the file is something else, or not there.
     """
+    content = read_file(path, MOST)
     try:
-        data = read_json(path, MOST)
-        if isinstance(data, dict) and data.get("schema_version") == "1":
-            raise UsageError(f"{path} was written by an older gifthorse: scan the model again")
+        data = parse_json(content)
+        written = data.get("schema_version", READ) if isinstance(data, dict) else READ
+        if written != READ:
+            raise UsageError(
+                f"{path} was written by an {'older' if written == '1' else 'other'} gifthorse (its "
+                f"form is {written!r:.20}, {READ!r} is read): scan the model again"
+            )
         result = TypeAdapter(_ScanRead).validate_python(data)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "other fields, or no JSON"
+    except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{path} is no result of a scan ({reason}): make one with gifthorse scan MODEL "
-            "--images DIR -o json=PATH"
+            f"{path} is no result of a scan (other fields, or no JSON): make one with gifthorse "
+            "scan MODEL --images DIR -o json=PATH"
         ) from error
     label, target = result.verdict.label, result.target
     grave = [f for f in result.findings if f.severity in GRAVE and f.goal is not None]
@@ -151,7 +166,8 @@ def open_scan(path: Path) -> Scanned:
         grave = []
     classes = sorted({f.goal.target for f in grave if f.goal is not None})
     packed = (_packed(findings) for findings in (grave, result.findings))
-    return Scanned(path, target.path, target.sha256, label, tuple(classes), *packed)
+    goals = tuple(f.goal for f in result.findings if f.goal is not None)
+    return Scanned(path, target.path, target.sha256, label, goals, tuple(classes), *packed)
 
 
 def _packed(findings: Iterable[_FoundTrigger]) -> tuple[str, ...]:
