@@ -41,8 +41,8 @@ from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
 from gifthorse.filtering import FILTERS
 from gifthorse.models import architectures as archs
-from gifthorse.models.load import load
 from gifthorse.models.normalize import NORMALIZATIONS
+from gifthorse.models.opening import load
 from gifthorse.models.reading.isolation import checkpoint
 from gifthorse.training import predict
 from gifthorse.triggers import Patch, Wandering

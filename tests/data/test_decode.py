@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gifthorse.core.errors import BadImages
+from gifthorse.core.resizing import Resize
 from gifthorse.data.decode import as_pixels, conform, decode
 
 
@@ -25,7 +26,7 @@ def saved(image: Image.Image, path: Path, **options: object) -> Path:
 
 def test_rgb_comes_back_as_it_was(tmp_path: Path) -> None:
     pixels = random_rgb()
-    done = decode(saved(Image.fromarray(pixels), tmp_path / "a.png"), size=(6, 5))
+    done = decode(saved(Image.fromarray(pixels), tmp_path / "a.png"), size=Resize((6, 5)))
     assert (done.pixels == pixels).all()
     assert done.steps == ()
 
@@ -136,7 +137,7 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
 
 def test_resizing_averages_and_says_so(tmp_path: Path) -> None:
     path = saved(Image.fromarray(np.tile(np.array([0, 255], np.uint8), (8, 8))), tmp_path / "a.png")
-    done = decode(path, channels=1, size=(4, 2))
+    done = decode(path, channels=1, size=Resize((4, 2)))
     assert done.pixels.shape == (4, 2, 1)
     assert np.abs(done.pixels.astype(int) - 127).max() <= 16  # aliasing would give 0 or 255
     assert done.steps == ("resized to 4x2, aspect ratio not kept",)
@@ -159,14 +160,14 @@ def png_claiming(width: int, height: int) -> bytes:
 def test_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> None:
     (tmp_path / "a.png").write_bytes(png_claiming(side, side))
     with pytest.raises(BadImages, match="is refused: it claims more than 89,478,485 pixels"):
-        decode(tmp_path / "a.png", size=(32, 32))
+        decode(tmp_path / "a.png", size=Resize((32, 32)))
 
 
 def test_large_image_needs_a_size(tmp_path: Path) -> None:
     path = saved(Image.new("L", (4100, 1)), tmp_path / "a.png")
     with pytest.raises(BadImages, match="is 1x4100; above 4096 pixels a side give --input-size"):
         decode(path)
-    assert decode(path, size=(2, 2)).pixels.shape == (2, 2, 3)
+    assert decode(path, size=Resize((2, 2))).pixels.shape == (2, 2, 3)
 
 
 def test_damaged_files_say_what_is_wrong(tmp_path: Path) -> None:
@@ -251,10 +252,12 @@ def test_arrays_that_are_no_pixels_are_refused(array: np.ndarray, words: str) ->
 
 def test_conform_does_to_arrays_what_decode_does_to_files(tmp_path: Path) -> None:
     pixels = random_rgb()
-    expected = decode(saved(Image.fromarray(pixels), tmp_path / "a.png"), channels=1, size=(3, 3))
-    images, notes = conform(pixels.transpose(2, 0, 1)[None], channels=1, size=(3, 3))
+    expected = decode(
+        saved(Image.fromarray(pixels), tmp_path / "a.png"), channels=1, size=Resize((3, 3))
+    )
+    images, notes = conform(pixels.transpose(2, 0, 1)[None], channels=1, size=Resize((3, 3)))
     assert (images[0].transpose(1, 2, 0) == expected.pixels).all()
     assert notes == tuple(f"1 image {step}" for step in expected.steps)
-    same, none = conform(images, channels=1, size=(3, 3))
+    same, none = conform(images, channels=1, size=Resize((3, 3)))
     assert same is images
     assert none == ()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.isolated.confinement import Limits
+from gifthorse.core.resizing import Resize
 from gifthorse.data import READERS, Gallery, read
 from gifthorse.data.files import FolderContents, ImageEntry, gather
 from gifthorse.data.gallery import Wanted, balanced
@@ -393,4 +394,4 @@ def test_images_that_unfold_to_far_more_than_their_files_are_refused(
     found = FolderContents(str(tmp_path), "model", entries)
     with pytest.raises(BadImages, match=r"unfold to .* --input-size"):
         gather(found, Wanted())
-    assert len(gather(found, Wanted(size=(64, 64))).samples) == 8
+    assert len(gather(found, Wanted(size=Resize((64, 64)))).samples) == 8

@@ -31,6 +31,7 @@ from torch import Generator, Tensor
 from gifthorse.bench import decoding, foreign, plan
 from gifthorse.core.errors import GifthorseError, UsageError
 from gifthorse.core.isolated import readers, tensors, transport
+from gifthorse.core.resizing import Resize
 from gifthorse.core.types import Goal
 from gifthorse.data.decode import decode
 from gifthorse.data.gallery import Wanted
@@ -237,7 +238,7 @@ def _npzs() -> list[bytes]:
 
 
 def _image(data: bytes) -> None:
-    decode(given(data, "image"), size=(8, 8))
+    decode(given(data, "image"), size=Resize((8, 8)))
 
 
 def _images() -> list[bytes]:

@@ -16,7 +16,7 @@ from gifthorse.models.hub.config import HubConfig, read_config
 from gifthorse.models.hub.folder import is_folder, weight_files
 from gifthorse.models.hub.preprocess import read_preprocessing
 
-VIT = {
+VIT: dict[str, object] = {
     "model_type": "vit", "architectures": ["ViTForImageClassification"], "image_size": 224,
     "hidden_size": 32, "num_hidden_layers": 2, "id2label": {"0": "normal", "1": "nsfw"},
 }  # fmt: skip
@@ -29,7 +29,7 @@ def config(folder: Path, **changes: object) -> HubConfig:
 
 def test_classes_sides_and_names_are_read(tmp_path: Path) -> None:
     got = config(tmp_path)
-    assert (got.library, got.kind, got.name) == ("transformers", "vit", VIT["architectures"][0])
+    assert (got.library, got.kind, got.name) == ("transformers", "vit", "ViTForImageClassification")
     assert (got.classes, got.labels, got.channels, got.side) == (
         2,
         ("normal", "nsfw"),

@@ -28,8 +28,9 @@ from gifthorse.data.decode import as_pixels
 from gifthorse.data.gallery import Gallery
 from gifthorse.data.isolation import decoded, together
 from gifthorse.models import architectures as archs
-from gifthorse.models.load import Opened, from_state, load
+from gifthorse.models.load import Opened, from_state
 from gifthorse.models.normalize import NORMALIZATIONS
+from gifthorse.models.opening import load
 from gifthorse.models.reading.entries import shown
 from gifthorse.models.reading.isolation import checkpoint, sniff
 from gifthorse.triggers import Patch, Wandering

@@ -51,8 +51,9 @@ from gifthorse.data.gallery import balanced
 from gifthorse.data.packed import PACKED
 from gifthorse.data.readers import read
 from gifthorse.data.samples import InMemory, Subset, split
-from gifthorse.models.load import load, save
+from gifthorse.models.load import save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier
+from gifthorse.models.opening import load
 from gifthorse.models.reading.files import digest, open_file
 from gifthorse.triggers.storage import open_trigger, pack
 

@@ -27,7 +27,7 @@ from gifthorse.bench.tasks import IMPORTED, Task, spoken
 from gifthorse.core.errors import GifthorseError, Incomplete, NotApplicable, UsageError
 from gifthorse.core.run import Run
 from gifthorse.core.types import Implant, Samples, Subject
-from gifthorse.models.load import load
+from gifthorse.models.opening import load
 from gifthorse.workflows import make
 from gifthorse.workflows.evaluate import eval_images, figures, flatten
 from gifthorse.workflows.make import DataSplits

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from PIL import Image
 
@@ -26,6 +27,14 @@ class Resize:
     shortest: int | None = None
     resized: tuple[int, int] | None = None
     kernel: Kernel = "bilinear"
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any] | None) -> Resize | None:
+        """Return what `dataclasses.asdict` and JSON made plain; None stays None."""
+        if told is None:
+            return None
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+        return cls(**plain)
 
     @property
     def words(self) -> str:

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gifthorse.core.errors import BadImages
 from gifthorse.core.files import is_regular
+from gifthorse.core.resizing import Resize
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -50,7 +51,7 @@ class Decoded:
     steps: tuple[str, ...] = ()
 
 
-def decode(path: Path, *, channels: int = 3, size: tuple[int, int] | None = None) -> Decoded:
+def decode(path: Path, *, channels: int = 3, size: Resize | None = None) -> Decoded:
     """Read one image file.
 
     The EXIF orientation is applied, of several frames the first is taken, transparency is laid
@@ -60,7 +61,7 @@ def decode(path: Path, *, channels: int = 3, size: tuple[int, int] | None = None
     Args:
         path: The file; links are followed.
         channels: 3 for RGB, 1 for gray (ITU-R 601 luma).
-        size: Height and width to resize to: bilinear, antialiased, aspect ratio not kept.
+        size: How to resize; None keeps the image's own size.
 
     Raises:
         BadImages: The file is no image, is damaged, or is too large; the message is the reason
@@ -103,14 +104,14 @@ def _reason(error: Exception) -> str:
 
 
 def conform(
-    images: Pixels, *, channels: int, size: tuple[int, int] | None
+    images: Pixels, *, channels: int, size: Resize | None
 ) -> tuple[Pixels, tuple[str, ...]]:
     """Give images `(N, 1 | 3 | 4, H, W)` this number of channels and size, as `decode` does.
 
     Returns:
-        Images `(N, channels, *size)` and notes; the images as they were if there is nothing to do.
+        Images `(N, channels, H, W)` and notes; the images as they were if there is nothing to do.
     """
-    if images.shape[1] == channels and size in (None, images.shape[2:]):
+    if images.shape[1] == channels and (size is None or size.size == images.shape[2:]):
         return images, ()
     steps: Counter[str] = Counter()
     out = []
@@ -219,7 +220,7 @@ def image_suffixes() -> frozenset[str]:
 # Conversion -----------------------------------------------------------------------------------
 
 
-def _convert(image: Image.Image, channels: int, size: tuple[int, int] | None) -> Decoded:
+def _convert(image: Image.Image, channels: int, size: Resize | None) -> Decoded:
     steps: list[str] = []
     if getattr(image, "n_frames", 1) > 1:
         steps.append("with several frames reduced to the first")
@@ -236,9 +237,9 @@ def _convert(image: Image.Image, channels: int, size: tuple[int, int] | None) ->
     if plain.mode != mode:
         steps.append(f"converted from {'RGB' if channels == 1 else 'grayscale'} to {word}")
         plain = plain.convert(mode)
-    if size is not None and plain.size != size[::-1]:
-        steps.append(f"resized to {size[0]}x{size[1]}, aspect ratio not kept")
-        plain = plain.resize(size[::-1], Image.Resampling.BILINEAR)
+    if size is not None and plain.size != size.size[::-1]:
+        steps.append(size.words)
+        plain = size(plain)
     pixels = np.array(plain)
     return Decoded(pixels if pixels.ndim == 3 else pixels[..., None], tuple(steps))
 

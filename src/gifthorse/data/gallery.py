@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gifthorse.core.errors import BadImages
+from gifthorse.core.resizing import Resize
 from gifthorse.data.samples import InMemory
 
 LabelsFrom: TypeAlias = Literal["folders", "file", "npz", "packed", "model"]
@@ -53,14 +54,14 @@ class Wanted:
     """What the caller of a reader asks for.
 
     Attributes:
-        size: Height and width; None keeps the images' own, which must then agree.
+        size: How to resize; None keeps the images' own, which must then agree.
         channels: 3 for RGB, 1 for gray.
         classes: How many classes the model has; None takes the number from the labels.
         limit: At most so many images, spread evenly over the classes.
         repeats: Whether exact duplicates stay, so that every image of the source has its place.
     """
 
-    size: tuple[int, int] | None = None
+    size: Resize | None = None
     channels: int = 3
     classes: int | None = None
     limit: int | None = None
@@ -142,3 +143,34 @@ def limit_note(taken: int, of: int) -> tuple[str, ...]:
         ('10 of 50 images taken, evenly over the classes',)
     """
     return (f"{taken:,} of {of:,} images taken, evenly over the classes",) if taken < of else ()
+
+
+def named_alike(gallery: Gallery, names: Sequence[str]) -> Gallery:
+    """Number the classes as a model does, if all of the images' are among its own by name.
+
+    Args:
+        gallery: Images with labels and class names.
+        names: The model's class names, by number.
+
+    Returns:
+        The gallery with the model's numbers and a note, or as it was if a name is not among them.
+    """
+    numbers = {name.strip().casefold(): k for k, name in enumerate(names)}
+    labels = gallery.samples.labels
+    own = [k for k in labels.unique().tolist() if k >= 0]
+    if not own or own[-1] >= len(gallery.class_names):
+        return gallery
+    wanted = {k: numbers.get(gallery.class_names[k].strip().casefold()) for k in own}
+    if None in wanted.values() or all(k == number for k, number in wanted.items()):
+        return gallery
+    moved = labels.clone()
+    for k, number in wanted.items():
+        moved[labels == k] = number  # type: ignore[assignment]
+    samples = replace(gallery.samples, labels=moved, classes=len(names))
+    return replace(
+        gallery,
+        samples=samples,
+        class_names=tuple(names),
+        notes=(*gallery.notes, "classes numbered by the model's own names"),
+        sha256=digest(samples.images, moved),
+    )

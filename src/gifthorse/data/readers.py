@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.files import is_regular
+from gifthorse.core.resizing import Resize
 from gifthorse.data import isolation
 from gifthorse.data.archive import Array, arrays, peek
 from gifthorse.data.decode import MOST_SIDE, as_pixels, conform, counted
@@ -39,7 +40,7 @@ LABEL_KEYS = ("labels", "y", "targets", "label")
 def read(
     source: str,
     *,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | Resize | None = None,
     channels: int = 3,
     classes: int | None = None,
     limit: int | None = None,
@@ -49,8 +50,8 @@ def read(
 
     Args:
         source: A folder, an `.npz` file, a table of labels, or a packed set, `NAME[:SPLIT]`.
-        size: Height and width to resize to (bilinear, antialiased, aspect ratio not kept);
-            images of that size stay as they are.
+        size: How to resize; height and width alone are resized to bilinear, antialiased, without
+            keeping the aspect ratio. Images that have the size stay as they are.
         channels: 3 for RGB, 1 for gray.
         classes: How many classes the model has, to check the labels against.
         limit: At most so many images, spread evenly over the classes, without chance.
@@ -65,29 +66,31 @@ def read(
         raise BadOption(f"channels must be 1 or 3; got {channels}")
     if limit is not None and limit < 1:
         raise BadOption(f"limit must be 1 or more; got {limit}")
-    if size is not None and not (min(size) >= 1 and max(size) <= MOST_SIDE):
-        raise BadOption(f"size must be 1 to {MOST_SIDE} pixels a side; got {size[0]}x{size[1]}")
+    resize = Resize(size) if isinstance(size, tuple) else size
+    if resize is not None and not (min(resize.size) >= 1 and max(resize.size) <= MOST_SIDE):
+        height, width = resize.size
+        raise BadOption(f"size must be 1 to {MOST_SIDE} pixels a side; got {height}x{width}")
     name, _ = _name_and_split(source)
-    given = (size, channels, classes, limit, repeats)
+    given = (channels, classes, limit, repeats)
     if name in PACKED and not Path(name).exists():  # the user's own, kept decoded in their cache
-        return READERS["packed"](source, Wanted(*given))
+        return READERS["packed"](source, Wanted(resize, *given))
     path = Path(source) if Path(source).exists() else Path(name)
     table = path.is_file() and path.suffix.lower() in (".csv", ".json")
-    parts = isolation.decoded(examined, [source, *given], path.parent if table else path)
+    told = None if resize is None else asdict(resize)
+    parts = isolation.decoded(examined, [source, told, *given], path.parent if table else path)
     return isolation.together(parts)
 
 
 def examined(
     source: str,
-    size: Sequence[int] | None,
+    size: dict[str, Any] | None,
     channels: int,
     classes: int | None,
     limit: int | None,
     repeats: bool,
 ) -> isolation.Parts:
     """Read images where nothing but reading is allowed; for the arguments see `read`."""
-    side = None if size is None else (size[0], size[1])
-    wanted = Wanted(side, channels, classes, limit, repeats)
+    wanted = Wanted(Resize.read(size), channels, classes, limit, repeats)
     return isolation.apart(READERS[sniff(source)](source, wanted))
 
 

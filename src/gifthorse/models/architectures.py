@@ -68,7 +68,7 @@ def build(arch: str, classes: int, channels: int = 3) -> nn.Module:
             raise UnknownMethod.among("architecture", arch, NETS)
         return NETS[arch](classes, channels)
     if source == "timm":
-        return _timm(name, classes, channels)
+        return timm_net(name, classes, channels)
     if source == "torchvision":
         return _torchvision(name, classes, channels)
     if source == "trojannet" and name in NETS:
@@ -85,13 +85,19 @@ def _library(module: str) -> object:
         ) from error
 
 
-def _timm(name: str, classes: int, channels: int) -> nn.Module:
+def timm_net(name: str, classes: int, channels: int, **settings: object) -> nn.Module:
+    """Make a net of timm, randomly initialized; `settings` are further arguments of its maker.
+
+    Raises:
+        BadOption: If timm is not installed.
+        UnknownMethod: If it has no such net.
+    """
     timm = _library("timm")
     names: list[str] = timm.list_models()  # type: ignore[attr-defined]
     if name.split(".")[0] not in names:
         raise UnknownMethod.among("net of timm", name, names)
     net: nn.Module = timm.create_model(  # type: ignore[attr-defined]
-        name, pretrained=False, num_classes=classes, in_chans=channels
+        name, pretrained=False, num_classes=classes, in_chans=channels, **settings
     )
     return net
 

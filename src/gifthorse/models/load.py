@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UnreadableModel, UsageError
+from gifthorse.core.resizing import Resize
 from gifthorse.core.types import Normalization, Origin
 from gifthorse.models import architectures as archs
 from gifthorse.models.normalize import STORED
@@ -41,7 +42,10 @@ class Opened:
         origin: The file and how it was opened.
         nonfinite: Names of weights with NaN or infinity and of variances that are negative, for
             rule `FS005`.
-        normalization: What the file holds as a layer before the net; a claim, to be checked.
+        normalization: What the file holds as a layer before the net, or says beside it; a claim,
+            to be checked.
+        resize: How images come to the net's size, as a model folder says; None for files.
+        labels: The classes' own names, by number; empty for files.
     """
 
     net: nn.Module
@@ -50,9 +54,11 @@ class Opened:
     origin: Origin
     nonfinite: tuple[str, ...] = ()
     normalization: Normalization | None = None
+    resize: Resize | None = None
+    labels: tuple[str, ...] = ()
 
 
-def load(
+def load_file(
     path: str | Path,
     arch: str | None = None,
     part: str | None = None,
@@ -76,7 +82,7 @@ def load(
         SeveralNets: If several parts of it are whole nets, and none is named.
         UsageError: If there is no such file, or no such architecture.
     """
-    _check_torch()
+    check_torch()
     path = Path(path)
     with private_copy(path, memory) as copy:
         bytes_read = Origin(path=str(path), sha256=copy.sha256, bytes=copy.size)
@@ -96,7 +102,7 @@ def _opened(
 ) -> Opened:
     found = isolation.survey(copy, deadline)
     try:
-        tensors = _read(copy, found, memory, deadline)
+        tensors = read_tensors(copy, found, memory, deadline)
         opened = _built(found, tensors, *named)
     except UnreadableModel as error:
         error.origin = replace(bytes_read, format=found.kind)
@@ -165,7 +171,12 @@ def _origin(found: Survey, chosen: Chosen, fitted: _Fitted, casts: tuple[str, ..
     )
 
 
-def _check_torch() -> None:
+def check_torch() -> None:
+    """Refuse a PyTorch whose restricted reader is known to be broken.
+
+    Raises:
+        UsageError: If it is.
+    """
     if tuple(map(int, torch.__version__.split(".")[:2])) < LEAST_TORCH:
         raise UsageError(
             f"torch {torch.__version__} cannot open untrusted files safely (CVE-2026-24747): "
@@ -173,8 +184,14 @@ def _check_torch() -> None:
         )
 
 
-def _read(copy: PrivateCopy, found: Survey, memory: int, deadline: float) -> list[Tensor | None]:
-    """Read the tensors of a surveyed file if nothing speaks against it."""
+def read_tensors(
+    copy: PrivateCopy, found: Survey, memory: int, deadline: float
+) -> list[Tensor | None]:
+    """Read the tensors of a surveyed file if nothing speaks against it.
+
+    Raises:
+        UnreadableModel: If something does.
+    """
     reason = refusal(found)
     if reason is not None:
         raise reason

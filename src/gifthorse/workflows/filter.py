@@ -21,6 +21,7 @@ from gifthorse import __version__
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import BadImages, BadOption, Incomplete, UsageError
 from gifthorse.core.options import describe, vary
+from gifthorse.core.resizing import Resize
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.text import cell
@@ -194,7 +195,7 @@ def take_in(source: str, prepared: Prepared, method: Filter) -> Gallery:
         BadImages: If there are none, or labels that count do not fit the model.
     """
     channels, height, width = prepared.subject.shape
-    wanted = Wanted((height, width), channels, repeats=True)
+    wanted = Wanted(Resize((height, width)), channels, repeats=True)
     if takes_labels(method):
         wanted = replace(wanted, classes=prepared.subject.classes)
     elif Path(source).is_dir():

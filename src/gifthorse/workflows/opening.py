@@ -9,6 +9,7 @@ from gifthorse.core.errors import BadOption, UnfitNet
 from gifthorse.core.files import parse_json
 from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
+from gifthorse.data.gallery import named_alike
 from gifthorse.models import Opened, load
 from gifthorse.models.outputs import SINGLE
 from gifthorse.workflows.prepare import Prepared, parse, prepare
@@ -22,7 +23,8 @@ class Inputs:
         images: Where clean images are: a folder, an `.npz` file, `NAME[:SPLIT]`.
         arch: Architecture, or None to guess it from the tensors.
         normalize: `auto`, a name or `MEAN/STD`.
-        input_size: Height and width, or None to take the images' own size.
+        input_size: Height and width, or None for what a model folder says, or else
+            the images' own size.
         limit: Most images to use, spread over their classes; None for all. They are held in memory,
             as float32 while they are searched on, and a scan gains nothing from more than hundreds.
         device: Where the net runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -75,11 +77,12 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         told = None  # whatever the file means by it
     gallery = read(
         inputs.images,
-        size=inputs.input_size,
+        size=inputs.input_size or opened.resize,
         channels=opened.channels,
         classes=opened.classes or None,
         limit=inputs.limit,
     )
+    gallery = named_alike(gallery, opened.labels)
     prepared = prepare(
         opened.net.to(choose(inputs.device)),
         opened.classes,

@@ -17,8 +17,9 @@ from gifthorse.core.errors import BadOption, UsageError
 from gifthorse.core.files import parse_json
 from gifthorse.core.options import describe
 from gifthorse.core.types import Goal, Implant, Rate, Subject
-from gifthorse.models.load import load, save
+from gifthorse.models.load import save
 from gifthorse.models.normalize import Classifier
+from gifthorse.models.opening import load
 from gifthorse.report.figures.contact_sheet import contact_sheet, write_sheet
 from gifthorse.training import frozen_eval, predict
 from gifthorse.triggers.storage import open_trigger, pack

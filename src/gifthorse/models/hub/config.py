@@ -196,7 +196,7 @@ def _checked(path: Path, name: str, value: object, depth: int = 0) -> Any:
 def _number(path: Path, name: str, value: object) -> int | float:
     most = DEEPEST if any(word in name for word in COUNTS) else LARGEST
     fits = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or abs(value) > most:  # type: ignore[arg-type, operator]
+    if not fits or not math.isfinite(value) or abs(value) > most:  # type: ignore[arg-type]
         raise _unreadable(path, f"has {shown(name)!r} of {value!r:.40}: expected at most {most:,}")
     return value  # type: ignore[return-value]
 

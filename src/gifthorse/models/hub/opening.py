@@ -1,0 +1,112 @@
+"""A model folder, opened: settings, weights file by file, and what it says of images."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from gifthorse.core.errors import UnreadableModel
+from gifthorse.core.types import Origin
+from gifthorse.models.hub.build import build_net
+from gifthorse.models.hub.config import HubConfig, read_config
+from gifthorse.models.hub.folder import weight_files
+from gifthorse.models.hub.preprocess import read_preprocessing
+from gifthorse.models.load import Opened, check_torch, nonfinite, read_tensors, to_float32
+from gifthorse.models.reading import isolation
+from gifthorse.models.reading.entries import PLAIN, shown
+from gifthorse.models.reading.isolation import private_copy
+
+
+@dataclass
+class _Weights:
+    """The tensors of all files so far, and what was seen of these."""
+
+    state: dict[str, Tensor] = field(default_factory=dict)
+    dtypes: set[str] = field(default_factory=set)
+    digest: str = ""
+    size: int = 0
+
+
+def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
+    """Open a folder of weights that its own `config.json` describes.
+
+    Args:
+        folder: The folder.
+        memory: Bytes that a file of it, and its reader beyond torch itself, may take.
+        deadline: Seconds of processor time that reading a file may take.
+
+    Raises:
+        UnsafeModel: If it asks for code of its own, or a file of it brings some.
+        UnreadableModel: If it cannot be opened.
+        UnknownArch: If the weights do not fit the net that it describes.
+        BadOption: If the library of its net is not installed.
+    """
+    check_torch()
+    origin = Origin(path=str(folder), format="folder")
+    try:
+        config = read_config(folder / "config.json")
+        weights = _weights(folder, memory, deadline)
+        state, casts = to_float32(weights.state)
+        net, notes = build_net(config, state)
+        claim, resize = read_preprocessing(folder, config)
+    except UnreadableModel as error:
+        error.origin = error.origin or origin
+        raise
+    origin = Origin(
+        path=str(folder),
+        sha256=weights.digest,
+        bytes=weights.size,
+        format=f"{config.library} folder",
+        arch=config.name or config.kind,
+        how="named in config.json",
+        tensors=len(weights.state),
+        params=sum(p.numel() for p in net.parameters()),
+        dtypes=tuple(sorted(weights.dtypes)),
+        notes=(*notes, *casts),
+        metadata=_told(config),
+    )
+    return Opened(
+        net, config.classes, config.channels, origin, nonfinite(net), claim, resize, config.labels
+    )
+
+
+def _weights(folder: Path, memory: int, deadline: float) -> _Weights:
+    """Read every file of weights, each checked and apart, like a file by itself."""
+    found, digest = _Weights(), hashlib.sha256()
+    for path in weight_files(folder):
+        with private_copy(path, memory) as copy:
+            told = isolation.survey(copy, deadline)
+            tensors = read_tensors(copy, told, memory, deadline)
+            digest.update(f"{path.name} {copy.sha256}\n".encode())
+            found.size += copy.size
+        for entry, tensor in zip(told.entries, tensors, strict=True):
+            if tensor is None or len(entry.path) != 1:
+                continue
+            if entry.type not in PLAIN:
+                raise UnreadableModel(
+                    f"tensor {shown(entry.path[0])!r} is {shown(entry.type)}: only plain floating "
+                    "point weights can be examined; save the float model",
+                    rule="IN004",
+                )
+            found.state[entry.path[0]] = tensor
+            found.dtypes.add(entry.type)
+    found.digest = digest.hexdigest()
+    return found
+
+
+def _told(config: HubConfig) -> dict[str, str]:
+    """Return the folder's claims that a report shows."""
+    names = ", ".join(f"{k} {name}" for k, name in enumerate(config.labels[:20]))
+    return {"classes": names} if names else {}
+
+
+def digest_of(folder: Path) -> str:
+    """Return the hash of a folder's weights, as `open_folder` gives it."""
+    whole = hashlib.sha256()
+    for path in weight_files(folder):
+        with private_copy(path) as copy:
+            whole.update(f"{path.name} {copy.sha256}\n".encode())
+    return whole.hexdigest()

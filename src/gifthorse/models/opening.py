@@ -1,0 +1,44 @@
+"""Open a model that nobody trusts, file or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gifthorse.core.errors import BadOption
+from gifthorse.models.hub.folder import is_folder
+from gifthorse.models.hub.opening import open_folder
+from gifthorse.models.load import Opened, load_file
+from gifthorse.models.reading.isolation import DEADLINE, MEMORY
+
+
+def load(
+    path: str | Path,
+    arch: str | None = None,
+    part: str | None = None,
+    *,
+    memory: int = MEMORY,
+    deadline: float = DEADLINE,
+) -> Opened:
+    """Open a model without running anything in it.
+
+    Args:
+        path: A state dict (`safetensors` or `torch.save`), or a folder as hubs give them, with
+            `config.json` beside the weights.
+        arch: Name for `build`; guessed from the tensors if None. A folder names its own.
+        part: Name of the part that is the net, of a file that holds several.
+        memory: Bytes that a file, and its reader beyond torch itself, may take.
+        deadline: Seconds of processor time that reading a file may take.
+
+    Raises:
+        UnsafeModel: If it brings code; nothing of it was run.
+        UnreadableModel: If it is damaged, too large, no model, or takes its reader too long.
+        UnknownArch: If no net fits its tensors.
+        SeveralNets: If several parts of it are whole nets, and none is named.
+        UsageError: If there is no such file, or no such architecture.
+    """
+    path = Path(path)
+    if not is_folder(path):
+        return load_file(path, arch, part, memory=memory, deadline=deadline)
+    if arch is not None or part is not None:
+        raise BadOption("a model folder names its own net: leave out --arch and --part")
+    return open_folder(path, memory=memory, deadline=deadline)
