@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gifthorse.models.architectures import Guess, build, fill, guess
-from gifthorse.models.inspection import Inspection, inspect
+from gifthorse.models.inspection import Inspection
 from gifthorse.models.load import Opened, save
 from gifthorse.models.normalize import NORMALIZATIONS, Classifier, Normalize
-from gifthorse.models.opening import load
+from gifthorse.models.opening import inspect, load
 from gifthorse.models.reading.isolation import sniff
 from gifthorse.models.zoo import NETS
 

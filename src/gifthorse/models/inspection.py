@@ -62,7 +62,7 @@ class Inspection:
     records: tuple[str, ...]
 
 
-def inspect(path: str | Path, part: str | None = None) -> Inspection:
+def inspect_file(path: str | Path, part: str | None = None) -> Inspection:
     """List what a model file holds, from its bytes alone.
 
     Args:

@@ -1,4 +1,4 @@
-"""Open a model that nobody trusts, file or folder."""
+"""Open or inspect a model that nobody trusts, file or folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 from gifthorse.core.errors import BadOption
 from gifthorse.models.hub.folder import is_folder
+from gifthorse.models.hub.inspection import inspect_folder
 from gifthorse.models.hub.opening import open_folder
+from gifthorse.models.inspection import Inspection, inspect_file
 from gifthorse.models.load import Opened, load_file
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY
 
@@ -39,6 +41,28 @@ def load(
     path = Path(path)
     if not is_folder(path):
         return load_file(path, arch, part, memory=memory, deadline=deadline)
+    _check_named(arch, part)
+    return open_folder(path, memory=memory, deadline=deadline)
+
+
+def inspect(path: str | Path, part: str | None = None) -> Inspection:
+    """List what a model holds, from its bytes alone.
+
+    Args:
+        path: The file, or a folder as of `load`.
+        part: Name of the part that is the net, of a file that holds several.
+
+    Raises:
+        UsageError: If there is no such file, or no such part in it.
+        UnreadableModel: If it is a device or may not be read. Everything else is a finding.
+    """
+    path = Path(path)
+    if not is_folder(path):
+        return inspect_file(path, part)
+    _check_named(None, part)
+    return inspect_folder(path)
+
+
+def _check_named(arch: str | None, part: str | None) -> None:
     if arch is not None or part is not None:
         raise BadOption("a model folder names its own net: leave out --arch and --part")
-    return open_folder(path, memory=memory, deadline=deadline)
