@@ -1,7 +1,8 @@
-"""Fixtures of all tests: seeds and precision; the same examples in every run."""
+"""Fixtures of all tests: seeds, signals and precision; the same examples in every run."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,11 @@ from torch import Generator
 
 settings.register_profile("repeatable", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+# A shell that runs the tests in the background has them ignore these; programs that the tests start
+# would do so, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

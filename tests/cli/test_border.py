@@ -89,11 +89,11 @@ def test_the_next_model_is_scanned_all_the_same(
 
     asked: list[str] = []
 
-    def once(path: str, arch: str | None = None) -> object:
+    def once(path: str, arch: str | None = None, part: str | None = None) -> object:
         asked.append(path)
         if len(asked) == 1:
             raise AssertionError("nobody thought of that")
-        return whole(path, arch)
+        return whole(path, arch, part)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gifthorse.workflows.scan.load", once)

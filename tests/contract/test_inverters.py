@@ -48,7 +48,7 @@ CLOSED = {
     "usb": (MASK, MASK),
 }
 # A bound in place of a size, a rule of its own, a look inside the net: oracles in tests/inversion.
-ELSEWHERE = {"abs", "deepfool", "uap"}
+ELSEWHERE = {"abs", "blend", "deepfool", "uap"}
 BY_SUCCESS = {"uap"}  # keeps what works more often, whatever its size
 # What the toys need: many short rounds instead of schedules for real nets, and as many as the test.
 SHORT = {

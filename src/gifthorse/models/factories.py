@@ -132,6 +132,8 @@ def _arguments(
     Raises:
         BadOption: If it needs something that is not known here.
     """
+    if inspect.getattr_static(function, "__init__", None) is nn.Module.__init__:
+        return {}  # a class without a way of its own to be made
     try:
         known: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
     except (ValueError, TypeError) as error:

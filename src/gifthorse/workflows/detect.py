@@ -70,8 +70,7 @@ def detect(
         The report but for its record of the run.
     """
     subject, checks, late = prepared.subject, _checks(prepared), second or {}
-    detectors = {**detectors, **late}
-    bags = _bags(detectors)
+    bags = _bags(detectors := {**detectors, **late})
     verdicts, missed, failed = list[Verdict](), dict[str, Finding](), list[Exception]()
     for name, detector in {} if _blocked(checks) else detectors.items():
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
