@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.models.hub import TINY, tiny
+from torch import nn
 
 from gifthorse.core.errors import UnknownArch, UnreadableModel
+from gifthorse.models import architectures
 from gifthorse.models.hub.build import build_net
 from gifthorse.models.hub.config import read_config
 
@@ -45,6 +47,64 @@ def test_settings_that_ask_for_more_than_the_weights_hold_are_refused(tmp_path: 
     with pytest.raises(UnreadableModel, match="asks for") as caught:
         build_net(read_config(tmp_path / "config.json"), load_file(tmp_path / "model.safetensors"))
     assert caught.value.rule == "FS004"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("ConvNext", {"depths": [400] * 300, "hidden_sizes": [8] * 300, "num_stages": 300}),
+        ("Swinv2", {"window_size": 500, "image_size": 5000}),
+    ],
+)
+def test_a_net_of_too_many_parts_is_stopped_as_it_is_made(
+    name: str, fields: dict[str, object], tmp_path: Path
+) -> None:
+    tiny(name, tmp_path)
+    changed(tmp_path, **fields)
+    with pytest.raises(UnreadableModel) as caught:
+        build_net(read_config(tmp_path / "config.json"), load_file(tmp_path / "model.safetensors"))
+    assert caught.value.rule == "FS004"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"id2label": {str(k): f"c{k}" for k in range(5)}}, "weight is 3x32, expected 5x32"),
+        ({"id2label": None, "num_labels": 4}, "with 4 classes"),
+        ({"num_channels": 1}, "expected 32x1x8x8"),
+        ({"image_size": 0}, "position_embeddings"),
+    ],
+)
+def test_settings_of_another_net_than_the_weights_are_told_apart(
+    fields: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    tiny("ViT", tmp_path)
+    changed(tmp_path, **fields)
+    with pytest.raises(UnknownArch, match=words):
+        build_net(read_config(tmp_path / "config.json"), load_file(tmp_path / "model.safetensors"))
+
+
+def test_settings_of_timm_are_the_nets_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timm_net(name: str, classes: int, channels: int, wide: int = 4) -> nn.Module:
+        return nn.Linear(wide, classes)
+
+    monkeypatch.setattr(architectures, "timm_net", timm_net)
+    state = {"weight": torch.ones(3, 8), "bias": torch.zeros(3)}
+
+    def built(**settings: object) -> tuple[nn.Module, tuple[str, ...]]:
+        told = {"architecture": "net", "num_classes": 3, "model_args": settings}
+        (tmp_path / "config.json").write_text(json.dumps(told))
+        return build_net(read_config(tmp_path / "config.json"), state)
+
+    net, notes = built(wide=8, checkpoint_path="/etc/passwd", pretrained=True)
+    assert torch.equal(next(net.parameters()), state["weight"])
+    assert notes == ("left out settings that are not the net's: checkpoint_path, pretrained",)
+    with pytest.raises(UnreadableModel, match="makes no net"):
+        built(odd=1)
+    with pytest.raises(UnreadableModel, match="asks for"):
+        built(wide=10**6)
 
 
 def test_weights_of_another_net_are_named(tmp_path: Path) -> None:

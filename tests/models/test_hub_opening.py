@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,11 @@ from gifthorse.models.hub.opening import digest_of
 from gifthorse.workflows.opening import Inputs, opened
 
 pytest.importorskip("transformers", reason="needs gifthorse[hub]")
+
+
+class _Command:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("false",)
 
 
 @pytest.fixture
@@ -65,6 +72,52 @@ def test_weights_of_a_pickle_are_checked_like_any(folder: Path) -> None:
     with pytest.raises(UnreadableModel) as caught:
         load(folder)
     assert caught.value.rule == "FS002"
+
+
+def test_what_a_careless_loader_would_run_beside_the_weights_is_said(folder: Path) -> None:
+    (folder / "modeling.py").write_text("1")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Command(), protocol=2))
+    got, seen = load(folder), inspect(folder)
+    words = "not read, but others may run it: modeling.py, pytorch_model.bin"
+    assert words in got.origin.notes
+    assert words in seen.notes
+    assert any("would run commands" in note for note in got.origin.notes)
+    assert (seen.status, seen.findings[0].rule) == (1, "FS001")
+
+
+def test_files_together_keep_to_the_memory(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "a0.safetensors")
+    names = [f"a{i}.safetensors" for i in range(9)]
+    for name in names[1:]:
+        (folder / name).symlink_to("a0.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict(zip(names, names, strict=True))}))
+    assert load(folder).classes == 3
+    with pytest.raises(UnreadableModel, match="more than the limit") as caught:
+        load(folder, memory=5 * (folder / "a0.safetensors").stat().st_size)
+    assert caught.value.rule == "FS004"
+
+
+def test_weights_that_cannot_be_examined_say_why(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    short = {name: t.to(torch.float8_e4m3fn) for name, t in state.items()}
+    save_file(short, folder / "model.safetensors")
+    with pytest.raises(UnreadableModel, match="only plain floating point"):
+        load(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"state_dict": state}, folder / "pytorch_model.bin")
+    with pytest.raises(UnreadableModel, match="no state dict"):
+        load(folder)
+
+
+def test_the_cache_of_a_hub_is_links(folder: Path, tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1f3c"
+    folder.rename(blobs)
+    snapshot.mkdir(parents=True)
+    for i, path in enumerate(sorted(blobs.iterdir())):
+        (snapshot / path.name).symlink_to(f"../../blobs/{i}")
+        path.rename(blobs / str(i))
+    assert load(snapshot).classes == inspect(snapshot).status + 3
 
 
 def test_a_folder_names_its_own_net(folder: Path) -> None:

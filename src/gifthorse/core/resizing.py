@@ -8,7 +8,11 @@ from typing import Any, Literal, TypeAlias
 
 from PIL import Image
 
+from gifthorse.core.errors import BadImages
+
 Kernel: TypeAlias = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+
+MOST_PIXELS = 1 << 26  # of an image before its crop; a strip of few pixels grows beyond all bounds
 
 
 @dataclass(frozen=True)
@@ -64,4 +68,8 @@ class Resize:
             low, high = sorted(image.size)
             sides = self.shortest, int(self.shortest * high / low)
             height, width = sides if image.height <= image.width else sides[::-1]
+        if height * width > MOST_PIXELS:
+            raise BadImages(
+                f"is {image.height}x{image.width} and would be {height}x{width} before its crop"
+            )
         return image.resize((width, height), Image.Resampling[self.kernel.upper()])

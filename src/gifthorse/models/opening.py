@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gifthorse.core.errors import BadOption
-from gifthorse.models.hub.folder import is_folder
+from gifthorse.models.hub.folder import check_folder, is_folder
 from gifthorse.models.hub.inspection import inspect_folder
 from gifthorse.models.hub.opening import open_folder
 from gifthorse.models.inspection import Inspection, inspect_file
@@ -40,6 +40,7 @@ def load(
     """
     path = Path(path)
     if not is_folder(path):
+        check_folder(path)
         return load_file(path, arch, part, memory=memory, deadline=deadline)
     _check_named(arch, part)
     return open_folder(path, memory=memory, deadline=deadline)
@@ -58,6 +59,7 @@ def inspect(path: str | Path, part: str | None = None) -> Inspection:
     """
     path = Path(path)
     if not is_folder(path):
+        check_folder(path)
         return inspect_file(path, part)
     _check_named(None, part)
     return inspect_folder(path)

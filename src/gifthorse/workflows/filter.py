@@ -186,7 +186,7 @@ def fitted(method: Filter, clean: int) -> Filter:
 
 
 def take_in(source: str, prepared: Prepared, method: Filter) -> Gallery:
-    """Read the images to judge, in the shape of the model's clean images, repeats and all.
+    """Read the images to judge, brought to size like the model's clean ones, repeats and all.
 
     Of a folder every image is read, wherever in it and whatever its subfolders mean, unless the
     method needs labels.
@@ -195,7 +195,7 @@ def take_in(source: str, prepared: Prepared, method: Filter) -> Gallery:
         BadImages: If there are none, or labels that count do not fit the model.
     """
     channels, height, width = prepared.subject.shape
-    wanted = Wanted(Resize((height, width)), channels, repeats=True)
+    wanted = Wanted(prepared.resize or Resize((height, width)), channels, repeats=True)
     if takes_labels(method):
         wanted = replace(wanted, classes=prepared.subject.classes)
     elif Path(source).is_dir():

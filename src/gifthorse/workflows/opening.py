@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from gifthorse.core.device import choose
 from gifthorse.core.errors import BadOption, UnfitNet
 from gifthorse.core.files import parse_json
+from gifthorse.core.resizing import Resize
 from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
 from gifthorse.data.gallery import named_alike
@@ -75,9 +76,10 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         )
     if told is not None and len(told.mean) not in (1, opened.channels):
         told = None  # whatever the file means by it
+    resize = Resize(inputs.input_size) if inputs.input_size else opened.resize
     gallery = read(
         inputs.images,
-        size=inputs.input_size or opened.resize,
+        size=resize,
         channels=opened.channels,
         classes=opened.classes or None,
         limit=inputs.limit,
@@ -91,6 +93,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         chosen=chosen,
         claimed=told,
     )
+    prepared = replace(prepared, resize=resize)
     if not opened.nonfinite:
         return prepared
     names = ", ".join(opened.nonfinite[:3])

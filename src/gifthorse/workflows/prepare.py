@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from gifthorse.core.errors import BadImages, BadOption, UnfitNet
+from gifthorse.core.resizing import Resize
 from gifthorse.core.types import (
     Finding,
     Images,
@@ -49,12 +50,14 @@ class Prepared:
         samples: Clean images, all with labels (the model's own where none were given).
         preparation: The record for the report.
         checks: Findings; any of severity HIGH means that no verdict is possible.
+        resize: How its images came to their size; None if they had it.
     """
 
     subject: Subject
     samples: InMemory
     preparation: Preparation
     checks: tuple[Finding, ...]
+    resize: Resize | None = None
 
 
 def candidates(channels: int) -> tuple[Normalization, ...]:

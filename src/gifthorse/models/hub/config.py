@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,12 @@ TYPES = frozenset({
 })  # fmt: skip
 HEAD = "ForImageClassification"
 TAILS = (HEAD, f"{HEAD}WithTeacher")
+NAMES = ("id2label", "label_names")  # one a class
 CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 LARGEST = 1 << 20  # bytes of a JSON file, and the largest number in it
 DEEPEST = 512  # of anything that counts layers
 MOST_CLASSES = 100_000
+MOST_VALUES = 1000  # of a list
 COUNTS = ("layers", "depth", "blocks", "stages", "num_encoder")
 PLAIN = str | int | float | bool | None
 
@@ -98,7 +99,7 @@ def read_config(path: Path) -> HubConfig:
 
 def _transformers(path: Path, found: dict[str, Any]) -> HubConfig:
     kind, named = found.get("model_type"), found.get("architectures")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise _unreadable(path, f"has model_type {kind!r:.60}: no known net for images", "IN004")
     names = named if isinstance(named, list) else []
     heads = [n for n in names if isinstance(n, str) and n.endswith(TAILS) and n.isidentifier()]
@@ -106,9 +107,9 @@ def _transformers(path: Path, found: dict[str, Any]) -> HubConfig:
         raise _unreadable(path, f"is of {names[0]!r:.60}, which is no image classifier", "IN004")
     if found.get("problem_type") == "multi_label_classification":
         raise _unreadable(path, "is of a multi-label net: its outputs are no classes", "IN004")
-    fields = {name: _checked(path, name, value) for name, value in found.items()}
-    labels = _labels(path, found.get("id2label"))
-    classes = len(labels) or int(_number(path, "num_labels", found.get("num_labels", 2)))
+    fields = checked(path, found)
+    labels, notes = _labels(path, found.get("id2label"))
+    classes = len(labels) or _count(path, "num_labels", found.get("num_labels", 2))
     vision = found.get("vision_config")
     side = vision.get("image_size") if isinstance(vision, dict) else found.get("image_size")
     return HubConfig(
@@ -116,10 +117,11 @@ def _transformers(path: Path, found: dict[str, Any]) -> HubConfig:
         heads[0] if heads else "",
         kind,
         fields,
-        () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels,
+        () if notes or all(n == f"LABEL_{i}" for i, n in enumerate(labels)) else labels,
         classes,
-        int(_number(path, "num_channels", found.get("num_channels", 3))),
+        _count(path, "num_channels", found.get("num_channels", 3)),
         square(side),
+        notes,
     )
 
 
@@ -127,16 +129,22 @@ def _timm(path: Path, found: dict[str, Any]) -> HubConfig:
     own = found.get("pretrained_cfg")
     own = own if isinstance(own, dict) else found
     names = found.get("label_names") or own.get("label_names")
-    labels = tuple(map(str, names)) if isinstance(names, list) else ()
+    labels = tuple(shown(str(name), 100) for name in names) if isinstance(names, list) else ()
     shape = own.get("input_size", (3, 224, 224))
     if not (isinstance(shape, list | tuple) and len(shape) == 3):
         raise _unreadable(path, f"has input_size {shape!r:.60}: expected three numbers")
-    channels, height, width = (int(_number(path, "input_size", v)) for v in shape)
-    classes = int(_number(path, "num_classes", found.get("num_classes", own.get("num_classes"))))
+    channels, height, width = (_count(path, "input_size", v) for v in shape)
+    classes = _count(path, "num_classes", found.get("num_classes", own.get("num_classes")))
     given = found.get("model_args") or {}
-    fields = {name: _checked(path, name, value) for name, value in {**own, **given}.items()}
+    if not isinstance(given, dict):
+        raise _unreadable(path, "has model_args that are no settings")
+    fields = checked(path, {**own, **given})
     labels = labels if len(labels) == classes else ()
-    name = str(found["architecture"])
+    name = found["architecture"]
+    if not name.isidentifier():
+        raise _unreadable(
+            path, f"names the net {shown(name, 60)!r}, which no net of timm is called"
+        )
     return HubConfig(
         "timm",
         name,
@@ -165,17 +173,31 @@ def square(side: object) -> tuple[int, int] | None:
     return None
 
 
-def _labels(path: Path, names: object) -> tuple[str, ...]:
-    """Return the names of `id2label` in the order of their numbers."""
-    if names is None:
-        return ()
+def _labels(path: Path, names: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of `id2label` in the order of their numbers, and notes.
+
+    Numbers with gaps count classes and name none: so does the library.
+    """
+    if isinstance(names, list):
+        names = dict(enumerate(names))
     try:
-        numbered = {int(key): str(value) for key, value in names.items()}  # type: ignore[attr-defined]
+        numbered = {int(k): shown(str(v), 100) for k, v in (names or {}).items()}  # type: ignore[attr-defined]
     except (AttributeError, ValueError) as error:
         raise _unreadable(path, "has an id2label that does not name numbers") from error
-    if sorted(numbered) != list(range(len(numbered))) or len(numbered) > MOST_CLASSES:
-        raise _unreadable(path, "has an id2label that does not count from 0 on")
-    return tuple(numbered[k] for k in range(len(numbered)))
+    if len(numbered) > MOST_CLASSES:
+        raise _unreadable(path, f"names more than {MOST_CLASSES:,} classes")
+    odd = sorted(numbered) != list(range(len(numbered)))
+    notes = ("left aside class names that do not count from 0 on",) if odd else ()
+    return tuple(numbered[k] for k in sorted(numbered)), notes
+
+
+def checked(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings if all are plain values of believable size.
+
+    Raises:
+        UnreadableModel: If one is not.
+    """
+    return {name: _checked(path, name, value) for name, value in found.items()}
 
 
 def _checked(path: Path, name: str, value: object, depth: int = 0) -> Any:
@@ -186,19 +208,26 @@ def _checked(path: Path, name: str, value: object, depth: int = 0) -> Any:
         return _number(path, name, value)
     if isinstance(value, str):
         return value[:1000]
-    if depth > 2 or not isinstance(value, list | dict) or len(value) > MOST_CLASSES:
+    most = MOST_CLASSES if isinstance(value, dict) or name in NAMES else MOST_VALUES
+    if depth > 2 or not isinstance(value, list | dict) or len(value) > most:
         raise _unreadable(path, f"has {shown(name)!r} that is no plain setting")
     if isinstance(value, dict):
-        return {str(k): _checked(path, name, v, depth + 1) for k, v in value.items()}
+        return {k: _checked(path, k, v, depth + 1) for k, v in value.items()}
     return [_checked(path, name, v, depth + 1) for v in value]
 
 
 def _number(path: Path, name: str, value: object) -> int | float:
     most = DEEPEST if any(word in name for word in COUNTS) else LARGEST
     fits = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or abs(value) > most:  # type: ignore[arg-type]
+    if not fits or not abs(value) <= most:  # type: ignore[arg-type]
         raise _unreadable(path, f"has {shown(name)!r} of {value!r:.40}: expected at most {most:,}")
     return value  # type: ignore[return-value]
+
+
+def _count(path: Path, name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+        raise _unreadable(path, f"has {shown(name)!r} of {value!r:.40}: expected 1 to {LARGEST:,}")
+    return value
 
 
 def _unreadable(path: Path, words: str, rule: str = "FS003") -> UnreadableModel:

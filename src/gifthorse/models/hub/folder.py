@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gifthorse.core.errors import UnreadableModel
+from gifthorse.core.errors import UnreadableModel, UsageError
 from gifthorse.models.hub.config import read_json
 from gifthorse.models.reading.entries import shown
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
+MOST_SHARDS = 1000
 INDEX = tuple(f"{name}.index.json" for name in WHOLE)
 
 
@@ -16,6 +17,23 @@ def is_folder(path: Path) -> bool:
     """Whether a path is a folder with a configuration and weights, as hubs give them."""
     weights = any((path / name).is_file() for name in (*WHOLE, *INDEX))
     return path.is_dir() and (path / "config.json").is_file() and weights
+
+
+def check_folder(path: Path) -> None:
+    """Say what a folder lacks to be a model, where it looks like one.
+
+    Raises:
+        UsageError: If it is the cache of a hub, or has settings and no weights that are read.
+    """
+    revisions = sorted(path.glob("snapshots/*/config.json"))[:3] if path.is_dir() else []
+    if revisions:
+        names = " or ".join(shown(str(config.parent)) for config in revisions)
+        raise UsageError(f"{shown(str(path))!r} is a hub's cache: name a snapshot in it: {names}")
+    if (path / "config.json").is_file() and not is_folder(path):
+        raise UsageError(
+            f"{shown(str(path))!r} has a config.json but no weights that are read "
+            f"({' or '.join(WHOLE)}, or their index): download the folder whole"
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -32,11 +50,23 @@ def weight_files(folder: Path) -> list[Path]:
     raise UnreadableModel(f"{shown(str(folder))!r} holds no weights", rule="FS003")
 
 
+def _is_name(name: str) -> bool:
+    """Whether a text is the name of a file in the same folder."""
+    return (
+        Path(name).name == name
+        and name[:1] not in ("", ".")
+        and name.isprintable()
+        and len(name) < 200
+    )
+
+
 def _shards(folder: Path, index: str) -> list[Path]:
     named = read_json(folder / index).get("weight_map")
     names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
-    odd = [n for n in names if Path(n).name != n or n.startswith(".")]
-    gone = [n for n in names if not (folder / n).is_file()]
+    odd = [n for n in names if not _is_name(n)]
+    gone = [] if odd else [n for n in names if not (folder / n).is_file()]
+    if len(names) > MOST_SHARDS:
+        raise UnreadableModel(f"{index} names {len(names):,} files", rule="FS004")
     if not names or odd:
         words = f"names {shown(odd[0])!r}, which is no file of the folder" if odd else "is empty"
         raise UnreadableModel(f"{index} {words}", rule="FS006" if odd else "FS003")

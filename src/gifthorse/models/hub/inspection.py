@@ -10,6 +10,7 @@ from pathlib import Path
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.core.types import Finding
 from gifthorse.models import inspection
+from gifthorse.models.hub.beside import beside
 from gifthorse.models.hub.config import HubConfig, read_config
 from gifthorse.models.hub.folder import weight_files
 from gifthorse.models.hub.preprocess import read_preprocessing
@@ -25,14 +26,14 @@ def inspect_folder(folder: Path) -> inspection.Inspection:
     """
     files = weight_files(folder)
     parts = [inspection.inspect_file(path) for path in files]
-    told: tuple[Finding, ...] = ()
+    told, aside = beside(folder, files)
     config, notes, how = None, tuple[str, ...](), ""
     try:
         config = read_config(folder / "config.json")
-        how, notes = _how(config), _notes(folder, config, len(files))
+        how, notes = _how(config), (*config.notes, *_notes(folder, config, len(files)))
     except UnreadableModel as error:
-        told, how = (finding(error),), f"not opened: {error}"
-    return _joined(folder, parts, told, config, notes, how)
+        told, how = (*told, finding(error)), f"not opened: {error}"
+    return _joined(folder, parts, told, config, (*notes, *aside[:1]), how)
 
 
 def _joined(

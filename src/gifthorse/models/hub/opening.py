@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.core.types import Origin
+from gifthorse.models.hub.beside import beside
 from gifthorse.models.hub.build import build_net
 from gifthorse.models.hub.config import HubConfig, read_config
 from gifthorse.models.hub.folder import weight_files
@@ -35,7 +36,7 @@ def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
 
     Args:
         folder: The folder.
-        memory: Bytes that a file of it, and its reader beyond torch itself, may take.
+        memory: Bytes that its files together, and a reader beyond torch itself, may take.
         deadline: Seconds of processor time that reading a file may take.
 
     Raises:
@@ -52,6 +53,7 @@ def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
         state, casts = to_float32(weights.state)
         net, notes = build_net(config, state)
         claim, resize = read_preprocessing(folder, config)
+        _, aside = beside(folder, weight_files(folder))
     except UnreadableModel as error:
         error.origin = error.origin or origin
         raise
@@ -65,7 +67,7 @@ def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
         tensors=len(weights.state),
         params=sum(p.numel() for p in net.parameters()),
         dtypes=tuple(sorted(weights.dtypes)),
-        notes=(*notes, *casts),
+        notes=(*notes, *casts, *aside),
         metadata=_told(config),
     )
     return Opened(
@@ -75,24 +77,27 @@ def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
 
 def _weights(folder: Path, memory: int, deadline: float) -> _Weights:
     """Read every file of weights, each checked and apart, like a file by itself."""
-    found, digest = _Weights(), hashlib.sha256()
+    found, digest, left = _Weights(), hashlib.sha256(), memory
     for path in weight_files(folder):
-        with private_copy(path, memory) as copy:
+        with private_copy(path, left) as copy:
             told = isolation.survey(copy, deadline)
-            tensors = read_tensors(copy, told, memory, deadline)
+            tensors = read_tensors(copy, told, left, deadline)
+            left -= max(copy.size, told.full)
             digest.update(f"{path.name} {copy.sha256}\n".encode())
             found.size += copy.size
         for entry, tensor in zip(told.entries, tensors, strict=True):
-            if tensor is None or len(entry.path) != 1:
-                continue
-            if entry.type not in PLAIN:
+            if entry.shape is not None and entry.type not in PLAIN:
                 raise UnreadableModel(
                     f"tensor {shown(entry.path[0])!r} is {shown(entry.type)}: only plain floating "
                     "point weights can be examined; save the float model",
                     rule="IN004",
                 )
+            if tensor is None or len(entry.path) != 1:
+                continue
             found.state[entry.path[0]] = tensor
             found.dtypes.add(entry.type)
+    if not found.state:
+        raise UnreadableModel("the weights are no state dict: names and tensors", rule="FS003")
     found.digest = digest.hexdigest()
     return found
 
