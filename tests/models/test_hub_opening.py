@@ -16,8 +16,10 @@ from tests.models.hub import tiny
 
 from gifthorse.core.errors import BadOption, UnreadableModel
 from gifthorse.core.types import Normalization
+from gifthorse.filtering import STRIP
 from gifthorse.models import inspect, load
 from gifthorse.models.hub.opening import digest_of
+from gifthorse.workflows.filter import take_in
 from gifthorse.workflows.opening import Inputs, opened
 
 pytest.importorskip("transformers", reason="needs gifthorse[hub]")
@@ -136,7 +138,22 @@ def test_images_come_as_the_model_wants_them_and_are_numbered_by_its_names(
             Image.fromarray(rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)).save(path)
     prepared = opened(str(folder), Inputs(str(tmp_path / "images")))
     assert prepared.subject.shape == (3, 32, 32)
+    assert "half" in {t.normalization.name for t in prepared.preparation.tried}
+    assert "custom" not in {t.normalization.name for t in prepared.preparation.tried}
     assert prepared.preparation.class_names == ("kind 0", "kind 1", "kind 2")
+
+
+def test_suspects_come_to_size_like_clean_images(folder: Path, tmp_path: Path) -> None:
+    own = {"size": {"shortest_edge": 40}, "crop_size": 32, "image_mean": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(own | {"image_std": [0.5] * 3}))
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        path = tmp_path / "images" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)).save(path)
+    prepared = opened(str(folder), Inputs(str(tmp_path / "images")))
+    suspects = take_in(str(tmp_path / "images"), prepared, STRIP())
+    assert torch.equal(suspects.samples.images, prepared.samples.images)
 
 
 def test_names_in_another_order_are_the_models_all_the_same(folder: Path, tmp_path: Path) -> None:

@@ -31,6 +31,25 @@ NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
 )
 
 
+def known_as(n: Normalization) -> Normalization:
+    """Return the published normalization that computes the same, if there is one.
+
+    Example:
+        >>> known_as(Normalization("custom", (0.5,) * 3, (0.5,) * 3)).name
+        'half'
+    """
+    return next((k for k in NORMALIZATIONS.values() if not n.bgr and _terms(k) == _terms(n)), n)
+
+
+def _terms(n: Normalization) -> list[tuple[float, float]]:
+    """Return gain and offset of each channel; of one for all, or of three alike, one."""
+    terms = [
+        (round(n.scale / s, 4), round(m * n.scale / s, 4))
+        for m, s in zip(n.mean, n.std, strict=True)
+    ]
+    return terms[:1] if len({*terms}) == 1 else terms
+
+
 STORED = "stored"  # name of one that a file holds as a layer before the net
 
 
