@@ -18,6 +18,7 @@ from gifthorse.core.errors import BadOption, UnreadableModel
 from gifthorse.core.types import Normalization
 from gifthorse.filtering import STRIP
 from gifthorse.models import inspect, load
+from gifthorse.models.hub.build import weights_of
 from gifthorse.models.hub.opening import digest_of
 from gifthorse.workflows.filter import take_in
 from gifthorse.workflows.opening import Inputs, opened
@@ -122,6 +123,14 @@ def test_the_cache_of_a_hub_is_links(folder: Path, tmp_path: Path) -> None:
     assert load(snapshot).classes == inspect(snapshot).status + 3
 
 
+def test_changed_weights_go_back_into_a_folder(folder: Path) -> None:
+    net = load(folder).net
+    state = {name: 2 * tensor for name, tensor in weights_of(net).items()}
+    save_file(state, folder / "model.safetensors")
+    again = load(folder).net.state_dict()
+    assert all(torch.equal(again[name], 2 * t) for name, t in net.state_dict().items())
+
+
 def test_a_folder_names_its_own_net(folder: Path) -> None:
     with pytest.raises(BadOption, match="leave out --arch"):
         load(folder, "tiny")
@@ -152,6 +161,7 @@ def test_suspects_come_to_size_like_clean_images(folder: Path, tmp_path: Path) -
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)).save(path)
     prepared = opened(str(folder), Inputs(str(tmp_path / "images")))
+    assert prepared.preparation.class_names == ("kind 0", "kind 1", "kind 2")  # of no folders
     suspects = take_in(str(tmp_path / "images"), prepared, STRIP())
     assert torch.equal(suspects.samples.images, prepared.samples.images)
 

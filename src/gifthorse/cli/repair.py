@@ -97,8 +97,14 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     said = repairing.record(order, prepared, done, far)
     written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
     tell(repairs.WRITERS["text"](said))
-    for path in written:
+    _tell_written(written, in_folder=Path(model).is_dir())
+
+
+def _tell_written(paths: Sequence[Path], in_folder: bool) -> None:
+    for path in paths:
         tell(f"  {'wrote':11}  {path}")
+    if in_folder:
+        tell(f"  {'to use it':11}  put it into a copy of the model's folder as model.safetensors")
 
 
 def _check_outputs(outputs: Sequence[Path], model: str, scan: Path | None) -> None:

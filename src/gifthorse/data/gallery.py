@@ -153,11 +153,14 @@ def named_alike(gallery: Gallery, names: Sequence[str]) -> Gallery:
         names: The model's class names, by number.
 
     Returns:
-        The gallery with the model's numbers and a note, or as it was if a name is not among them.
+        The gallery with the model's numbers and a note, or as it was if a name is not among them;
+        with the model's names if it has none of its own.
     """
     numbers = {name.strip().casefold(): k for k, name in enumerate(names)}
     labels = gallery.samples.labels
     own = [k for k in labels.unique().tolist() if k >= 0]
+    if not gallery.class_names:
+        return replace(gallery, class_names=tuple(names))
     if not own or own[-1] >= len(gallery.class_names):
         return gallery
     wanted = {k: numbers.get(gallery.class_names[k].strip().casefold()) for k in own}

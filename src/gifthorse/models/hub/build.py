@@ -45,6 +45,11 @@ class HubNet(nn.Module):
         return out
 
 
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a net under the names that its folder has for them."""
+    return dict((net.model if isinstance(net, HubNet) else net).state_dict())
+
+
 def build_net(config: HubConfig, state: Mapping[str, Tensor]) -> tuple[nn.Module, tuple[str, ...]]:
     """Make the net of a configuration and fill it with tensors, all of which it must take.
 

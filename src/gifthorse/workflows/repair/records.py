@@ -13,6 +13,7 @@ from gifthorse import __version__
 from gifthorse.analysis.distance import ClassDistances, increase
 from gifthorse.core.errors import BadOption
 from gifthorse.core.types import Remedy
+from gifthorse.models.hub.build import weights_of
 from gifthorse.models.load import save
 from gifthorse.models.normalize import Classifier
 from gifthorse.report.json import plain, write_json
@@ -113,7 +114,7 @@ def write(path: Path, done: Repaired, said: RepairRecord) -> list[Path]:
     known = {**told, "normalization": {"name": n.name, "mean": list(n.mean), "std": list(n.std)}}
     save(
         path,
-        dict(done.subject.net.net.state_dict()),
+        weights_of(done.subject.net.net),
         {"description": words, "gifthorse": json.dumps(known)},
     )
     beside = path.with_suffix(".json")
