@@ -67,7 +67,7 @@ def played(cases: list[Case], keep: Path | None, jobs: int) -> Iterator[tuple[Ca
 def page(found: Mapping[str, tuple[Case, Any]]) -> str:
     """Return all rows under their headings, with the machine and the commit."""
     ask = ["/usr/bin/env", "git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.check_output(ask, cwd=ROOT, text=True).strip()
+    commit = subprocess.check_output(ask, cwd=ROOT, text=True).strip()  # noqa: S603 - our words
     wrong = sum(bool(kept["wrong"]) for _, kept in found.values())
     parts = [
         f"{len(found)} cases, {wrong} of them not right, on {platform.machine()} with "
