@@ -3,7 +3,6 @@
 from gifthorse.core.types import Filter
 from gifthorse.filtering.activation_clustering import ActivationClustering
 from gifthorse.filtering.ensemble import Ensemble
-from gifthorse.filtering.mahalanobis import Mahalanobis
 from gifthorse.filtering.neo import NEO
 from gifthorse.filtering.spectral_signatures import SpectralSignatures
 from gifthorse.filtering.strip import STRIP
@@ -12,19 +11,10 @@ FILTERS: dict[str, Filter] = {
     "activation_clustering": ActivationClustering(),
     "activation_clustering_dataset": ActivationClustering(mode="dataset"),
     "ensemble": Ensemble(),
-    "mahalanobis": Mahalanobis(),
     "neo": NEO(),
     "spectral_signatures": SpectralSignatures(),
     "spectral_signatures_dataset": SpectralSignatures(mode="dataset"),
     "strip": STRIP(),
 }
 
-__all__ = [
-    "FILTERS",
-    "NEO",
-    "STRIP",
-    "ActivationClustering",
-    "Ensemble",
-    "Mahalanobis",
-    "SpectralSignatures",
-]
+__all__ = ["FILTERS", "NEO", "STRIP", "ActivationClustering", "Ensemble", "SpectralSignatures"]
