@@ -329,13 +329,13 @@ def test_the_report_of_a_refused_file_is_of_the_bytes_that_were_looked_at(
 ) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"not a model at all")
-    before, read = hashlib.sha256(path.read_bytes()).hexdigest(), loading._read
+    before, read = hashlib.sha256(path.read_bytes()).hexdigest(), loading.read_tensors
 
     def swapped(*given: Any) -> Any:
         path.write_bytes(b"something else, which nobody has looked at")
         return read(*given)
 
-    monkeypatch.setattr(loading, "_read", swapped)
+    monkeypatch.setattr(loading, "read_tensors", swapped)
     report = scan(str(path), Inputs("nowhere", device="cpu"))
     assert report.label == "NOT SCANNED"
     assert (report.origin.sha256, report.origin.bytes) == (before, 18)

@@ -8,6 +8,7 @@ from gifthorse.remedies.clp import CLP
 from gifthorse.remedies.down_up import DownUp
 from gifthorse.remedies.fine_pruning import FinePruning
 from gifthorse.remedies.fine_tuning import FineTuning
+from gifthorse.remedies.fst import FST
 from gifthorse.remedies.ft_sam import FTSAM
 from gifthorse.remedies.hardening import Hardening
 from gifthorse.remedies.i_bau import IBAU
@@ -39,6 +40,7 @@ REMEDIES: dict[str, Remedy] = {
     "down_up": DownUp(),
     "fine_pruning": FinePruning(),
     "fine_tuning": FineTuning(),
+    "fst": FST(),
     "ft_sam": FTSAM(),
     "hardening_nc": Hardening(_MASKS, every=0, share=0.2, recipe=_PATCHING),
     "hardening_nc_iterative": Hardening(_MASKS),
@@ -55,6 +57,7 @@ REMEDIES: dict[str, Remedy] = {
 __all__ = [
     "ANP",
     "CLP",
+    "FST",
     "FTSAM",
     "IBAU",
     "NAD",

@@ -200,7 +200,7 @@ def take_in(source: str, prepared: Prepared, method: Filter) -> Gallery:
         wanted = replace(wanted, classes=prepared.subject.classes)
     elif Path(source).is_dir():
         return read_flat(source, wanted)
-    return read(source, **asdict(wanted))
+    return read(source, **vars(wanted))
 
 
 def shared(clean: InMemory, suspects: InMemory) -> int:
