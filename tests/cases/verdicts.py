@@ -176,7 +176,7 @@ CASES = (
         "those are left out, and it is said",
         some_labels,
         (1, 3),
-        ("18 images without a label left out", "clean accuracy 9"),
+        ("18 images with the label -1 left out", "clean accuracy 9"),
         (PASS,),
     ),
     *(_mislabeled(share, "gift", (1, 3)) for share in (10, 30, 60)),
