@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gifthorse.core.errors import UnreadableModel
+from gifthorse.core.files import is_regular
 from gifthorse.models.hub.config import read_json
 from gifthorse.models.reading.entries import shown
 
@@ -14,8 +15,8 @@ INDEX = tuple(f"{name}.index.json" for name in WHOLE)
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder with a configuration and weights, as hubs give them."""
-    weights = any((path / name).is_file() for name in (*WHOLE, *INDEX))
-    return path.is_dir() and (path / "config.json").is_file() and weights
+    weights = any(is_regular(path / name) for name in (*WHOLE, *INDEX))
+    return weights and is_regular(path / "config.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
