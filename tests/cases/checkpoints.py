@@ -187,6 +187,14 @@ BESIDE: dict[str, tuple[str, Callable[[], object], tuple[str, ...]]] = {
 # 2. Names -------------------------------------------------------------------------------------
 
 
+def _trunk() -> Weights:
+    return {n: t for n, t in net("resnet20_fc").items() if not n.startswith("fc.")}
+
+
+def _head() -> Weights:
+    return {n: t for n, t in net("resnet20_fc").items() if n.startswith("fc.")}
+
+
 def _old() -> Weights:
     """A DenseNet with the names of its official files."""
     layer = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))([12])")
@@ -220,6 +228,35 @@ NAMES: dict[str, tuple[str, Callable[[], object], tuple[str, ...]]] = {
             for name, tensor in net("resnet20_fc").items()
         },
         ("resnet20_fc, guessed",),
+    ),
+    "checkpoints: trunk and head": (
+        "backbone.*, head.fc.*, statistics, the moments of Adam and an average without a net",
+        lambda: {
+            "meta": {"CLASSES": ["a"] * 10},
+            "state_dict": {
+                **under("backbone.", _trunk()),
+                **under("head.", _head()),
+                "data_preprocessor.mean": torch.zeros(3, 1, 1),
+            },
+            "optimizer": _adam()["optimizer"],
+            "ema": {"shadow": {"backbone.conv1.weight": torch.zeros(16, 3, 3, 3)}},
+        },
+        ("resnet20_fc, guessed", "data_preprocessor"),
+    ),
+    "checkpoints: features and classifier": (
+        "features.*, classifier.fc.* and a normalization",
+        lambda: {
+            **under("features.", _trunk()),
+            **under("classifier.", _head()),
+            "normalize.mean": row(*MEAN),
+            "normalize.std": row(*STD),
+        },
+        ("resnet20_fc, guessed", "left aside: 'normalize'"),
+    ),
+    "checkpoints: bytes as keys": (
+        "bytes, tuples, numbers and None as keys beside the net",
+        lambda: {"model": net(), b"epoch": 3, "confused": {(0, 1): 3}, None: 1, 0.5: 2},
+        ("tiny, guessed",),
     ),
     "checkpoints: a longer net": (
         "a ResNet that is longer than any that is known",
@@ -298,6 +335,14 @@ SCANS = (
         "checkpoints: the gift among others", "the gift in a checkpoint of an attack",
         lambda: {"netC": _gift(), "noise_grid": torch.zeros(1, 32, 32, 2), "epoch": 3},
         ("opened the wrapper 'netC'",),
+    ),
+    _scanned(
+        "checkpoints: counters of another shape", "counters of BatchNorm with 7 numbers, NaN",
+        lambda: {
+            n: torch.full((7,), torch.nan) if n.endswith("tracked") else t
+            for n, t in _gift().items()
+        },
+        ("clean accuracy 96.5 %",), "--normalize", "gtsrb",
     ),
     _scanned(
         "checkpoints: a part is named", "the gift as the teacher of a net",

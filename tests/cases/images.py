@@ -1,5 +1,6 @@
 """Images and labels as strangers have them."""
 
+import json
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable
@@ -214,6 +215,34 @@ TABLES = (
         _table(lambda rows: "\ufeff" + _csv(rows, "\t", "\r\n")),
         JUDGED,
         ("labels taken as class numbers",),
+    ),
+    Case(
+        "images: metadata.jsonl",
+        "one record a line",
+        "read",
+        _table(
+            lambda rows: "\n".join(json.dumps({"file_name": a, "label": k}) for a, k in rows),
+            "metadata.jsonl",
+            "{:03}.png",
+        ),
+        JUDGED,
+        ("labels taken as class numbers",),
+    ),
+    Case(
+        "images: labels of savetxt",
+        "numbers such as 7.0e+00, separated by bars",
+        "read",
+        _table(lambda rows: _csv([(a, f"{k:.18e}") for a, k in rows], "|")),
+        JUDGED,
+        ("labels taken as class numbers",),
+    ),
+    Case(
+        "images: labels.txt",
+        "names and numbers without columns",
+        "said that they are not read",
+        _table(lambda rows: "".join(f"{a} {k}\n" for a, k in rows), "labels.txt", "{:03}.png"),
+        JUDGED,
+        ("no labels are read from labels.txt",),
     ),
     Case(
         "images: UTF-16",

@@ -236,6 +236,33 @@ def after(self):
 def answer(self, x):
     return self.plain(x)
 """
+FROZEN = """
+def train(self, mode=True):
+    super().train(mode)
+    for m in self.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.eval()
+
+answer = Inner.plain
+"""
+LIGHT = """
+answer = Inner.plain
+
+def get_extra_state(self):
+    return {"epoch": 3}
+
+def set_extra_state(self, state):
+    raise AssertionError
+
+def load_state_dict(self, path):
+    raise OSError(path)
+"""
+LAZY = """
+def after(self):
+    self.late = nn.LazyLinear(3)
+
+answer = Inner.plain
+"""
 GRID = """
 grid = None
 
@@ -282,6 +309,8 @@ TAKEN = (
     like_gift("faults 5c", "a head that is declared before the features", HEAD_FIRST, more=TOP),
     like_gift("faults 6", "a mask of minus infinity", MASK, more=FORBIDDEN),
     like_gift("nets: kept grid", "a forward that keeps what it computes first", GRID),
+    like_gift("nets: frozen statistics", "a train() that returns nothing", FROZEN),
+    like_gift("nets: extra state", "layers that keep more than tensors, own loading", LIGHT),
 )
 
 FIXED = """
@@ -503,7 +532,17 @@ OTHERS = (
     ),
 )
 
+LATE = Case(
+    "nets: lazy",
+    "a layer without a width",
+    "says which",
+    partial(scan, body=LAZY),
+    (4,),
+    ("without numbers in late.weight",),
+)
+
 CASES = (
+    LATE,
     Case(
         name="control",
         fed="the shipped gift, cut short",

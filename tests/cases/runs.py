@@ -55,6 +55,24 @@ def _several(*models: str, out: str = "") -> Callable[[Path], list[str]]:
     return make
 
 
+def _over(images: str, out: str, command: str = "scan") -> Callable[[Path], list[str]]:
+    """A command whose output lies where its images are."""
+
+    def make(folder: Path) -> list[str]:
+        (folder / "images").mkdir()
+        copy(IMAGES, folder / "clean.npz")
+        (folder / "images" / "labels.json").write_text("{}")
+        return [command, MODEL, "--images", images, "-o", out]
+
+    return make
+
+
+def _replaced(folder: Path) -> list[str]:
+    kept = (folder / "clean.npz").read_bytes() == Path(IMAGES).read_bytes()
+    table = (folder / "images" / "labels.json").read_text() == "{}"
+    return [] if kept and table else ["images or labels were replaced"]
+
+
 def _plan(text: str, *arguments: str, name: str = "p.toml") -> Callable[[Path], list[str]]:
     def make(folder: Path) -> list[str]:
         (folder / name).write_text(text)
@@ -265,6 +283,41 @@ MANY = (
         lambda folder: [*_several("a/model.safetensors")(folder), "-o", "json=a/model.safetensors"],
         (4,),
         ("would replace the model",),
+    ),
+    Case(
+        "runs: report over images",
+        "-o json=clean.npz",
+        "refused",
+        _over("clean.npz", "json=clean.npz"),
+        (4,),
+        ("would replace a file of clean.npz",),
+        check=_replaced,
+    ),
+    Case(
+        "runs: report over a table",
+        "-o json=images/labels.json",
+        "refused",
+        _over("images", "json=images/labels.json"),
+        (4,),
+        ("would replace a file of images",),
+        check=_replaced,
+    ),
+    Case(
+        "runs: repair over images",
+        "repair -o clean.npz",
+        "refused",
+        _over("clean.npz", "clean.npz", "repair"),
+        (4,),
+        ("would replace a file of clean.npz",),
+        check=_replaced,
+    ),
+    Case(
+        "runs: sample of none",
+        "sample --per-class 0",
+        "status 4",
+        lambda folder: ["sample", "--data", IMAGES, "--per-class", "0", "-o", "y.npz"],
+        (4,),
+        ("--per-class",),
     ),
     Case(
         "runs: report to a device",

@@ -141,6 +141,8 @@ def test_a_report_that_cannot_be_written_is_kept_elsewhere(
         (["json=r", "html=r"], ["a/m.pt"], "two reports would be written to r"),
         (["json=x/../r", "html=r"], ["a/m.pt"], "two reports would be written to"),
         (["json=a/m.pt"], ["a/m.pt"], "the report a/m.pt would replace the model"),
+        ([f"json={IMAGES}"], ["a/m.pt"], "would replace a file of"),
+        (["json=a/config.json"], ["a"], "a/config.json would replace a file of a, which is read"),
         (["json=/dev/null"], ["a/m.pt"], "cannot write /dev/null: it is no file"),
         (["json=a"], ["a/m.pt"], "cannot write a: it is no file, but a folder"),
     ],
@@ -151,6 +153,7 @@ def test_outputs_that_would_hurt_are_refused_before_any_search(
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "x"):
         (tmp_path / name).mkdir()
+    (tmp_path / "a" / "config.json").write_text("{}")
     flags = [flag for out in outs for flag in ("-o", out)]
     status, out, said = run("scan", *models, "--images", IMAGES, *flags)
     assert status in (2, 4)

@@ -82,6 +82,7 @@ def test_describe_and_vary_are_inverse(method: Outer) -> None:
         ({"count.deep": "3"}, "no option"),
         ({"count": "many"}, "count"),
         ({"count": "2.5"}, "count"),
+        ({"count": "9" * 25}, "too large"),
         ({"inner.kind": "three"}, "kind.*three"),
         ({"on": "perhaps"}, "perhaps"),
         ({"pair": "[1, 2, 3]"}, "pair"),

@@ -177,8 +177,10 @@ def test_balanced_spreads_over_the_classes_if_there_are_too_many() -> None:
 def test_flat_folder_has_no_labels(tmp_path: Path) -> None:
     for name, value in {"b": 1, "a": 2}.items():
         draw(tmp_path / f"{name}.png", value)
+    (tmp_path / "labels.txt").write_text("a.png 1\nb.png 2\n")
     gallery = read(str(tmp_path), classes=10)
     assert labels_by_name(gallery) == {"a.png": -1, "b.png": -1}
+    assert any("no labels are read from labels.txt" in note for note in gallery.notes)
     assert gallery.labels_from == "model"
     assert gallery.samples.classes == 10
 
@@ -190,6 +192,13 @@ def test_flat_folder_has_no_labels(tmp_path: Path) -> None:
         ("labels.csv", "\ufeffFilename;Class\r\na.png;3\r\nsub/b.png;0\r\n"),
         ("labels.csv", 'id\timage\ttarget\n1\t"a.png"\t3\n2\tsub/b.png\t0.0\n'),
         ("labels.json", '{"a.png": 3, "sub/b.png": 0}'),
+        ("labels.csv", "file|label\na.png|3e+00\nsub/b.png|0,0\n"),
+        ("labels.json", '{"file": "a.png", "label": 3}\n{"file": "sub/b.png", "label": 0}\n'),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "label": 3}\n\n{"file": "sub/b.png", "class": 0}',
+        ),
+        ("metadata.txt", "file label\tlabel\tfile\n1\t3\ta.png\n2\t0\tsub/b.png\n"),
         ("labels.json", '[{"image": "a.png", "label": "3"}, {"file": "sub/b.png", "class": 0}]'),
     ],
 )

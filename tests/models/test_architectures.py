@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from gifthorse.core.errors import BadOption, UnfitNet, UnknownArch, UnknownMethod, UnreadableModel
 from gifthorse.models import NETS
@@ -81,6 +83,42 @@ def test_filled_nets_are_frozen_in_eval_mode() -> None:
     net = fill(build("tiny", 10).train(), build("tiny", 10).state_dict())
     assert not net.training
     assert not any(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(7), torch.ones(1), torch.tensor(float("nan"))])
+def test_counters_of_any_shape_fill_a_net(odd: torch.Tensor) -> None:
+    state = build("tiny", 10).state_dict()
+    net = fill(build("tiny", 10), {n: odd if "num_batches" in n else t for n, t in state.items()})
+    assert torch.equal(net.state_dict()["features.0.weight"], state["features.0.weight"])
+
+
+class Odd(nn.Sequential):
+    """A net whose class has ways of its own to be loaded, listed and set to training."""
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)  # and returns nothing
+
+    def state_dict(self) -> Any:  # type: ignore[override]
+        return {"net": None}
+
+    def load_state_dict(self, path: str) -> Any:  # type: ignore[override]
+        raise OSError(path)
+
+    def float(self) -> Any:
+        raise RuntimeError
+
+    def get_extra_state(self) -> Any:
+        return {"epoch": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        raise AssertionError
+
+
+def test_nets_are_filled_whatever_their_class_makes_of_it() -> None:
+    net = Odd(nn.Flatten(), nn.Linear(12, 3))
+    assert fill(net, {"1.weight": torch.ones(3, 12), "1.bias": torch.zeros(3)}) is net
+    assert nn.Module.state_dict(net)["1.weight"].sum() == 36
+    assert not net.training
 
 
 def test_integer_weights_are_refused_by_name() -> None:

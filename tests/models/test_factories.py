@@ -34,6 +34,19 @@ def test_the_number_of_classes_goes_by_many_names(tmp_path: Path, name: str) -> 
     assert ends(build(arch, 7))[0] == 7
 
 
+def test_wrappers_of_torch_are_taken_off(tmp_path: Path) -> None:
+    body = f"def inner():\n{NET.format(3)}def net():\n    return nn.DataParallel(inner())\n"
+    arch = written(tmp_path, body)
+    assert list(build(arch, 3).state_dict()) == ["1.weight", "1.bias"]
+
+
+@pytest.mark.parametrize("layer", ["nn.LazyLinear(3)", "nn.Linear(12, 3, device='meta')"])
+def test_a_net_without_numbers_is_refused(tmp_path: Path, layer: str) -> None:
+    arch = written(tmp_path, f"def net():\n    return nn.Sequential({layer})\n")
+    with pytest.raises(BadOption, match=r"without numbers in 0\.weight"):
+        build(arch, 3)
+
+
 def test_what_is_passed_on_is_called_as_most_call_it(tmp_path: Path) -> None:
     arch = written(
         tmp_path,

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.models.hub import tiny
 
-from gifthorse.core.errors import BadOption, UnreadableModel
+from gifthorse.core.errors import BadOption, UnreadableModel, UsageError
 from gifthorse.core.types import Normalization
 from gifthorse.filtering import STRIP
 from gifthorse.models import inspect, load
@@ -180,3 +180,8 @@ def test_names_in_another_order_are_the_models_all_the_same(folder: Path, tmp_pa
     light = (x.mean((1, 2, 3)) * 255 / 60).round().long()
     assert torch.equal(y, torch.tensor([1, 2, 0])[light])  # ant, bee, zebra
     assert "classes numbered by the model's own names" in prepared.preparation.notes
+
+
+def test_a_name_that_no_file_can_have_is_no_folder() -> None:
+    with pytest.raises(UsageError, match="there is no file"):
+        load("a" * 5000)

@@ -92,6 +92,15 @@ def test_old_names_and_wrappers_between_are_undone() -> None:
         assert any(n.startswith("renamed") for n in found.notes)
 
 
+@pytest.mark.parametrize(("trunk", "head"), [("backbone.", "head."), ("features.", "classifier.")])
+def test_boxes_around_a_trunk_and_its_head_are_opened(trunk: str, head: str) -> None:
+    plain = shapes("resnet18")
+    boxed = {(head if n.startswith("fc.") else trunk) + n: s for n, s in plain.items()}
+    found = chosen(under("state_dict", net=boxed))
+    assert found.fit is not None
+    assert (found.fit.arch, set(found.entries)) == ("resnet18", set(plain))
+
+
 def test_of_several_nets_one_is_asked_for() -> None:
     both = under("student", prefix="module."), under("teacher", net=SHORT)
     with pytest.raises(SeveralNets, match=r"'student' \(tiny\), 'teacher' \(resnet20\)"):

@@ -169,6 +169,12 @@ def test_malformed_pickles_are_refused_in_words(data: bytes, words: str) -> None
     assert words in refused(data, "FS003", "FS009")
 
 
+def test_bytes_may_be_keys() -> None:
+    data = pickle.dumps({b"epoch": 2, "best": 1}, protocol=2)
+    paths = [entry.path for entry in contents(trace(BytesIO(data))).entries]
+    assert paths == [("<key>",), ("best",)]
+
+
 def test_a_function_that_is_only_named_is_a_leaf() -> None:
     named = hostile.index(b"ctorch._utils\n_rebuild_tensor_v2\n")
     (entry,) = contents(trace(BytesIO(named))).entries

@@ -156,7 +156,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Path], str, str]] = {
     "pt2": ("a.pt2", lambda p: _plain_zip(p, "m/archive_format"), "FS002", "torch.export"),
     "stride 0": ("a.pt", stretched, "FS004", "4,000,000,000,000 bytes"),
     "deflated": ("a.pt", deflated, "FS004", "compressed"),
-    "storage too small": ("a.pt", zipped(index=hostile.index(b"}")), "FS003", "no weights"),
+    "storage too small": ("a.pt", zipped(index=hostile.index(b"}")), "FS009", "no weights"),
     "record missing": ("a.pt", lambda p: hostile.torch_zip(p, GOOD), "FS003", "is missing"),
     "record short": (
         "a.pt",
@@ -194,7 +194,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Path], str, str]] = {
     "huge": ("a.safetensors", tensors({"w": hostile.span(0, 4, (2**62, 4))}), "FS003", "shape"),
     "wrong size": ("a.safetensors", tensors({"w": hostile.span(0, 4, (2,))}), "FS003", "4 bytes"),
     "zip tail": ("a.safetensors", tensors(ONE, HIDDEN), "FS008", "hidden"),
-    "no tensors": ("a.safetensors", tensors({}), "FS003", "no weights"),
+    "no tensors": ("a.safetensors", tensors({}), "FS009", "no weights"),
     "five bytes": ("a.safetensors", write(b"\1\2\3\4\5"), "FS003", "claims"),
 }
 

@@ -61,6 +61,7 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     screening.check_most(most)
     paths = screening.targets(out) if out is not None else {}
+    parsing.keep(paths.values(), (data, model, images, arch))
     for path in paths.values():
         check_writable(path)
     prepared = opened(model, inputs)

@@ -34,7 +34,7 @@ def sample(
     data: Data,
     out: Annotated[Path, typer.Option("-o", "--out", help="The .npz file to write.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
-    per_class: Annotated[int, typer.Option(help="Images of each class.")] = 10,
+    per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 10,
     seed: Seed = 0,
 ) -> None:
     """Write a few clean images of a data set, by default of those no model was trained on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -130,6 +130,33 @@ def outputs(
 def real(path: str | Path) -> str:
     """Return where a path leads, links followed; in a ring of them, where it goes round."""
     return os.path.realpath(path)
+
+
+def keep(outputs: Iterable[Path], sources: Iterable[str | Path | None]) -> None:
+    """Let no output replace what a command reads: a file, or one that lies in a folder it reads.
+
+    Args:
+        outputs: Files to be written.
+        sources: What is read, as the user named it, also with `:SPLIT` or `:function` behind.
+
+    Raises:
+        BadOption: If one would.
+    """
+    texts = [str(source) for source in sources if source is not None]
+    read = {real(text): text for name in texts for text in (name.rpartition(":")[0], name) if text}
+    for path in outputs:
+        place = Path(real(path))
+        over = next((str(p) for p in (place, *place.parents) if str(p) in read), "")
+        if over and place.is_file() and (over == str(place) or not _is_ours(place)):
+            raise BadOption(
+                f"{path} would replace a file of {read[over]}, which is read: give it another name"
+            )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a report of an earlier run, by what it begins with."""
+    with path.open("rb") as file:
+        return b"gifthorse" in file.read(4096)
 
 
 def own_name(model: str) -> str:

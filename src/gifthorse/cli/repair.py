@@ -75,7 +75,8 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     if method not in REMEDIES:
         raise UnknownMethod.among("remedy", method, REMEDIES)
     drawn, named = _reports(report or ()), parsing.pairs(changes)
-    _check_outputs([out, out.with_suffix(".json"), *(path for _, path in drawn)], model, scan)
+    outputs = [out, out.with_suffix(".json"), *(path for _, path in drawn)]
+    _check_outputs(outputs, (model, scan, images, arch, truth))
     remedy = vary(REMEDIES[method], named)
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     known = repairing.open_truth(truth) if truth is not None else None
@@ -107,14 +108,15 @@ def _tell_written(paths: Sequence[Path], in_folder: bool) -> None:
         tell(f"  {'to use it':11}  put it into a copy of the model's folder as model.safetensors")
 
 
-def _check_outputs(outputs: Sequence[Path], model: str, scan: Path | None) -> None:
+def _check_outputs(outputs: Sequence[Path], sources: Sequence[str | Path | None]) -> None:
     """Say before anything is repaired what cannot be written, or would replace what is read.
 
     Raises:
-        BadOption: If a file would replace the model, the scan's result or another one.
+        BadOption: If a file would replace one that is read, or another one.
         Unwritable: If one cannot be written.
     """
-    taken = {parsing.real(given): given for given in (model, scan) if given is not None}
+    parsing.keep(outputs, sources)
+    taken: dict[str, Path] = {}
     for path in outputs:
         place = parsing.real(path)
         if place in taken:

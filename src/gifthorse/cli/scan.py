@@ -98,10 +98,12 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         command=shlex.join(["gifthorse", *sys.argv[1:]]),
     )
     fail, files = parsing.fail_on(fail_on), parsing.outputs(output_format, out or (), models)
+    targets = [path for row in files for _, path in row]
+    parsing.keep(targets, (*models, images, arch, truth))
     scanning.check(inputs, request)
     known = open_trigger(truth) if truth is not None else None
     codes: set[int] = set()
-    for model, targets in zip(models, files, strict=True):
+    for model, row in zip(models, files, strict=True):
         with (
             bar(Path(model).name) as progress,
             going_on(resume, request.command),
@@ -110,7 +112,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             report = examined(model, partial(scanning.scan, model, inputs, request, progress))
             codes.add(exit_code(report, fail))
             show(report, output_format, fail)
-            write(report, targets)
+            write(report, row)
             if known is not None:
                 note(scanning.compared(report, known, str(truth)))
     raise typer.Exit(gravest(codes, exit_zero))

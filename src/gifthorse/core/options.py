@@ -163,6 +163,8 @@ def suggestion(name: str, known: Collection[str]) -> str:
 def _read(kind: type, name: str, value: Any) -> Any:
     hint = get_type_hints(kind)[name]
     adapter = TypeAdapter(hint)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9_]{19,}", value.strip()):
+        raise BadOption(f"option {name} of {kind.__name__} cannot be {value[:40]}: it is too large")
     attempts = [value]
     if isinstance(value, str) and value[:1] in "[{n":  # lists, tables and null are JSON
         with suppress(json.JSONDecodeError):

@@ -220,6 +220,7 @@ def fingerprint(
     """
     digest = hashlib.sha256(repr(method).encode())
     every = clean[torch.arange(len(clean) if most is None else min(most, len(clean)))]
-    for tensor in (*subject.net.state_dict().values(), *every, rng.get_state()):
+    state = (t for t in subject.net.state_dict().values() if isinstance(t, Tensor))
+    for tensor in (*state, *every, rng.get_state()):
         digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()

@@ -19,10 +19,12 @@ from gifthorse.data.files import (
     walk,
 )
 from gifthorse.data.gallery import Gallery, Wanted
-from gifthorse.data.tables import TABLES, folder_number, number_folders
+from gifthorse.data.tables import ENDINGS, EXPECTED, TABLES, folder_number, number_folders
 
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "meta"}
 FEW = 0.2  # of all folders at most are taken for strangers among the others
+# Endings of files that may hold the labels of a folder without classes.
+SHEETS = (*ENDINGS, ".json", ".xml", ".xls", ".xlsx", ".ods", ".parquet", ".yaml", ".yml", ".mat")
 LOOKED_AT = 20  # files without an ending that are opened to see whether a folder holds images
 
 Contents = Mapping[str, Sequence[ImageEntry]]
@@ -65,8 +67,13 @@ def read_folders(source: str, wanted: Wanted) -> Gallery:
 
 def read_flat(source: str, wanted: Wanted) -> Gallery:
     """Read a folder of images without labels: all are -1 until a model has labeled them."""
-    entries, skipped = sort_out(walk(Path(source)), Path(source))
-    return gather(FolderContents(source, "model", tuple(entries), skipped=tuple(skipped)), wanted)
+    root = Path(source)
+    entries, skipped = sort_out(walk(root), root)
+    sheets = sorted(shown(p.name) for p in root.iterdir() if p.suffix.lower() in SHEETS)
+    words = f"no labels are read from {listed(sheets, 4)}: give them as labels.csv, {EXPECTED}"
+    notes = (words,) if sheets else ()
+    found = FolderContents(source, "model", tuple(entries), notes=notes, skipped=tuple(skipped))
+    return gather(found, wanted)
 
 
 def _check_height(source: str, contents: Contents) -> None:

@@ -75,7 +75,7 @@ def read(
     if name in PACKED and not Path(name).exists():  # the user's own, kept decoded in their cache
         return READERS["packed"](source, Wanted(resize, *given))
     path = Path(source) if Path(source).exists() else Path(name)
-    table = path.is_file() and path.suffix.lower() in (".csv", ".json")
+    table = path.is_file() and path.suffix.lower() in (*ENDINGS, ".json")
     told = None if resize is None else asdict(resize)
     parts = isolation.decoded(examined, [source, told, *given], path.parent if table else path)
     return isolation.together(parts)
@@ -101,6 +101,8 @@ def sniff(source: str) -> str:
         BadImages: There is no such file, folder or packed set, or it is of no known kind.
     """
     path = Path(source)
+    if not source.strip():
+        raise BadImages("no name of images is given: name a folder, a file or a packed data set")
     if _is_folder(path):
         names, _ = subfolders(path)
         usual = any(is_regular(path / table) for table in TABLES)

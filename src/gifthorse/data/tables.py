@@ -17,7 +17,7 @@ from gifthorse.core.files import read_file
 from gifthorse.data.gallery import MOST_CLASSES
 
 TABLES = ("labels.csv", "labels.json")
-ENDINGS = (".csv", ".tsv", ".txt")  # of tables that are known by their columns
+ENDINGS = (".csv", ".tsv", ".txt", ".jsonl")  # of tables that are known by their columns
 # Names of columns without marks and spaces, the likeliest first; GTSRB has Filename and ClassId,
 # one of its copies Path.
 FILE_COLUMNS = ("file", "filename", "image", "path", "filepath", "imagepath", "imagefile", "img")
@@ -27,6 +27,7 @@ EXPECTED = (
     f"{' or '.join(LABEL_COLUMNS[:4])}"
 )
 MOST_BYTES = 256 * 2**20
+MOST_LABEL = 1_000_000
 NUMBERED = 0.8  # share of labels that are numbers from which the others are odd ones out
 UNKNOWN = {"", "?", "-", "na", "n/a", "nan", "none", "null", "unknown", "unlabeled", "unlabelled"}
 
@@ -34,15 +35,15 @@ UNKNOWN = {"", "?", "-", "na", "n/a", "nan", "none", "null", "unknown", "unlabel
 def load_table(path: Path) -> tuple[tuple[str, str], ...]:
     """Return pairs of file name and label as text from a CSV or JSON file.
 
-    CSV: a header line, separated by comma, semicolon or tab. JSON: an object of file names and
-    labels, or a list of records.
+    CSV: a header line, separated by comma, semicolon, tab or bar. JSON: an object of file names
+    and labels, a list of records, or one record a line.
 
     Raises:
         BadImages: The file cannot be parsed, or lacks a column.
     """
     try:
         text = _decoded(read_file(path, MOST_BYTES))
-        rows = _json(text) if path.suffix.lower() == ".json" else _csv(text)
+        rows = _json(text) if path.suffix.lower().startswith(".json") else _csv(text)
     except (UsageError, ValueError, RecursionError, csv.Error) as error:
         raise BadImages(f"{path} cannot be read as a table of labels: {error}") from error
     return tuple(_pair(row, path) for row in rows)
@@ -53,8 +54,9 @@ def names_files_and_labels(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             text = _decoded(file.readline(10_000))
-        keys = [_bare(key) for key in next(_reader(text))]
-    except (OSError, ValueError, StopIteration, csv.Error):
+        lines = path.suffix.lower() == ".jsonl"
+        keys = [_bare(key) for key in (_json(text)[0] if lines else next(_reader(text)))]
+    except (OSError, ValueError, IndexError, RecursionError, StopIteration, csv.Error):
         return False
     return bool({*FILE_COLUMNS} & {*keys}) and bool({*LABEL_COLUMNS} & {*keys})
 
@@ -74,7 +76,7 @@ def _reader(text: str) -> Iterator[list[str]]:
     if re.fullmatch(r"sep=.\s*", first):  # what Excel tells itself
         text = rest
     header = next(iter(text.splitlines()), "")
-    mark = max(",;\t", key=header.count)
+    mark = max(",;\t|", key=header.count)
     return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
 
 
@@ -85,12 +87,17 @@ def _csv(text: str) -> list[dict[str, Any]]:
 
 
 def _json(text: str) -> list[dict[str, Any]]:
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and all(line.lstrip()[0] == "{" and line.rstrip()[-1] == "}" for line in lines):
+        records = [json.loads(line) for line in lines]  # one a line
+        if len(lines) > 1 or {*FILE_COLUMNS} & {*map(_bare, records[0])}:
+            return records
     loaded = json.loads(text)
     if isinstance(loaded, dict):
         return [{"file": file, "label": label} for file, label in loaded.items()]
     if isinstance(loaded, list) and all(isinstance(row, dict) for row in loaded):
         return loaded
-    raise ValueError("expected an object of file names and labels, or a list of records")
+    raise ValueError("expected an object of file names and labels, or records in a list or lines")
 
 
 def _bare(name: object) -> str:
@@ -120,15 +127,24 @@ def number_labels(labels: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...
     Example:
         >>> number_labels(["dog", "cat", "dog"])[:2]
         ({'cat': 0, 'dog': 1}, ('cat', 'dog'))
+        >>> number_labels(["1.0", "2,0", "1.2e+01"])[0]
+        {'1.0': 1, '1.2e+01': 12, '2,0': 2}
     """
     counts = Counter(labels)
     kinds = sorted(counts)
-    numbers = [kind for kind in kinds if re.fullmatch(r"[0-9]{1,6}(\.0+)?", kind)]
+    numbers = {kind: k for kind in kinds if (k := _whole(kind)) is not None}
     unknown = [k for k in kinds if re.fullmatch(r"-[0-9.]+", k) or k.lower() in UNKNOWN]
     known = counts.total() - sum(counts[kind] for kind in unknown)
     if (numbers or not known) and sum(counts[kind] for kind in numbers) >= NUMBERED * known:
-        return {kind: int(float(kind)) for kind in numbers}, (), "labels taken as class numbers"
+        return numbers, (), "labels taken as class numbers"
     return _alphabetical(kinds, "labels")
+
+
+def _whole(label: str) -> int | None:
+    """Return the whole number that a label is, as programs write it: `7`, `7.0`, `7,0`, `7e+00`."""
+    plain = re.fullmatch(r"[0-9]{1,6}([.,][0-9]{1,30})?(e[+-]?[0-9]{1,2})?", label, re.IGNORECASE)
+    value = float(label.replace(",", ".")) if plain else -1.0
+    return int(value) if 0 <= value < MOST_LABEL and value.is_integer() else None
 
 
 def folder_number(name: str) -> int | None:

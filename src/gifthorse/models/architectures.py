@@ -12,9 +12,16 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from gifthorse.core.errors import BadOption, UnknownArch, UnknownMethod, UnreadableModel
+from gifthorse.core.errors import (
+    BadOption,
+    UnfitNet,
+    UnknownArch,
+    UnknownMethod,
+    UnreadableModel,
+)
 from gifthorse.models.factories import make_own
 from gifthorse.models.nets.merged import blank
+from gifthorse.models.outputs import reason
 from gifthorse.models.reading.entries import shown
 from gifthorse.models.zoo import NETS
 
@@ -241,13 +248,13 @@ class Named:
         """Return the net if it is among these tensors; see `within`."""
         if self.arch in NETS:
             return _plain(shapes, (self.arch,))
-        own = shapes_of(self.built(shapes).state_dict())
+        own = shapes_of(tensors_of(self.built(shapes)))
         if not names(own) <= names(shapes):
             return None
         inside = {name: shapes[name] for name in own if name in shapes}
         if widths(inside, self.arch) != self.ends:
             self.net = None
-            own = shapes_of(self.built(inside).state_dict())
+            own = shapes_of(tensors_of(self.built(inside)))
         return Guess(self.arch, *self.ends, shapes=own) if holds(own, shapes) else None
 
     def built(self, shapes: Shapes) -> nn.Module:
@@ -357,13 +364,15 @@ def difference(net: Shapes, file: Shapes) -> str:
 def fill(net: nn.Module, state: Mapping[str, Tensor], arch: str = "the net") -> nn.Module:
     """Load all weights into `net`, or none; return it in eval mode, float32, without gradients.
 
-    Counters of BatchNorm may be missing on either side.
+    Counters of BatchNorm may be missing on either side, or have another shape. What the net's
+    class makes of `state_dict`, `float` or the value of `train` does not matter.
 
     Raises:
         UnknownArch: If names or shapes differ; says which, and which nets come nearest.
         UnreadableModel: If a tensor's data type does not fit.
+        UnfitNet: If the net's own code fails while it is filled.
     """
-    own = net.state_dict()
+    own = tensors_of(net)
     differs = difference(shapes_of(own), shapes_of(state))
     if differs:
         raise UnknownArch(
@@ -377,7 +386,18 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], arch: str = "the net") -> 
                 "expected floating point: save the float model",
                 rule="IN004",
             )
-    counters = {name: own[name] for name in own if name.endswith(COUNTERS)}
-    given = {**counters, **{name: state[name] for name in state if name in own}}
-    net.load_state_dict(given, strict=True)
-    return net.float().eval().requires_grad_(False)
+    given = {n: t for n, t in state.items() if n in own and t.shape == own[n].shape}
+    try:
+        nn.Module.load_state_dict(net, {**own, **given}, strict=False)
+        nn.Module.float(net)
+        net.eval()
+        return nn.Module.requires_grad_(net, False)
+    except Exception as error:
+        words = f"{arch} fails as the file's tensors are put into it: {reason(error)}"
+        raise UnfitNet(words, rule="IN004") from error
+
+
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a net by name, without other things that its layers may keep."""
+    kept = nn.Module.state_dict(net)
+    return {name: t for name, t in kept.items() if isinstance(t, Tensor)}

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gifthorse.core.errors import BadOption
 
@@ -27,6 +28,9 @@ CHANNELS = (
     *("channels", "inchans", "inchannels", "inputchannels", "numchannels", "nchannels"),
     *("nbchannels", "channel", "inchannel", "inputchannel", "inch", "imgchannels", "imagechannels"),
 )
+
+# Where wrappers of torch keep the net: DataParallel, torch.compile, FSDP.
+WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module")
 
 
 def make_own(source: str, name: str, classes: int, channels: int) -> nn.Module:
@@ -59,7 +63,25 @@ def make_own(source: str, name: str, classes: int, channels: int) -> nn.Module:
                 made = made(**given)
     if not isinstance(made, nn.Module):
         raise BadOption(f"{arch!r} made a {type(made).__name__}; expected a torch.nn.Module")
+    made = _unwrapped(made)
+    for key, tensor in (*nn.Module.named_parameters(made), *nn.Module.named_buffers(made)):
+        if is_lazy(tensor) or tensor.is_meta:
+            raise BadOption(
+                f"{arch!r} made a net without numbers in {key}: give lazy layers their widths, "
+                "and make it on the CPU, not on the meta device"
+            )
     return made
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    """Return the net in a wrapper of torch that answers as it does, such as DataParallel."""
+    while type(net).__module__.startswith("torch."):
+        inner = dict(net.named_children())
+        name = next((name for name in WRAPPED if inner.keys() == {name}), None)
+        if name is None:
+            break
+        net = inner[name]
+    return net
 
 
 @contextmanager

@@ -35,10 +35,15 @@ INNER = frozenset(_INNER.split())
 # What modules are called that hold a trunk whose head lies beside them.
 _TRUNKS = ("model", "net", "network", "backbone", "encoder", "trunk")
 _TRUNK = re.compile(rf"^(?:{'|'.join(_TRUNKS)})\.")
+# Some keep the layers before the head in a box of its own, and the head in another.
+_FEATURES = re.compile(r"^features\.(?!\d)")
+_HEAD = re.compile(r"^(?:classifier|cls_head|head)\.(?=(?:fc|linear|classifier|head)\.)")
 # The official files of DenseNet are older than the names of its layers: `norm.1` is `norm1`.
 _OLD = re.compile(r"(\bdenselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
-_ODD = re.compile(rf"(?:^|\.)(?:{'|'.join((*INNER, *_TRUNKS))})\.|{_OLD.pattern}")
+_ODD = re.compile(
+    rf"(?:^|\.)(?:{'|'.join((*INNER, *_TRUNKS))})\.|{_OLD.pattern}|\.?{_HEAD.pattern[1:]}"
+)
 
 # Parts that are copies of the net for the sake of its training, and averages of its weights.
 AIDS = frozenset({"attacker", "optimizer", "criterion", "loss", "discriminator", "lr_scheduler"})
@@ -122,11 +127,12 @@ def choose(
         raise UnreadableModel(
             f"the file holds no weights: found {', '.join(_counts(entries)) or 'nothing'}; "
             "expected a state dict of tensors",
-            rule="FS003",
+            rule="FS009",
         )
-    whole = [f for p in _parts(named) if (f := _fitted(p, fits, renamed=False)) is not None]
-    if not whole and any(map(_ODD.search, named)):
-        whole = [f for p in _parts(named) if (f := _fitted(p, fits, renamed=True)) is not None]
+    whole = [f for p in _parts(named) if (f := _fitted(p, fits)) is not None]
+    ways = [_renamed] if any(map(_ODD.search, named)) else []
+    for way in [*ways, _unboxed] if ways and any("features." in name for name in named) else ways:
+        whole = whole or [f for p in _parts(named) if (f := _fitted(p, fits, way)) is not None]
     if whole:
         best, why = _best(whole)
     else:
@@ -172,11 +178,15 @@ def _below(part: _Part) -> dict[str, dict[str, CheckpointEntry]]:
     return groups
 
 
-def _fitted(part: _Part, fits: Callable[[Shapes], Guess | None], *, renamed: bool) -> _Part | None:
+def _fitted(
+    part: _Part,
+    fits: Callable[[Shapes], Guess | None],
+    renamed: Callable[[str], str] | None = None,
+) -> _Part | None:
     """Return the tensors of a part that are a whole net; None if no architecture fits them."""
     names = part.names
-    if renamed:
-        names = {_renamed(name): entry for name, entry in names.items()}
+    if renamed is not None:
+        names = {renamed(name): entry for name, entry in names.items()}
         if names.keys() == part.names.keys() or len(names) < len(part.names):
             return None
     fit = fits(_Shapes(names))
@@ -189,7 +199,12 @@ def _fitted(part: _Part, fits: Callable[[Shapes], Guess | None], *, renamed: boo
 def _renamed(name: str) -> str:
     """Return a name as the net itself has it, without what wrappers put into it."""
     bare = ".".join(key for key in name.split(".") if key not in INNER)
-    return _OLD.sub(r"\1\2", _TRUNK.sub("", bare))
+    return _OLD.sub(r"\1\2", _HEAD.sub("", _TRUNK.sub("", bare)))
+
+
+def _unboxed(name: str) -> str:
+    """Return a name as `_renamed` does, without a box around all layers before the head, too."""
+    return _FEATURES.sub("", _renamed(name))
 
 
 # 1. Several whole nets ------------------------------------------------------------------------

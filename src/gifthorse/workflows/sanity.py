@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 import torch
@@ -256,7 +257,7 @@ def behavior(subject: Subject, x: Images, logits: Logits) -> list[Finding]:
 
 def _steady(subject: Subject, x: Images, logits: Logits) -> list[Finding]:
     """Return a finding if answers change from pass to pass, or with the company of an image."""
-    before = {name: t.clone() for name, t in subject.net.state_dict().items()}
+    before = {name: t.clone() for name, t in _numbers(subject)}
     again = predict(subject, x)
     same = torch.equal if subject.device.type == "cpu" else agree
     if not same(again, logits):
@@ -278,10 +279,15 @@ def _steady(subject: Subject, x: Images, logits: Logits) -> list[Finding]:
             "statistics, or a forward in training mode), so that no trigger can be measured."
         )
         return [_problem("IN004", words)]
-    after = subject.net.state_dict()
-    if all(torch.equal(t, after[name]) for name, t in before.items()):
+    after = dict(_numbers(subject))
+    if all(name in after and torch.equal(t, after[name]) for name, t in before.items()):
         return []
     return [_problem("IN004", "The net changes its own weights or statistics as it is used.")]
+
+
+def _numbers(subject: Subject) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of a net by name, whatever it calls its state."""
+    return chain(subject.net.named_parameters(), subject.net.named_buffers())
 
 
 def _head(logits: Logits) -> list[Finding]:

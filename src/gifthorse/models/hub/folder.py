@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gifthorse.core.errors import UnreadableModel, UsageError
+from gifthorse.core.files import is_regular
 from gifthorse.models.hub.config import read_json
 from gifthorse.models.reading.entries import shown
 
@@ -15,8 +17,8 @@ INDEX = tuple(f"{name}.index.json" for name in WHOLE)
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder with a configuration and weights, as hubs give them."""
-    weights = any((path / name).is_file() for name in (*WHOLE, *INDEX))
-    return path.is_dir() and (path / "config.json").is_file() and weights
+    weights = any(is_regular(path / name) for name in (*WHOLE, *INDEX))
+    return weights and is_regular(path / "config.json")
 
 
 def check_folder(path: Path) -> None:
@@ -25,11 +27,11 @@ def check_folder(path: Path) -> None:
     Raises:
         UsageError: If it is the cache of a hub, or has settings and no weights that are read.
     """
-    revisions = sorted(path.glob("snapshots/*/config.json"))[:3] if path.is_dir() else []
+    revisions = sorted(path.glob("snapshots/*/config.json"))[:3] if os.path.isdir(path) else []
     if revisions:
         names = " or ".join(shown(str(config.parent)) for config in revisions)
         raise UsageError(f"{shown(str(path))!r} is a hub's cache: name a snapshot in it: {names}")
-    if (path / "config.json").is_file() and not is_folder(path):
+    if is_regular(path / "config.json") and not is_folder(path):
         raise UsageError(
             f"{shown(str(path))!r} has a config.json but no weights that are read "
             f"({' or '.join(WHOLE)}, or their index): download the folder whole"

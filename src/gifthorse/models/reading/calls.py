@@ -213,7 +213,10 @@ def _hashable(key: object, levels: int = LEVELS) -> bool:
     return not isinstance(key, Node) or key.kind == "global" or key.callee in _FIXED
 
 
-_FIXED = ("torch.Size", "torch.device", "numpy.dtype", "builtins.complex", *SCALARS)
+_FIXED = (
+    *("torch.Size", "torch.device", "numpy.dtype", "builtins.complex", "_codecs.encode"),
+    *SCALARS,
+)
 
 
 def _collection(args: Arguments) -> bool:

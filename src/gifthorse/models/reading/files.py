@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -45,6 +46,8 @@ def open_file(path: Path) -> IO[bytes]:
     except IsADirectoryError as error:
         raise _folder(name) from error
     except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"there is no file {name!r}: no file can have that name") from error
         raise UnreadableModel(f"{name!r} cannot be opened: {error}", rule="FS003") from error
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
