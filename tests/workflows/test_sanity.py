@@ -269,3 +269,11 @@ def test_winners_are_the_outputs_that_are_largest_somewhere() -> None:
     run = Run()
     assert winners(subject, band_images(), run).tolist() == [True] * BANDS + [False] * 3
     assert run.image_steps == len(band_images()) / 2
+
+
+def test_a_class_with_images_is_a_peer_even_if_the_net_never_names_it() -> None:
+    images = band_images()
+    wrong = InMemory(images.images, torch.full_like(images.labels, BANDS + 1), BANDS + 3)
+    subject = Subject(dead(3).eval(), (1, SIDE, SIDE), BANDS + 3)
+    expected = [True] * BANDS + [False, True, False]
+    assert winners(subject, wrong, Run()).tolist() == expected

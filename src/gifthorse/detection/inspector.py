@@ -186,14 +186,16 @@ def _statistics(best: Sequence[Candidate], depths: Tensor, peers: Tensor) -> dic
 
 
 def winners(subject: Subject, clean: Samples, run: Run) -> Tensor:
-    """Return which outputs are the largest for some clean image, `(K,)` bool.
+    """Return which outputs are the largest for some clean image, or its label, `(K,)` bool.
 
     An output that never wins is no class that others could be compared with: a head that was made
-    wider than its task has many, and what does win stands out from them.
+    wider than its task has many, and what does win stands out from them. A class that has images
+    is one, also where the net is wrong about the few that there are.
     """
-    x, _ = whole(clean)
+    x, y = whole(clean)
     run.charge(len(x) / 2)
-    return predict(subject, x).argmax(1).bincount(minlength=subject.classes) > 0
+    said = predict(subject, x).argmax(1)
+    return torch.cat([said, y.to(said)]).bincount(minlength=subject.classes) > 0
 
 
 def _alone(winning: int, goals: int) -> Finding:
