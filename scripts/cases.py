@@ -4,7 +4,8 @@
     python scripts/cases.py --keep cases.jsonl --jobs 2 --out docs/robustness.md
 
 One row a case: what was fed, what is right, what came, seconds and peak memory of a process. With
-`--keep` outcomes are kept as they come, and those that are kept already are not played again.
+`--keep` outcomes are kept as they come, and those that are kept already are not played again; with
+`--kept` no other is.
 """
 
 import argparse
@@ -88,9 +89,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--kept", action="store_true")
     given = parser.parse_args(arguments)
     words = given.words or [""]
     cases = [case for case in CASES if any(word in case.name for word in words)]
+    if given.kept and given.keep is not None:
+        known = {json.loads(line)["name"] for line in given.keep.read_text().splitlines()}
+        cases = [case for case in cases if case.name in known]
     print(HEADER)
     found: dict[str, tuple[Case, Any]] = {}
     for case, kept in played(cases, given.keep, given.jobs):
