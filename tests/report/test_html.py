@@ -99,7 +99,7 @@ def test_stamped_examples_show_predictions_before_and_after() -> None:
 def test_claims_of_the_file_are_marked_as_such() -> None:
     text = WRITERS["html"](backdoored())
     start = text.index("What the file says about itself")
-    assert "Nothing of it was verified" in text[start : start + 300]
+    assert "claims, not facts. What was checked" in text[start : start + 300]
     assert "“gifthorse attack badnet”" in text[start : start + 900]
 
 
