@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -91,6 +92,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kept", action="store_true")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had them ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     words = given.words or [""]
     cases = [case for case in CASES if any(word in case.name for word in words)]
     if given.kept and given.keep is not None:
