@@ -54,11 +54,11 @@ def row(case: Case, kept: Mapping[str, Any]) -> str:
 def played(cases: list[Case], keep: Path | None, jobs: int) -> Iterator[tuple[Case, Any]]:
     """Play cases, several at once, and yield each with its outcome."""
     lines = keep.read_text().splitlines() if keep is not None and keep.exists() else []
-    known = {kept["name"]: kept for kept in map(json.loads, lines)}
+    known, at = {kept["name"]: kept for kept in map(json.loads, lines)}, commit()
     with ThreadPoolExecutor(jobs) as pool:
         ask = [case for case in cases if case.name not in known]
         for case, outcome in zip(ask, pool.map(play, ask), strict=True):
-            kept = {"name": case.name, **asdict(outcome), "text": ""}
+            kept = {"name": case.name, "commit": at, **asdict(outcome), "text": ""}
             if keep is not None:
                 with keep.open("a") as file:
                     file.write(json.dumps(kept) + "\n")
@@ -66,14 +66,19 @@ def played(cases: list[Case], keep: Path | None, jobs: int) -> Iterator[tuple[Ca
     yield from ((case, known[case.name]) for case in cases if case.name in known)
 
 
-def page(found: Mapping[str, tuple[Case, Any]]) -> str:
-    """Return all rows under their headings, with the machine and the commit."""
+def commit() -> str:
+    """Return the commit that is played on."""
     ask = ["/usr/bin/env", "git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.check_output(ask, cwd=ROOT, text=True).strip()  # noqa: S603 - our words
+    return subprocess.check_output(ask, cwd=ROOT, text=True).strip()  # noqa: S603 - our words
+
+
+def page(found: Mapping[str, tuple[Case, Any]]) -> str:
+    """Return all rows under their headings, with the machine and the commits."""
+    played_on = ", ".join(sorted({kept["commit"] for _, kept in found.values()}))
     wrong = sum(bool(kept["wrong"]) for _, kept in found.values())
     parts = [
         f"{len(found)} cases, {wrong} of them not right, on {platform.machine()} with "
-        f"{os.cpu_count()} hardware threads, torch {version('torch')}, commit {commit}.\n"
+        f"{os.cpu_count()} hardware threads, torch {version('torch')}, commit {played_on}.\n"
     ]
     rest = dict(found)
     for title, words in KINDS.items():
