@@ -19,7 +19,7 @@ from gifthorse.core.types import Normalization
 from gifthorse.filtering import STRIP
 from gifthorse.models import inspect, load
 from gifthorse.models.hub.build import weights_of
-from gifthorse.models.hub.opening import digest_of
+from gifthorse.models.hub.folder import digest_now
 from gifthorse.workflows.filter import take_in
 from gifthorse.workflows.opening import Inputs, opened
 
@@ -46,7 +46,7 @@ def test_a_folder_is_a_model(folder: Path) -> None:
     assert got.resize is not None
     assert (got.resize.size, got.resize.kernel) == ((32, 32), "bicubic")
     seen = inspect(folder)
-    assert seen.sha256 == got.origin.sha256 == digest_of(folder)
+    assert seen.sha256 == got.origin.sha256 == digest_now(folder)
     assert (seen.status, seen.arch) == (0, got.origin.arch)
     assert "images would be resized to 32x32" in " ".join(seen.notes)
 

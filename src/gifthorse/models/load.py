@@ -206,15 +206,24 @@ def read_tensors(
 
 def _picked(chosen: Chosen, by_path: Mapping[tuple[str, ...], Tensor | None]) -> dict[str, Tensor]:
     """Return the net's tensors."""
-    odd = next((e for e in chosen.entries.values() if e.type not in PLAIN), None)
-    if odd is not None:
+    for entry in chosen.entries.values():
+        check_plain(entry)
+    picked = {name: by_path[entry.path] for name, entry in chosen.entries.items()}
+    return {name: tensor for name, tensor in picked.items() if tensor is not None}
+
+
+def check_plain(entry: CheckpointEntry) -> None:
+    """Refuse a tensor of numbers that cannot be searched, such as quantized ones.
+
+    Raises:
+        UnreadableModel: If it is one.
+    """
+    if entry.type not in PLAIN:
         raise UnreadableModel(
-            f"tensor {shown(odd.path[-1])!r} is {shown(odd.type)}: only plain floating point "
+            f"tensor {shown(entry.path[-1])!r} is {shown(entry.type)}: only plain floating point "
             "weights can be examined; save the float model",
             rule="IN004",
         )
-    picked = {name: by_path[entry.path] for name, entry in chosen.entries.items()}
-    return {name: tensor for name, tensor in picked.items() if tensor is not None}
 
 
 def _normalization(stored: Sequence[Tensor | None]) -> Normalization | None:

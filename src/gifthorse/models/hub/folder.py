@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from gifthorse.core.errors import UnreadableModel, UsageError
 from gifthorse.core.files import is_regular
 from gifthorse.models.hub.config import read_json
 from gifthorse.models.reading.entries import shown
+from gifthorse.models.reading.files import digest, open_file
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 MOST_SHARDS = 1000
@@ -78,3 +81,22 @@ def _shards(folder: Path, index: str) -> list[Path]:
             rule="FS003",
         )
     return [folder / name for name in names]
+
+
+def digest_of(hashes: Iterable[tuple[Path, str]]) -> str:
+    """Return the hash of a folder's weights from the files and the hash of each."""
+    lines = "".join(f"{path.name} {sha256}\n" for path, sha256 in hashes)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def digest_now(folder: Path) -> str:
+    """Return the hash of the weights that lie in a folder by now.
+
+    Raises:
+        UnreadableModel: If there are none, or one may not be read.
+    """
+    hashes = []
+    for path in weight_files(folder):
+        with open_file(path) as stream:
+            hashes.append((path, digest(stream)))
+    return digest_of(hashes)

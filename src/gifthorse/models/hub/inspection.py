@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from gifthorse.core.types import Finding
 from gifthorse.models import inspection
 from gifthorse.models.hub.beside import beside
 from gifthorse.models.hub.config import HubConfig, read_config
-from gifthorse.models.hub.folder import weight_files
+from gifthorse.models.hub.folder import digest_of, weight_files
 from gifthorse.models.hub.preprocess import read_preprocessing
 from gifthorse.models.reading.stance import stance
 from gifthorse.models.reading.survey import finding
@@ -47,14 +46,12 @@ def _joined(
     """Return one account of a folder's settings and of all its weights."""
     findings = (*told, *(f for part in parts for f in part.findings))
     imports = tuple(i for part in parts for i in part.imports)
-    opinion, digest = stance(findings, imports), hashlib.sha256()
-    for part in parts:
-        digest.update(f"{Path(part.path).name} {part.sha256}\n".encode())
+    opinion = stance(findings, imports)
     return replace(
         parts[0],
         path=str(folder),
         bytes=sum(part.bytes for part in parts),
-        sha256=digest.hexdigest(),
+        sha256=digest_of((Path(part.path), part.sha256) for part in parts),
         format=f"{config.library} folder" if config else "folder",
         safety=opinion.safety,
         advice=opinion.advice,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,17 @@ from gifthorse.core.types import Origin
 from gifthorse.models.hub.beside import beside
 from gifthorse.models.hub.build import build_net
 from gifthorse.models.hub.config import HubConfig, read_config
-from gifthorse.models.hub.folder import weight_files
+from gifthorse.models.hub.folder import digest_of, weight_files
 from gifthorse.models.hub.preprocess import read_preprocessing
-from gifthorse.models.load import Opened, check_torch, nonfinite, read_tensors, to_float32
+from gifthorse.models.load import (
+    Opened,
+    check_plain,
+    check_torch,
+    nonfinite,
+    read_tensors,
+    to_float32,
+)
 from gifthorse.models.reading import isolation
-from gifthorse.models.reading.entries import PLAIN, shown
 from gifthorse.models.reading.isolation import private_copy
 
 
@@ -49,11 +55,12 @@ def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
     origin = Origin(path=str(folder), format="folder")
     try:
         config = read_config(folder / "config.json")
-        weights = _weights(folder, memory, deadline)
+        files = weight_files(folder)
+        weights = _weights(files, memory, deadline)
         state, casts = to_float32(weights.state)
         net, notes = build_net(config, state)
         claim, resize = read_preprocessing(folder, config)
-        _, aside = beside(folder, weight_files(folder))
+        _, aside = beside(folder, files)
     except UnreadableModel as error:
         error.origin = error.origin or origin
         raise
@@ -75,30 +82,26 @@ def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
     )
 
 
-def _weights(folder: Path, memory: int, deadline: float) -> _Weights:
+def _weights(files: Sequence[Path], memory: int, deadline: float) -> _Weights:
     """Read every file of weights, each checked and apart, like a file by itself."""
-    found, digest, left = _Weights(), hashlib.sha256(), memory
-    for path in weight_files(folder):
+    found, hashes, left = _Weights(), list[tuple[Path, str]](), memory
+    for path in files:
         with private_copy(path, left) as copy:
             told = isolation.survey(copy, deadline)
             tensors = read_tensors(copy, told, left, deadline)
             left -= max(copy.size, told.full)
-            digest.update(f"{path.name} {copy.sha256}\n".encode())
+            hashes.append((path, copy.sha256))
             found.size += copy.size
         for entry, tensor in zip(told.entries, tensors, strict=True):
-            if entry.shape is not None and entry.type not in PLAIN:
-                raise UnreadableModel(
-                    f"tensor {shown(entry.path[0])!r} is {shown(entry.type)}: only plain floating "
-                    "point weights can be examined; save the float model",
-                    rule="IN004",
-                )
+            if entry.shape is not None:
+                check_plain(entry)
             if tensor is None or len(entry.path) != 1:
                 continue
             found.state[entry.path[0]] = tensor
             found.dtypes.add(entry.type)
     if not found.state:
         raise UnreadableModel("the weights are no state dict: names and tensors", rule="FS003")
-    found.digest = digest.hexdigest()
+    found.digest = digest_of(hashes)
     return found
 
 
@@ -106,12 +109,3 @@ def _told(config: HubConfig) -> dict[str, str]:
     """Return the folder's claims that a report shows."""
     names = ", ".join(f"{k} {name}" for k, name in enumerate(config.labels[:20]))
     return {"classes": names} if names else {}
-
-
-def digest_of(folder: Path) -> str:
-    """Return the hash of a folder's weights, as `open_folder` gives it."""
-    whole = hashlib.sha256()
-    for path in weight_files(folder):
-        with private_copy(path) as copy:
-            whole.update(f"{path.name} {copy.sha256}\n".encode())
-    return whole.hexdigest()
