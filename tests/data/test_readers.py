@@ -14,7 +14,7 @@ from PIL import Image
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.isolated.confinement import Limits
 from gifthorse.core.resizing import Resize
-from gifthorse.data import READERS, Gallery, read
+from gifthorse.data import READERS, Gallery, isolation, read
 from gifthorse.data.files import FolderContents, ImageEntry, gather
 from gifthorse.data.gallery import Wanted, balanced
 from gifthorse.data.readers import sniff
@@ -404,3 +404,22 @@ def test_images_that_unfold_to_far_more_than_their_files_are_refused(
     with pytest.raises(BadImages, match=r"unfold to .* --input-size"):
         gather(found, Wanted())
     assert len(gather(found, Wanted(size=Resize((64, 64)))).samples) == 8
+
+
+def test_of_a_flat_folder_every_image_is_read_without_labels_and_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i, place in enumerate(("a", "b/c")):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / place / f"{i}.png")
+    asked: list[object] = []
+    apart = isolation.decoded
+
+    def seen(function: Any, arguments: Any, source: Path) -> Any:
+        asked.append(source)
+        return apart(function, arguments, source)
+
+    monkeypatch.setattr(isolation, "decoded", seen)
+    gallery = read(str(tmp_path), flat=True)
+    assert gallery.samples.labels.tolist() == [-1, -1]
+    assert asked == [tmp_path]

@@ -45,6 +45,7 @@ def read(
     classes: int | None = None,
     limit: int | None = None,
     repeats: bool = False,
+    flat: bool = False,
 ) -> Gallery:
     """Read clean images of whatever kind `source` is, see `sniff`.
 
@@ -57,6 +58,7 @@ def read(
         limit: At most so many images, spread evenly over the classes, without chance.
         repeats: Whether exact duplicates stay, so that without a limit row i of an array or of a
             packed split is image i.
+        flat: Of a folder, whether to read every image wherever in it, without labels.
 
     Raises:
         BadImages: There is nothing to read, nothing usable, or the labels do not fit.
@@ -77,7 +79,8 @@ def read(
     path = Path(source) if Path(source).exists() else Path(name)
     table = path.is_file() and path.suffix.lower() in (*ENDINGS, ".json")
     told = None if resize is None else asdict(resize)
-    parts = isolation.decoded(examined, [source, told, *given], path.parent if table else path)
+    asked = [source, told, *given, flat]
+    parts = isolation.decoded(examined, asked, path.parent if table else path)
     return isolation.together(parts)
 
 
@@ -88,10 +91,12 @@ def examined(
     classes: int | None,
     limit: int | None,
     repeats: bool,
+    flat: bool,
 ) -> isolation.Parts:
     """Read images where nothing but reading is allowed; for the arguments see `read`."""
     wanted = Wanted(Resize.read(size), channels, classes, limit, repeats)
-    return isolation.apart(READERS[sniff(source)](source, wanted))
+    kind = "flat" if flat and Path(source).is_dir() else sniff(source)
+    return isolation.apart(READERS[kind](source, wanted))
 
 
 def sniff(source: str) -> str:

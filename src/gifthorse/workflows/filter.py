@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,8 +28,7 @@ from gifthorse.core.text import cell
 from gifthorse.core.types import Filter, Labels, Rate, Samples, Subject
 from gifthorse.data import read
 from gifthorse.data.files import shown
-from gifthorse.data.folders import read_flat
-from gifthorse.data.gallery import Gallery, Wanted
+from gifthorse.data.gallery import Gallery
 from gifthorse.data.samples import InMemory, Subset, batches, split
 from gifthorse.filtering.scoring import takes_labels, threshold
 from gifthorse.report.figures.contact_sheet import plain_sheet, write_sheet
@@ -195,12 +194,15 @@ def take_in(source: str, prepared: Prepared, method: Filter) -> Gallery:
         BadImages: If there are none, or labels that count do not fit the model.
     """
     channels, height, width = prepared.subject.shape
-    wanted = Wanted(prepared.resize or Resize((height, width)), channels, repeats=True)
-    if takes_labels(method):
-        wanted = replace(wanted, classes=prepared.subject.classes)
-    elif Path(source).is_dir():
-        return read_flat(source, wanted)
-    return read(source, **vars(wanted))
+    labeled = takes_labels(method)
+    return read(
+        source,
+        size=prepared.resize or Resize((height, width)),
+        channels=channels,
+        classes=prepared.subject.classes if labeled else None,
+        repeats=True,
+        flat=not labeled,
+    )
 
 
 def shared(clean: InMemory, suspects: InMemory) -> int:
