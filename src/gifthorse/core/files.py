@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from gifthorse.core.errors import Unwritable, UsageError
 
 MOST = 512 * 2**20  # bytes of a file that is read as a whole
+# How to open what may be a pipe or a device: at once, and as it is.
+AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def is_regular(path: Path) -> bool:
@@ -47,7 +49,7 @@ def open_regular(path: Path) -> IO[bytes]:
     """
     check_regular(path)
     try:  # a pipe that came into its place meanwhile keeps nobody waiting
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        fd = os.open(path, AT_ONCE)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
     return os.fdopen(fd, "rb")

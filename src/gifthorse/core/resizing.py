@@ -44,12 +44,12 @@ class Resize:
     def words(self) -> str:
         """What is done, to be said of an image."""
         height, width = self.size
-        if self.shortest is None and self.resized in (None, self.size):
-            return f"resized to {height}x{width}, aspect ratio not kept"
+        way = f"resized to {self.shortest} pixels along the shorter edge"
         if self.shortest is None:
-            way = f"resized to {self.resized[0]}x{self.resized[1]}" if self.resized else "left"
-        else:
-            way = f"resized to {self.shortest} pixels along the shorter edge"
+            high, wide = self.resized or self.size
+            way = f"resized to {high}x{wide}"
+            if (high, wide) == self.size:
+                return f"{way}, aspect ratio not kept"
         return f"{way} ({self.kernel}), the middle {height}x{width} kept"
 
     def __call__(self, image: Image.Image) -> Image.Image:

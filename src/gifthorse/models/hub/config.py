@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gifthorse.core.errors import UnreadableModel, UnsafeModel
+from gifthorse.core.errors import UnreadableModel, UnsafeModel, UsageError
+from gifthorse.core.files import read_file
 from gifthorse.models.reading.entries import shown
 
 # Types of transformers whose classes for images take pixels and return logits, and nothing else.
@@ -64,12 +65,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UnreadableModel: If it is too large, or no JSON object.
     """
-    with path.open("rb") as stream:
-        text = stream.read(LARGEST + 1)
-    if len(text) > LARGEST:
-        raise _unreadable(path, f"is larger than {LARGEST:,} bytes")
     try:
-        found = json.loads(text, parse_constant=_refuse)
+        found = json.loads(read_file(path, LARGEST), parse_constant=_refuse)
+    except UsageError as error:
+        raise UnreadableModel(str(error), rule="FS003") from error
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"is no JSON ({shown(str(error))})") from error
     if not isinstance(found, dict):

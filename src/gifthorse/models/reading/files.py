@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from gifthorse.core.errors import UnreadableModel, UsageError
+from gifthorse.core.files import AT_ONCE
 from gifthorse.models.reading import archives
 from gifthorse.models.reading.entries import shown
 from gifthorse.models.reading.headers import HEADER
@@ -40,7 +41,7 @@ def open_file(path: Path) -> IO[bytes]:
     """
     name = shown(str(path))
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        fd = os.open(path, AT_ONCE)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"there is no file {name!r}: check the path") from error
     except IsADirectoryError as error:
