@@ -15,7 +15,7 @@ import pytest
 
 from gifthorse.cli import app, border
 from gifthorse.cli.scan import gravest
-from gifthorse.core.signals import held
+from gifthorse.core.signals import STOPS, held
 
 ROOT = Path(__file__).parents[2]
 GIFT = ROOT / "examples" / "gift"
@@ -52,12 +52,15 @@ EVERY = [
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    """Exit status and both streams, in this process."""
+    """Exit status and both streams, in this process, which keeps its own handlers of signals."""
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    handlers = {number: signal.getsignal(number) for number in STOPS}
     sys.argv = ["gifthorse", *arguments]
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
         app.main()
     sys.argv = before
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     assert isinstance(stopped.value.code, int)
     return stopped.value.code, out.getvalue(), " ".join(err.getvalue().split())
 
@@ -272,3 +275,14 @@ def test_messages_are_printed_in_one_place() -> None:
         if path.name not in ("terminal.py", "border.py"):
             for direct in ("typer.echo(", "err.print(", "console.print(", "sys.stderr.write("):
                 assert direct not in text, f"{path.name}: {direct}"
+
+
+def test_a_signal_on_the_way_out_ends_the_process_without_a_traceback() -> None:
+    code = (
+        "import os, signal\nfrom gifthorse.cli import border\nsignals = border.Signals()\n"
+        "signals.listen()\ntry:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except KeyboardInterrupt:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, b"", b"")

@@ -100,19 +100,20 @@ class Signals:
     """Ctrl-C, a polite kill and a closed terminal all interrupt; ignored ones stay ignored.
 
     Until `listen`, they end the process at once: libraries that are being imported may swallow an
-    exception, or print it.
+    exception, or print it. After it, the first interrupts, and one more ends the process at once:
+    what is said and put away on the way out must not be interrupted into a traceback.
 
     Attributes:
         status: What to exit with after the last signal.
     """
 
     def __init__(self) -> None:
-        self.status = STOPPED + signal.SIGINT
+        self.status, self._raised = STOPPED + signal.SIGINT, False
         self._heard = [n for n in STOPS if signal.getsignal(n) != signal.SIG_IGN]
         self._handle(self._at_once)
 
     def listen(self) -> None:
-        """From now on, raise KeyboardInterrupt."""
+        """From now on, raise KeyboardInterrupt, once."""
         self._handle(self._raise)
 
     def _handle(self, handler: object) -> None:
@@ -127,7 +128,9 @@ class Signals:
         os._exit(STOPPED + number)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        self.status = STOPPED + number
+        if self._raised:
+            os._exit(STOPPED + number)
+        self.status, self._raised = STOPPED + number, True
         raise KeyboardInterrupt
 
 
