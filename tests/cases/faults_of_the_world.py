@@ -117,7 +117,7 @@ def _bench(folder: Path) -> list[str]:
     _packed(folder)
     (folder / "p.toml").write_text(
         'profile = "smoke"\n[[grid]]\ndata = ["set.npz"]\nnets = ["tiny"]\n'
-        'attacks = ["badnet"]\ndefenses = ["strip"]\n'
+        'attacks = ["badnet"]\ndefenses = ["strip"]\nseeds = 9\n'
     )
     return ["bench", "run", "p.toml", "--workers", "2"]
 
