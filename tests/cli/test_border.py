@@ -286,3 +286,13 @@ def test_a_signal_on_the_way_out_ends_the_process_without_a_traceback() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, b"", b"")
+
+
+def test_a_signal_at_the_last_moment_does_not_change_the_status() -> None:
+    code = (
+        "import atexit, os, signal\nfrom gifthorse.cli import border\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "border.Signals().listen()\nborder.leave(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (3, b"")

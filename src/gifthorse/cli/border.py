@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -83,6 +84,9 @@ def leave(status: int) -> NoReturn:
         say(f"the output could not be written: {error}")
         status = ERROR
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes again at its end
+    with suppress(ValueError):  # not the main thread
+        for number in STOPS:  # all is said: a late signal must not change the status any more
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 
