@@ -12,10 +12,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from tests.handlers import own_handlers
 
 from gifthorse.cli import app, border
 from gifthorse.cli.scan import gravest
-from gifthorse.core.signals import STOPS, held
+from gifthorse.core.signals import held
 
 ROOT = Path(__file__).parents[2]
 GIFT = ROOT / "examples" / "gift"
@@ -52,15 +53,17 @@ EVERY = [
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    """Exit status and both streams, in this process, which keeps its own handlers of signals."""
+    """Exit status and both streams, in this process."""
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    handlers = {number: signal.getsignal(number) for number in STOPS}
     sys.argv = ["gifthorse", *arguments]
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        own_handlers(),
+        pytest.raises(SystemExit) as stopped,
+    ):
         app.main()
     sys.argv = before
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     assert isinstance(stopped.value.code, int)
     return stopped.value.code, out.getvalue(), " ".join(err.getvalue().split())
 

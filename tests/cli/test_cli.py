@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.handlers import own_handlers
 
 from gifthorse import __version__
 from gifthorse.attacks import ATTACKS
@@ -54,7 +55,7 @@ Run = Callable[..., Ran]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*arguments: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["gifthorse", *arguments])
-        with pytest.raises(SystemExit) as stopped:
+        with own_handlers(), pytest.raises(SystemExit) as stopped:
             cli.main()
         out, err = capsys.readouterr()
         code = stopped.value.code
