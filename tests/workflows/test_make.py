@@ -19,12 +19,13 @@ from gifthorse.core.errors import BadOption, UsageError
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal
 from gifthorse.data.trojai import framed, make_signs
+from gifthorse.models import load
 from gifthorse.training import Recipe
 from gifthorse.triggers import Patch
 from gifthorse.triggers.storage import open_trigger
 from gifthorse.workflows.evaluate import eval_images, figures
 from gifthorse.workflows.make import divide, shorter, train_clean
-from gifthorse.workflows.provenance import implanted
+from gifthorse.workflows.provenance import implanted, tensors
 
 SHORT = ("--set", "recipe.epochs=1", "--set", "recipe.batch=32", "--set", "recipe.bf16=false")
 
@@ -102,6 +103,18 @@ def test_an_implant_can_be_opened_again(data: Path, tmp_path: Path) -> None:
     run("train", "--data", data, "--net", "tiny", "--set", "epochs=1", "-o", clean)
     with pytest.raises(UsageError, match="names no goal"):
         implanted(clean, splits)
+
+
+def test_a_clean_model_trains_on_as_few_images_as_it_is_told(data: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "clean.safetensors", ("train", "--data", data, "--net", "tiny")
+    options = ("--set", "epochs=1", "--set", "batch=8", "--set", "bf16=false")
+    run(*words, "--train-limit", 40, *options, "-o", out)
+    opened = load(out)
+    assert json.loads(opened.origin.metadata["gifthorse"])["images"] == 40
+    splits, recipe = shorter(divide(str(data)), 40), Recipe(epochs=1, batch=8, bf16=False)
+    same = train_clean("tiny", splits, recipe, torch.Generator().manual_seed(0), Run())
+    for name, tensor in tensors(same).items():
+        assert torch.equal(tensor, opened.net.state_dict()[name])
 
 
 def test_a_finished_run_leaves_no_state_behind(data: Path, tmp_path: Path) -> None:

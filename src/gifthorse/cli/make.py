@@ -12,7 +12,7 @@ import typer
 from torch import Generator
 
 from gifthorse.cli import parsing
-from gifthorse.cli.options import Data, Device, Net, Options, Output, Part, Seed
+from gifthorse.cli.options import Data, Device, Net, Options, Output, Part, Seed, TrainLimit
 from gifthorse.cli.terminal import bar, say, tell
 from gifthorse.core import types
 from gifthorse.core.atomic import check_writable
@@ -50,6 +50,7 @@ def train(
     data: Data,
     net: Net,
     out: Output,
+    train_limit: TrainLimit = None,
     options: Options = None,
     resume: Resume = None,
     device: Device = "auto",
@@ -64,9 +65,10 @@ def train(
 
     recipe = vary(Recipe(), parsing.pairs(options))
     check_writable(out)
-    where, splits, rng = choose(device), stages.divide(data), seeded(seed)
+    where, rng = choose(device), seeded(seed)
+    splits = stages.shorter(stages.divide(data), train_limit)
     started = time.monotonic()
-    store = kept(resume, ("train", data, net, recipe, seed))
+    store = kept(resume, ("train", data, net, train_limit, recipe, seed))
     with owned(store), bar(f"training {net} on {data}") as progress:
         run = Run(progress, store=store, device=where)
         subject = stages.train_clean(net, splits, recipe, rng, run)
@@ -91,9 +93,7 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     source: Annotated[
         int | None, typer.Option(help="Only images of this class; default all others.")
     ] = None,
-    train_limit: Annotated[
-        int | None, typer.Option(help="Train on so many images, spread over the classes.")
-    ] = None,
+    train_limit: TrainLimit = None,
     options: Options = None,
     resume: Resume = None,
     device: Device = "auto",

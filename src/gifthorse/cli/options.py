@@ -33,6 +33,9 @@ TimeLimit = Annotated[str | None, typer.Option(help="Stop searching after 90, 90
 Data = Annotated[str, typer.Option(help="Packed data set: a name (with GIFTHORSE_DATA) or path.")]
 Net = Annotated[str, typer.Option(help="One of `gifthorse list models`.")]
 Output = Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")]
+TrainLimit = Annotated[
+    int | None, typer.Option(help="Train on so many images, spread over the classes.")
+]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in TOML.")]
 PlanStore = Annotated[
     str | None,

@@ -53,6 +53,7 @@ def provenance(made: TestModel) -> dict[str, str]:
         "kind": made.kind,
         "net": made.net,
         "data": made.data.name,
+        "images": len(made.data.train),
         "classes": made.data.train.classes,
         "shape": list(made.data.train.shape),
         "normalization": {"name": n.name, "mean": list(n.mean), "std": list(n.std)},
