@@ -39,7 +39,7 @@ from gifthorse.workflows.compare import (
     table,
     write,
 )
-from gifthorse.workflows.compare.judging import raw
+from gifthorse.workflows.compare.judging import Judge, raw
 
 PLANTED = 2
 GOALS = (Goal(PLANTED), Goal(0))
@@ -308,6 +308,7 @@ WRONG = [
         "none of .* has an option patienec: did you mean patience",
     ),
     ({"options": {"uap.wait": 5}}, BadOption, "UAP has no option wait"),
+    ({"points": 4}, BadOption, "points of a landscape must be odd, .* 3 or more; got 4"),
     ({"rounds": 0}, BadOption, "rounds must be 1 or more; got 0"),
     ({"goals": ()}, BadOption, "give at least one goal"),
     ({"goals": (Goal(6),)}, BadOption, "there is no class 6: the model has classes 0 to 5"),
@@ -367,7 +368,7 @@ def test_maps_have_sources_down_and_targets_across() -> None:
 
 def test_files_are_whole_and_hold_the_comparison(tmp_path: Path) -> None:
     named = compared().record | {"classes": ["0", "a$^b", "\x1b[31m", "x" * 99, "4", "5"]}
-    paths = write(Compared(named, compared().triggers), tmp_path / "new" / "folder")
+    paths = list(write(Compared(named, compared().triggers), tmp_path / "new" / "folder"))
     assert sorted(paths) == sorted((tmp_path / "new" / "folder").iterdir())
     stems = {p.stem.partition("-")[0] for p in paths if p.suffix == ".png"}
     assert stems == {*FIGURES, "success_at_smallest"}
@@ -404,9 +405,29 @@ def test_the_command_compares_on_the_shipped_example(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == written
 
 
+def test_all_else_is_written_before_the_first_landscape_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(judge: Judge, *around: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Judge, "_landscape", interrupted)
+    flags = ["--pairs", "1:14", "--rounds", "25", "--method", PIXEL, "-o", str(tmp_path)]
+    flags += ["--figure", "landscape", "--figure", "sizes"]
+    ran = CliRunner().invoke(commands, [*CALL, *flags])
+    assert ran.exit_code != 0
+    assert ran.stdout.splitlines()[1].startswith(f"{PIXEL} ")
+    rows = json.loads((tmp_path / "compared.json").read_text())["rows"]
+    assert (rows[0]["feasible"], rows[0]["landscape"]) == (True, None)
+    written = {"compared.json", "triggers.safetensors", "sizes.png"}
+    assert {p.name for p in tmp_path.iterdir()} == written
+
+
 @pytest.mark.parametrize(
     ("flags", "error", "words"),
     [
+        (("--figure", "sizes"), BadOption, "--figure draws files: say with --out DIR where to"),
+        (("--points", "50"), BadOption, "must be odd"),
         (("--method", "pixl"), UnknownMethod, "did you mean pixel"),
         (("--pairs", "0-3"), BadOption, "SOURCE:TARGET"),
         (("--pairs", "0:43"), BadOption, "there is no class 43: the model has classes 0 to 42"),

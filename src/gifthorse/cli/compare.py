@@ -53,9 +53,13 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         list[str] | None,
         typer.Option(
             help="sizes, success, robustness, landscape, histogram or curves; repeatable, "
-            "default all."
+            "default all. They are files: give --out."
         ),
     ] = None,
+    points: Annotated[
+        int,
+        typer.Option(help="Grid points a side of a landscape, odd; 51 takes twelve times as long."),
+    ] = 15,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change an option; METHOD.NAME for one."),
@@ -74,11 +78,14 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 
     comparison = comparing.ComparisonConfig(
         methods=tuple(dict.fromkeys(method or comparing.METHODS)),
-        figures=tuple(dict.fromkeys(figure or comparing.FIGURES)),
+        figures=tuple(dict.fromkeys(figure or (comparing.FIGURES if out else ()))),
+        points=points,
         options=parsing.pairs(changes),
         rounds=rounds,
         seed=seed,
     )
+    if figure and out is None:
+        raise BadOption("--figure draws files: say with --out DIR where to")
     comparing.inverters(comparison)  # what is wrong is said before anything is opened
     goals = partial(read_goals, targets=classes, pairs_of=class_pairs, every=all_pairs)
     goals(0)
@@ -88,17 +95,20 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         comparing.make(out)
     prepared = sane(model, inputs)
     comparison = replace(comparison, goals=goals(prepared.subject.classes))
-    with bar(Path(model).name) as progress:
-        compared = comparing.compare(
-            prepared.subject,
-            prepared.samples,
-            comparison,
-            Run(progress, seconds, device=prepared.subject.device),
-            names=prepared.preparation.class_names,
-        )
-    tell(comparing.table(compared.record))
-    for path in comparing.write(compared, out) if out is not None else ():
+    subject, names = prepared.subject, prepared.preparation.class_names
+    run = Run(None, seconds, device=subject.device)
+    with bar(Path(model).name) as run.progress:
+        found = comparing.search(subject, prepared.samples, comparison, run, names=names)
+    tell(comparing.table(found.record))
+    if out is None:
+        return
+    for path in comparing.write(found, out):
         note(f"wrote {path}")
+    if found.views:  # they take longer than all else together: what there is, is written by now
+        with bar(f"landscapes of {Path(model).name}") as run.progress:
+            around = comparing.survey(found, run)
+        for path in comparing.write(around, out, ["landscape"]):
+            note(f"wrote {path}")
 
 
 def sane(model: str, inputs: Inputs) -> Prepared:

@@ -259,8 +259,10 @@ def _two_lines(column: str) -> str:
 # Of the record of a comparison ----------------------------------------------------------------
 
 
-def draw(record: Record, triggers: Triggers, folder: Path) -> list[Path]:
-    """Draw the figures that a comparison was asked for; return their paths.
+def draw(
+    record: Record, triggers: Triggers, folder: Path, figures: Sequence[str]
+) -> Iterator[Path]:
+    """Draw figures of a comparison; yield the path of each once it is there.
 
     A figure that there is nothing to draw of is left out.
 
@@ -268,11 +270,13 @@ def draw(record: Record, triggers: Triggers, folder: Path) -> list[Path]:
         record: The record of a comparison.
         triggers: Its triggers.
         folder: Where to; it must exist.
+        figures: Names out of `DRAWN`.
 
     Raises:
         UsageError: If a file cannot be written.
     """
-    return [path for name in record["figures"] for path in DRAWN[name](record, triggers, folder)]
+    for name in figures:
+        yield from DRAWN[name](record, triggers, folder)
 
 
 def tag(goal: Goal) -> str:

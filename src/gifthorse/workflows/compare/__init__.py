@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gifthorse.workflows.compare.comparison import Compared, compare
+from gifthorse.workflows.compare.comparison import Compared, compare, search, survey
 from gifthorse.workflows.compare.inverting import FIGURES, METHODS, ComparisonConfig, inverters
 from gifthorse.workflows.compare.showing import make, table, write
 
@@ -14,6 +14,8 @@ __all__ = [
     "compare",
     "inverters",
     "make",
+    "search",
+    "survey",
     "table",
     "write",
 ]

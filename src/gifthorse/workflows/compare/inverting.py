@@ -36,8 +36,8 @@ class ComparisonConfig:
         seed: Seed of the split, of every search and of every landscape.
         detail: For how many goals, from the first on, single triggers are looked at closely:
             landscape, success over size, and a figure of their robustness.
-        points: Grid points a side of a landscape; it costs their square of forward passes over
-            all search images, for each method.
+        points: Grid points a side of a landscape, odd; it costs their square of forward passes
+            over all search images, for each method.
     """
 
     goals: tuple[Goal, ...] = ()
@@ -47,7 +47,7 @@ class ComparisonConfig:
     rounds: int | None = None
     seed: int = 0
     detail: int = 1
-    points: int = 51
+    points: int = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +83,7 @@ def inverters(comparison: ComparisonConfig) -> dict[str, Inverter]:
         for name in given:
             if name not in known:
                 raise UnknownMethod.among(kind, name, known)
-    if comparison.rounds is not None and comparison.rounds < 1:
-        raise BadOption(f"rounds must be 1 or more; got {comparison.rounds}")
+    _check_numbers(comparison)
     able = {name: set(describe(INVERTERS[name])) for name in comparison.methods}
     changes: dict[str, dict[str, Any]] = {name: {} for name in able}
     for option, value in comparison.options.items():
@@ -99,6 +98,16 @@ def inverters(comparison: ComparisonConfig) -> dict[str, Inverter]:
             raise BadOption(f"none of {', '.join(able)} has an option {option}{more}")
     varied = {name: vary(INVERTERS[name], changed) for name, changed in changes.items()}
     return {name: _capped(method, comparison.rounds) for name, method in varied.items()}
+
+
+def _check_numbers(comparison: ComparisonConfig) -> None:
+    if comparison.rounds is not None and comparison.rounds < 1:
+        raise BadOption(f"rounds must be 1 or more; got {comparison.rounds}")
+    if comparison.points < 3 or comparison.points % 2 == 0:
+        raise BadOption(
+            "points of a landscape must be odd, so that the trigger is one of them, and 3 or more; "
+            f"got {comparison.points}"
+        )
 
 
 def _capped(method: Inverter, rounds: int | None) -> Inverter:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Generator
@@ -19,7 +20,6 @@ from gifthorse.analysis import (
     success_over_size,
     top_k,
 )
-from gifthorse.core.run import Run
 from gifthorse.core.tensors import STEP, to_box
 from gifthorse.core.types import Goal, Inversion, Rate, Samples, Subject, Trigger
 from gifthorse.data.samples import whole
@@ -29,6 +29,7 @@ from gifthorse.triggers import Additive, Patch
 from gifthorse.workflows.compare.inverting import ComparisonConfig, Inverted, seeded
 
 Row: TypeAlias = dict[str, Any]  # plain data: one goal, one method
+View: TypeAlias = Callable[[], Row | None]  # makes a landscape, None where there is none
 
 MEASURED: tuple[str, ...] = ("pixels", "asr", "smallest", "asr_at_smallest", "needed", "strengths")
 MEASURED += ("by_source", "by_source_at_smallest", "robustness", "robustness_at_smallest")
@@ -46,19 +47,17 @@ class Judge:
         search: The images that the searches used; landscapes are over them.
         unseen: The others.
         comparison: What is asked.
-        run: Told of landscapes; none is begun once it is over.
     """
 
     subject: Subject
     search: Samples
     unseen: Samples
     comparison: ComparisonConfig
-    run: Run
 
     def rows(
         self, number: int, found: Mapping[str, Trigger], inverted: Mapping[str, Inverted]
     ) -> list[Row]:
-        """Return one row a method for a goal; what is not measured is None."""
+        """Return one row a method for a goal; what is not measured is None, as landscapes are."""
         goal = self.comparison.goals[number]
         success = {name: self._by_size(trigger, goal) for name, trigger in found.items()}
         works = [n for n in found if inverted[n].best[number].asr >= WORKS] or list(found)
@@ -80,11 +79,19 @@ class Judge:
                 }
                 if self._closely(number, "histogram"):
                     row["by_size"] = [[k, asdict(rate)] for k, rate in success[name].items()]
-                if self._closely(number, "landscape") and not self.run.stop_reason:
-                    self.run.report(number, len(self.comparison.goals), f"landscape of {name}")
-                    row["landscape"] = self._landscape(inversion.inversion, number, best.trigger)
             rows.append(row)
         return rows
+
+    def views(self, number: int, inverted: Mapping[str, Inverted]) -> list[View | None]:
+        """Return what draws the landscape of each method for a goal, where one is asked for."""
+        if not self._closely(number, "landscape"):
+            return [None] * len(inverted)
+        return [
+            partial(self._landscape, i.inversion, number, best.trigger)
+            if (best := i.best[number]).feasible
+            else None
+            for i in inverted.values()
+        ]
 
     def _closely(self, number: int, figure: str) -> bool:
         return number < self.comparison.detail and figure in self.comparison.figures

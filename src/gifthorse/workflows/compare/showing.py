@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
@@ -87,26 +87,29 @@ def _means(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
 # 2. Files -------------------------------------------------------------------------------------
 
 
-def write(compared: Compared, folder: Path) -> list[Path]:
-    """Write record, triggers and figures, each file whole or not at all; return their paths.
+def write(compared: Compared, folder: Path, figures: Sequence[str] | None = None) -> Iterator[Path]:
+    """Write record, triggers and figures, each file whole or not at all, and yield their paths.
 
-    A figure that there is nothing to draw of is left out.
+    Each is there once its path comes. A figure that there is nothing to draw of is left out.
 
     Args:
         compared: What came of a comparison.
         folder: Where to; made if it is not there.
+        figures: Which figures to draw; None for all that were asked for.
 
     Raises:
         UsageError: If a file cannot be written.
     """
     make(folder)
-    written = [folder / "compared.json", folder / "triggers.safetensors"]
-    write_json(written[0], compared.record)
-    with atomic(written[1]) as file:
+    record, triggers = folder / "compared.json", folder / "triggers.safetensors"
+    write_json(record, compared.record)
+    yield record
+    with atomic(triggers) as file:
         file.write(save(compared.triggers))
+    yield triggers
     if compared.triggers:
-        written += comparison.draw(compared.record, compared.triggers, folder)
-    return written
+        wanted = compared.record["figures"] if figures is None else figures
+        yield from comparison.draw(compared.record, compared.triggers, folder, wanted)
 
 
 def make(folder: Path) -> None:
