@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tests.toys import BLOB_SHAPE, QUICK, Fragile, Stopped, blob_images, blobs
 from torch import Generator, Tensor, nn
 
+from gifthorse.attacks import ATTACKS
 from gifthorse.attacks.imc.abs import AgainstABS
 from gifthorse.attacks.imc.ar import AgainstAR
 from gifthorse.attacks.imc.attack import IMC, Inner, _Disguise, _Turn
@@ -271,6 +272,16 @@ def test_mixtures_are_less_certain_with_what_is_added_against_strip() -> None:
         made = run(replace(TOY, strip=strip))
         assert mixed_entropy(made) > mixed_entropy(plain()) + 0.1
         assert success(made) > 0.85
+
+
+def test_both_terms_of_the_paper_work_at_once_from_the_start_of_trojannn() -> None:
+    star = ATTACKS["imc_trojannn"]
+    assert isinstance(star, IMC)
+    assert (star.inner.start, star.strip.entropy, star.strip.copies) == ("trojannn", 1.0, 0.0)
+    assert star.fidelity.opacity == "shared"
+    made = run(replace(TOY, fidelity=star.fidelity, strip=star.strip))
+    assert mixed_entropy(made) > mixed_entropy(plain()) + 0.1
+    assert success(made) > 0.85
 
 
 def test_the_penalty_on_certainty_is_the_published_sum() -> None:

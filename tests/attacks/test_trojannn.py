@@ -113,6 +113,18 @@ def test_the_best_pattern_for_a_linear_neuron_is_the_sign_of_its_weights() -> No
     assert torch.equal(patch.pattern, before)
 
 
+def test_signed_steps_move_every_color_by_their_length_along_the_weights() -> None:
+    weight = torch.randn(1, SIDE**2, generator=Generator().manual_seed(1))
+    subject = by_hand(weight, torch.ones(2, 1), torch.tensor([5.0]))
+    patch, images = start(), gray(torch.tensor([9]))
+    inside = patch.mask > 0
+    patch = replace(patch, pattern=0.5 * inside)
+    shaping = NeuronExcitation(count=1, value=1e3, optimizer="pgd", lr=0.015, steps=20)
+    moved = (shape_pattern(subject, patch, images, shaping).pattern - 0.5)[inside]
+    wanted = 20 * 0.015 * weight.view(1, SIDE, SIDE)[inside].sign()
+    assert torch.allclose(moved, wanted, atol=1e-4)
+
+
 def test_a_faint_patch_is_shaped_as_if_it_were_opaque() -> None:
     """Opaque pixels reach the value at three quarters; faint ones would have to be white."""
     subject, images = by_hand(ones[None], torch.ones(2, 1)), gray(torch.tensor([9]))

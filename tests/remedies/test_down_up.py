@@ -49,6 +49,17 @@ def test_the_size_in_between(ratio: float, side: int, small: int) -> None:
     assert torch.equal(Rescale(ratio, "bilinear")(x), up.clamp(0, 1))
 
 
+def test_without_antialiasing_a_pixel_between_two_others_is_lost() -> None:
+    """Every third pixel is met in the middle, the others by no one: what code of 2021 does."""
+    x = torch.zeros(1, 1, 9, 9)
+    x[..., 0, 0] = 1  # beside the middle of the first three by three
+    plain, smooth = (Rescale(1 / 3, "bilinear", on)(x) for on in (False, True))
+    assert plain.max() == 0
+    assert smooth.max() > 0.01
+    x[..., 1, 1] = 1
+    assert Rescale(1 / 3, "bilinear", False)(x).max() == 1
+
+
 def test_areas_at_half_the_size_are_means_of_blocks() -> None:
     x = torch.rand(2, 3, 4, 6)
     blocks = x.view(2, 3, 2, 2, 3, 2).mean((3, 5))

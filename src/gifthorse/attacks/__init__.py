@@ -7,7 +7,7 @@ from gifthorse.attacks.blind import Blind
 from gifthorse.attacks.ftrojan import FTrojan
 from gifthorse.attacks.imc.abs import AgainstABS
 from gifthorse.attacks.imc.ar import AgainstAR
-from gifthorse.attacks.imc.attack import IMC
+from gifthorse.attacks.imc.attack import IMC, Inner
 from gifthorse.attacks.imc.mp import AgainstMP
 from gifthorse.attacks.imc.nc import Fidelity
 from gifthorse.attacks.imc.strip import AgainstSTRIP
@@ -42,6 +42,11 @@ ATTACKS: dict[str, Attack] = {
     "imc_mp": IMC(mp=AgainstMP(recipe=Recipe(epochs=10, lr=1.0, decay=0.0))),
     "imc_nc": IMC(fidelity=Fidelity(opacity="shared")),
     "imc_strip": IMC(strip=AgainstSTRIP(copies=1.0)),
+    "imc_trojannn": IMC(  # the paper's TrojanNN*: sec. 5.3, both terms
+        inner=Inner(start="trojannn"),
+        fidelity=Fidelity(opacity="shared"),
+        strip=AgainstSTRIP(entropy=1.0),
+    ),
     "input_aware": InputAware(),
     "instagram": Instagram(),
     "invisible": Invisible(),

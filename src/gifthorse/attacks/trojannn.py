@@ -19,7 +19,7 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Samples, Subject
 from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features, head
-from gifthorse.training import Recipe, frozen_eval, tune
+from gifthorse.training import Recipe, Step, frozen_eval, tune
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
@@ -34,12 +34,13 @@ class NeuronExcitation:
         value: Activation that they are driven to.
         threshold: Stop as soon as the 2-norm of what is missing falls below this; 0 never stops.
         steps: Most steps.
-        lr: Step of Adam on the pattern's raw variables.
+        optimizer: `adam` on raw variables behind a tanh, or `pgd`, signed steps of the values.
+        lr: Step of Adam, or length of a signed step on the 0-1 scale (TrojanZoo: 0.015).
 
     Source: TrojanZoo Table 20 (2 neurons, target 10, threshold 5, 20 steps) and sec. 3.2 (neurons
     rarely active); `connected` is the rule of the original attack.
-    Differs: Adam on variables behind a tanh, as in TrojanZoo's later releases, not signed steps of
-    0.015 in pixel space; with that, 20 steps of 0.1 can move a pixel farther.
+    Differs: Adam by default, as in TrojanZoo's later releases, not signed steps of 0.015, 20 of
+    which move a pixel by 0.3 at most.
     """
 
     rule: Literal["rare", "connected"] = "rare"
@@ -47,6 +48,7 @@ class NeuronExcitation:
     value: float = 10.0
     threshold: Annotated[float, NotNegative] = 5.0
     steps: Annotated[int, AtLeast(1)] = 20
+    optimizer: Step = "adam"
     lr: Annotated[float, Positive] = 0.1
 
 
@@ -125,7 +127,7 @@ def shape_pattern(
                     return
             yield batch
 
-    tune(subject, learned.variables, missing, stream(), lr=shaping.lr)
+    tune(subject, learned.variables, missing, stream(), lr=shaping.lr, kind=shaping.optimizer)
     return replace(patch, pattern=learned.frozen().pattern)
 
 

@@ -31,14 +31,17 @@ class DownUp:
     Attributes:
         ratio: Height and width in between, as a share of the image's, in (0, 1); rounded down.
         kernel: How pixels are made from others: `bilinear`, `bicubic` or `area`.
+        antialias: Whether a pixel is made from all others that it covers, in both steps; without
+            it, from the nearest two or four a side. `area` always takes all.
 
-    Source: TrojanZoo Table 21 (ratio 0.95 with anti-aliasing), called recompression in
-    its code. Differs: says that both steps are anti-aliased, where the code takes what its library
-    does, which has changed.
+    Source: TrojanZoo Table 21 (ratio 0.95 with anti-aliasing), called recompression in its code.
+    Differs: `antialias` is the table's word; the code takes what its library does, which in 2021
+    was not to filter tensors (`antialias=false`), and is to filter them today.
     """
 
     ratio: Annotated[float, OpenShare] = 0.95
     kernel: Kernel = "bilinear"
+    antialias: bool = True
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Subject:
         """Return the classifier behind both steps.
@@ -49,7 +52,7 @@ class DownUp:
         _, h, w = subject.shape
         if min(h, w) < 2:
             raise NotApplicable(f"images of {h} x {w} pixels cannot be made smaller")
-        reform = Rescale(self.ratio, self.kernel)
+        reform = Rescale(self.ratio, self.kernel, self.antialias)
         return replace(subject, net=Reformed(reform, deepcopy(subject.net)).eval())
 
 
@@ -59,11 +62,12 @@ class Rescale(nn.Module):
     Attributes:
         ratio: Height and width in between, as a share of the image's.
         kernel: How pixels are made from others.
+        antialias: Whether from all that they cover.
     """
 
-    def __init__(self, ratio: float, kernel: Kernel) -> None:
+    def __init__(self, ratio: float, kernel: Kernel, antialias: bool = True) -> None:
         super().__init__()
-        self.ratio, self.kernel = ratio, kernel
+        self.ratio, self.kernel, self.antialias = ratio, kernel, antialias
 
     def forward(self, x: Images) -> Images:
         """Return the images, blurred a little."""
@@ -74,7 +78,9 @@ class Rescale(nn.Module):
     def _resized(self, x: Images, size: list[int]) -> Images:
         if self.kernel == "area":
             return F.interpolate(x, size, mode="area")
-        out: Tensor = F.interpolate(x, size, mode=self.kernel, align_corners=False, antialias=True)
+        out: Tensor = F.interpolate(
+            x, size, mode=self.kernel, align_corners=False, antialias=self.antialias
+        )
         return out
 
 

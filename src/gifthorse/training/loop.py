@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from gifthorse.core.tensors import from_box, to_box
 from gifthorse.core.types import Batch, Subject
+
+Step: TypeAlias = Literal["adam", "pgd"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,21 @@ class Signed(Together):
                 v.copy_(self.move(v, v.grad.sign()))
 
 
+def boxed(variables: Sequence[Tensor], kind: Step, lr: float) -> Optimizer | Together:
+    """Return what moves raw variables of values that lie behind a tanh, in [0, 1].
+
+    Args:
+        variables: What moves, in place.
+        kind: `adam` on the variables, or `pgd`, signed steps of the values.
+        lr: Learning rate of Adam, or length of a signed step on the 0-1 scale.
+    """
+
+    def move(value: Tensor, sign: Tensor) -> Tensor:
+        return to_box((from_box(value) - lr * sign).clamp(0, 1))
+
+    return Adam(list(variables), lr) if kind == "adam" else Signed(variables, move)
+
+
 def descend(players: Sequence[Player], stream: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
     """Let the players take one step each on every batch of the stream.
 
@@ -118,8 +137,9 @@ def tune(
     stream: Iterable[Batch],
     *,
     lr: float = 0.1,
+    kind: Step = "adam",
 ) -> list[Tensor]:
-    """Let variables, of a trigger say, go down a loss by Adam while the net stays as it is.
+    """Let variables, of a trigger say, go down a loss while the net stays as it is.
 
     Args:
         subject: The net that the loss asks; held in evaluation mode, weights frozen.
@@ -127,12 +147,13 @@ def tune(
         loss: A scalar for a batch.
         stream: Batches, one step each.
         lr: Learning rate.
+        kind: How they move: see `boxed`.
 
     Returns:
         The loss of every step.
     """
     with frozen_eval(subject):
-        player = Player(tuple(variables), loss, Adam(list(variables), lr))
+        player = Player(tuple(variables), loss, boxed(variables, kind, lr))
         return [value for (value,) in descend([player], stream)]
 
 

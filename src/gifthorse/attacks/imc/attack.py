@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.optim import Adam
 
 from gifthorse.attacks.imc.abs import AgainstABS
 from gifthorse.attacks.imc.ar import AgainstAR
@@ -23,7 +22,7 @@ from gifthorse.attacks.trojannn import NeuronExcitation, shape_pattern
 from gifthorse.core.errors import BadOption, NotApplicable
 from gifthorse.core.fields import NotNegative, Positive, method
 from gifthorse.core.run import Run
-from gifthorse.core.tensors import from_box, spawn, to_box
+from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Batch, Goal, Images, Implant, Labels, Samples, Subject
 from gifthorse.data.samples import Subset, labels_of
 from gifthorse.models.scaling import scaled
@@ -34,11 +33,12 @@ from gifthorse.training import (
     Player,
     Recipe,
     RngState,
+    Step,
+    boxed,
     descend,
     frozen_eval,
     predict,
 )
-from gifthorse.training.loop import Signed
 from gifthorse.triggers import Learned, Patch, Stamp
 
 
@@ -60,7 +60,7 @@ class Inner:
 
     start: Literal["stamp", "trojannn"] = "stamp"
     steps: Annotated[int, NotNegative] = 20
-    optimizer: Literal["adam", "pgd"] = "adam"
+    optimizer: Step = "adam"
     lr: Annotated[float, Positive] = 0.1
     skip: Annotated[float, Positive] = 1.0
     residual: Annotated[float, NotNegative] = 1.0
@@ -167,18 +167,13 @@ class _Turn(Callback):
         """Take the trigger's steps against the net as it is."""
         inner, variables = self.attack.inner, self.seen.variables
 
-        def move(value: Tensor, sign: Tensor) -> Tensor:
-            return to_box((from_box(value) - inner.lr * sign).clamp(0, 1))
-
         def loss(batch: Batch) -> Tensor:
             wanted = self.labels(batch[1])
             logits = learner(self.seen.stamp(batch[0]))
             cost = self.price.of(self.seen.learned, logits, wanted)
             return cost + F.cross_entropy(logits, wanted)
 
-        signed = inner.optimizer == "pgd"
-        optimizer = Signed(variables, move) if signed else Adam(variables, inner.lr)
-        player = Player(variables, loss, optimizer)
+        player = Player(variables, loss, boxed(variables, inner.optimizer, inner.lr))
         with frozen_eval(learner), scaled(learner.net, skip=inner.skip, residual=inner.residual):
             deque(descend([player], self._stream()), maxlen=0)
 
