@@ -60,7 +60,10 @@ REPAIRING = """\
 ## Remedies
 
 They return a safer classifier, by other weights or by inputs that are reformed first. `gifthorse
-repair` runs them.
+repair` runs them. Those that reform inputs (`down_up`, `projection`, `smoothing`) leave the weights
+as they are: `repair` judges them alike, and writes the record and what the reformer learned
+(`NAME.reformer.safetensors`, of `projection`) but no model. What they call returns in Python takes
+raw images and is a `torch.nn.Module`: `REMEDIES["smoothing"](subject, clean, rng, Run()).net`.
 """
 PARTS = """\
 ## Parts

@@ -58,6 +58,7 @@ def record(name: str = "stop", **changes: object) -> RepairRecord:
             "harmless": False,
         },
         "unchanged": False,
+        "reforms": False,
         "accuracy": {
             "before": asdict(rate(41)), "after": asdict(rate(40)),
             "drop": asdict(Rate(1 / 42, -0.05, 0.08, 42)),
@@ -133,6 +134,14 @@ def test_a_word_says_what_came_of_it(changes: dict[str, Any], word: str) -> None
     assert f"<h1>{word}</h1>" in REPAIRS["html"](said)
     for write in REPAIRS.values():
         assert "A repair is no proof" in squeezed(write(said))
+
+
+def test_where_images_are_reformed_no_new_file_is_spoken_of() -> None:
+    for write in REPAIRS.values():
+        assert "scan the new file" in squeezed(write(record()))
+        said = squeezed(write(record(method="smoothing", reforms=True)))
+        assert "as they were: smoothing reforms images before the net" in said
+        assert "scan the new file" not in said
 
 
 def test_what_was_not_measured_goes_unsaid() -> None:

@@ -38,11 +38,13 @@ from gifthorse.data.samples import whole
 from gifthorse.detection.confirmation import evidence as shown
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.models import load
-from gifthorse.remedies import REMEDIES, FineTuning, Unlearning
+from gifthorse.remedies import REMEDIES, FineTuning, Projection, Unlearning
+from gifthorse.remedies.down_up import Reformed
+from gifthorse.remedies.projection import DenoisingAutoencoder
 from gifthorse.report import WRITERS, repairs
 from gifthorse.report.json import plain
 from gifthorse.search import SearchConfig
-from gifthorse.training import Recipe
+from gifthorse.training import Recipe, predict
 from gifthorse.triggers import Stamp
 from gifthorse.triggers.packing import unpacked
 from gifthorse.triggers.storage import pack
@@ -118,11 +120,30 @@ def test_what_does_nothing_costs_nothing_and_sees_no_judge() -> None:
     assert len(used) == done.images == len(given.samples) - done.judged
 
 
-def test_a_remedy_that_reforms_inputs_is_no_file(tmp_path: Path) -> None:
+def test_a_remedy_that_reforms_inputs_is_judged_though_it_is_no_file(tmp_path: Path) -> None:
     out = tmp_path / "fixed.safetensors"
-    with pytest.raises(BadOption, match="smoothing reforms the inputs"):
-        run("repair", MODEL, "--images", IMAGES, "--method", "smoothing", "-o", out)
-    assert not out.exists()
+    options = ("--method", "smoothing", "--set", "copies=2", "--truth", TRUTH)
+    said = run("repair", MODEL, "--images", IMAGES, *options, "-o", out)
+    assert {p.name for p in tmp_path.iterdir()} == {"fixed.json"}
+    assert "as they were: smoothing reforms images" in " ".join(said.split())
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["reforms"]
+    assert not record["unchanged"]
+    assert record["triggers"][0]["after"]["asr"]["value"] > 0.9  # an opaque patch stays
+
+
+def test_what_a_reformer_learned_is_kept_and_can_be_put_before_the_net(tmp_path: Path) -> None:
+    out, remedy = tmp_path / "fixed.safetensors", Projection(recipe=Recipe(epochs=1, batch=8))
+    given, rng = received(), Generator().manual_seed(0)
+    done = repair(given, remedy, rng, Run())
+    said = repairing.record(Order("projection", remedy, 0), given, done)
+    paths = repairing.write(out, done, said)
+    assert [p.name for p in paths] == ["fixed.reformer.safetensors", "fixed.json"]
+    reform = DenoisingAutoencoder(3, remedy.width, remedy.noise, remedy.pool)
+    reform.load_state_dict(load_file(paths[0]))
+    again = replace(given.subject, net=Reformed(reform, given.subject.net).eval())
+    x, _ = whole(done.unseen)
+    assert torch.allclose(predict(again, x), predict(done.subject, x), atol=1e-4)
 
 
 def test_bad_calls_are_named(tmp_path: Path) -> None:

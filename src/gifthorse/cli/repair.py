@@ -64,7 +64,9 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 
     The remedy uses one part of the clean images; all figures are from the other. Images are
     mirrored in training only if the model is as right about mirrored ones, unless
-    --set recipe.flip says what to do.
+    --set recipe.flip says what to do. Remedies that reform images, such as smoothing, are judged
+    alike; they leave the weights as they are, so there is no copy, only the record and what the
+    reformer learned.
     """
     from gifthorse.core.options import vary
     from gifthorse.models import load
@@ -75,7 +77,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     if method not in REMEDIES:
         raise UnknownMethod.among("remedy", method, REMEDIES)
     drawn, named = _reports(report or ()), parsing.pairs(changes)
-    outputs = [out, out.with_suffix(".json"), *(path for _, path in drawn)]
+    outputs = [*repairing.outputs(out), *(path for _, path in drawn)]
     _check_outputs(outputs, (model, scan, images, arch, truth))
     remedy = vary(REMEDIES[method], named)
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
@@ -98,7 +100,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     said = repairing.record(order, prepared, done, far)
     written = [*repairing.write(out, done, said), *_draw(drawn, done, said)]
     tell(repairs.WRITERS["text"](said))
-    _tell_written(written, in_folder=Path(model).is_dir())
+    _tell_written(written, in_folder=Path(model).is_dir() and not done.reforms)
 
 
 def _tell_written(paths: Sequence[Path], in_folder: bool) -> None:

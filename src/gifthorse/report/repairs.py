@@ -24,6 +24,10 @@ BEARABLE = 0.02  # accuracy that a repair may surely have cost
 SHOWN = 8  # stamped images drawn for a trigger
 TONES = {"REPAIRED": "plain", "NOT REPAIRED": "error"}  # the others are gray
 LAST = "A repair is no proof that no backdoor is left: scan the new file, too."
+REFORMED = (
+    "A repair is no proof that no backdoor is left, and the model's file is as it was: give it no "
+    "images but reformed ones."
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class RepairRecord:
     class_names: tuple[str, ...]
     mirroring: MirroringUsed | None
     unchanged: bool
+    reforms: bool
     accuracy: AccuracyChange
     triggers: tuple[TriggerEffect, ...]
     distances: DistanceChange | None
@@ -184,8 +189,21 @@ def _facts(repair: RepairRecord) -> list[tuple[str, str]]:
         ("method", f"{repair.method}, {words.span(repair.seconds)}"),
         ("images", f"{i.used:,} for the remedy, {i.judged:,} others to judge by, from {i.source}"),
         ("scan", f"{s.path}: {s.label}" if s else ""),
+        ("weights", _weights(repair)),
         ("mirroring", f"{'used' if m.harmless else 'left out'}: {figures}" if m else ""),
     ]
+
+
+def _weights(repair: RepairRecord) -> str:
+    """Return why there is no new file of weights, if there is none."""
+    if not repair.reforms:
+        return ""
+    how = f"{repair.method} reforms images before the net"
+    return f"as they were: {how}, which no file of weights holds"
+
+
+def _last(repair: RepairRecord) -> str:
+    return REFORMED if repair.reforms else LAST
 
 
 def _apart(repair: RepairRecord) -> str:
@@ -235,7 +253,7 @@ def _blocks(repair: RepairRecord) -> Iterable[RenderableType]:
     yield from (Padding(Text(f"{word}. {sentence}"), (0, 0, 0, 2)), Text())
     yield Padding(_table(repair), (0, 0, 0, 2), expand=False)
     lost = f"{_rate(repair.accuracy.drop)}, on {repair.images.judged:,} images it did not use"
-    rest = [("lost", f"accuracy {lost}"), ("distances", _apart(repair)), ("next", LAST)]
+    rest = [("lost", f"accuracy {lost}"), ("distances", _apart(repair)), ("next", _last(repair))]
     yield from (Text(), Padding(facts_grid(rest), (0, 0, 0, 2), expand=False))
 
 
@@ -286,7 +304,7 @@ def html(repair: RepairRecord, exhibits: Sequence[Exhibit] = ()) -> str:
         word=word,
         headline=sentence,
         tone=TONES.get(word, "inconclusive"),
-        last=LAST,
+        last=_last(repair),
         facts_of=_facts(repair),
         clean=_both(BeforeAfter("Clean accuracy", repair.accuracy.before, repair.accuracy.after)),
         lost=_rate(repair.accuracy.drop),

@@ -9,7 +9,7 @@ from gifthorse.workflows.repair.known import (
     open_scan,
     open_truth,
 )
-from gifthorse.workflows.repair.records import Order, record, write
+from gifthorse.workflows.repair.records import Order, outputs, record, write
 
 __all__ = [
     "FLIP",
@@ -22,6 +22,7 @@ __all__ = [
     "open_known",
     "open_scan",
     "open_truth",
+    "outputs",
     "record",
     "repair",
     "spread",

@@ -27,6 +27,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.samples import Subset, split, whole
 from gifthorse.detection.confirmation import confirm, evidence
+from gifthorse.models.normalize import Classifier
 from gifthorse.report.repairs import Exhibit, TriggerEffect
 from gifthorse.training import FlipCheck, evaluate, flippable, predict
 from gifthorse.workflows.prepare import Prepared
@@ -78,6 +79,11 @@ class Repaired:
     images: int
     unseen: Samples
     seconds: float
+
+    @property
+    def reforms(self) -> bool:
+        """Whether images are reformed, before a net whose weights stay as they were."""
+        return not isinstance(self.subject.net, Classifier)
 
     @property
     def judged(self) -> int:

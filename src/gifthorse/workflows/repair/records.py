@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from gifthorse import __version__
 from gifthorse.analysis.distance import ClassDistances, increase
-from gifthorse.core.errors import BadOption
 from gifthorse.core.types import Remedy
 from gifthorse.models.hub.build import weights_of
 from gifthorse.models.load import save
@@ -74,6 +74,7 @@ def record(
         class_names=preparation.class_names,
         mirroring=MirroringUsed(m.plain, m.mirrored, m.points, m.harmless) if m else None,
         unchanged=done.unchanged,
+        reforms=done.reforms,
         accuracy=AccuracyChange(done.before, done.after, done.drop),
         triggers=done.effects,
         distances=far and _apart(*far),
@@ -94,29 +95,43 @@ def _apart(before: ClassDistances, after: ClassDistances) -> DistanceChange:
     )
 
 
+def outputs(path: Path) -> tuple[Path, Path, Path]:
+    """Return the files of a repair: model, record, and what a reformer learned, if it is one."""
+    return path, path.with_suffix(".json"), path.with_suffix(".reformer.safetensors")
+
+
 def write(path: Path, done: Repaired, said: RepairRecord) -> list[Path]:
     """Write the repaired model, which says what was done to it, and the record beside it.
 
-    Raises:
-        BadOption: If the remedy reforms inputs, which no file of weights can hold.
+    A remedy that reforms images makes no model that weights alone could hold: then what the
+    reformer learned is written, if it learned anything, and the record.
     """
-    if not isinstance(done.subject.net, Classifier):
-        raise BadOption(
-            f"{said.method} reforms the inputs of a net, which cannot be saved as weights: "
-            "use it in Python, or take a remedy that changes the net"
-        )
-    n = done.subject.net.normalize.normalization
+    model, beside, reformer = outputs(path)
+    written = [beside]
+    if isinstance(done.subject.net, Classifier):
+        save(model, weights_of(done.subject.net.net), _metadata(done.subject.net, said))
+        written.insert(0, model)
+    elif learned := _learned(done.subject.net):
+        told = {k: v for k, v in plain(said).items() if k not in PRIVATE}
+        words = f"What {said.method} learned to do to images; no model."
+        save(reformer, learned, {"description": words, "gifthorse": json.dumps(told)})
+        written.insert(0, reformer)
+    write_json(beside, said)
+    return written
+
+
+def _metadata(net: Classifier, said: RepairRecord) -> dict[str, str]:
+    n = net.normalize.normalization
     words = (
         f"Repaired by gifthorse with {said.method}, from sha256 {said.repaired.sha256}. "
         "That is no proof that no backdoor is left: scan it."
     )
     told = {k: v for k, v in plain(said).items() if k not in PRIVATE}
     known = {**told, "normalization": {"name": n.name, "mean": list(n.mean), "std": list(n.std)}}
-    save(
-        path,
-        weights_of(done.subject.net.net),
-        {"description": words, "gifthorse": json.dumps(known)},
-    )
-    beside = path.with_suffix(".json")
-    write_json(beside, said)
-    return [path, beside]
+    return {"description": words, "gifthorse": json.dumps(known)}
+
+
+def _learned(net: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of what stands before a net, by their names there."""
+    states = (part.state_dict() for name, part in net.named_children() if name != "net")
+    return {name: tensor for state in states for name, tensor in state.items()}
