@@ -63,6 +63,19 @@ def repaired(values: Sequence[float], **rest: Any) -> list[dict[str, Any]]:
     ]
 
 
+def poisoned(
+    attack: str, points: Sequence[tuple[float, float]], **more: str
+) -> list[dict[str, Any]]:
+    """Records of an attack at several shares of poison: success, and how much of 0.9 is lost."""
+    return [
+        record(
+            method(attack, "attack", f"{attack}_{n}", {"mixing.rate": f"0.0{n}"} | more),
+            figures={"asr": asr, "accuracy": 0.9 - cad},
+        )
+        for n, (asr, cad) in enumerate(points, 1)
+    ]
+
+
 # 1. Figures over seeds ------------------------------------------------------------------------
 
 
@@ -352,3 +365,23 @@ def test_markdown_is_a_table_that_names_cannot_break() -> None:
         "| a\\|b &lt;i> | 50.0 [1]<br>±10.0 |  |",
     ]
     assert "- [1] a \\| note" in lines
+
+
+def test_leverage_is_the_area_under_accuracy_lost_at_every_share_of_poison() -> None:
+    line, step = [(0.2, 0.0), (0.6, 0.01), (1.0, 0.02)], [(0.2, 0.0), (0.9, 0.0), (1.0, 0.02)]
+    rows = [
+        record(None, figures={"accuracy": 0.9}),
+        *poisoned("badnet", [*line, (1.0, 0.2)]),
+        *poisoned("imc", step, opacity="0.2"),
+        *poisoned("imc", line, opacity="1"),
+        *poisoned("abe", line[:1]),  # a single share is no curve
+    ]
+    table = sheet(rows, "leverage")
+    assert table.columns == ("badnet", "imc (opacity=0.2)", "imc (opacity=1)")
+    found = tuple(figure(table, "no defense", column).value for column in table.columns)
+    assert found == near(0.5, 0.5 * 0.1 / 0.8, 0.5)
+    lost = entry(table, "no defense", "badnet")
+    assert lost is not None
+    assert lost.note == "1 of 4 shares lose more than 3%"
+    assert not [s for s in tables(rows[:2]) if s.name == "leverage"]
+    assert "0.50" in text([table])

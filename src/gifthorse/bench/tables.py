@@ -21,17 +21,20 @@ from gifthorse.bench.results import (
     MethodId,
     SeedGroup,
     Setup,
+    distinct,
     groups,
     settings,
     titles,
 )
-from gifthorse.core.metrics import model_auc
+from gifthorse.core.metrics import auc_cad_over_asr, model_auc
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 LEAST = 3  # models of either kind that an area under the curve is worth saying of
 ALL = MethodId("all attacks", "", "attack")
+RATE = "mixing.rate"  # the option that makes the points of one curve
+MOST_LOST = 0.03  # accuracy that a point on it may lose: TrojanZoo, sec. 5.2.2
 
 
 @dataclass(frozen=True)
@@ -186,16 +189,14 @@ def tables(con: DuckDBPyConnection, *, reference: bool = False) -> list[ResultTa
 def _table(of: _Crossing, layout: Layout, reference: bool) -> ResultTable | None:
     """Return a table, or None if there is nothing to put in it."""
     twins = layout.twin and any(attack == CLEAN for attack, _ in of.cells)
-    attacks, area = of.methods(0), layout.name == "auc"
-    columns = [CLEAN] * twins + attacks + [ALL] * (area and len(attacks) > 1)
+    attacks = _curves(of) if layout.name == "leverage" else of.methods(0)
+    columns = [CLEAN] * twins + attacks + [ALL] * (layout.name == "auc" and len(attacks) > 1)
     rows: list[tuple[MethodId, TableRow]] = []
     for defense in [BARE, *of.methods(1)]:
         shown = layout.base if defense == BARE else layout.figures
         if not shown or (defense != BARE and layout.family not in ("", defense.family)):
             continue
-        entries = tuple(
-            _area(of, a, defense) if area else _entry(of, a, defense, shown) for a in columns
-        )
+        entries = tuple(_placed(of, layout, attack, defense) for attack in columns)
         if defense != BARE or any(entries):
             rows.append((defense, TableRow(of.names[defense], entries)))
     reasons = [row for defense, row in rows if (defense == BARE) == (layout.family == "none")]
@@ -204,10 +205,21 @@ def _table(of: _Crossing, layout: Layout, reference: bool) -> ResultTable | None
     older = sum(group.older for group in of.cells.values())
     notes = (f"{older} older records of the same cells are left out",) if older else ()
     data, net, _ = of.setup
-    titled = tuple(ALL.label if attack == ALL else of.names[attack] for attack in columns)
+    titled = tuple(of.names.get(attack, attack.label) for attack in columns)
     about = (layout.name, layout.title, data, net, of.setting, layout.form, titled)
     table = ResultTable(*about, tuple(r for _, r in rows), of.seeds, layout.how, notes)
     return _referred(table, of, columns, rows) if reference else table
+
+
+def _placed(
+    of: _Crossing, layout: Layout, attack: MethodId, defense: MethodId
+) -> TableEntry | None:
+    """Return what stands in a place, a mean over seeds but for areas under curves."""
+    if layout.name == "leverage":
+        return _leverage(of, attack)
+    if layout.name == "auc":
+        return _area(of, attack, defense)
+    return _entry(of, attack, defense, layout.base if defense == BARE else layout.figures)
 
 
 def _drawn(entry: TableEntry | None, layout: Layout) -> bool:
@@ -260,6 +272,42 @@ def _area(of: _Crossing, attack: MethodId, defense: MethodId) -> TableEntry | No
     figure = Estimate("auc", area.value, None, area.low, area.high, area.trials)
     lost = sum(len(g.runs) - len(g.scores) for same in kinds for g in same)
     return TableEntry((figure,), {}, f"{lost} models without a score are left out" * bool(lost))
+
+
+def _poisoned(attack: MethodId) -> MethodId:
+    """Return an attack at whatever share of poison."""
+    options = tuple(option for option in attack.options if option[0] != RATE)
+    return MethodId(attack.name, attack.name, attack.family, options)
+
+
+def _curves(of: _Crossing) -> list[MethodId]:
+    """Return the attacks that there are at several shares of poison."""
+    shares = Counter(_poisoned(attack) for attack in of.methods(0))
+    found = [attack for attack, count in shares.items() if count > 1]
+    apart = distinct([attack.options for attack in found])
+    often = Counter(attack.name for attack in found)
+    return [
+        a._replace(label=f"{a.name} ({words})") if words and often[a.name] > 1 else a
+        for a, words in zip(found, apart, strict=True)
+    ]
+
+
+def _leverage(of: _Crossing, curve: MethodId) -> TableEntry | None:
+    """Return the area under accuracy lost over success, of means over seeds."""
+    same = [a for a in of.methods(0) if _poisoned(a) == curve._replace(label=curve.name)]
+    known = (of.cells.get((attack, BARE)) for attack in [CLEAN, *same])
+    clean, *each = [group.figures if group else {} for group in known]
+    if "accuracy" not in clean:
+        return None
+    points = [
+        (f["asr"].value or 0.0, (clean["accuracy"].value or 0.0) - (f["accuracy"].value or 0.0))
+        for f in each
+        if "asr" in f and "accuracy" in f
+    ]
+    lost = sum(cad > MOST_LOST for _, cad in points)
+    note = f"{lost} of {len(points)} shares lose more than {MOST_LOST:.0%}" * bool(lost)
+    area = auc_cad_over_asr(points, MOST_LOST)
+    return TableEntry((Estimate("auc_cad_over_asr", area, n=len(points) - lost),), {}, note)
 
 
 # 2. The papers' figures -----------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gifthorse.core.options import describe
 from gifthorse.core.run import Run
-from gifthorse.core.types import Samples, Subject
+from gifthorse.core.types import Inverter, Samples, Subject
 from gifthorse.data.samples import split
 from gifthorse.report.figures.comparison import tag
 from gifthorse.workflows.compare.inverting import (
@@ -111,6 +111,20 @@ def search(
         "subject": {"sha256": subject.origin.sha256, "arch": subject.origin.arch},
         "classes": [names[k] if k < len(names) else str(k) for k in range(subject.classes)],
         "images": {"search": len(used), "unseen": len(unseen)},
+        **_asked(comparison, methods, inverted),
+        "rows": rows,
+        "seconds": {n: i.spent[1].tolist() for n, i in inverted.items()},
+    }
+    return Compared(record, triggers, {n: view for n, view in enumerate(views) if view is not None})
+
+
+def _asked(
+    comparison: ComparisonConfig,
+    methods: Mapping[str, Inverter],
+    inverted: Mapping[str, Inverted],
+) -> dict[str, Any]:
+    """Return what was asked for, and what of it was not done."""
+    return {
         "seed": comparison.seed,
         "rounds": comparison.rounds,
         "figures": list(comparison.figures),
@@ -119,10 +133,7 @@ def search(
         "goals": [asdict(goal) for goal in comparison.goals],
         "stopped": {n: i.stopped for n, i in inverted.items() if i.stopped},
         "missed": [n for n in methods if n not in inverted],
-        "rows": rows,
-        "seconds": {n: i.spent[1].tolist() for n, i in inverted.items()},
     }
-    return Compared(record, triggers, {n: view for n, view in enumerate(views) if view is not None})
 
 
 def survey(compared: Compared, run: Run) -> Compared:
