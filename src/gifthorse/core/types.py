@@ -146,6 +146,16 @@ class Goal:
         """
         return labels != self.target if self.source is None else labels == self.source
 
+    @property
+    def tag(self) -> str:
+        """The goal as part of a name of a file or a tensor.
+
+        Example:
+            >>> Goal(5, 0).tag, Goal(5).tag
+            ('0-to-5', 'all-to-5')
+        """
+        return f"{'all' if self.source is None else self.source}-to-{self.target}"
+
 
 # 4. Attacks -----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -25,6 +26,7 @@ from gifthorse.search.losses import Similarity
 from gifthorse.search.objective import Net
 from gifthorse.search.parametrizations.masks import Parts
 from gifthorse.search.start import Swept
+from gifthorse.triggers.changes import open_changes
 
 
 @method
@@ -37,6 +39,8 @@ class USB:
 
     Attributes:
         start: What makes v.
+        uap: A file with v of every goal, made once on a model of like architecture and data:
+            `triggers.safetensors` of `compare-triggers --method deepfool`. Empty makes v here.
         init: `signed` starts mask and pattern from size and sign of v; `reference` takes v as raw
             pattern and a random raw mask, as the released code.
         similarity: Weight of the SSIM term.
@@ -52,6 +56,7 @@ class USB:
     """
 
     start: DeepFoolUAP = DeepFoolUAP()
+    uap: str = ""
     init: Literal["signed", "reference"] = "signed"
     similarity: Annotated[float, NotNegative] = 1.0
     initial: Annotated[float, NotNegative] = 1e-3
@@ -64,17 +69,24 @@ class USB:
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
     ) -> Inversion:
-        """Return a search over masks and patterns, one arm a goal; its start is the sweep."""
-        sweep = DeepFoolInversion(self.start, subject, clean, goals, spawn(rng))
+        """Return a search over masks and patterns, one arm a goal; its start is the sweep.
+
+        Raises:
+            UsageError: If `uap` is no such file, or has no v for a goal.
+            ShapeMismatch: If its v are for images of another shape.
+        """
         cost = CostController.rising(len(goals), self.initial, self.patience, self.up)
 
-        def after(sweep: DeepFoolInversion) -> Search:
-            start = _From(sweep.perturbations, self.init)
+        def begun(v: Tensor) -> Search:
             terms = ((self.similarity, Similarity()),)
-            objective = Objective(MaskPattern(), cost, terms=terms, init=start)
+            objective = Objective(MaskPattern(), cost, terms=terms, init=_From(v, self.init))
             return Search(subject, clean, goals, rng, objective, self.config)
 
-        return Swept(sweep, after)
+        draw = spawn(rng)
+        if self.uap:
+            return begun(open_changes(Path(self.uap), goals, subject.shape))
+        sweep = DeepFoolInversion(self.start, subject, clean, goals, draw)
+        return Swept(sweep, lambda sweep: begun(sweep.perturbations))
 
 
 @dataclass(frozen=True, eq=False)

@@ -279,16 +279,6 @@ def draw(
         yield from DRAWN[name](record, triggers, folder)
 
 
-def tag(goal: Goal) -> str:
-    """Return a goal as part of a file name.
-
-    Example:
-        >>> tag(Goal(5, 0)), tag(Goal(5))
-        ('0-to-5', 'all-to-5')
-    """
-    return f"{'all' if goal.source is None else goal.source}-to-{goal.target}"
-
-
 def _sizes(record: Record, triggers: Triggers, folder: Path) -> list[Path]:
     maps, names = _maps(record, lambda row, source: row["pixels"])
     pair, path = _against(maps), folder / "sizes.png"
@@ -356,7 +346,7 @@ def _landscape(record: Record, triggers: Triggers, folder: Path) -> list[Path]:
     paths = []
     for goal, rows in _each(record, "landscape"):
         surfaces = {row["method"]: torch.tensor(row["landscape"]["loss"]) for row in rows}
-        paths.append(folder / f"landscape-{tag(goal)}.png")
+        paths.append(folder / f"landscape-{goal.tag}.png")
         landscapes(paths[-1], surfaces, title=f"Loss around {_words(record, goal)}")
     return paths
 
@@ -365,11 +355,11 @@ def _histogram(record: Record, triggers: Triggers, folder: Path) -> list[Path]:
     paths = []
     for goal, rows in _each(record, "by_size"):
         values = {
-            row["method"]: triggers[f"{row['method']}.{tag(goal)}.strength"].flatten()
+            row["method"]: triggers[f"{row['method']}.{goal.tag}.strength"].flatten()
             for row in rows
         }
         success = {row["method"]: {k: Rate(**r) for k, r in row["by_size"]} for row in rows}
-        paths.append(folder / f"histogram-{tag(goal)}.png")
+        paths.append(folder / f"histogram-{goal.tag}.png")
         title = f"Strength and success of {_words(record, goal)}"
         histogram(paths[-1], values, success, title=title)
     return paths
@@ -385,7 +375,7 @@ def _robustness(record: Record, triggers: Triggers, folder: Path) -> list[Path]:
                 cut = f"{row['method']}, {row['smallest']} px"
                 views = row["robustness_at_smallest"]
                 bars[cut] = {view: Rate(**r) for view, r in views.items()}
-        paths.append(folder / f"robustness-{tag(goal)}.png")
+        paths.append(folder / f"robustness-{goal.tag}.png")
         title = f"Robustness of {_words(record, goal)}"
         robust_bars(paths[-1], bars, title=title)
     return paths

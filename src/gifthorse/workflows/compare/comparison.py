@@ -12,7 +12,6 @@ from gifthorse.core.options import describe
 from gifthorse.core.run import Run
 from gifthorse.core.types import Inverter, Samples, Subject
 from gifthorse.data.samples import split
-from gifthorse.report.figures.comparison import tag
 from gifthorse.workflows.compare.inverting import (
     ComparisonConfig,
     Inverted,
@@ -106,7 +105,7 @@ def search(
         rows += judge.rows(number, found, inverted)
         for name, trigger in found.items():
             for part, tensor in zip(("pattern", "strength"), trigger.render(), strict=True):
-                triggers[f"{name}.{tag(goal)}.{part}"] = tensor.cpu().contiguous()
+                triggers[f"{name}.{goal.tag}.{part}"] = tensor.cpu().contiguous()
     record = {
         "subject": {"sha256": subject.origin.sha256, "arch": subject.origin.arch},
         "classes": [names[k] if k < len(names) else str(k) for k in range(subject.classes)],
