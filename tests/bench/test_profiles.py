@@ -11,6 +11,7 @@ from gifthorse.bench.plan import PROFILES, BenchPlan, read
 from gifthorse.bench.tasks import FAMILIES
 from gifthorse.core.options import describe
 
+PLANS = Path(__file__).parents[2] / "plans"
 TRAINING = {
     "recipe.lr": 0.01,
     "recipe.epochs": 50,
@@ -127,6 +128,11 @@ def test_paper_reads_the_weight_of_abs_as_the_table_does(tmp_path: Path) -> None
     made = options(planned(tmp_path, "paper", [], ["detector:abs"]))["detector:abs"]
     assert made["inverter.limit"] * made["inverter.factor"] == 100
     assert made["inverter.config.rounds"] * made["inverter.config.steps"] == 1000
+
+
+def test_every_plan_that_is_shipped_can_be_run() -> None:
+    for path in sorted(PLANS.glob("*.toml")):
+        assert read(path).cells, path.name
 
 
 @pytest.mark.parametrize("profile", PROFILES)
