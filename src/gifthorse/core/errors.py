@@ -115,8 +115,12 @@ class Incomplete(GifthorseError):
     exit_code = 3
 
 
-class Halted(Incomplete):
-    """A computation was left between two of its parts, since it must stop; the message says why."""
+class Halted(BaseException):
+    """A computation was left between two of its parts, since it must stop; the message says why.
+
+    No `Exception`, as an interrupt is none: what catches whatever a stranger's net raises must not
+    take it for a fault of the net.
+    """
 
 
 EXHAUSTED = ("can't allocate memory", "out of memory", "bad_alloc", "failed to map segment")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gifthorse.core.types import ProgressCallback, Samples, Subject
 
 CPU = torch.device("cpu")
-GRACE = 10.0  # seconds beyond the limit in which a search that was stopped may be judged
+GRACE = 8.0  # seconds beyond the limit in which a search that was stopped may be judged
 
 
 @dataclass

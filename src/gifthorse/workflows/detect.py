@@ -86,7 +86,7 @@ def detect(
             verdicts.append(_tempered(found, bags))
         else:
             missed[name] = _failure(name, found)
-            failed += [] if isinstance(found, Halted) else [found]
+            failed += [found] if isinstance(found, Exception) else []
     if failed and not verdicts:
         raise failed[0]
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
@@ -108,13 +108,15 @@ def _bags(detectors: Mapping[str, Detector]) -> dict[str, Calibration]:
     return {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
 
 
-def _failure(name: str, error: Exception) -> Finding:
+def _failure(name: str, error: BaseException) -> Finding:
     if isinstance(error, Halted):
         return Finding("IN003", "HIGH", 0.0, f"{name} was not finished: {error}.")
     return Finding("IN007", "HIGH", 0.0, f"{name} failed: {type(error).__name__}: {error}")
 
 
-def _tried(detector: Detector, prepared: Prepared, rng: Generator, run: Run) -> Verdict | Exception:
+def _tried(
+    detector: Detector, prepared: Prepared, rng: Generator, run: Run
+) -> Verdict | Exception | Halted:
     """Return what a detector says, or what it fails by, since others may still find something.
 
     Raises:

@@ -179,7 +179,7 @@ def illustrated(report: Report, subject: Subject) -> Report:
         return report
     try:
         more = explained(subject, before[:SHOWN], after[:SHOWN], lead.finding.goal)
-    except (GifthorseError, RuntimeError) as error:  # a picture less is no reason to fail
+    except (GifthorseError, RuntimeError, Halted) as error:  # a picture less is no reason to fail
         log.debug("no attribution maps: %s", error)
         return report
     grown = replace(found, evidence={**found.evidence, **more})
