@@ -68,13 +68,19 @@ def divide(name: str) -> DataSplits:
         _pick(samples, held),
         test.samples,
         training.class_names,
-        usual(name),
+        usual(name, samples.shape[0]),
     )
 
 
-def usual(name: str) -> Normalization:
-    """Return how pixels of a data set are usually normalized."""
-    return NORMALIZATIONS.get(re.split("[_:]", name)[0], NORMALIZATIONS["imagenet"])
+def usual(name: str, channels: int = 3) -> Normalization:
+    """Return how pixels of a data set are usually normalized.
+
+    Example:
+        >>> usual("cifar10_lossless").name, usual("mine.npz").name, usual("mine.npz", 1).name
+        ('cifar10', 'imagenet', 'half')
+    """
+    found = NORMALIZATIONS.get(re.split("[_:]", name)[0], NORMALIZATIONS["imagenet"])
+    return found if len(found.mean) in (1, channels) else NORMALIZATIONS["half"]
 
 
 def shorter(data: DataSplits, count: int | None) -> DataSplits:
