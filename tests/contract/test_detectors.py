@@ -115,6 +115,11 @@ TOY: dict[str, dict[str, object]] = {
     "k_arm": {"scheduler.rounds": 100},
     "k_arm_pixel": PIXEL | {"scheduler.rounds": 200},
     "mm_bd": {"starts": 6, "steps": 100},
+    "neural_cleanse": {
+        "inverter.config.steps": 0,
+        "inverter.config.min_steps": 0,
+        "inverter.config.rounds": 90,
+    },
     "pixel": PIXEL | {"inverter.config.rounds": 90},
     "tabor": {
         "inverter.config.rounds": 70,

@@ -68,6 +68,7 @@ TOY: dict[str, dict[str, object]] = {
         "share": 3.0,
     },
     "deep_inspect": {"hidden": 8, "width": 8, "config.steps": 2, "config.min_steps": 2},
+    "neural_cleanse": SHORT,
     "neural_cleanse_zoo": SHORT | {"config.batch": 8, "patience": 3},
     # Noise of 0.01 leaves 0.005 a pixel, which is 1.6 pixels of the toy's 324.
     "neural_cleanse_baseline": {"jitter": 0.001, "patience": 3},

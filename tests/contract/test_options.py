@@ -129,7 +129,7 @@ DownUp ratio=0.0 ratio=1.0 ratio=1.5
 Ensemble partners=0 weights=[] weights=[0.5,1.5]
 FTSAM rho=-1.0
 Fidelity opacity="half" weight=-1.0 patience=-1 efficacy=0.0 efficacy=1.0
-FinePruning ratio=-0.1 ratio=1.1 tolerance=-0.1 tolerance=1.1 held=0.0 held=1.0 step=0.0 step=1.1
+FinePruning ratio=-0.1 ratio=1.1 tolerance=-0.1 tolerance=1.1 step=0.0 step=1.1
 Hardening every=-1 later=0 each=0 falls=-1 largest=1.5 share=-0.1 drop=2.0 held=0.0 held=1.0
 IBAU rounds=0 terms=-1 batch=0 decay=-1.0 lr=0.0 ascent=0.0 inner=0.0 bound=0.0 share=1.5 share=0.0
 Inner start="here" optimizer="sgd" lr=0.0 steps=-1

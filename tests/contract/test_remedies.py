@@ -55,7 +55,7 @@ OWN: dict[str, dict[str, object]] = {
     "hardening_uap": HARDENING,
     "i_bau": {"batch": 10, "share": 0.5, "ascent": 20, "rounds": 2},
     "smoothing": {"copies": 20, "sigma": 0.1},
-    "unlearning": UNLEARNING,
+    "unlearning": UNLEARNING | {"inverter.config.steps": 0, "inverter.config.min_steps": 0},
     "unlearning_quick": UNLEARNING,
 }  # fmt: skip
 

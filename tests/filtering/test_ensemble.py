@@ -155,7 +155,7 @@ def test_one_weight_has_no_spread() -> None:
 
 
 def test_the_true_trigger_separates_better_than_a_found_one_and_than_strip() -> None:
-    config = {"rounds": 15, "steps": 2, "batch": 16, "success_threshold": 0.9}
+    config = {"rounds": 15, "steps": 2, "min_steps": 2, "batch": 16, "success_threshold": 0.9}
     options = {"initial": 0.02, "patience": 3, "warmup": 0} | {
         f"config.{k}": v for k, v in config.items()
     }
@@ -185,7 +185,7 @@ def test_strip_takes_over_where_no_class_has_a_trigger(caplog: pytest.LogCapture
 
 
 def test_a_search_that_is_stopped_goes_on_to_the_same_scores(tmp_path: Path) -> None:
-    config = {"rounds": 8, "steps": 1, "batch": 8, "success_threshold": 0.5}
+    config = {"rounds": 8, "steps": 1, "min_steps": 1, "batch": 8, "success_threshold": 0.5}
     quick = Ensemble(vary(NeuralCleanse(), {f"config.{k}": v for k, v in config.items()}))
     few, subject = Subset(TEST, torch.arange(10)), implant().subject
     spent = Run()

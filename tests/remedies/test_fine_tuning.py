@@ -29,7 +29,7 @@ def test_it_is_training_on_the_clean_images() -> None:
     "remedy",
     [
         FineTuning(recipe=RECIPE),
-        FinePruning(policy="tolerance", step=0.1, recipe=RECIPE),
+        FinePruning(tolerance=0.04, step=0.1, recipe=RECIPE),
         Projection(width=4, recipe=replace(RECIPE, epochs=7)),
     ],
     ids=["fine_tuning", "fine_pruning", "projection"],

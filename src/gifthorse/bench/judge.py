@@ -65,6 +65,8 @@ def evaluate_bare(
 ) -> dict[str, Figure]:
     """Return the figures of a model without a defense; of an implant its neurons' separation, too.
 
+    That of the benign net under the same trigger is `nsr_benign`.
+
     Args:
         model: The model, and the truth about it if it is an implant.
         test: Images that nothing was trained on.
@@ -78,6 +80,9 @@ def evaluate_bare(
         apart = separation_of(subject, images)
         out["nsr"] = None if apart is None else apart.value
         out["nsr_chance"] = None if apart is None else apart.chance
+        if benign is not None:  # what the trigger does to a net that does not know it
+            alike = separation_of(benign, images)
+            out["nsr_benign"] = None if alike is None else alike.value
     return out
 
 
