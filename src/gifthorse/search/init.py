@@ -91,6 +91,36 @@ class PatchInit:
         return BestPatches(pattern, support)
 
 
+@method
+class SquareInit:
+    """Begin with an opaque square in the middle, of whatever colors the variables have.
+
+    Attributes:
+        area: Pixels that it may cover.
+
+    Source: Liu et al., ABS, CCS 2019, released code. Differs: in the middle, not in a corner.
+    """
+
+    area: Annotated[int, AtLeast(1)] = 16
+
+    def __call__(
+        self,
+        net: Net,
+        pool: Images,
+        target: Tensor,
+        form: Parametrization,
+        variables: Parts,
+        rng: Generator,
+    ) -> Parts:
+        """Return variables that are opaque on the square, in every arm."""
+        height, width = pool.shape[-2:]
+        side = min(height, width, int(self.area**0.5))
+        top, left = (height - side) // 2, (width - side) // 2
+        support = torch.zeros(len(target), 1, height, width, dtype=torch.bool, device=pool.device)
+        support[..., top : top + side, left : left + side] = True
+        return form.init_from(variables, form.decode(variables)[1], support)
+
+
 def _inks(channels: int, side: int, rng: Generator) -> Tensor:
     """Return the patches `(I, C, s, s)`: plain colors, a checkerboard, noise."""
     colors = _COLORS if channels == 3 else _COLORS[:2]
