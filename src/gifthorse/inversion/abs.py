@@ -10,7 +10,17 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
-from gifthorse.core.types import Candidate, Goal, Inversion, Progress, Samples, Subject
+from gifthorse.core.tensors import spawn
+from gifthorse.core.types import (
+    Candidate,
+    Goal,
+    Images,
+    Inversion,
+    Logits,
+    Progress,
+    Samples,
+    Subject,
+)
 from gifthorse.data.samples import near, whole
 from gifthorse.inversion.stimulation import SuspectNeuron, few, stimulate
 from gifthorse.models.folding import frozen
@@ -23,8 +33,9 @@ from gifthorse.search import (
     Search,
     SearchConfig,
 )
-from gifthorse.search.init import SquareInit
-from gifthorse.search.losses import Activation, StepwiseSize
+from gifthorse.search.init import BestPatches, FromPatches, SquareInit
+from gifthorse.search.losses import Activation, Logit, StepwiseSize
+from gifthorse.search.objective import Initializer
 from gifthorse.search.start import under
 
 
@@ -49,6 +60,7 @@ class ABS:
         share: A suspect must raise the same class on this share of the images.
         keep: Suspects kept of every layer, those of largest margin, no two of them of one class.
         others: Weight of the layer's other neurons, which ought to stay as they are.
+        logit: Weight of the target's logit.
         limit: Pixels that a trigger may have before its size is punished.
         factor: Above `limit` times this it is punished harder.
         weights: The weights of size up to the limit, above it, and above `limit * factor`.
@@ -60,8 +72,9 @@ class ABS:
 
     Source: Liu et al., ABS, CCS 2019, and its released codes (stimulation of sums and of what
     follows an activation, three suspects a layer, an opaque start on a transparent mask, no cost of
-    size below the limit; of the one for TrojAI, no two suspects of a class and layer, 50 steps of
-    0.4 as 200 of 0.1, the end at 99 %); limit and bound of TrojanZoo. Differs: it starts from the
+    size below the limit; of the one for TrojAI, no two suspects of a class and layer, the target's
+    logit in the loss, 50 steps of 0.4 as 200 of 0.1, the end at 99 %); limit and bound of
+    TrojanZoo. Differs: it starts from the
     patch that speaks most for the class instead of one square for all, which no pixel ever leaves:
     all others grow at the rate of Adam, whatever they are good for, and are cut at the limit; the
     loss is the neuron's, without that of the next layer; of a class's triggers the one that works
@@ -76,6 +89,7 @@ class ABS:
     share: Annotated[float, Share] = 0.75
     keep: Annotated[int, AtLeast(1)] = 3
     others: Annotated[float, NotNegative] = 1e-4
+    logit: Annotated[float, NotNegative] = 1.0
     limit: Annotated[int, NotNegative] = 16
     factor: Annotated[float, NotNegative] = 1.2
     weights: tuple[float, float, float] = (0.0, 500.0, 1000.0)
@@ -119,7 +133,8 @@ class ABSInversion:
         self.suspects: dict[str, list[SuspectNeuron]] = {}
         self._searches: list[tuple[Search, Tensor]] = []  # a search, and the goal of each arm
         self._rounds = torch.zeros(len(goals), dtype=torch.int64)
-        self._net = frozen(subject.net)
+        self._net, self._drawn = frozen(subject.net), spawn(rng)
+        self._patches: BestPatches | None = None
         self._images = few(*whole(near(clean, subject)), method.each)
         places = list(method.layers) or spread(read(self._net, self._images[0]), method.spread)
         self._places = places
@@ -150,17 +165,32 @@ class ABSInversion:
         if pairs:
             self._searches.append(self._search(place, *torch.tensor(pairs).T))
 
+    def _init(self) -> Initializer:
+        """Return where searches begin; patches are tried once, for all of them."""
+        if self.method.probe is None:
+            return SquareInit(self.method.limit)
+        if self._patches is None:
+
+            def ask(x: Images) -> Logits:
+                self._stimulated += len(x) / 2
+                logits: Logits = self._net(x)
+                return logits
+
+            self._patches = self.method.probe.best_patches(ask, self._images[0], self._drawn)
+        return FromPatches(self._patches)
+
     def _search(self, place: str, goals: Tensor, neurons: Tensor) -> tuple[Search, Tensor]:
         m = self.method
         terms = (
             (1.0, Activation(neurons, m.others)),
+            (m.logit, Logit()),
             (1.0, StepwiseSize(m.limit, m.factor, m.weights)),
         )
         objective = Objective(
             m.form,
             CostController.fixed(len(goals)),
             terms=terms,
-            init=m.probe or SquareInit(m.limit),
+            init=self._init(),
             layer=place,
         )
         wanted = [self.goals[i] for i in goals.tolist()]
@@ -239,10 +269,11 @@ class ABSInversion:
 
     def restore(self, state: Mapping[str, Tensor], /) -> None:
         """Go on from what `state` returned."""
-        self._rounds, self._stimulated = state["rounds"].clone(), float(state["stimulated"])
+        self._rounds = state["rounds"].clone()
         for i, place in enumerate(self._places):
             if f"suspects.{i}" in state and place not in self.suspects:
                 rows = state[f"suspects.{i}"].tolist()
                 self._open(place, [SuspectNeuron(int(n), int(k), score) for n, k, score in rows])
         for i, (search, _) in enumerate(self._searches):
             search.restore(under(state, f"search.{i}."))
+        self._stimulated = float(state["stimulated"])

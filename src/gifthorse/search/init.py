@@ -59,8 +59,9 @@ class PatchInit:
         rng: Generator,
     ) -> Parts:
         """Return variables that show, in every arm, the best patch of its target."""
-        patches = self.best_patches(net, pool, rng)
-        return form.init_from(variables, patches.pattern[target], patches.support[target])
+        return FromPatches(self.best_patches(net, pool, rng))(
+            net, pool, target, form, variables, rng
+        )
 
     @torch.no_grad()
     def best_patches(self, net: Net, pool: Images, rng: Generator) -> BestPatches:
@@ -89,6 +90,26 @@ class PatchInit:
             pattern[k][window] = inks[row // len(corners)]
             support[k][window] = True
         return BestPatches(pattern, support)
+
+
+@dataclass(frozen=True, eq=False)
+class FromPatches:
+    """Begin with the patch of every arm's target that was found before."""
+
+    patches: BestPatches
+
+    def __call__(
+        self,
+        net: Net,
+        pool: Images,
+        target: Tensor,
+        form: Parametrization,
+        variables: Parts,
+        rng: Generator,
+    ) -> Parts:
+        """Return variables that show the patch of its target in every arm."""
+        pattern, support = self.patches.pattern[target], self.patches.support[target]
+        return form.init_from(variables, pattern, support)
 
 
 @method
