@@ -146,6 +146,11 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "NO BACKDOOR FOUND",
         "the net has no layer with neurons to stimulate",
     ),
+    ("dltnd", "bands"): (
+        "BACKDOORED",
+        "BACKDOORED",
+        "the net is linear: outputs move alike under any stamp, which is the published rule's limit",
+    ),
     ("k_arm", "bands"): (
         "NO BACKDOOR FOUND",
         "NO BACKDOOR FOUND",

@@ -147,8 +147,8 @@ class DLTND:
     Source: Wang et al., Practical Detection of Trojan Neural Networks: Data-Limited and Data-Free
     Cases, ECCV 2020, and its released code (TrojanNetDetector, DLTND). Differs: images and q lie
     in [0, 1], where lr 0.01 moves q (in 0-255 it hardly does), and q starts in the middle, not
-    black; a universal perturbation begins with a patch that speaks for its label, since from m = 0
-    the mask is the same for all labels (Adam moves every pixel by lr, whatever it is good for);
+    black; a universal perturbation begins with a patch that speaks for its label, since Adam moves
+    every pixel by lr, whatever it is good for, so that c alone would set how large a mask grows;
     q steps before m; success is judged on the final mask. In a linear net all labels have cosines
     near 1.
     """

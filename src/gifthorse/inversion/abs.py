@@ -75,9 +75,9 @@ class ABS:
     size below the limit; of the one for TrojAI, no two suspects of a class and layer, the target's
     logit in the loss, 50 steps of 0.4 as 200 of 0.1, the end at 99 %); limit and bound of
     TrojanZoo. Differs: it starts from the
-    patch that speaks most for the class instead of one square for all, which no pixel ever leaves:
-    all others grow at the rate of Adam, whatever they are good for, and are cut at the limit; the
-    loss is the neuron's, without that of the next layer; of a class's triggers the one that works
+    patch that speaks most for the class instead of one square for all, which a trigger elsewhere
+    never leaves: pixels grow at the rate of Adam, whatever they are good for, until the limit cuts
+    them all; the loss is the neuron's, without that of the next layer; of a class's triggers the one that works
     most often counts.
     """
 

@@ -34,7 +34,7 @@ def hook(net: nn.Module, place: str, look: Callable[[Tensor], Tensor | None]) ->
     """
     name, known = place.removesuffix(READ), dict(net.named_modules())
     if not name or name not in known:
-        raise BadOption(f"the net has no layer {name!r}; it has {', '.join(known)}")
+        raise BadOption(f"the net has no layer {name!r}; it has {', '.join(filter(None, known))}")
 
     def before(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
         new = look(given[0])
