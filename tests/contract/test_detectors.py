@@ -149,7 +149,7 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
     ("dltnd", "bands"): (
         "BACKDOORED",
         "BACKDOORED",
-        "the net is linear: outputs move alike under any stamp, which is the published rule's limit",
+        "the net is linear: outputs move alike under any stamp, the limit of the published rule",
     ),
     ("k_arm", "bands"): (
         "NO BACKDOOR FOUND",

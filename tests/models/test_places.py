@@ -47,7 +47,8 @@ def test_sums_are_named_after_their_block_and_the_rest_after_who_reads_it() -> N
 
 
 def test_a_sum_that_is_held_is_held_for_the_skip_as_well() -> None:
-    net, x, seen = Net().eval(), torch.rand(2, 1, 3, 3), []
+    net, x = Net().eval(), torch.rand(2, 1, 3, 3)
+    seen: list[Tensor] = []
     handles = [hook(net, "first", lambda out: torch.full_like(out, 7.0))]
     handles.append(hook(net, "second.one:in", seen.append))
     out = net(x)

@@ -77,8 +77,8 @@ class ABS:
     TrojanZoo. Differs: it starts from the
     patch that speaks most for the class instead of one square for all, which a trigger elsewhere
     never leaves: pixels grow at the rate of Adam, whatever they are good for, until the limit cuts
-    them all; the loss is the neuron's, without that of the next layer; of a class's triggers the one that works
-    most often counts.
+    them all; the loss is the neuron's, without that of the next layer; of a class's triggers the
+    one that works most often counts.
     """
 
     layers: tuple[str, ...] = ()

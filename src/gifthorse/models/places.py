@@ -44,9 +44,12 @@ def hook(net: nn.Module, place: str, look: Callable[[Tensor], Tensor | None]) ->
         return look(out)
 
     module = known[name]
-    if place.endswith(READ):
-        return module.register_forward_pre_hook(before)
-    return module.register_forward_hook(after)
+    handle: RemovableHandle = (
+        module.register_forward_pre_hook(before)
+        if place.endswith(READ)
+        else module.register_forward_hook(after)
+    )
+    return handle
 
 
 @torch.no_grad()
