@@ -149,8 +149,8 @@ class DLTND:
     in [0, 1], where lr 0.01 moves q (in 0-255 it hardly does), and q starts in the middle, not
     black; a universal perturbation begins with a patch that speaks for its label, since Adam moves
     every pixel by lr, whatever it is good for, so that c alone would set how large a mask grows;
-    q steps before m; success is judged on the final mask. In a linear net all labels have cosines
-    near 1.
+    q steps before m; success is judged on the final mask. In a linear net, and where
+    every class has a small shape that works on any image, all labels have cosines near 1.
     """
 
     lr: Annotated[float, Positive] = 0.01
