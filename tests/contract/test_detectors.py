@@ -151,6 +151,16 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "NO BACKDOOR FOUND",
         "the net has no layer with neurons to stimulate",
     ),
+    ("dltnd", "bands"): (
+        "BACKDOORED",
+        "BACKDOORED",
+        "the net is linear: outputs move alike under any stamp, the limit of the published rule",
+    ),
+    ("dltnd", "tiles"): (
+        "BACKDOORED",
+        "BACKDOORED",
+        "every class has a tile that works on any image, so the published rule flags clean ones",
+    ),
     ("k_arm", "bands"): (
         "NO BACKDOOR FOUND",
         "NO BACKDOOR FOUND",
@@ -185,7 +195,7 @@ SLOW = {("deep_inspect", "bands"), ("gangsweep", "tiles")}
 SEEDS = (1, 2)
 ROWS = [(name, on) for name in sorted(DETECTORS) for on in TOYS]
 JUDGED = [row for row in ROWS if row not in EXEMPT and row not in SLOW]
-ONCE = {"deep_inspect", "dltnd", "gangsweep"}  # seconds a run: the first seed only
+ONCE = {"deep_inspect", "gangsweep"}  # seconds a run: the first seed only
 CASES = [(*row, seed) for row in JUDGED for seed in SEEDS[: 1 if row[0] in ONCE else None]]
 
 names = pytest.mark.parametrize("name", sorted(DETECTORS))

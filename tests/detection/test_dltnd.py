@@ -17,6 +17,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Verdict
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection.dltnd import DLTND, Veil, _Contest, few, margin, soft_threshold
+from gifthorse.search import PatchInit
 from gifthorse.triggers import Patch
 
 SEEDS = (0, 1)
@@ -115,12 +116,36 @@ def test_it_flags_the_planted_class(seed: int) -> None:
     assert seen.asr.value - seen.control.value >= 0.3
 
 
-@planted_or_not
-def test_it_does_not_flag_the_clean_bands(seed: int) -> None:
-    got = verdict(None, seed)
-    assert got.label == "NO BACKDOOR FOUND"
-    assert got.score < got.threshold
-    assert all(arm.feasible for arm in got.arms)
+def test_a_linear_net_is_the_limit_of_the_published_rule() -> None:
+    # Whatever is stamped, the outputs move by the same vector: all labels have cosines near 1.
+    got = verdict(None, 0)
+    assert all(arm.index > got.threshold for arm in got.arms if arm.feasible)
+
+
+@pytest.mark.parametrize("probe", [PatchInit(), None], ids=["probe", "nothing"])
+def test_a_universal_perturbation_begins_transparent(probe: PatchInit | None) -> None:
+    x, _ = whole(band_images(2))
+    detector = DLTND(probe=probe)
+    m, q = detector._start(bands(2).net, x, Generator().manual_seed(0), Run())
+    assert m.shape == q.shape == (BANDS, 1, SIDE, SIDE)
+    assert set(m.flatten().tolist()) <= {0.0, 1.0}
+    assert int(m[2].sum()) == (4 if probe else 0)  # a patch of 2 x 2
+    if probe:
+        assert m[2, 0, 0, 0] == 1  # on the planted corner
+    assert (q[m == 0] == 0.5).all()
+
+
+def test_from_nothing_a_pixel_grows_only_if_its_step_is_larger_than_what_is_taken() -> None:
+    # Adam moves it by lr, the threshold takes lr / c: at c of 1 or less it never leaves 0.
+    x = torch.zeros(2, 1, 1, 2)
+    x[0, ..., 0], x[1, ..., 1] = 1.0, 1.0
+    label = torch.tensor([[0, 1]])
+    contest = _Contest(nn.Flatten(), x, label, torch.tensor([[1.0, 1.0]]))
+    detector = DLTND(steps=10)
+    for c, grown in ((0.5, 0.0), (4.0, 10 * 0.01 * 3 / 4)):
+        start = torch.zeros(1, 1, 1, 1, 2), torch.zeros(1, 1, 1, 1, 2)
+        m, _ = detector._solve(contest, torch.tensor([c]), 0.01, start, Run())
+        assert m.max().item() == pytest.approx(grown, abs=5e-3)
 
 
 @planted_or_not
@@ -132,7 +157,7 @@ def test_the_universal_mask_covers_the_planted_corner(seed: int) -> None:
 
 def test_of_a_planted_model_the_true_target_has_the_highest_cosines() -> None:
     # Without the test on sizes, scores are the published ones.
-    published = DLTND(ratio=float("inf"), rounds=3)
+    published = DLTND(rounds=3)
     got = published(bands(2), band_images(8, 0), Generator().manual_seed(0), Run())
     assert max(got.arms, key=lambda arm: arm.index).goal == Goal(2)
     assert got.arms[2].index > 0.95
@@ -142,9 +167,9 @@ def test_bisection_moves_towards_the_border_of_success_each_label_on_its_own() -
     seen: list[tuple[list[float], list[bool]]] = []
 
     class Spy(DLTND):
-        def _solve(self, contest, c, lr, own, run):  # type: ignore[no-untyped-def]
-            out = super()._solve(contest, c, lr, own, run)
-            if own == 1:
+        def _solve(self, contest, c, lr, start, run):  # type: ignore[no-untyped-def]
+            out = super()._solve(contest, c, lr, start, run)
+            if start[0].shape[1] == 1:
                 done = (contest.terms(*out) <= 0).float().mean(1) > self.passed
                 seen.append((c.tolist(), done.tolist()))
             return out
@@ -172,15 +197,17 @@ def test_a_verdict_is_complete() -> None:
     got = verdict(1, 0)
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.settings == {k: str(v) for k, v in describe(DLTND()).items()}
+    # A probe asks about 8 images, bare and with 4 patches at 17 by 17 places, forward alone.
+    probe = 8 * (1 + 4 * 17 * 17) / 2
     # 24 images by 6 labels: two steps each for the single and 8 universal runs, a half and 1.5 a
     # round to look at them; a confirmation on 24 images, and 8 of them shown before and after.
-    assert got.image_steps == 144 * (2 * 101 * 9 + 0.5 + 1.5 * 8) + 5 * 24 + 8
+    assert got.image_steps == probe + 144 * (2 * 101 * 9 + 0.5 + 1.5 * 8) + 5 * 24 + 8
     assert got.seconds > 0
 
 
 def test_a_run_that_must_stop_gives_no_verdict() -> None:
     run = Run(budget=1000)
-    got = DLTND()(bands(1), band_images(), Generator().manual_seed(0), run)
+    got = DLTND(probe=None)(bands(1), band_images(), Generator().manual_seed(0), run)
     assert got.label == "INCONCLUSIVE"
     assert [f.rule for f in got.findings] == ["IN003"]
     assert "1,000 image-steps" in got.findings[0].message
@@ -201,7 +228,7 @@ def test_the_smallest_solution_stands_for_a_label_or_a_better_one_nearly_as_smal
     masks[..., 0, 0] = sums[..., None]
     quantiles = torch.tensor([[0.1, 0.9], [0.8, 0.9], [0.99, 0.3], [0.9, 0.9]])
     passed = torch.tensor([[True, True], [True, True], [True, True], [False, True]])
-    detector = DLTND(ratio=float("inf"))
+    detector = DLTND()
     got = detector._scores(replace(bands(), classes=2), masks, masks, quantiles, quantiles, passed)
     # Label 0: 10 is the smallest of all, 10.5 is near and better, 12 too large, 5 has not passed.
     # Label 1: only 10.9 is near; 0.2 is an empty mask.

@@ -38,23 +38,18 @@ def reference(form: GeneratedChange) -> nn.Sequential:
     ).double()
 
 
-def z() -> Tensor:
-    return torch.rand(100, generator=Generator().manual_seed(0)).double()
-
-
-def unfold(linear: Tensor, bias: Tensor) -> Parts:
+def whole(form: GeneratedChange, bias: Tensor) -> Parts:
     """Return a linear layer on u and z that computes what the folded one does."""
-    columns = bias.flatten()[:, None].expand(-1, 100)
-    return torch.cat([linear.t(), columns], 1), bias
+    return bias.flatten()[:, None].expand(-1, form.hidden + 100), bias
 
 
-def load(net: nn.Sequential, weights: Parts) -> None:
-    """Put the weights of one arm, without u, into the reference, all but one bias."""
+def load(net: nn.Sequential, weights: Parts, calm: float = 1.0) -> None:
+    """Put the weights of one arm into the reference, all but one bias; calm its last layer."""
     names = ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "5.weight", "5.bias"]
     names += ["7.weight", "7.bias"]
     state = net.state_dict()
     for name, weight in zip(names, weights, strict=True):
-        state[name] = weight.reshape(state[name].shape)
+        state[name] = weight.reshape(state[name].shape) * (calm if name[0] == "7" else 1.0)
     net.load_state_dict(state)
 
 
@@ -67,29 +62,30 @@ def test_each_arm_decodes_like_a_plain_net(form: GeneratedChange, rng: Generator
     (g,) = form.decode(variables)
     net = reference(form).train()
     for arm in range(ARMS):
-        u, linear, bias, *weights = (v[arm] for v in variables)
-        load(net, (*unfold(linear, bias), *weights))
-        expected = net(torch.cat([u.relu(), z()])[None])[0]
+        bias, *weights = (v[arm] for v in variables)
+        calm = form.calm if form.mode == "additive" else 1.0
+        load(net, (*whole(form, bias), *weights), calm)
+        expected = net(form._read().double()[None])[0]
         assert torch.allclose(g[arm], expected, atol=1e-10)
         (alone,) = form.decode(tuple(v[arm : arm + 1] for v in variables))
         assert torch.allclose(alone[0], g[arm], atol=1e-12)
 
 
 def test_adam_moves_the_folded_layer_as_it_moves_the_whole(rng: Generator) -> None:
-    u, *weights = (v.double() for v in SMALL.start(SHAPE, rng))
-    net = reference(SMALL).train()
-    columns = torch.randn(SMALL.width * 56, SMALL.hidden + 100, generator=rng).double()
-    load(net, (columns, *weights[1:]))
-    bias = (weights[1].flatten() + columns[:, SMALL.hidden :] @ z()) / (1 + z().sum())
-    folded = [u, columns[:, : SMALL.hidden].t(), bias.view_as(weights[1]), *weights[2:]]
+    form = GeneratedChange(hidden=6, width=4, calm=1.0)
+    weights = [v.double() for v in form.start(SHAPE, rng)]
+    net, read = reference(form).train(), form._read().double()
+    columns = torch.randn(form.width * 56, form.hidden + 100, generator=rng).double()
+    load(net, (columns, *weights))
+    bias = (weights[0].flatten() + columns @ read) / (1 + read.sum())
+    folded = [bias.view_as(weights[0]), *weights[1:]]
     ours = [v[None].clone().requires_grad_() for v in folded]
-    given = u.clone().requires_grad_()
     mine = torch.optim.Adam(ours, lr=0.01)
-    theirs = torch.optim.Adam([given, *net.parameters()], lr=0.01)
+    theirs = torch.optim.Adam(net.parameters(), lr=0.01)
     wanted = 1e4 * torch.randn(SHAPE, generator=rng).double()  # far above Adam's epsilon
 
     def both() -> tuple[Tensor, Tensor]:
-        return SMALL.decode(tuple(ours))[0][0], net(torch.cat([given.relu(), z()])[None])[0]
+        return form.decode(tuple(ours))[0][0], net(read[None])[0]
 
     start = both()[0].detach()
     for _ in range(30):
@@ -106,26 +102,44 @@ def test_adam_moves_the_folded_layer_as_it_moves_the_whole(rng: Generator) -> No
 
 def test_weights_start_in_the_ranges_of_pytorch(rng: Generator) -> None:
     form = GeneratedChange(hidden=60, width=4, classes=4)
-    u, linear, bias, scale1, shift1, conv1, scale2, shift2, conv2, last = form.start(SHAPE, rng)
-    net = reference(form)
-    whole = net.get_parameter("0.weight")[:, :60]
-    pairs = [(linear, whole), (conv1, net[4].weight), (conv2, net[7].weight)]
-    for mine, theirs in pairs:
+    bias, scale1, shift1, conv1, scale2, shift2, conv2, last = form.start(SHAPE, rng)
+    net, read = reference(form), form._read()
+    for mine, theirs in ((conv1, net[4].weight), (conv2, net[7].weight)):
         assert isinstance(theirs, Tensor)
         assert mine.numel() == theirs.numel()
         assert mine.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.02)
         assert mine.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
-    # The folded bias: the sum of 101 uniform numbers on 160 inputs, weighted by z and 1.
-    spread = ((z().square().sum() + 1) / (3 * 160)).sqrt() / (1 + z().sum())
-    assert bias.std().item() == pytest.approx(spread.item(), rel=0.1)
+    # What a linear layer of PyTorch makes of the same inputs, spread over cells.
+    made = net[0].float()(read[None]).std().item()
+    assert (bias * (1 + read.sum())).std().item() == pytest.approx(made, rel=0.2)
     assert last.abs().max() <= 75**-0.5
-    assert 0.6 < u.abs().max() <= 1.0  # weight and bias of a layer on 4 inputs: 0.5 each
+    u, noise = read[:60], read[60:]
+    assert 0.6 < u.max() <= 1.0  # weight and bias of a layer on 4 inputs: 0.5 each
+    assert len(noise) == 100
     assert torch.equal(torch.cat([scale1, scale2]), torch.ones(36))
     assert torch.equal(torch.cat([shift1, shift2]), torch.zeros(36))
     again = form.start(SHAPE, Generator().manual_seed(0))
     other = form.start(SHAPE, Generator().manual_seed(1))
-    assert torch.equal(again[1], linear)
-    assert not torch.equal(other[1], linear)
+    assert torch.equal(again[0], bias)
+    assert not torch.equal(other[0], bias)
+
+
+def test_a_change_begins_near_nothing_and_is_not_saturated_by_the_first_steps(
+    rng: Generator,
+) -> None:
+    moved = {}
+    for calm in (0.02, 1.0):
+        form = GeneratedChange(calm=calm)
+        variables = [v[None].requires_grad_() for v in form.start((3, 16, 16), rng)]
+        assert (form.decode(tuple(variables))[0].abs().max() < 0.1) == (calm < 1)
+        adam = torch.optim.Adam(variables, lr=0.01)
+        for _ in range(3):
+            adam.zero_grad()
+            form.decode(tuple(variables))[0].sum().backward()  # type: ignore[no-untyped-call]
+            adam.step()
+        moved[calm] = -form.decode(tuple(variables))[0].mean().item()
+    assert moved[1.0] > 0.95  # tanh is flat there
+    assert 0.02 < moved[0.02] < 0.5
 
 
 @forms
@@ -136,13 +150,6 @@ def test_gradients_reach_every_variable(form: Parametrization, rng: Generator) -
     loss = (form.stamp(form.decode(tuple(variables)), x) * weight).sum()
     for v, gradient in zip(variables, torch.autograd.grad(loss, variables), strict=True):
         assert (gradient.flatten(1).abs().amax(1) > 1e-6).all(), v.shape
-    (u, *_), (first, *_) = (
-        variables,
-        torch.autograd.grad(
-            form.penalty(tuple(variables), form.decode(tuple(variables))).sum(), variables
-        ),
-    )
-    assert torch.equal(first != 0, u > 0)  # relu
 
 
 def test_gradients_agree_with_finite_differences(rng: Generator) -> None:

@@ -12,8 +12,8 @@ from torch import Generator, Tensor, nn
 
 from gifthorse.core.types import Goal
 from gifthorse.search import CostController, Objective, Search, SearchConfig
-from gifthorse.search.init import BestPatches, PatchInit
-from gifthorse.search.parametrizations.masks import MaskPattern, Parametrization, SignedPixels
+from gifthorse.search.init import BestPatches, FromPatches, PatchInit, SquareInit
+from gifthorse.search.parametrizations.masks import SEED, MaskPattern, Parametrization, SignedPixels
 
 SIDE, CLASSES = 16, 3
 
@@ -103,3 +103,30 @@ def test_a_search_starts_where_its_probe_says_and_counts_the_cost() -> None:
     random = Search(bands(2), clean, goals, Generator().manual_seed(0), plain, SearchConfig())
     assert random.image_steps == 0
     assert ((mask - random.decoded(torch.tensor([2]))[0]).abs() > 1e-6).sum() == 4  # 2 x 2 pixels
+
+
+def test_a_square_lies_in_the_middle_of_a_clear_mask(rng: Generator) -> None:
+    form = MaskPattern(clear=True)
+    variables = tuple(torch.stack([v, v]) for v in form.start((1, 9, 9), rng))
+    pool, target = torch.zeros(1, 1, 9, 9), torch.tensor([1, 0])
+    begun = SquareInit(10)(_nobody, pool, target, form, variables, rng)
+    mask, pattern = form.decode(begun)
+    opaque = mask[0, 0] > 0.5
+    assert opaque.nonzero().min(0).values.tolist() == [3, 3]
+    assert int(opaque.sum()) == 9  # the largest square of at most ten pixels
+    inside = form.decode(variables)[1].clamp(1 - SEED, SEED)
+    assert torch.allclose(pattern[:, :, 3:6, 3:6], inside[:, :, 3:6, 3:6], atol=1e-4)
+
+
+def test_patches_that_were_found_before_give_the_same_start(rng: Generator) -> None:
+    form, pool, target = MaskPattern(), torch.rand(9, 3, SIDE, SIDE), torch.tensor([0, 2])
+    variables = tuple(torch.stack([v, v]) for v in form.start((3, SIDE, SIDE), rng))
+    net, probe = Sticker(), PatchInit()
+    once = probe(net, pool, target, form, variables, Generator().manual_seed(5))
+    found = probe.best_patches(net, pool, Generator().manual_seed(5))
+    again = FromPatches(found)(_nobody, pool, target, form, variables, rng)
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+def _nobody(x: Tensor) -> Tensor:
+    raise AssertionError("nothing needs to be asked")

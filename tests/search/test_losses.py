@@ -19,6 +19,7 @@ from gifthorse.search.losses import (
     CrossEntropy,
     Distance,
     Elastic,
+    Logit,
     Margin,
     Nothing,
     Prob,
@@ -286,3 +287,11 @@ def test_the_weight_of_size_climbs_in_steps(pixels: int, weight: float) -> None:
     step = shown(mask.view(5, 5), torch.ones(5, 5))
     expected = weight * (0.5 * pixels + 0.01 * (25 - pixels))
     assert StepwiseSize()(step).item() == pytest.approx(expected)
+
+
+def test_the_logit_is_minus_the_sum_over_images() -> None:
+    logits = torch.tensor([[[1.0, 4.0], [5.0, 0.5]], [[2.0, 1.0], [3.0, -1.0]]])
+    x, target = torch.zeros(2, 2, 1, 1, 1), torch.tensor([1, 0])
+    none = torch.zeros(2, 2).long()
+    step = Step(x, none, x, logits, target, target, (), lambda more: more)
+    assert Logit()(step).tolist() == [-4.5, -5.0]

@@ -286,3 +286,15 @@ def test_ties_share_the_gradient_or_the_first_channel_takes_it(
     assert gradient.flatten().tolist() == pytest.approx(slopes)
     apart = tuple(torch.randn(ARMS, *SHAPE, generator=rng) for _ in range(2))
     assert torch.equal(penalty(form, apart), penalty(SignedPixels(), apart))  # where none tie
+
+
+def test_a_clear_start_shows_nothing_and_a_hard_trigger_is_opaque_or_absent(rng: Generator) -> None:
+    form = MaskPattern(clear=True, hard=True)
+    mask, pattern = form.decode(form.start((3, 6, 5), rng))
+    assert torch.allclose(mask, torch.full((1, 6, 5), 3.4e-4), atol=1e-6)
+    assert pattern.std() > 0.2
+    soft = torch.tensor([0.1, 0.49, 0.5, 0.9]).view(1, 1, 2, 2)
+    cut, same = form.postprocess((soft, pattern))
+    assert cut.flatten().tolist() == [0, 0, 1, 1]
+    assert same is pattern
+    assert form.size((cut, pattern)).item() == 2

@@ -29,6 +29,7 @@ from gifthorse.training import predict
 from gifthorse.triggers.packing import packed
 
 MOST = 0.5  # of an image: what covers more of it is another image, not a trigger
+DIFFUSE = 0.25  # what covers more is not small enough to stand out as a trigger
 CONTROLS = 8  # shuffled copies of a trigger that are tried beside it
 
 

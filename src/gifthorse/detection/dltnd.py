@@ -16,6 +16,7 @@ from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
+from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Batch,
     Candidate,
@@ -32,9 +33,10 @@ from gifthorse.detection.confirmation import Proof
 from gifthorse.detection.scored import paced, penultimate, verdict
 from gifthorse.detection.verdict import Scores
 from gifthorse.models.folding import frozen
+from gifthorse.search import PatchInit
 from gifthorse.training import Player, descend
 
-MIDDLE = 0.5  # of the range of masks and patterns: where a search starts
+MIDDLE = 0.5  # of the range of a pattern: where it starts
 
 
 def soft_threshold(m: Tensor, by: Tensor | float) -> Tensor:
@@ -134,20 +136,21 @@ class DLTND:
         near: A solution within this factor of the smallest of all labels may stand for its label.
         quantile: Quantile of a label's cosines that is its score.
         threshold: Score above which a label is suspected.
-        ratio: Most that a suspect's mask may measure, as a share of the median over all labels;
-            `inf` asks for nothing, as published.
         outputs: Cosines of `logits` (the code), or of `features` that the last linear layer reads
             (logits where there is none).
         each: Most images of a class that are searched with.
         max_batch: Most images in one forward; labels beyond it take turns.
+        probe: Small plain patches of which each label's best one is where its universal
+            perturbation begins; None begins with nothing, as published.
         proof: What it takes to call a suspected class backdoored.
 
     Source: Wang et al., Practical Detection of Trojan Neural Networks: Data-Limited and Data-Free
     Cases, ECCV 2020, and its released code (TrojanNetDetector, DLTND). Differs: images and q lie
-    in [0, 1], where lr 0.01 moves q (in 0-255 it hardly does); m and q start in the middle of
-    their range, since from m = 0 a mask only grows where the first q happens to help; q steps
-    before m; success is judged on the final mask; a suspect's mask must also be much smaller
-    than those of other labels, since in a linear net all labels have cosines near 1.
+    in [0, 1], where lr 0.01 moves q (in 0-255 it hardly does), and q starts in the middle, not
+    black; a universal perturbation begins with a patch that speaks for its label, since Adam moves
+    every pixel by lr, whatever it is good for, so that c alone would set how large a mask grows;
+    q steps before m; success is judged on the final mask. In a linear net, and where
+    every class has a small shape that works on any image, all labels have cosines near 1.
     """
 
     lr: Annotated[float, Positive] = 0.01
@@ -163,10 +166,10 @@ class DLTND:
     near: Annotated[float, Positive] = 1.1
     quantile: Annotated[float, Share] = 0.25
     threshold: float = 0.75
-    ratio: Annotated[float, NotNegative] = 0.45
     outputs: Literal["logits", "features"] = "logits"
     each: Annotated[int, AtLeast(1)] = 5
     max_batch: Annotated[int, AtLeast(1)] = 512
+    probe: PatchInit | None = PatchInit()
     proof: Proof = Proof()
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
@@ -180,22 +183,40 @@ class DLTND:
     def score(
         self, subject: Subject, search: Samples, unseen: Samples, rng: Generator, run: Run
     ) -> Scores:
-        """Return the quantile of cosines of each label whose mask is small enough, or 0."""
+        """Return the quantile of cosines of each label that has a universal perturbation, or 0."""
         x, y = few(*whole(near(search, subject)), self.each)
         net = frozen(subject.net, x)
         if len(y.unique()) < 2:
             raise NotApplicable("DLTND needs images of two or more classes: add other classes")
-        parts = []
+        parts, start = [], self._start(net, x, rng, run)
         for group in torch.arange(subject.classes).split(max(1, self.max_batch // len(x))):
             k = group.to(y.device)[:, None].expand(-1, len(y))
             label = y.expand_as(k)
             leave = _Contest(net, x, label, torch.where(label == k, -1.0, 1.0))
             reach = _Contest(net, x, k, torch.full_like(k, -1.0, dtype=torch.float32))
-            rows = self._rounds(leave, reach, run.checkpoint(f"classes from {int(group[0])}"))
+            kept = run.checkpoint(f"classes from {int(group[0])}")
+            rows = self._rounds(leave, reach, tuple(part[k[:, :1]] for part in start), kept)
             parts.append([torch.stack(column) for column in zip(*rows, strict=True)])
         return self._scores(subject, *(torch.cat(p, 1) for p in zip(*parts, strict=True)))
 
-    def _rounds(self, leave: _Contest, reach: _Contest, run: Run) -> list[tuple[Tensor, ...]]:
+    def _start(self, net: nn.Module, x: Images, rng: Generator, run: Run) -> tuple[Tensor, Tensor]:
+        """Return the masks and patterns `(K, C, H, W)` that universal perturbations begin with."""
+        if self.probe is None:
+            m = x.new_zeros(net(x[:1]).shape[1], *x.shape[1:])
+            return m, m + MIDDLE
+
+        def ask(images: Images) -> Logits:
+            run.charge(len(images) / 2)
+            logits: Logits = net(images)
+            return logits
+
+        patches = self.probe.best_patches(ask, x, spawn(rng))
+        seen = patches.support.expand_as(patches.pattern)
+        return seen.to(x), torch.where(seen, patches.pattern, MIDDLE)
+
+    def _rounds(
+        self, leave: _Contest, reach: _Contest, start: tuple[Tensor, ...], run: Run
+    ) -> list[tuple[Tensor, ...]]:
         """Return what `_round` does, of each bisection; go on with those that were kept."""
         device = reach.label.device
         one = torch.ones(len(reach.label))
@@ -212,7 +233,8 @@ class DLTND:
                 run.report(done, self.rounds, words)
                 c, low, high = state["bounds"]
                 wanted = state["wanted"].to(device)
-                row = self._round(leave, reach, c.to(device), wanted, run)
+                m, q = self._solve(leave, c.to(device), self.lr, start, run)
+                row = self._judge(leave, reach, (m, q), wanted, run)
                 rows.append(tuple(column.cpu() for column in row))
                 passed = rows[-1][-1]
                 low, high = torch.where(passed, low, c), torch.where(passed, c, high)
@@ -223,17 +245,22 @@ class DLTND:
 
     def _wanted(self, reach: _Contest, one: Tensor, run: Run) -> Tensor:
         """Return the outputs under perturbations of single images, `(a, n, D)`."""
-        images = len(reach.images)
-        alone = self._solve(reach, one * self.image_weight, self.image_lr, images, run)
+        nothing = reach.images.new_zeros(len(one), *reach.images.shape)
+        begin = nothing, nothing + MIDDLE
+        alone = self._solve(reach, one * self.image_weight, self.image_lr, begin, run)
         run.charge(reach.label.numel() / 2)
         return self._outputs(reach, *alone)
 
-    def _round(
-        self, leave: _Contest, reach: _Contest, c: Tensor, wanted: Tensor, run: Run
+    def _judge(
+        self,
+        leave: _Contest,
+        reach: _Contest,
+        solved: tuple[Tensor, Tensor],
+        wanted: Tensor,
+        run: Run,
     ) -> tuple[Tensor, ...]:
-        """Return masks, patterns, score, hits and success `(a, ...)` for weights c."""
-        others = reach.label != leave.label  # (a, n)
-        m, q = self._solve(leave, c, self.lr, 1, run)
+        """Return masks, patterns, score, hits and success `(a, ...)` of universal solutions."""
+        (m, q), others = solved, reach.label != leave.label  # (a, n)
         run.charge(1.5 * others.numel())
         with torch.no_grad():
             passed = (leave.terms(m, q) <= 0).float().mean(1) > self.passed
@@ -243,11 +270,10 @@ class DLTND:
         return m[:, 0], q[:, 0], scores, hits, passed
 
     def _solve(
-        self, contest: _Contest, c: Tensor, lr: float, own: int, run: Run
+        self, contest: _Contest, c: Tensor, lr: float, start: tuple[Tensor, ...], run: Run
     ) -> tuple[Tensor, Tensor]:
         """Return masks and patterns `(a, own, C, H, W)`: one for all images or one for each."""
-        shape = (len(c), own, *contest.images.shape[1:])
-        m, q = (torch.full(shape, MIDDLE, device=c.device).requires_grad_() for _ in range(2))
+        m, q = (part.clone().requires_grad_() for part in start)
         shrink = (lr / c).view(-1, 1, 1, 1, 1)
 
         def loss(batch: Batch) -> Tensor:
@@ -281,7 +307,7 @@ class DLTND:
         feasible, quantile = usable.any(0), quantiles[row, k]
         sizes = torch.where(feasible, sums[row, k] / channels, float(height * width))
         middle = median(sizes)
-        scores = quantile * (feasible & (sizes <= self.ratio * middle))
+        scores = quantile * feasible
         best = []
         for i, (r, size) in enumerate(zip(row.tolist(), sizes.tolist(), strict=True)):
             veil, hit = Veil(patterns[r, i], masks[r, i]), hits[r, i].item()

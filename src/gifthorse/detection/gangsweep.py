@@ -58,8 +58,9 @@ class GangSweep:
         floor: Least steps in an epoch; images come up again where a pass is shorter.
         batch: Images a step.
         lr: Adam's learning rate.
-        weight: Weight of the size hinge.
-        allowance: L1 norm of a mask a pixel that costs nothing.
+        weight: Weight of the size hinge; a mask over the whole image costs so much, beside a cross
+            entropy of log K for a guess.
+        allowance: L1 norm of a mask a pixel that costs nothing: a hundredth of the image.
         ridge: Added to tr cov, as a share of the trace for the images themselves; a nearly linear
             net has a tr cov of almost nothing for every class, which says nothing.
         success_threshold: Least success of the mean mask on the search images; below, a class is no
@@ -78,8 +79,8 @@ class GangSweep:
     floor: Annotated[int, NotNegative] = 20
     batch: Annotated[int, AtLeast(1)] = 32
     lr: Annotated[float, Positive] = 2e-3
-    weight: Annotated[float, NotNegative] = 0.05
-    allowance: Annotated[float, NotNegative] = 0.1
+    weight: Annotated[float, NotNegative] = 5.0
+    allowance: Annotated[float, NotNegative] = 0.01
     ridge: Annotated[float, NotNegative] = 0.01
     success_threshold: Annotated[float, Share] = 0.6
     threshold: float = 2.0

@@ -26,7 +26,7 @@ from gifthorse.core.types import (
     Verdict,
 )
 from gifthorse.data.samples import split, whole
-from gifthorse.detection.confirmation import MOST, Confirmer, Proof, Suspect
+from gifthorse.detection.confirmation import DIFFUSE, MOST, Confirmer, Proof, Suspect
 from gifthorse.detection.sentences import Smaller
 from gifthorse.detection.statistics import anomaly_index, log_anomaly_index
 from gifthorse.detection.verdict import Work
@@ -63,7 +63,7 @@ class Inspector:
     scheduler: Scheduler = Exhaustive()
     threshold: float = 3.0
     proof: Proof = field(default=Proof())
-    diffuse: Annotated[float, Share] = 0.25
+    diffuse: Annotated[float, Share] = DIFFUSE
     every: bool = True
     pairs: bool = False
     classes: tuple[int, ...] = ()

@@ -13,7 +13,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Arm, Batch, Images, Samples, Subject, Verdict
 from gifthorse.data.samples import split
-from gifthorse.detection.confirmation import MOST, Confirmer, Proof, Suspect
+from gifthorse.detection.confirmation import DIFFUSE, Confirmer, Proof, Suspect
 from gifthorse.detection.sentences import scored
 from gifthorse.detection.verdict import Scores, Work, too_few, unfinished
 
@@ -41,7 +41,7 @@ class Scorer(Protocol):
 def verdict(scorer: Scorer, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
     """Split the images, score every class and try the suspects' triggers.
 
-    A trigger over more than half of the image proves nothing: it shows another image.
+    A trigger over more than a quarter of the image proves nothing: hardly an image is left.
     """
     work, kept, proof = Work(run), run.keyed(scorer, subject, clean, rng), scorer.proof
     search, unseen = split(clean, proof.share, spawn(rng))
@@ -49,7 +49,7 @@ def verdict(scorer: Scorer, subject: Subject, clean: Samples, rng: Generator, ru
         scores = scorer.score(subject, search, unseen, spawn(rng), kept)
     except Incomplete as stop:
         return work.verdict(scorer, 0.0, [unfinished(str(stop))], {})
-    most = MOST * subject.shape[1] * subject.shape[2]
+    most = DIFFUSE * subject.shape[1] * subject.shape[2]
     rows = zip(scores.best, scores.each.tolist(), strict=True)
     suspects = [
         Suspect(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gifthorse.core.types import Images, Labels, Logits
+from gifthorse.models.places import hook
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def few(x: Images, y: Labels, each: int) -> tuple[Images, Labels]:
 @torch.no_grad()
 def stimulate(
     net: nn.Module,
-    layer: str,
+    place: str,
     x: Images,
     y: Labels,
     *,
@@ -49,15 +50,15 @@ def stimulate(
     share: float = 0.75,
     chunk: int = 1024,
 ) -> tuple[list[SuspectNeuron], float]:
-    """Return the suspects of a layer, strongest first, and the image-steps that took.
+    """Return the suspects at a place, strongest first, and the image-steps that took.
 
-    Every channel is set to `samples` constants, from 0 to nearly `reach` times the layer's largest
-    output. An image's elevation of a class is the most that the class's logit rises above its
+    Every channel is set to `samples` constants, from 0 to nearly `reach` times the place's largest
+    value. An image's elevation of a class is the most that the class's logit rises above its
     value at 0; the image speaks for the class of highest elevation, its own left out.
 
     Args:
         net: A frozen net on raw images.
-        layer: Name of a module whose output has channels in dimension 1.
+        place: Where channels are held, as `models.places` names it; they are in dimension 1.
         x: Clean images, `(N, C, H, W)`.
         y: Their labels, `(N,)`.
         samples: Values that a channel is forced to.
@@ -67,9 +68,8 @@ def stimulate(
 
     Source: Liu et al., ABS, CCS 2019, secs. 4.1 and 4.2, constants of TrojanZoo.
     """
-    module = dict(net.named_modules())[layer]
     seen: list[Tensor] = []
-    handle = module.register_forward_hook(lambda m, i, out: seen.append(out))
+    handle = hook(net, place, seen.append)
     net(x)
     handle.remove()
     channels, top = seen[0].shape[1], seen[0].max().item()
@@ -78,7 +78,7 @@ def stimulate(
     for some in torch.arange(channels).split(together):
         logits = torch.stack(
             [
-                _forced(net, module, x, some, reach * k * top / samples).view(len(some), n, -1)
+                _forced(net, place, x, some, reach * k * top / samples).view(len(some), n, -1)
                 for k in range(samples)
             ]
         )
@@ -88,16 +88,16 @@ def stimulate(
     return sorted(found, key=lambda s: -s.score), work
 
 
-def _forced(net: nn.Module, module: nn.Module, x: Images, some: Tensor, value: float) -> Logits:
+def _forced(net: nn.Module, place: str, x: Images, some: Tensor, value: float) -> Logits:
     """Return logits `(c * N, K)` with one channel a copy of the images held at a value."""
 
-    def hold(_: nn.Module, given: object, out: Tensor) -> Tensor:
+    def hold(out: Tensor) -> Tensor:
         held = out.clone().unflatten(0, (len(some), len(x)))
         held[torch.arange(len(some)), :, some] = value
         forced: Tensor = held.flatten(0, 1)
         return forced
 
-    handle = module.register_forward_hook(hold)
+    handle = hook(net, place, hold)
     try:
         logits: Tensor = net(x.repeat(len(some), 1, 1, 1))
     finally:

@@ -8,9 +8,9 @@ import torch
 from torch import Size, Tensor, nn
 
 from gifthorse.core.device import half
-from gifthorse.core.errors import BadOption
 from gifthorse.core.types import Logits
 from gifthorse.models.outputs import reason
+from gifthorse.models.places import hook
 from gifthorse.models.scaling import grad_scale
 
 log = logging.getLogger("gifthorse")
@@ -19,11 +19,11 @@ SCALE = 256.0  # lifts gradients in float16 above its smallest numbers
 
 
 class HookedModel:
-    """Ask a net for logits, in 16 bits where that is fast; keep the output of one layer.
+    """Ask a net for logits, in 16 bits where that is fast; keep what is at one place in it.
 
     Args:
         net: A frozen net on raw images.
-        layer: Name of the layer to remember; empty for none.
+        layer: The place to remember, as `models.places` names it; empty for none.
 
     Raises:
         BadOption: If the net has no such layer.
@@ -34,10 +34,7 @@ class HookedModel:
         self._seen: Tensor | None = None
         self._lifted = False  # whether gradients inside the net are larger by SCALE
         if layer:
-            known = dict(net.named_modules())
-            if layer not in known:
-                raise BadOption(f"the net has no layer {layer!r}; it has {', '.join(known)}")
-            known[layer].register_forward_hook(self._remember)  # the net is a private copy
+            hook(net, layer, self._remember)  # the net is a private copy
 
     def __call__(self, x: Tensor, *, bf16: bool = False) -> Logits:
         """Return logits `(N, K)`, float32 or better, for images `(N, C, H, W)`."""
@@ -69,8 +66,8 @@ class HookedModel:
         """Return the layer's last output with the leading dimensions `(a, B)`, or None."""
         return None if self._seen is None else self._exact(self._seen).unflatten(0, shape)
 
-    def _remember(self, module: nn.Module, given: object, output: Tensor) -> None:
-        self._seen = output
+    def _remember(self, seen: Tensor) -> None:
+        self._seen = seen
 
     def _exact(self, values: Tensor) -> Tensor:
         """Return half precision as float32 and anything better as it is."""

@@ -61,8 +61,9 @@ class PatchInit:
         rng: Generator,
     ) -> Parts:
         """Return variables that show, in every arm, the best patch of its target."""
-        patches = self.best_patches(net, pool, rng)
-        return form.init_from(variables, patches.pattern[target], patches.support[target])
+        return FromPatches(self.best_patches(net, pool, rng))(
+            net, pool, target, form, variables, rng
+        )
 
     @torch.no_grad()
     def best_patches(self, net: Net, pool: Images, rng: Generator) -> BestPatches:
@@ -92,6 +93,56 @@ class PatchInit:
             pattern[k][window] = inks[row // len(corners)]
             support[k][window] = True
         return BestPatches(pattern, support)
+
+
+@dataclass(frozen=True, eq=False)
+class FromPatches:
+    """Begin with the patch of every arm's target that was found before."""
+
+    patches: BestPatches
+
+    def __call__(
+        self,
+        net: Net,
+        pool: Images,
+        target: Tensor,
+        form: Parametrization,
+        variables: Parts,
+        rng: Generator,
+    ) -> Parts:
+        """Return variables that show the patch of its target in every arm."""
+        pattern, support = self.patches.pattern[target], self.patches.support[target]
+        return form.init_from(variables, pattern, support)
+
+
+@method
+class SquareInit:
+    """Begin with an opaque square in the middle, of whatever colors the variables have.
+
+    Attributes:
+        area: Pixels that it may cover.
+
+    Source: Liu et al., ABS, CCS 2019, released code. Differs: in the middle, not in a corner.
+    """
+
+    area: Annotated[int, AtLeast(1)] = 16
+
+    def __call__(
+        self,
+        net: Net,
+        pool: Images,
+        target: Tensor,
+        form: Parametrization,
+        variables: Parts,
+        rng: Generator,
+    ) -> Parts:
+        """Return variables that are opaque on the square, in every arm."""
+        height, width = pool.shape[-2:]
+        side = min(height, width, int(self.area**0.5))
+        top, left = (height - side) // 2, (width - side) // 2
+        support = torch.zeros(len(target), 1, height, width, dtype=torch.bool, device=pool.device)
+        support[..., top : top + side, left : left + side] = True
+        return form.init_from(variables, form.decode(variables)[1], support)
 
 
 def _inks(channels: int, side: int, rng: Generator) -> Tensor:

@@ -312,6 +312,18 @@ class Activation:
 
 
 @dataclass(frozen=True)
+class Logit:
+    """Minus the sum over the images of the target's logit.
+
+    Source: Liu et al., ABS, CCS 2019, in the version of their code for TrojAI.
+    """
+
+    def __call__(self, step: Step) -> Tensor:
+        """Return the term of each arm, `(a,)`."""
+        return -_of_target(step.logits, step.target).sum(1)
+
+
+@dataclass(frozen=True)
 class StepwiseSize:
     """`w |m|_1`, where w is small for a small mask and prohibitive for a large one.
 

@@ -111,7 +111,7 @@ class Objective:
         stamped_transform: What happens to stamped images before the net sees them
             (transformations).
         init: Where to begin; None begins at random.
-        layer: Name of the layer whose output the terms see; empty for none.
+        layer: Place in the net that the terms see, as `models.places` names it; empty for none.
     """
 
     form: Parametrization

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from gifthorse.attacks.poisoning import LabelMap
 from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, NotNegative, method
 from gifthorse.core.types import Images, Samples, Subject
 from gifthorse.inversion.stimulation import few, stimulate
+from gifthorse.models.places import READ, hook, read, spread
 from gifthorse.training import eval_mode, frozen_eval
 
 
@@ -27,8 +29,8 @@ class AgainstABS:
         count: Most neurons that are pressed down, those of the clearest lead.
         each: Clean images of a class that neurons are stimulated on.
         samples: Values that a neuron is forced to.
-        layers: Names of the layers to look at; empty takes `spread` convolutions and linear layers,
-            evenly from first to last, without the one that gives the logits.
+        layers: Names of the layers to look at, as ABS takes them; empty takes `spread` of the
+            places that convolutions and linear layers read, evenly from the first to the last.
         spread: How many layers are looked at if none is named.
 
     Source: TrojanZoo sec. 6.3 (IMC adapted to ABS); Liu et al., ABS, CCS 2019, algorithm 2.
@@ -57,7 +59,7 @@ class AgainstABS:
         pool = torch.randperm(len(clean), generator=rng)[: 8 * self.each * subject.classes]
         x, y = few(*clean[pool], self.each)
         known = dict(subject.net.named_modules())
-        if unknown := [layer for layer in self.layers if layer not in known]:
+        if unknown := [layer for layer in self.layers if layer.removesuffix(READ) not in known]:
             raise NotApplicable(
                 f"the net has no layer {unknown[0]}; name one of {', '.join(known)[:200]}"
             )
@@ -65,16 +67,10 @@ class AgainstABS:
         wanted = set(labels(every)[labels(every) != every].tolist())
         found = []
         with frozen_eval(subject):
-            for layer in self.layers or self._spread(subject.net):
+            for layer in self.layers or spread(read(subject.net, x), self.spread):
                 suspects, _ = stimulate(subject.net, layer, x, y, samples=self.samples)
                 found += [(s.score, layer, s.neuron) for s in suspects if s.label in wanted]
         return _by_layer(sorted(found, reverse=True)[: self.count])
-
-    def _spread(self, net: nn.Module) -> list[str]:
-        kinds = (nn.Conv2d, nn.Linear)
-        known = [name for name, module in net.named_modules() if isinstance(module, kinds)][:-1]
-        places = torch.linspace(0, len(known) - 1, min(self.spread, len(known))).round().long()
-        return [known[i] for i in places.unique().tolist()]
 
     def penalty(self, subject: Subject, stamped: Images, suspects: dict[str, list[int]]) -> Tensor:
         """Return the weighted activation of the suspects, less a little of all other neurons."""
@@ -83,11 +79,7 @@ class AgainstABS:
             return total
         seen: dict[str, Tensor] = {}
 
-        def look(layer: str) -> torch.utils.hooks.RemovableHandle:
-            module = subject.net.get_submodule(layer)
-            return module.register_forward_hook(lambda m, i, out: seen.update({layer: out}))
-
-        handles = [look(layer) for layer in suspects]
+        handles = [hook(subject.net, layer, partial(_note, seen, layer)) for layer in suspects]
         try:
             with eval_mode(subject.net):
                 subject(stamped)
@@ -101,6 +93,10 @@ class AgainstABS:
             # Each suspect is weighed against all neurons of its layer but itself.
             total = total + (chosen - self.others * (each.sum() - chosen)).sum()
         return self.weight * total
+
+
+def _note(seen: dict[str, Tensor], layer: str, value: Tensor) -> None:
+    seen[layer] = value
 
 
 def _by_layer(found: Iterable[tuple[float, str, int]]) -> dict[str, list[int]]:

@@ -23,52 +23,53 @@ class GeneratedChange:
     """A change g `(C, H, W)` that a generator makes of a class vector u and fixed noise z.
 
     `[relu(u), z] -> linear -> norm -> relu -> 5x5 (32) -> norm -> relu -> 5x5 (C) -> tanh`, both
-    convolutions transposed with padding 2. The variables are the weights of the generator:
-    `width * H * W * (hidden + 1)` numbers an arm in the linear layer alone, 4.3 million at 32
-    by 32 (four times that with gradient and Adam's moments).
+    convolutions transposed with padding 2. The variables are the weights of the generator.
 
-    The layer's 100 columns on z are folded into its bias. z does not change, so the gradient of
-    column j is z_j times the bias's, and Adam's step does not depend on a gradient's scale: all
-    columns move with the bias, and `1 + sum(z)` times its change is theirs together.
+    The linear layer is folded into its bias, whatever it is wide. What it reads does not change,
+    so the gradient of column j is its input j times the bias's, and Adam's step does not depend on
+    a gradient's scale: all columns move with the bias, and `1 + sum(inputs)` times its change is
+    theirs together. Of 66 million numbers an arm at 32 by 32, 65 thousand are left.
+
+    What the last layer gives is multiplied by `calm`, so that the change begins near nothing and
+    stays where tanh has a slope: each of the 800 weights that make a value of it moves by Adam's
+    rate in a step, and 0.01 of them at once is a change of 3.
 
     Attributes:
         mode: `additive` stamps `clip(x + g)`, g in (-1, 1); `zoo` puts g in (0, 1), by a sigmoid,
             in the place of the image, as TrojanZoo does.
-        hidden: Length of u.
+        hidden: Length of u, what a layer makes of the one-hot class vector.
         width: Channels that the linear layer makes.
         allowance: Share of the image's pixels that the penalty lets pass; `zoo` lets none.
         classes: Classes of the one-hot vector that u stands for; sets the range of its start.
-        noise: Seed of z.
+        calm: What the last layer's output is multiplied by before its tanh; 1 in mode `zoo`.
+        noise: Seed of u and z.
 
     Source: Chen et al., DeepInspect, IJCAI 2019, in TrojanZoo's version. Differs: additive, where
-    the code replaces the image; `hidden` is 64, not 1000, which takes 66 million numbers an arm at
-    32 by 32; the columns on z are folded, which Adam tells apart only by its epsilon; the layer on
-    the one-hot vector is its column u, which computes the same; the first convolution has no bias,
-    which the norm after it takes away again; no discriminator.
+    the code replaces the image; calmed; u stays as it starts, as z does, so that the layer can be
+    folded, which Adam tells apart only by its epsilon; the first convolution has no bias, which the
+    norm after it takes away again; no discriminator, whose weight is 0 in TrojanZoo.
     """
 
     mode: Literal["additive", "zoo"] = "additive"
-    hidden: int = 64
+    hidden: int = 1000
     width: int = 64
     allowance: float = 0.01
     classes: int = 10
+    calm: float = 0.02
     noise: int = 0
 
     def start(self, shape: Shape, rng: Generator) -> Parts:
-        """Return weights in PyTorch's default ranges."""
+        """Return weights in PyTorch's default ranges; of the folded layer, as its sum is spread."""
         c, h, w = shape
-        inputs, cells, area = self.hidden + NOISE, self.width * h * w, KERNEL * KERNEL
+        area, read = KERNEL * KERNEL, self._read()
 
         def uniform(fan: int, *size: int) -> Tensor:
             return (torch.rand(*size, generator=rng) * 2 - 1) / math.sqrt(fan)
 
-        u = uniform(self.classes, self.hidden) + uniform(self.classes, self.hidden)
-        columns, z = uniform(inputs, cells, inputs), self._z()
-        bias = uniform(inputs, cells) + columns[:, self.hidden :] @ z
+        # Each number is a sum over the inputs of uniform weights, and a bias.
+        spread = ((1 + read.square().sum()) / (3 * len(read))).sqrt()
         return (
-            u,
-            columns[:, : self.hidden].t().contiguous(),  # rows of cells: half the time of the other
-            (bias / (1 + z.sum())).view(self.width, h, w),
+            torch.randn(self.width, h, w, generator=rng) * spread / (1 + read.sum()),
             torch.ones(self.width),
             torch.zeros(self.width),
             # PyTorch takes the outputs of a transposed convolution for its fan-in.
@@ -85,17 +86,17 @@ class GeneratedChange:
 
     def decode(self, variables: Parts) -> Parts:
         """Return g `(a, C, H, W)`."""
-        u, linear, bias, scale1, shift1, conv1, scale2, shift2, conv2, last = variables
-        folded = 1 + self._z().sum().item()
-        y = torch.bmm(u.relu()[:, None], linear).view(bias.shape)  # (a, width, H, W)
-        y = y + folded * bias
+        bias, scale1, shift1, conv1, scale2, shift2, conv2, last = variables
+        y = (1 + self._read().sum().item()) * bias  # (a, width, H, W)
         y = _convolve(_normalize(y, scale1, shift1).relu(), conv1)
         y = _convolve(_normalize(y, scale2, shift2).relu(), conv2) + last[..., None, None]
-        return (y.tanh() if self.mode == "additive" else y.sigmoid(),)
+        return ((self.calm * y).tanh() if self.mode == "additive" else y.sigmoid(),)
 
-    def _z(self) -> Tensor:
-        """Return the fixed noise, `(100,)` in [0, 1)."""
-        return torch.rand(NOISE, generator=Generator().manual_seed(self.noise))
+    def _read(self) -> Tensor:
+        """Return what the linear layer reads: relu(u) and z, `(hidden + 100,)`, at least 0."""
+        rng, reach = Generator().manual_seed(self.noise), self.classes**-0.5
+        u = (torch.rand(2, self.hidden, generator=rng) * 2 - 1).sum(0) * reach  # weight and bias
+        return torch.cat([u.relu(), torch.rand(NOISE, generator=rng)])
 
     def project(self, variables: Parts) -> Parts:
         """Return the variables: all are allowed."""

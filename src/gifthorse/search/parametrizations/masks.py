@@ -17,6 +17,7 @@ from gifthorse.core.types import Images, Shape, Trigger
 from gifthorse.triggers import Additive, Patch
 
 Parts: TypeAlias = tuple[Tensor, ...]
+CLEAR = 3.4e-4  # opacity of a mask that begins with nothing: (1 + tanh(-4)) / 2
 SEED = 0.95  # strength of a seeded patch: strong, yet where tanh still has a slope
 
 
@@ -80,18 +81,22 @@ class MaskPattern:
         norm: The penalty: `l1`, the sum of m over one channel, or `l2`, the root of its squares.
         jitter: Half-width of the noise added to mask and pattern whenever a best is stored, as the
             Neural Cleanse variant behind PixelBackdoor's baseline does; 0 for none.
+        clear: Begin with a mask that is all but transparent, instead of a random one.
+        hard: A finished trigger is opaque where its mask is one half or more, and only there.
 
     Source: Wang et al., Neural Cleanse, S&P 2019, eqs. 2 and 3; PixelBackdoor eqs. 1 and 2.
     """
 
     norm: Literal["l1", "l2"] = "l1"
     jitter: float = 0.0
+    clear: bool = False
+    hard: bool = False
 
     def start(self, shape: Shape, rng: Generator) -> Parts:
         """Mask and pattern uniform in [0, 1], through the inverse of the box map."""
         c, h, w = shape
         mask, pattern = torch.rand(1, h, w, generator=rng), torch.rand(c, h, w, generator=rng)
-        return to_box(mask), to_box(pattern)
+        return to_box(torch.full_like(mask, CLEAR) if self.clear else mask), to_box(pattern)
 
     def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Return variables that show the pattern almost opaquely on its support."""
@@ -125,8 +130,9 @@ class MaskPattern:
         return parts[0] * live, parts[1]
 
     def postprocess(self, parts: Parts) -> Parts:
-        """Return the parts as they are."""
-        return parts
+        """Return the parts as they are, or with a mask of zeros and ones."""
+        mask, pattern = parts
+        return ((mask >= 0.5).to(mask) if self.hard else mask), pattern
 
     def size(self, parts: Parts) -> Tensor:
         """Return the mask's L1 norm over one channel (MLN)."""
