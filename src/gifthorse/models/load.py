@@ -22,6 +22,7 @@ from gifthorse.models.normalize import STORED
 from gifthorse.models.outputs import ends
 from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
+from gifthorse.models.reading.child import INERT
 from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY, PrivateCopy, private_copy
 from gifthorse.models.reading.survey import Survey, refusal
@@ -201,7 +202,8 @@ def read_tensors(
             "more memory if you expect a file that large",
             rule="FS004",
         )
-    return isolation.read(copy, found.kind, found.entries, memory=memory, deadline=deadline)
+    kind = INERT if found.inert else found.kind
+    return isolation.read(copy, kind, found.entries, memory=memory, deadline=deadline)
 
 
 def _picked(chosen: Chosen, by_path: Mapping[tuple[str, ...], Tensor | None]) -> dict[str, Tensor]:

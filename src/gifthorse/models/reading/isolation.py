@@ -141,7 +141,7 @@ def read(
 
     Args:
         copy: Its bytes.
-        kind: `safetensors`, `pytorch` or `legacy`.
+        kind: `safetensors`, `pytorch` or `legacy`; `child.INERT` for one that brings code.
         expected: The leaves that its bytes were seen to hold.
         memory: Bytes that the reader may take beyond what torch itself needs.
         deadline: Seconds of processor time that it may take.
