@@ -38,6 +38,21 @@ def torch_zip(
     return path
 
 
+def records(data: bytes) -> dict[str, bytes]:
+    """Return the records of an archive by name."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def archived(records: Mapping[str, bytes]) -> bytes:
+    """Return an archive of records, stored plainly."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in records.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return buffer.getvalue()
+
+
 def text(value: str) -> bytes:
     """Opcode that pushes a text."""
     data = value.encode()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import BadImages, UsageError
+from gifthorse.core.files import is_regular, read_json
 from gifthorse.data.decode import image_suffixes, listed, opens
 from gifthorse.data.files import (
     FolderContents,
@@ -25,6 +27,8 @@ PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "
 FEW = 0.2  # of all folders at most are taken for strangers among the others
 # Endings of files that may hold the labels of a folder without classes.
 SHEETS = (*ENDINGS, ".json", ".xml", ".xls", ".xlsx", ".ods", ".parquet", ".yaml", ".yml", ".mat")
+EXAMPLE = re.compile(r"class_(\d{1,6})_")  # begins the names of TrojAI's examples
+LABEL = 100  # bytes of a JSON that is a label
 LOOKED_AT = 20  # files without an ending that are opened to see whether a folder holds images
 
 Contents = Mapping[str, Sequence[ImageEntry]]
@@ -66,14 +70,37 @@ def read_folders(source: str, wanted: Wanted) -> Gallery:
 
 
 def read_flat(source: str, wanted: Wanted) -> Gallery:
-    """Read a folder of images without labels: all are -1 until a model has labeled them."""
+    """Read a folder of images without labels: all are -1 until a model has labeled them.
+
+    Where each has its label in its name or in a JSON of the same name, as TrojAI's examples do,
+    these are the labels.
+    """
     root = Path(source)
     entries, skipped = sort_out(walk(root), root)
+    examples = [replace(entry, label=example_label(entry)) for entry in entries]
+    if examples and all(entry.label >= 0 for entry in examples):
+        note = f"labels as TrojAI gives them, such as {examples[0].label} of {examples[0].name!a}"
+        left = tuple(words for words in skipped if ".json " not in words)
+        return gather(FolderContents(source, "file", tuple(examples), (), (note,), left), wanted)
     sheets = sorted(shown(p.name) for p in root.iterdir() if p.suffix.lower() in SHEETS)
     words = f"no labels are read from {listed(sheets, 4)}: give them as labels.csv, {EXPECTED}"
     notes = (words,) if sheets else ()
     found = FolderContents(source, "model", tuple(entries), notes=notes, skipped=tuple(skipped))
     return gather(found, wanted)
+
+
+def example_label(entry: ImageEntry) -> int:
+    """Return the label of an example image of TrojAI, by its name or a JSON beside it; else -1."""
+    named = EXAMPLE.match(entry.path.name)
+    if named:
+        return int(named[1])
+    beside = entry.path.with_suffix(".json")
+    if not is_regular(beside):
+        return -1
+    try:
+        return int(read_json(beside, LABEL))
+    except (UsageError, ValueError, TypeError, OverflowError):
+        return -1
 
 
 def _check_height(source: str, contents: Contents) -> None:

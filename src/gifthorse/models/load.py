@@ -14,10 +14,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from gifthorse.core.atomic import atomic
-from gifthorse.core.errors import UnreadableModel, UsageError
+from gifthorse.core.errors import UnknownArch, UnreadableModel, UsageError
 from gifthorse.core.resizing import Resize
 from gifthorse.core.types import Normalization, Origin
 from gifthorse.models import architectures as archs
+from gifthorse.models import structure
 from gifthorse.models.normalize import STORED
 from gifthorse.models.outputs import ends
 from gifthorse.models.parts import Chosen, choose
@@ -46,7 +47,7 @@ class Opened:
         normalization: What the file holds as a layer before the net, or says beside it; a claim,
             to be checked.
         resize: How images come to the net's size, as a model folder says; None for files.
-        labels: The classes' own names, by number; empty for files.
+        labels: The classes' own names, by number; empty where a file keeps none.
     """
 
     net: nn.Module
@@ -67,7 +68,7 @@ def load_file(
     memory: int = MEMORY,
     deadline: float = DEADLINE,
 ) -> Opened:
-    """Open a state dict (`safetensors` or `torch.save`) without running anything in it.
+    """Open a model file (`safetensors`, `torch.save`, TorchScript) without running anything in it.
 
     Args:
         path: The file.
@@ -121,8 +122,9 @@ def _built(
     chosen = choose(found.entries, fits, part)
     by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
     state, casts = to_float32(_picked(chosen, by_path))
-    fitted = _fit(state, chosen, fits)
-    origin = _origin(found, chosen, fitted, casts)
+    fitted = _fit(state, chosen, fits, structure.own_class(found.layers, chosen.entries))
+    set_so = structure.adopt(fitted.net, found.layers, chosen.entries)
+    origin = _origin(found, chosen, fitted, (*casts, *set_so))
     beside = [by_path[e.path] for e in chosen.normalization or ()]
     return Opened(
         fitted.net,
@@ -131,6 +133,7 @@ def _built(
         origin,
         nonfinite(fitted.net),
         _normalization(beside),
+        labels=structure.labels(found.layers, fitted.classes),
     )
 
 
@@ -293,11 +296,12 @@ def _fit(
     state: Mapping[str, Tensor],
     chosen: Chosen,
     fits: Callable[[archs.Shapes], archs.Guess | None],
+    kind: str,
 ) -> _Fitted:
-    """Make the net that the tensors are and fill it."""
+    """Make the net that the tensors are, of the class that the file names, and fill it."""
     shapes = archs.shapes_of(state)
     if not isinstance(fits, archs.Named):
-        guess = chosen.fit or archs.match(shapes)  # which raises, naming what comes near
+        guess = chosen.fit or structure.of_library(kind, shapes) or _match(shapes, kind)
         net = archs.fill(archs.build(guess.arch, guess.classes, guess.channels), state, guess.arch)
         how = f"guessed from {len(state)} tensors"
         if guess.ties:
@@ -306,6 +310,13 @@ def _fit(
     net = archs.fill(fits.built(shapes), state, fits.arch)
     classes, channels = fits.ends if fits.arch in NETS else ends(net, fits.ends[0])
     return _Fitted(net, fits.arch, classes, channels, "named with --arch")
+
+
+def _match(shapes: archs.Shapes, kind: str) -> archs.Guess:
+    try:
+        return archs.match(shapes)  # which raises, naming what comes near
+    except UnknownArch as error:
+        raise UnknownArch(f"{error}{structure.hint(kind)}") from error
 
 
 # Saving ---------------------------------------------------------------------------------------

@@ -39,6 +39,9 @@ def read_tensors(stream: IO[bytes]) -> tuple[tuple[CheckpointEntry, ...], list[T
     with archives.directory(stream, size) as archive:
         found = archives.index(archive, without_code)
         top = archives.index_name(archive).partition("/")[0]
+        order = f"{top}/byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise UnreadableModel("its numbers are big-endian: save it again", rule="FS009")
         return _filled(found, lambda block: archive.read(f"{top}/data/{block.key}"))
 
 

@@ -25,11 +25,13 @@ from gifthorse.models.reading.pickles import (
     items_of,
     leaf,
 )
-from gifthorse.models.reading.ratings import DICTS, HARMLESS, META, PARAMETER, SPARSE, STRIDED
+from gifthorse.models.reading.ratings import CODE, DICTS, HARMLESS, META, PARAMETER, SPARSE, STRIDED
 
 PROGRAM = "__torch__."  # begins what TorchScript calls its classes
+COMPILED_NET = "torch._dynamo.eval_frame.OptimizedModule"
 LAYERS = 20_000
 SETTINGS = 40  # of a layer
+MOST_CLASSES = 10_000
 LONGEST = 100  # characters of a setting
 WORDS = 8  # numbers of one
 
@@ -69,9 +71,10 @@ def inert(trace: Trace) -> Contents:
 
 
 def _calls(nodes: Iterable[Node]) -> Mapping[str, int]:
-    """Return what a careless loader would run: classes and functions, and how often each."""
+    """Return what a careless loader would run, and how often; what is not torch's own first."""
     made = (_kind(node) or NAMELESS for node in nodes if node.kind == "call")
-    return dict(Counter(_unmangled(name) for name in made if name not in HARMLESS).most_common())
+    counts = Counter(_unmangled(name) for name in made if name not in HARMLESS)
+    return dict(sorted(counts.items(), key=lambda c: (c[0].startswith(CODE[:2]), -c[1])))
 
 
 def _kind(node: Node) -> str:
@@ -96,6 +99,7 @@ class _Walk:
     largest: int = 0
     around: set[int] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
+    known: dict[int, _Members] = field(default_factory=dict)
     count: int = 0
 
     def visit(self, value: object, path: tuple[str, ...]) -> None:
@@ -159,33 +163,31 @@ class _Walk:
 
     def module(self, stub: Node, path: tuple[str, ...], front: str) -> None:
         """List the tensors of a module, by the names of its `state_dict` behind `front`."""
-        kind, state = _kind(stub), _state(stub)
-        if id(stub) in self.around or not _is_module(kind, state):
+        if id(stub) not in self.known:
+            self.known[id(stub)] = _members(stub)
+        inside = self.known[id(stub)]
+        if id(stub) in self.around or not inside.module:
             return  # a module that knows the one it is in, or none
         self.note((*path, *front.split(".")))
-        self.layer(kind, state, ".".join((*path, front.rstrip("."))).strip("."))
-        if "quantized" in kind.split("."):
-            self.entries.append(CheckpointEntry((*path, f"{front}weight"), f"quantized {kind}", ()))
+        self.layer(inside, ".".join((*path, front.rstrip("."))).strip("."))
+        if "quantized" in inside.kind.split("."):
+            kind = f"quantized {shown(inside.kind)}"
+            self.entries.append(CheckpointEntry((*path, f"{front}weight"), kind, ()))
             self.tensors.append(None)
             return
         self.around.add(id(stub))
-        tensors, below = _members(kind, state)
-        for name, value in tensors.items():
-            tensor = _tensor(value)
-            if tensor is not None:
-                self.note(path)
-                self.add(tensor, (*path, front + name))
-        for name, child in below.items():
-            if isinstance(child, Node) and child.kind == "call":
-                self.module(child, path, f"{front}{name}.")
+        for name, tensor in inside.tensors.items():
+            self.note(path)
+            self.add(tensor, (*path, front + name))
+        for name, child in inside.below.items():
+            self.module(child, path, f"{front}{name}.")
         self.around.discard(id(stub))
 
-    def layer(self, kind: str, state: Mapping[str, object], name: str) -> None:
+    def layer(self, inside: _Members, name: str) -> None:
         """Add what a module's stub shows."""
-        plain = {k: v for k, v in state.items() if not k.startswith("_") and _plain(v)}
-        kept = dict(list(plain.items())[:SETTINGS])
         if len(self.layers) < LAYERS and len(name) < 10 * LONGEST:
-            self.layers.append(Layer(name, shown(_unmangled(kind)), kept))
+            kind = shown(_unmangled(inside.kind))
+            self.layers.append(Layer(name, kind, inside.settings, inside.names))
 
 
 def _unmangled(kind: str) -> str:
@@ -207,33 +209,67 @@ def _plain(value: object) -> bool:
     return short or isinstance(value, bool | int | float)
 
 
+def _class_names(value: object) -> tuple[str, ...]:
+    """Return the texts of a list, or of a table by numbers from 0; nothing of all else."""
+    items = items_of(value) if isinstance(value, Node) else None
+    if not items or len(items) > MOST_CLASSES or [k for k, _ in items] != _counted(len(items)):
+        return ()
+    names = tuple(shown(name, LONGEST) for _, name in items if isinstance(name, str))
+    return names if len(names) == len(items) else ()
+
+
+def _counted(count: int) -> list[str]:
+    return [str(i) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class _Members:
+    """What a stub is and holds: tensors and modules by name if it is a module."""
+
+    kind: str
+    module: bool
+    tensors: Mapping[str, Node]
+    below: Mapping[str, Node]
+    settings: Mapping[str, object]
+    names: tuple[str, ...]
+
+
+def _members(stub: Node) -> _Members:
+    kind, state = _kind(stub), _state(stub)
+    module = _is_module(kind, state)
+    tensors, below = state, state
+    if not kind.startswith(PROGRAM):  # which keeps them all together
+        passing = _texts(state.get("_non_persistent_buffers_set"))
+        buffers = _table(state.get("_buffers"))
+        kept = {name: buffer for name, buffer in buffers.items() if name not in passing}
+        tensors, below = {**_table(state.get("_parameters")), **kept}, _table(state.get("_modules"))
+    plain = [(k, v) for k, v in state.items() if not k.startswith("_") and _plain(v)]
+    return _Members(
+        kind,
+        module,
+        {name: t for name, value in tensors.items() if (t := _tensor(value)) is not None},
+        {name: n for name, n in below.items() if isinstance(n, Node) and n.kind == "call"},
+        dict(plain[:SETTINGS]),
+        _class_names(state.get("names")),
+    )
+
+
 def _is_module(kind: str, state: Mapping[str, object]) -> bool:
     named = all(key in state for key in _MODULE)
     return named or kind.startswith(PROGRAM) or ".nn.quantized." in f".{kind}"
-
-
-def _members(
-    kind: str, state: Mapping[str, object]
-) -> tuple[Mapping[str, object], Mapping[str, object]]:
-    """Return what may be tensors of a module, and what may be modules below it."""
-    if kind.startswith(PROGRAM):  # which keeps them all together
-        return state, {k: v for k, v in state.items() if _tensor(v) is None}
-    passing = {key for key, _ in _texts(state.get("_non_persistent_buffers_set"))}
-    buffers = {k: v for k, v in _table(state.get("_buffers")).items() if k not in passing}
-    return {**_table(state.get("_parameters")), **buffers}, _table(state.get("_modules"))
 
 
 def _table(value: object) -> Mapping[str, object]:
     return dict(items_of(value) or ())
 
 
-def _texts(value: object) -> list[tuple[str, object]]:
+def _texts(value: object) -> set[str]:
     """Return the texts in a set, whatever protocol wrote it."""
     if not isinstance(value, Node):
-        return []
+        return set()
     args = value.args if isinstance(value.args, tuple) else ()
     given = [i for a in args if isinstance(a, Node) for i in a.items]
-    return [(item, None) for item in (*given, *value.items) if isinstance(item, str)]
+    return {item for item in (*given, *value.items) if isinstance(item, str)}
 
 
 def _tensor(value: object) -> Node | None:
@@ -254,6 +290,9 @@ def _tensor(value: object) -> Node | None:
 def _state(stub: Node) -> Mapping[str, object]:
     """Return what an object would be given as its attributes, those of slots among them."""
     found: dict[str, object] = {}
+    if stub.callee == COMPILED_NET and isinstance(stub.args, tuple) and stub.args:
+        inside = Node("dict", items=["_orig_mod", stub.args[0]])  # given to it, not its state
+        return dict.fromkeys(_MODULE) | {"_modules": inside}
     for state in stub.states:
         slotted = isinstance(state, tuple) and len(state) == 2
         parts = state if slotted and isinstance(state, tuple) else (state,)

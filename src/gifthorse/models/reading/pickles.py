@@ -44,11 +44,13 @@ class Layer:
         name: Where it stands, with dots.
         kind: Name of its class.
         settings: Its plain attributes: numbers, short texts, few numbers.
+        names: Of classes, in the order of their numbers, if it keeps such a table.
     """
 
     name: str
     kind: str
     settings: Mapping[str, Any]
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ _OBJECTS = {
     "builtins": "bool bytearray bytes complex dict enumerate float frozenset int list object range "
     "reversed set slice str tuple zip Ellipsis NotImplemented",
     "collections": "ChainMap Counter OrderedDict UserDict UserList UserString defaultdict deque",
+    "contextlib": "nullcontext",
     "copyreg": "_reconstructor __newobj__ __newobj_ex__",
     "datetime": "date datetime time timedelta timezone tzinfo",
     "decimal": "Context Decimal",
@@ -158,6 +159,15 @@ _FUNCTIONS = (
     "savetxt setattr spawn system unsafe_load urlopen urlretrieve"
 )
 FUNCTIONS = frozenset(_FUNCTIONS.split())
+# What torch.compile puts around a net: classes that keep what they are given.
+_COMPILED = {
+    "torch._dynamo.eval_frame": "OptimizedModule OptimizeContext",
+    "torch._dynamo.convert_frame": "CatchErrorsWrapper ConvertFrame ConvertFrameAssert "
+    "ConvertFrameBox",
+    "torch._dynamo.hooks": "Hooks",
+    "torch._dynamo.repro.after_dynamo": "WrapBackendDebug",
+}
+COMPILED = frozenset(f"{module}.{n}" for module, names in _COMPILED.items() for n in names.split())
 # Whose classes are parts of models and of their training.
 CODE = ("torch.nn.", "torch.optim.", "torch.utils.data.", "torchvision.", "timm.")
 
@@ -212,6 +222,8 @@ def rate(module: str, name: str) -> Safety:
     if top in DANGEROUS or top in sys.stdlib_module_names or _reaches(parts):
         return "dangerous"
     known = full.startswith(CODE) and "datapipes" not in module
+    if full in COMPILED:
+        return "class"
     if known and parts[-1].lstrip("_")[:1].isupper():
         return "class"
     return "dangerous" if full.startswith(PARTS) else "unknown"
