@@ -155,3 +155,21 @@ def saved(value: object, **options: bool) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
     return buffer.getvalue()
+
+
+def program(front: bytes = b"") -> bytes:
+    """An archive as TorchScript writes it: a layer within a net, numbers, lists, code."""
+    ints = b"ctorch.jit._pickle\nbuild_intlist\n(](" + number(1) + b"etR"
+    inner = b"c__torch__.torch.nn.modules.linear.___torch_mangle_3\nLinear\n)\x81}("
+    inner += text("training") + b"\x89" + text("padding") + ints
+    inner += text("weight") + tensor((2, 3), (3, 1), 6) + b"ub"
+    outer = b"c__torch__.nets\nNet\n)\x81}(" + text("fc") + inner + b"ub."
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("net/data/0", torch.arange(6.0).numpy().tobytes())
+        archive.writestr("net/data.pkl", b"\x80\x02" + front + outer)
+        code = "def forward(self, x):\n  return x\n" * 9
+        archive.writestr("net/code/__torch__/nets.py", code, zipfile.ZIP_DEFLATED)
+        archive.writestr("net/constants.pkl", b"\x80\x02).")
+        archive.writestr("net/version", b"3\n")
+    return buffer.getvalue()

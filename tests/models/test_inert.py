@@ -11,7 +11,6 @@ import pickle
 import random
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -112,34 +111,16 @@ def test_any_protocol_is_followed(protocol: int) -> None:
     assert list(state(buffer.getvalue())) == list(Shared().state_dict())
 
 
-def compiled(front: bytes = b"") -> bytes:
-    """An archive as TorchScript writes it: a layer within a net, numbers, lists, code."""
-    ints = b"ctorch.jit._pickle\nbuild_intlist\n(](" + hostile.number(1) + b"etR"
-    inner = b"c__torch__.torch.nn.modules.linear.___torch_mangle_3\nLinear\n)\x81}("
-    inner += hostile.text("training") + b"\x89" + hostile.text("padding") + ints
-    inner += hostile.text("weight") + hostile.tensor((2, 3), (3, 1), 6) + b"ub"
-    outer = b"c__torch__.nets\nNet\n)\x81}(" + hostile.text("fc") + inner + b"ub."
-    buffer = BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("net/data/0", torch.arange(6.0).numpy().tobytes())
-        archive.writestr("net/data.pkl", b"\x80\x02" + front + outer)
-        code = "def forward(self, x):\n  return x\n" * 9
-        archive.writestr("net/code/__torch__/nets.py", code, zipfile.ZIP_DEFLATED)
-        archive.writestr("net/constants.pkl", b"\x80\x02).")
-        archive.writestr("net/version", b"3\n")
-    return buffer.getvalue()
-
-
 def test_a_program_shows_its_layers() -> None:
-    told = seen(compiled())
+    told = seen(hostile.program())
     assert [(f.rule, f.severity) for f in told.findings] == [("FS002", "MEDIUM"), ("FS007", "LOW")]
     assert [(layer.name, layer.kind) for layer in told.layers] == [
         ("", "nets.Net"),
         ("fc", "torch.nn.modules.linear.Linear"),
     ]
     assert told.calls["nets.Net"] == 1
-    assert same(state(compiled()), {"fc.weight": torch.arange(6.0).view(2, 3)})
-    assert seen(compiled(b"cos\nsystem\n0")).findings[0].rule == "FS001"
+    assert same(state(hostile.program()), {"fc.weight": torch.arange(6.0).view(2, 3)})
+    assert seen(hostile.program(b"cos\nsystem\n0")).findings[0].rule == "FS001"
 
 
 @pytest.mark.slow

@@ -23,7 +23,6 @@ from gifthorse.models.normalize import STORED
 from gifthorse.models.outputs import ends
 from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
-from gifthorse.models.reading.child import INERT
 from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY, PrivateCopy, private_copy
 from gifthorse.models.reading.survey import Survey, refusal
@@ -122,9 +121,11 @@ def _built(
     chosen = choose(found.entries, fits, part)
     by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
     state, casts = to_float32(_picked(chosen, by_path))
-    fitted = _fit(state, chosen, fits, structure.own_class(found.layers, chosen.entries))
-    set_so = structure.adopt(fitted.net, found.layers, chosen.entries)
-    origin = _origin(found, chosen, fitted, (*casts, *set_so))
+    kind = structure.own_class(found.layers, chosen.entries)
+    fitted = _fit(state, chosen, fits, kind)
+    unlike = structure.unlike(kind, fitted.arch)
+    adopted = structure.adopt(fitted.net, found.layers, chosen.entries)
+    origin = _origin(found, chosen, fitted, (*casts, *unlike, *adopted))
     beside = [by_path[e.path] for e in chosen.normalization or ()]
     return Opened(
         fitted.net,
@@ -205,8 +206,7 @@ def read_tensors(
             "more memory if you expect a file that large",
             rule="FS004",
         )
-    kind = INERT if found.inert else found.kind
-    return isolation.read(copy, kind, found.entries, memory=memory, deadline=deadline)
+    return isolation.read(copy, found.reader, found.entries, memory=memory, deadline=deadline)
 
 
 def _picked(chosen: Chosen, by_path: Mapping[tuple[str, ...], Tensor | None]) -> dict[str, Tensor]:

@@ -105,6 +105,21 @@ def hint(kind: str) -> str:
     return told
 
 
+def unlike(kind: str, arch: str) -> tuple[str, ...]:
+    """Say that a net of ours stands in for one of a class whose code was not looked at.
+
+    Example:
+        >>> unlike("nets.Net", "tiny")[0]
+        "what is scanned is tiny, built here: the file's own nets.Net may compute something else"
+        >>> unlike("torchvision.models.resnet.ResNet", "torchvision:resnet18")
+        ()
+    """
+    if not kind or kind.startswith("torch.nn.") or kind.partition(".")[0] == arch.split(":")[0]:
+        return ()
+    words = f"what is scanned is {arch}, built here: the file's own {shown(kind)} may compute "
+    return (f"{words}something else",)
+
+
 # 2. Settings of layers ------------------------------------------------------------------------
 
 

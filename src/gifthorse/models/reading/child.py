@@ -19,9 +19,8 @@ from gifthorse.core.isolated.transport import apart
 from gifthorse.models.reading import blocks, values
 from gifthorse.models.reading.entries import PLAIN, shown
 from gifthorse.models.reading.files import size_of, sniff_stream
-from gifthorse.models.reading.survey import survey
+from gifthorse.models.reading.survey import INERT, survey
 
-INERT = "inert"  # the kind of a file whose pickles bring code
 DEPTH = 100
 LEAVES = 200_000
 
@@ -48,8 +47,8 @@ def sniffed(stream: IO[bytes], ending: str) -> tuple[Any, list[Tensor]]:
     return sniff_stream(stream, size_of(stream), ending), []
 
 
-def tensors(stream: IO[bytes], kind: str) -> tuple[Any, list[Tensor]]:
-    """Open a checked file by the library that it is for.
+def tensors(stream: IO[bytes], reader: str) -> tuple[Any, list[Tensor]]:
+    """Open a checked file by the library that it is for, see `Survey.reader`.
 
     Returns:
         Path, data type (or a type's name) and shape of each leaf, None if it is no plain tensor;
@@ -59,10 +58,10 @@ def tensors(stream: IO[bytes], kind: str) -> tuple[Any, list[Tensor]]:
         UnreadableModel: If the library refuses it.
     """
     try:
-        if kind == "safetensors":
+        if reader == "safetensors":
             told, found = listed(stream)
             return told["tensors"], found
-        return read_inert(stream) if kind == INERT else read_pickle(stream)
+        return read_inert(stream) if reader == INERT else read_pickle(stream)
     except REFUSALS as error:
         if "alloc" in str(error) or "memory" in str(error) or isinstance(error, RecursionError):
             raise

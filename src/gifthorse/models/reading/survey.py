@@ -42,6 +42,7 @@ from gifthorse.models.reading.strangers import (
 
 SWELL = 16  # how often larger than its file a checkpoint may be once written out in full
 SLACK = 64 << 20
+INERT = "inert"  # the reader for files whose pickles bring code
 CALLS = 100  # different ones that are listed
 NAMED = 8  # that are named in words
 
@@ -84,6 +85,11 @@ class Survey:
     inert: bool = False
     layers: tuple[Layer, ...] = ()
     calls: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def reader(self) -> str:
+        """Which reader of `child.tensors` is for it: its kind, or `INERT`."""
+        return INERT if self.inert else self.kind
 
 
 def survey(stream: IO[bytes], name: str) -> Survey:
