@@ -16,7 +16,7 @@ from gifthorse.models import load
 from gifthorse.models.architectures import shapes_of
 from gifthorse.models.reading.entries import CheckpointEntry
 from gifthorse.models.reading.pickles import Layer
-from gifthorse.models.structure import adopt, hint, labels, of_library, own_class
+from gifthorse.models.structure import adopt, hint, labels, of_library, own_net
 
 
 def entry(*path: str) -> CheckpointEntry:
@@ -81,9 +81,9 @@ def test_heads_of_attention_are_taken_over() -> None:
 
 def test_the_class_is_that_of_the_chosen_part() -> None:
     layers = [Layer("", "lit.Module", {}), Layer("ema.model", "gone.Net", {})]
-    assert own_class(layers, {"fc.weight": entry("ema", "model.fc.weight")}) == "gone.Net"
-    assert own_class(layers, {"fc.weight": entry("fc.weight")}) == "lit.Module"
-    assert own_class(layers, {"fc.weight": entry("head.fc.bias")}) == ""
+    assert own_net(layers, {"fc.weight": entry("ema", "model.fc.weight")}).kind == "gone.Net"
+    assert own_net(layers, {"fc.weight": entry("fc.weight")}).kind == "lit.Module"
+    assert own_net(layers, {"fc.weight": entry("head.fc.bias")}).kind == ""
 
 
 def test_names_of_classes_must_be_as_many() -> None:
@@ -141,15 +141,17 @@ def test_nets_of_libraries_are_found_by_their_class(
 ) -> None:
     Libraries(monkeypatch)
     shapes = shapes_of(Small(4, 7).state_dict())
-    found = of_library(f"{source}.models.small.Small", shapes)
+    stub = Layer("", f"{source}.models.small.Small", {})
+    found = of_library(stub, shapes)
     assert found is not None
     assert (found.arch, found.classes) == (f"{source}:small4", 7)
-    assert of_library(f"{source}.models.small.Small", {"fc.weight": (7, 5)}) is None
-    assert of_library("gone.models.small.Small", shapes) is None
+    assert of_library(stub, {"fc.weight": (7, 5)}) is None
+    assert of_library(Layer("", stub.kind, {"num_classes": 6}), shapes) is None
+    assert of_library(Layer("", "gone.models.small.Small", {}), shapes) is None
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    assert of_library("torchvision.models.resnet.ResNet", {}) is None
+    assert of_library(Layer("", "torchvision.models.resnet.ResNet", {}), {}) is None
     assert "--arch torchvision:NAME" in hint("torchvision.models.resnet.ResNet")
     assert hint("") == ""

@@ -25,6 +25,7 @@ from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
 from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY, PrivateCopy, private_copy
+from gifthorse.models.reading.pickles import Layer
 from gifthorse.models.reading.survey import Survey, refusal
 from gifthorse.models.zoo import NETS
 
@@ -121,9 +122,9 @@ def _built(
     chosen = choose(found.entries, fits, part)
     by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
     state, casts = to_float32(_picked(chosen, by_path))
-    kind = structure.own_class(found.layers, chosen.entries)
-    fitted = _fit(state, chosen, fits, kind)
-    unlike = structure.unlike(kind, fitted.arch)
+    stub = structure.own_net(found.layers, chosen.entries)
+    fitted = _fit(state, chosen, fits, stub)
+    unlike = structure.unlike(stub.kind, fitted.arch)
     adopted = structure.adopt(fitted.net, found.layers, chosen.entries)
     origin = _origin(found, chosen, fitted, (*casts, *unlike, *adopted))
     beside = [by_path[e.path] for e in chosen.normalization or ()]
@@ -296,12 +297,12 @@ def _fit(
     state: Mapping[str, Tensor],
     chosen: Chosen,
     fits: Callable[[archs.Shapes], archs.Guess | None],
-    kind: str,
+    stub: Layer,
 ) -> _Fitted:
     """Make the net that the tensors are, of the class that the file names, and fill it."""
     shapes = archs.shapes_of(state)
     if not isinstance(fits, archs.Named):
-        guess = chosen.fit or structure.of_library(kind, shapes) or _match(shapes, kind)
+        guess = chosen.fit or structure.of_library(stub, shapes) or _match(shapes, stub.kind)
         net = archs.fill(archs.build(guess.arch, guess.classes, guess.channels), state, guess.arch)
         how = f"guessed from {len(state)} tensors"
         if guess.ties:

@@ -14,11 +14,12 @@ from gifthorse.models import architectures as archs
 from gifthorse.models.architectures import Guess, Shapes
 from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.pickles import Layer
+from gifthorse.models.reading.ratings import CODE
 
 # Settings of a layer that its tensors do not show; where ours is a number, so must be the file's.
 SETTINGS = (
     *("eps", "stride", "padding", "dilation", "num_heads", "kernel_size", "ceil_mode"),
-    "negative_slope",
+    *("negative_slope", "transform_input"),
 )
 ALIASES = {"num_heads": "heads"}  # what nets of ours call it
 COUNTS = ("stride", "dilation", "num_heads", "kernel_size")  # which are 1 or more
@@ -29,11 +30,11 @@ TORCH = "torch.nn.modules."
 Entries = Mapping[str, CheckpointEntry]
 
 
-def own_class(layers: Sequence[Layer], entries: Entries) -> str:
-    """Return the class that a file names for the net that its chosen tensors are, or nothing."""
-    by_name = {layer.name: layer.kind for layer in layers}
-    front = _front(entries)
-    return by_name.get(front.rstrip("."), "") if front is not None else ""
+def own_net(layers: Sequence[Layer], entries: Entries) -> Layer:
+    """Return the stub of the net that the chosen tensors of a file are; an empty one if none is."""
+    by_name, front = {layer.name: layer for layer in layers}, _front(entries)
+    nothing = Layer("", "", {})
+    return nothing if front is None else by_name.get(front.rstrip("."), nothing)
 
 
 def _front(entries: Entries) -> str | None:
@@ -53,26 +54,29 @@ def _front(entries: Entries) -> str | None:
 # 1. Nets of libraries -------------------------------------------------------------------------
 
 
-def of_library(kind: str, shapes: Shapes) -> Guess | None:
+def of_library(stub: Layer, shapes: Shapes) -> Guess | None:
     """Find the net of timm or torchvision that a class of theirs with these tensors is.
 
     Args:
-        kind: Name of the class, as in `torchvision.models.resnet.ResNet`.
+        stub: Of the net; its class is `torchvision.models.resnet.ResNet`, say.
         shapes: The tensors.
 
     Returns:
         None if it is of neither library, or it is not installed, or none of its nets fits.
     """
     keys = archs.names(shapes)
-    for arch in _names(kind):
+    told = stub.settings.get("num_classes")
+    for arch in _names(stub.kind):
+        classes, channels = archs.widths(shapes, arch)
+        classes = told if type(told) is int and 0 < told <= archs.MOST else classes
         try:
             with torch.device("meta"):
-                net = archs.build(arch, *archs.widths(shapes, arch))
+                net = archs.build(arch, classes, channels)
         except (BadOption, UnknownMethod, RuntimeError, NotImplementedError):
             continue
         own = archs.shapes_of(net.state_dict())
         if archs.names(own) == keys and not archs.difference(own, shapes):
-            return Guess(arch, *archs.widths(shapes, arch), shapes=own)
+            return Guess(arch, classes, channels, shapes=own)
     return None
 
 
@@ -111,10 +115,10 @@ def unlike(kind: str, arch: str) -> tuple[str, ...]:
     Example:
         >>> unlike("nets.Net", "tiny")[0]
         "what is scanned is tiny, built here: the file's own nets.Net may compute something else"
-        >>> unlike("torchvision.models.resnet.ResNet", "torchvision:resnet18")
+        >>> unlike("torchvision.models.resnet.ResNet", "resnet18")
         ()
     """
-    if not kind or kind.startswith("torch.nn.") or kind.partition(".")[0] == arch.split(":")[0]:
+    if not kind or kind.startswith(CODE):
         return ()
     words = f"what is scanned is {arch}, built here: the file's own {shown(kind)} may compute "
     return (f"{words}something else",)
@@ -187,7 +191,8 @@ def _differs(module: nn.Module, layer: Layer) -> bool:
     """Whether a layer does something else than its stub: of layers that contain no others."""
     ours = type(module)
     leaf = ours.__module__.startswith(TORCH) and not any(True for _ in module.children())
-    return leaf and layer.kind != f"{ours.__module__}.{ours.__name__}"
+    same = layer.kind.startswith(CODE) and layer.kind.rpartition(".")[2] == ours.__name__
+    return leaf and not same
 
 
 def _changed(module: nn.Module, key: str, value: object) -> Any:
