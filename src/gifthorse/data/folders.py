@@ -70,23 +70,35 @@ def read_folders(source: str, wanted: Wanted) -> Gallery:
 
 
 def read_flat(source: str, wanted: Wanted) -> Gallery:
-    """Read a folder of images without labels: all are -1 until a model has labeled them.
-
-    Where each has its label in its name or in a JSON of the same name, as TrojAI's examples do,
-    these are the labels.
-    """
+    """Read a folder of images without labels: all are -1 until a model has labeled them."""
     root = Path(source)
     entries, skipped = sort_out(walk(root), root)
-    examples = [replace(entry, label=example_label(entry)) for entry in entries]
-    if examples and all(entry.label >= 0 for entry in examples):
-        note = f"labels as TrojAI gives them, such as {examples[0].label} of {examples[0].name!a}"
-        left = tuple(words for words in skipped if ".json " not in words)
-        return gather(FolderContents(source, "file", tuple(examples), (), (note,), left), wanted)
     sheets = sorted(shown(p.name) for p in root.iterdir() if p.suffix.lower() in SHEETS)
     words = f"no labels are read from {listed(sheets, 4)}: give them as labels.csv, {EXPECTED}"
     notes = (words,) if sheets else ()
     found = FolderContents(source, "model", tuple(entries), notes=notes, skipped=tuple(skipped))
     return gather(found, wanted)
+
+
+def read_examples(source: str, wanted: Wanted) -> Gallery:
+    """Read TrojAI's examples: labels are in the names, or each in a JSON of the same name.
+
+    Where one lacks its label, none counts.
+    """
+    root = Path(source)
+    entries, skipped = sort_out(walk(root), root)
+    examples = tuple(replace(entry, label=example_label(entry)) for entry in entries)
+    if any(entry.label < 0 for entry in examples):
+        return read_flat(source, wanted)
+    note = f"labels as TrojAI gives them, such as {examples[0].label} of {examples[0].name!a}"
+    left = tuple(words for words in skipped if ".json " not in words)
+    return gather(FolderContents(source, "file", examples, (), (note,), left), wanted)
+
+
+def are_examples(folder: Path) -> bool:
+    """Whether the first image of a folder is labeled as those of TrojAI are."""
+    first = next((p for p in sorted(folder.iterdir()) if p.suffix in image_suffixes()), None)
+    return first is not None and example_label(ImageEntry(first, first.name)) >= 0
 
 
 def example_label(entry: ImageEntry) -> int:
