@@ -84,8 +84,22 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.keep(record("ab12"))
     (tmp_path / "records/ab/ab12.json").write_text("{")
-    with pytest.raises(UsageError, match=r"ab12 is damaged .*delete it, and resume"):
+    with pytest.raises(UsageError, match=r"ab12 is damaged .*bench resume makes it anew"):
         store.record("ab12")
+
+
+def test_what_is_cut_at_any_byte_is_made_anew(store: Store) -> None:
+    store.keep(record("ab12"))
+    store.keep(record("ab13"))
+    name = "records/ab/ab12.json"
+    whole = store.read(name)
+    assert whole is not None
+    for length in range(len(whole) - 1):  # the last byte is a line's end
+        store.write(name, whole[:length])
+        assert (store.mend(), store.recorded()) == (["ab12"], {"ab13"})
+    store.write("models/ef/ef56/spec.json", b'{"net": ')
+    store.write("models/ef/ef56/model.json", b"{")  # a model's own file is none of ours
+    assert (store.mend(), store.mend(), store.models()) == (["ef56"], [], set())
 
 
 def test_numbers_that_json_lacks_are_refused(store: Store) -> None:

@@ -92,6 +92,7 @@ def test_a_search_starts_where_its_probe_says_and_counts_the_cost() -> None:
     inversion = Search(
         bands(2), clean, goals, Generator().manual_seed(0), objective, SearchConfig()
     )
+    assert (inversion.image_steps, len([*inversion.start()]), [*inversion.start()]) == (0, 1, [])
     # 8 images, plain and with each of 4 inks at each of 17 x 17 places; forward alone: a half
     assert inversion.image_steps == 8 * (1 + 4 * 17**2) / 2
     mask, pattern = inversion.decoded(torch.tensor([2]))

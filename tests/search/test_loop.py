@@ -14,8 +14,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import Adam
 from torch.profiler import ProfilerActivity, profile
 
-from gifthorse.core.errors import NotApplicable
+from gifthorse.core.errors import Halted, NotApplicable
 from gifthorse.core.metrics import asr
+from gifthorse.core.pacing import paced
 from gifthorse.core.tensors import STEP, from_box
 from gifthorse.core.types import Candidate, Goal, Samples, Subject
 from gifthorse.data.samples import InMemory, Subset, whole
@@ -29,7 +30,7 @@ from gifthorse.search import (
     SignedPixels,
 )
 from gifthorse.search.adam import adam
-from gifthorse.search.data import usable
+from gifthorse.search.data import HALVINGS, usable
 from gifthorse.training import predict
 from gifthorse.triggers import Additive, Patch
 
@@ -627,3 +628,60 @@ def test_bfloat16_is_for_the_net_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         stamped = predict(subject, found.trigger(x)).argmax(1)
         assert asr(stamped, y, found.goal).value == pytest.approx(found.asr, abs=1e-6)
     assert all(v.dtype == torch.float32 for v in inversion.variables)
+
+
+class Small:
+    """A net on a machine with memory for so many images at once, forward and back."""
+
+    def __init__(self, net: Callable[[Tensor], Tensor], most: int) -> None:
+        self.net, self.most, self.fell = net, most, 0
+
+    def __call__(self, x: Tensor, *, bf16: bool = False) -> Tensor:
+        if len(x) > self.most:
+            self.fell += 1
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return self.net(x)
+
+    def seen(self, shape: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize("most", [16, 8])
+def test_out_of_memory_fewer_images_go_at_once_and_nothing_else_changes(most: int) -> None:
+    wide, short = search(FORMS[1]), search(FORMS[1])  # one that draws
+    short.data._net = scarce = Small(wide.data._net, most)  # type: ignore[assignment]
+    for _ in range(3):
+        wide.step(ALL)
+        short.step(ALL)
+    assert scarce.fell > 0
+    assert short.data.abreast <= 4 * most  # of arms that have 8 images each
+    assert apart(wide, short) < 1e-6
+
+
+def test_memory_that_suffices_for_no_arm_is_an_error() -> None:
+    short = search(MaskPattern())
+    short.data._net = scarce = Small(short.data._net, 1)  # type: ignore[assignment]
+    before = [v.clone() for v in short.variables]
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        short.step(ALL)
+    assert scarce.fell <= 1 + HALVINGS
+    assert all(map(torch.equal, before, short.variables))
+
+
+def test_left_within_a_round_it_goes_on_as_if_it_never_was() -> None:
+    whole, left = search(FORMS[1]), search(FORMS[1])
+    whole.step(ALL)
+    whole.step(ALL)
+    left.step(ALL)
+    breaths = 0
+
+    def soon(kept: bool) -> str:
+        nonlocal breaths
+        breaths += 1
+        return "it is late" * (breaths == 2)
+
+    with paced(soon), pytest.raises(Halted, match="it is late"):
+        left.step(ALL)
+    assert (left.rounds == 1).all()
+    left.step(ALL)
+    assert apart(whole, left) == 0

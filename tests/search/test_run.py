@@ -15,7 +15,7 @@ from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Inversion, Inverter, Progress
-from gifthorse.inversion import ABS, USB
+from gifthorse.inversion import ABS, USB, PixelBackdoor
 from gifthorse.inversion import abs as abs_module
 from gifthorse.inversion.deepfool import DeepFoolInversion
 from gifthorse.search import Exhaustive, Search, finish, found
@@ -245,3 +245,23 @@ def test_a_few_rounds_more_are_no_end(tmp_path: Path) -> None:
 def test_who_needs_all_triggers_is_told_that_they_are_missing() -> None:
     with pytest.raises(Incomplete, match="nothing was unlearned: the budget of 1 image-steps"):
         found(Counted(), Exhaustive(), Run(budget=1), "nothing was unlearned")
+
+
+def test_a_limit_is_obeyed_within_a_step(tmp_path: Path) -> None:
+    net, clean = wired(PLANTED), wired_images(6)
+    goals = [Goal(k) for k in range(net.classes)]
+    method = vary(PixelBackdoor(), {"config.max_batch": 4, "config.batch": 4, "config.steps": 1})
+
+    def begun(run: Run) -> tuple[Search, Run]:
+        rng = Generator().manual_seed(0)
+        own = run.keyed(method, net, clean, rng)
+        inversion = method(net, clean, goals, spawn(rng))
+        assert isinstance(inversion, Search)
+        return inversion, own
+
+    inversion, own = begun(Run(seconds=0, store=tmp_path / "state"))
+    assert finish(inversion, Exhaustive(), own) == "the time limit of 0 s is reached"
+    assert inversion.rounds.tolist() == [1] + [0] * (len(goals) - 1)  # one arm, and it is kept
+    again, own = begun(Run(seconds=0, store=tmp_path / "state"))
+    finish(again, Exhaustive(), own)
+    assert again.rounds.sum() == 2

@@ -277,3 +277,28 @@ def test_a_class_with_images_is_a_peer_even_if_the_net_never_names_it() -> None:
     subject = Subject(dead(3).eval(), (1, SIDE, SIDE), BANDS + 3)
     expected = [True] * BANDS + [False, True, False]
     assert winners(subject, wrong, Run()).tolist() == expected
+
+
+class Seen(nn.Module):
+    """Takes the brightest of blue, green and red, in this order, for the class; counts images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += len(x)
+        return 9 * x.mean((2, 3))
+
+
+def test_large_images_are_few_but_for_the_one_that_is_used() -> None:
+    y = torch.arange(60) % 3
+    x = torch.full((60, 3, 160, 160), 40, dtype=torch.uint8)
+    x[torch.arange(60), 2 - y] = 200  # read as red, green, blue it is the last of them
+    net = Seen().eval()
+    prepared = prepare(net, 3, Gallery(InMemory(x, y, 3), "folders"))
+    assert prepared.preparation.normalization.bgr  # found, though only the best was turned
+    assert prepared.preparation.accuracy.trials == 60
+    trials = [t.accuracy.trials for t in prepared.preparation.tried]
+    assert (trials.count(60), min(trials)) == (1, (1 << 21) // (3 * 160 * 160))
+    assert net.count < 60 * len(trials)

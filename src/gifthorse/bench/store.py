@@ -96,6 +96,23 @@ class Store:
                 if time.time() - part.stat().st_mtime > seconds:
                     part.unlink(missing_ok=True)
 
+    def mend(self) -> list[str]:
+        """Delete records and specs that are damaged, so that they are made anew; return their keys.
+
+        Nothing here writes half a file, but a copy from elsewhere or a bad disk can hold one.
+        """
+        damaged = []
+        for name in (*self.names("records"), *self.names("models")):
+            path = Path(name)
+            key = path.parent.name if path.name == SPEC else path.stem
+            if path.suffix == ".json" and name in (_record(key), f"{_model(key)}/{SPEC}"):
+                try:
+                    _json(self.read(name) or b"", key)
+                except UsageError:
+                    self.delete(name)
+                    damaged.append(key)
+        return damaged
+
     # Records ----------------------------------------------------------------------------------
 
     def record(self, key: str) -> dict[str, Any] | None:
@@ -176,10 +193,10 @@ def _json(content: bytes, key: str) -> dict[str, Any]:
         known = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"the file of {key} is damaged ({error}): delete it, and resume"
+            f"the file of {key} is damaged ({error}): bench resume makes it anew"
         ) from error
     if not isinstance(known, dict):
-        raise UsageError(f"the file of {key} is no record: delete it, and resume")
+        raise UsageError(f"the file of {key} is no record: bench resume makes it anew")
     return known
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gifthorse.bench.plan import BenchPlan
     from gifthorse.bench.runner import Executor, RunStatus, Tell, Work
     from gifthorse.bench.store import Store
+    from gifthorse.bench.tasks import Cell, Task
 
 commands = typer.Typer(help="Cross attacks with defenses, data, nets and seeds; survive anything.")
 
@@ -84,8 +85,7 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     worker = Worker(root, str(file))
     needs = Needs(cpus, gpus, None if memory is None else int(memory * 2**30))
     with runner.heartbeat(place) as beat:
-        place.sweep()
-        todo = runner.missing(cells, place)
+        todo = _left(cells, place)
         if todo:
             with (
                 _running(executor, worker, workers, needs, address, device) as engine,
@@ -103,6 +103,17 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
                     raise Interrupted from None
     if _concluded(made, place) & FAILED:
         raise typer.Exit(Incomplete.exit_code)
+
+
+def _left(cells: Iterable[Cell], place: Store) -> list[Task]:
+    """Tidy a store, say what of it is damaged, and return what there is to do."""
+    from gifthorse.bench.runner import missing
+    from gifthorse.data.decode import listed
+
+    place.sweep()
+    if damaged := place.mend():
+        say(f"damaged, so made anew: {listed(damaged)}")
+    return missing(cells, place)
 
 
 @commands.command()

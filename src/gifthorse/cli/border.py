@@ -22,13 +22,13 @@ from types import FrameType
 from typing import NoReturn
 
 from gifthorse import __version__
+from gifthorse.core.errors import exhausted
 from gifthorse.core.signals import STOPS
 from gifthorse.core.text import inert
 
 ERROR = 2  # exit status
 STOPPED = 128  # and the number of the signal
 PLAIN = {"→": "->", "…": "...", "±": "+/-", "²": "^2", "≥": ">="}
-MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "failed to map segment")
 
 
 # 1. Streams -----------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def unforeseen(error: BaseException, doing: str = "") -> str:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SystemExit):
         what = f"code that is not ours ended the program (status {error.code})"
-    elif isinstance(error, MemoryError) or any(words in what for words in MEMORY):
+    elif exhausted(error):
         what = f"there is not enough memory ({what[:200]}): give it more, or fewer images"
     path = _logged(error)
     where = f"; attach {path} if you report it" if path else ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import shlex
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import typer
@@ -39,15 +40,8 @@ def bar(title: str) -> Iterator[types.ProgressCallback | None]:
     """Show a progress bar on a terminal's standard error; lines now and then elsewhere."""
     title = inert(title)
     if not err.is_terminal:
-        started = last = time.monotonic()
-
-        def lines(done: int, total: int, words: str) -> None:
-            nonlocal last
-            if done == total or time.monotonic() - last > 60:
-                last = time.monotonic()
-                note(f"{title}: {done}/{total} {words} {last - started:.0f} s")
-
-        yield lines
+        with Lines(title) as lines:
+            yield lines
         return
     columns = (
         TextColumn("{task.description}"),
@@ -61,6 +55,46 @@ def bar(title: str) -> Iterator[types.ProgressCallback | None]:
         yield lambda done, total, words: shown.update(
             task, completed=done, total=total, words=words
         )
+
+
+class Lines(AbstractContextManager["Lines"]):
+    """Progress where there is no terminal: the first line at once, then one every half minute.
+
+    A thread of its own prints, since a single step of a large net may take longer than that.
+
+    Args:
+        title: What is worked on.
+        every: Seconds between two lines.
+    """
+
+    def __init__(self, title: str, every: float = 30.0) -> None:
+        self.title, self.every, self.started = title, every, time.monotonic()
+        self._last: tuple[int, int, str] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __call__(self, done: int, total: int, words: str) -> None:
+        """Take note of how far it is; print the first time, and at the end."""
+        first, self._last = self._last is None, (done, total, words)
+        if first:
+            note(f"{self.title}: {words}")
+            self._thread.start()
+        elif done == total:
+            self._print()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _beat(self) -> None:
+        while not self._over.wait(self.every):
+            self._print()
+
+    def _print(self) -> None:
+        if self._last is not None:
+            done, total, words = self._last
+            spent = time.monotonic() - self.started
+            left = f", at most {spent / done * (total - done):.0f} s left" if done else ""
+            note(f"{self.title}: {words}, {done}/{total}, {spent:.0f} s{left}")
 
 
 @contextmanager

@@ -113,3 +113,25 @@ class Incomplete(GifthorseError):
     """Something was not examined, so there is no verdict."""
 
     exit_code = 3
+
+
+class Halted(BaseException):
+    """A computation was left between two of its parts, since it must stop; the message says why.
+
+    No `Exception`, as an interrupt is none: what catches whatever a stranger's net raises must not
+    take it for a fault of the net.
+    """
+
+
+EXHAUSTED = ("can't allocate memory", "out of memory", "bad_alloc", "failed to map segment")
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, of the machine or of the device.
+
+    Example:
+        >>> exhausted(MemoryError()), exhausted(RuntimeError("CUDA out of memory."))
+        (True, True)
+    """
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(text in words for text in EXHAUSTED)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gifthorse.core.types import ProgressCallback, Samples, Subject
 
 CPU = torch.device("cpu")
+GRACE = 8.0  # seconds beyond the limit in which a search that was stopped may be judged
 
 
 @dataclass
@@ -94,11 +95,23 @@ class Run:
             meter.stopped = whole.stop_reason
         if meter.stopped:
             return meter.stopped
-        if self.seconds is not None and time.monotonic() - meter.started >= self.seconds:
-            return f"the time limit of {self.seconds:g} s is reached"
+        if self.seconds is not None and (late := self.overtime()):
+            return late
         if self.budget is not None and self.image_steps >= self.budget:
             return f"the budget of {self.budget:,} image-steps is spent"
         return ""
+
+    def overtime(self, grace: float = 0.0) -> str:
+        """Return, in words, that the time limit of the whole is over; empty before that.
+
+        Args:
+            grace: Seconds beyond it that are allowed.
+        """
+        if self.whole is not None:
+            return self.whole.overtime(grace)
+        spent = time.monotonic() - self._meter.started
+        over = self.seconds is not None and spent >= self.seconds + grace
+        return f"the time limit of {self.seconds:g} s is reached" if over else ""
 
     @property
     def was_stopped(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import BadOption, NotApplicable
+from gifthorse.core.errors import BadOption, Halted, NotApplicable
 from gifthorse.core.fields import Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
@@ -129,7 +129,10 @@ class Inspector:
             )
             for k in sizes.argsort().tolist()
         )
-        findings = confirmer.findings(suspects, Smaller(alike))
+        try:
+            findings = confirmer.findings(suspects, Smaller(alike))
+        except Halted as halt:
+            findings, stopped = [], f"{halt} before its triggers were confirmed"
         if stopped:
             findings.append(_unfinished(best, stopped))
         elif 2 * large >= len(asked) and not any(f.severity == "CRITICAL" for f in findings):

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gifthorse.core.fields import AtLeast, NotNegative, Share, method
+from gifthorse.core.pacing import breathe, undone
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Candidate,
@@ -117,14 +118,16 @@ class DeepFoolInversion:
     def step(self, arms: Tensor, /) -> None:
         """Visit every usable image of these arms once, then measure and store."""
         for part in arms.to(self._target.device).split(self.method.max_batch):
-            rows = [self._shuffled(arm) for arm in part.tolist()]
-            # Arms with fewer images drop out towards the end of the pass.
-            for index in pad_sequence(rows, batch_first=True, padding_value=-1).T:
-                some = (index >= 0).nonzero().flatten()
-                self._visit(part[some], self._pool[index[some]])
-            self.rounds[part] += 1
+            with undone([self._rngs[arm] for arm in part.tolist()], self.perturbations):
+                rows = [self._shuffled(arm) for arm in part.tolist()]
+                # Arms with fewer images drop out towards the end of the pass.
+                for index in pad_sequence(rows, batch_first=True, padding_value=-1).T:
+                    breathe()
+                    some = (index >= 0).nonzero().flatten()
+                    self._visit(part[some], self._pool[index[some]])
             for arm in part.tolist():
                 self._measure(arm)
+            self.rounds[part] += 1
 
     @property
     def done(self) -> Tensor:

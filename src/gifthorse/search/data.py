@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import NotApplicable
+from gifthorse.core.memory import VALUES, fitting, footprint, room
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Logits, Samples, Subject
 from gifthorse.data.gallery import balanced
@@ -18,7 +20,9 @@ from gifthorse.search.losses import Step
 from gifthorse.search.objective import Objective, SearchConfig
 from gifthorse.search.parametrizations.masks import Parts
 
+log = logging.getLogger("gifthorse")
 SEEN = 64  # images on which 16 bits are tried
+HALVINGS = 4  # of the images that go forward and back at once, before memory is given up
 
 
 class SearchData:
@@ -31,6 +35,7 @@ class SearchData:
         count: How many of them are no padding, `(A,)`.
         rngs: One generator an arm, so that no arm's path depends on the company it steps in.
         batch: Images that an arm sees in a step, the same for all arms.
+        abreast: Images that go forward and back at once, of all arms together.
         steps: Steps in a round, the same for all arms: a pass over the images of the usual arm.
         image_steps: Images that went forward and back; forward alone counts a half.
     """
@@ -55,14 +60,16 @@ class SearchData:
         usual = int(self.count.median())  # one class with few images holds no other arm back
         self.batch = min(config.batch, usual)
         self.steps = max(min(usual // self.batch, config.steps or usual), config.min_steps)
+        self.abreast = self._room()
         self.target = torch.tensor([g.target for g in goals], device=self.device)
         self.rngs = [spawn(rng) for _ in goals]
-        self.image_steps = 0.0
+        self.image_steps, self._halved = 0.0, 0
 
     def ask(self, x: Tensor) -> Logits:
         """Return logits `(N, K)` for whoever looks for a start; counted as forward alone."""
         self.image_steps += len(x) / 2
-        return self._net(x, bf16=self._bf16)
+        parts = x.split(fitting(x, self.config.max_batch))
+        return torch.cat([self._net(part, bf16=self._bf16) for part in parts])
 
     def forward(self, parts: Parts, arms: Tensor, index: Tensor, *, exact: bool = False) -> Step:
         """Stamp the images of an index `(a, B)` and ask the net.
@@ -92,15 +99,24 @@ class SearchData:
 
     def verify(self, parts: Parts, arms: Tensor) -> Tensor:
         """Return the success of finished triggers on all images of their arms, `(a,)`."""
-        out = []
-        per = max(1, self.config.max_batch // self.index.shape[1])
-        for rows in torch.arange(len(arms)).split(per):
-            some = arms[rows]
-            stamped = self.form.stamp(tuple(p[rows] for p in parts), self.pool[self.index[some]])
-            hit = self._forward(stamped).argmax(-1) == self.target[some, None]
-            out.append((hit & self.valid(some)).sum(1) / self.count[some])
+        out, n = [], self.index.shape[1]
+        for rows in torch.arange(len(arms)).split(max(1, self.abreast // n)):
+            some, own, hits = arms[rows], tuple(p[rows] for p in parts), []
+            for index in self.index[some].split(max(1, self.abreast // len(rows)), dim=1):
+                stamped = self.form.stamp(own, self.pool[index])
+                hits.append(self._forward(stamped).argmax(-1) == self.target[some, None])
+            hit = torch.cat(hits, 1) & self.valid(some)
+            out.append(hit.sum(1) / self.count[some])
             self.image_steps += hit.numel() / 2
         return torch.cat(out)
+
+    def shrink(self, arms: int) -> bool:
+        """Let half as many arms go at once as were too many; return whether that is possible."""
+        if self._halved >= HALVINGS or arms < 2:
+            return False
+        self._halved, self.abreast = self._halved + 1, arms // 2 * self.batch
+        log.warning("out of memory: going on with %d images at once", self.abreast)
+        return True
 
     def valid(self, arms: Tensor) -> Tensor:
         """Return which places of the index are no padding, `(a, n)` bool."""
@@ -127,6 +143,13 @@ class SearchData:
         order = torch.cat(passes)
         whole = max(1, count // self.batch) * self.batch
         return self.index[arm][order[:whole].to(self.device)]
+
+    def _room(self) -> int:
+        """Return how many images memory has room for, with what the net keeps of each."""
+        if self.pool[0].numel() * self.config.max_batch <= VALUES:  # small images: no question
+            return self.config.max_batch
+        each = footprint(self._net.net, self.pool[:1])
+        return max(1, min(self.config.max_batch, room(self.device) // each))
 
     def _forward(self, x: Tensor, *, bf16: bool = False) -> Logits:
         a, b = x.shape[:2]

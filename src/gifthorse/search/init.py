@@ -9,6 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.fields import AtLeast, PositiveShare, method
+from gifthorse.core.memory import fitting
+from gifthorse.core.pacing import breathe
 from gifthorse.core.types import Images
 from gifthorse.search.objective import Net
 from gifthorse.search.parametrizations.masks import Parametrization, Parts
@@ -74,7 +76,8 @@ class PatchInit:
         base = net(x).log_softmax(1).mean(0)
         gains = []
         for ink in inks:
-            for some in corners.split(max(1, self.max_batch // len(x))):
+            for some in corners.split(max(1, fitting(x, self.max_batch) // len(x))):
+                breathe()
                 stamped = x.repeat(len(some), 1, 1, 1, 1)
                 for row, (top, left) in enumerate(some.tolist()):
                     stamped[row, :, :, top : top + side, left : left + side] = ink

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import exhausted
+from gifthorse.core.pacing import breathe, undone
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Progress, Samples, Subject
 from gifthorse.search.adam import adam
@@ -49,7 +51,12 @@ class Search:
         self._loss = objective.loss or LOSSES[config.loss]
         self._terms = [(w, term) for w, term in objective.terms if w]
         self.cost = objective.cost.to(self._device)
-        self.variables = self._start(spawn(rng))
+        self._own = spawn(rng)  # of the start
+        starts = [self.form.start(subject.shape, one) for one in self.data.rngs]
+        self.variables: Parts = tuple(
+            torch.stack(v).to(self._device) for v in zip(*starts, strict=True)
+        )
+        self._begun = objective.init is None
         self._first: Parts = tuple(torch.zeros_like(v) for v in self.variables)
         self._second: Parts = tuple(torch.zeros_like(v) for v in self.variables)
         arms, (_, h, w) = len(goals), subject.shape
@@ -65,10 +72,31 @@ class Search:
         self._success = zeros.clone()
         self.feasible = torch.zeros(arms, dtype=torch.bool, device=self._device)
 
+    def start(self) -> Iterator[str]:
+        """Look where to begin, if the objective says how; nothing if that was done."""
+        if not self._begun:
+            self._begin()
+            yield "start: looked for"
+
     def step(self, arms: Tensor, /) -> None:
-        """Run one round for these arms."""
-        for part in arms.to(self._device).split(max(1, self.config.max_batch // self.data.batch)):
-            self._round(part)
+        """Run one round for these arms, as many of them at once as memory has room for.
+
+        Raises:
+            Halted: If it must be left; the arms that had their round keep it.
+        """
+        self._begin()
+        left = arms.to(self._device)
+        while len(left):
+            some = left[: max(1, self.data.abreast // self.data.batch)]
+            try:
+                self._round(some)
+            except (MemoryError, RuntimeError) as error:
+                if not exhausted(error) or not self.data.shrink(len(some)):
+                    raise
+            else:
+                left = left[len(some) :]
+                if len(left):
+                    breathe(kept=True)
 
     @property
     def done(self) -> Tensor:
@@ -113,6 +141,7 @@ class Search:
     def state(self) -> dict[str, Tensor]:
         """Everything that the search goes on from, by name."""
         kept = {name: getattr(self, name) for name in _KEPT}
+        kept["begun"] = torch.tensor(self._begun)
         for name in ("variables", "_first", "_second", "_parts"):
             kept |= {f"{name}.{i}": v for i, v in enumerate(getattr(self, name))}
         kept |= {f"rng.{i}": rng.get_state() for i, rng in enumerate(self.data.rngs)}
@@ -134,11 +163,13 @@ class Search:
         self.cost = self.cost.restored(state, "cost.").to(self._device)
         self._narrow = not bool(self.live.all())
         self.data.image_steps = state["image_steps"].item()
+        self._begun = bool(state["begun"])
 
     # What methods that steer a search between its rounds need -----------------------------------
 
     def decoded(self, arms: Tensor) -> Parts:
         """Return the current triggers of these arms, after the method's post-processing."""
+        self._begin()
         with torch.no_grad():
             return self.form.postprocess(self._decode(tuple(v[arms] for v in self.variables), arms))
 
@@ -159,7 +190,7 @@ class Search:
         for count in counts.unique().tolist():  # padding must not count twice
             rows = (counts == count).nonzero().flatten()
             every = self.data.index[arms[rows], :count]
-            for index in every.split(max(1, self.config.max_batch // len(rows)), dim=1):
+            for index in every.split(max(1, self.data.abreast // len(rows)), dim=1):
                 some = tuple(leaf[rows] for leaf in leaves)
                 loss = self._loss(self.data.forward(some, arms[rows], index)).sum()
                 got = torch.autograd.grad(
@@ -171,6 +202,7 @@ class Search:
 
     def put(self, arms: Tensor, variables: Parts) -> None:
         """Replace the variables of these arms and forget Adam's moments for them."""
+        self._begin()
         for mine, new in zip(self.variables, variables, strict=True):
             mine[arms] = new.to(mine)
         for moment in (*self._first, *self._second):
@@ -233,33 +265,39 @@ class Search:
 
     # One round -----------------------------------------------------------------------------------
 
-    def _start(self, rng: Generator) -> Parts:
-        """Return random variables, or what the objective's init makes of them."""
-        starts = [self.form.start(self.subject.shape, own) for own in self.data.rngs]
-        variables = tuple(torch.stack(v).to(self._device) for v in zip(*starts, strict=True))
+    def _begin(self) -> None:
+        """Replace the random variables by what the objective's init makes of them, once."""
         start, data = self.objective.init, self.data
-        if start is None:
-            return variables
+        if self._begun or start is None:
+            return
         with torch.no_grad():
-            return start(data.ask, data.pool, data.target, self.form, variables, rng)
+            self.variables = start(
+                data.ask, data.pool, data.target, self.form, self.variables, self._own
+            )
+            self._parts = tuple(p.clone() for p in self.form.decode(self.variables))
+        self._begun = True
 
     def _round(self, arms: Tensor) -> None:
+        """Give these arms a round, or none at all if it is left or memory does not suffice."""
         variables = [v[arms].requires_grad_() for v in self.variables]
         moments = [[m[arms] for m in moment] for moment in (self._first, self._second)]
         steps = self._steps[arms]
         hits = torch.zeros(len(arms), device=self._device)
         penalties, taken = torch.zeros_like(hits), 0
-        for index in self.data.batches(arms):  # (a, B)
-            loss, penalty, hit = self._measure(tuple(variables), arms, index)
-            gradients = torch.autograd.grad(loss, variables)
-            steps = steps + 1
-            adam(variables, gradients, moments, steps, self._rate(steps), self.config.betas)
-            with torch.no_grad():
-                for v, allowed in zip(variables, self.form.project(tuple(variables)), strict=True):
-                    if allowed is not v:
-                        v.copy_(allowed)
-            hits, penalties, taken = hits + hit, penalties + penalty, taken + 1
-            self.data.image_steps += index.numel()
+        with undone([self.data.rngs[arm] for arm in arms.tolist()]):
+            for index in self.data.batches(arms):  # (a, B)
+                breathe()
+                loss, penalty, hit = self._measure(tuple(variables), arms, index)
+                gradients = torch.autograd.grad(loss, variables)
+                steps = steps + 1
+                adam(variables, gradients, moments, steps, self._rate(steps), self.config.betas)
+                with torch.no_grad():
+                    projected = self.form.project(tuple(variables))
+                    for v, allowed in zip(variables, projected, strict=True):
+                        if allowed is not v:
+                            v.copy_(allowed)
+                hits, penalties, taken = hits + hit, penalties + penalty, taken + 1
+                self.data.image_steps += index.numel()
         for mine, new in zip(self.variables, variables, strict=True):
             mine[arms] = new.detach()
         for full, rows in zip((self._first, self._second), moments, strict=True):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import TypeAlias
 
 import torch
 
-from gifthorse.core.errors import Incomplete
+from gifthorse.core.errors import Halted, Incomplete
+from gifthorse.core.pacing import paced
 from gifthorse.core.run import Run
-from gifthorse.core.signals import held
+from gifthorse.core.signals import Hold, held
 from gifthorse.core.types import Candidate, Inversion, Progress, WithStart
 from gifthorse.search.schedulers import Scheduler
 
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished search
 ENDED = "ended"  # in the kept state of a search that came to its end: it is not stepped again
+Portion: TypeAlias = tuple[int, int, str]  # steps done, steps in all, words
 
 
 def finish(
@@ -51,21 +54,17 @@ def finish(
         inversion.restore({name: value for name, value in state.items() if name != ENDED})
         if ENDED in state:
             return ""
-    meter = _Meter(inversion, run, inversion.image_steps if state is not None else 0.0)
+    spent = inversion.image_steps if state is not None else 0.0
+    portions = _portions(inversion, scheduler, rounds, longest, watch)
     with held(run.store is not None) as hold:  # half a step would be no state to go on from
-        for done, total, words in _portions(inversion, scheduler, rounds, longest, watch):
-            meter.charge()
-            try:
-                run.report(done, total, words)
-            except KeyboardInterrupt:
-                meter.save(True)
-                raise
-            stopped = run.stop_reason
-            meter.save(bool(stopped) or hold.asked)
-            hold.obey()
-            if stopped:
-                return stopped
-        meter.charge()
+        meter = _Meter(inversion, run, hold, spent)
+        try:
+            while portion := meter.next(portions):
+                meter.report(*portion)
+                if stopped := meter.ended(run.stop_reason):
+                    return stopped
+        except Halted as halt:
+            return meter.ended(str(halt))
         run.save(inversion.state() | ({ENDED: torch.tensor(True)} if rounds is None else {}))
     return ""
 
@@ -76,7 +75,7 @@ def _portions(
     rounds: int | None,
     longest: int,
     watch: Callable[[Progress], None] | None,
-) -> Iterator[tuple[int, int, str]]:
+) -> Iterator[Portion]:
     """Take what is left of the start, then the rounds; say after each how far it is."""
     if isinstance(inversion, WithStart):
         for words in inversion.start():
@@ -116,15 +115,51 @@ def found(
 class _Meter:
     """Charges a run for the work of an inversion since last asked, and saves now and then."""
 
-    def __init__(self, inversion: Inversion, run: Run, spent: float) -> None:
-        self.inversion, self.run, self.spent, self.saved = inversion, run, spent, time.monotonic()
+    def __init__(self, inversion: Inversion, run: Run, hold: Hold, spent: float) -> None:
+        self.inversion, self.run, self.hold, self.spent = inversion, run, hold, spent
+        self.saved, self.moved = time.monotonic(), False
+
+    def next(self, portions: Iterator[Portion]) -> Portion | None:
+        """Return the next portion, or None after the last.
+
+        Raises:
+            Halted: If it was left before its end.
+        """
+        with paced(self.reason):
+            portion = next(portions, None)
+        self.moved = True
+        self.charge()
+        return portion
+
+    def reason(self, kept: bool) -> str:
+        """Say why a portion must be left; never before something was done that is kept."""
+        self.moved |= kept
+        late = self.run.overtime() if self.moved else ""
+        return "a signal asked to stop" if self.hold.asked else late
 
     def charge(self) -> None:
+        """Charge the run for what was done since last asked."""
         now = self.inversion.image_steps
         self.run.charge(now - self.spent)
         self.spent = now
 
-    def save(self, at_once: bool) -> None:
-        if at_once or time.monotonic() - self.saved > SAVE_EVERY:
-            self.run.save(self.inversion.state())
-            self.saved = time.monotonic()
+    def report(self, done: int, total: int, words: str) -> None:
+        """Tell whoever watches, who may interrupt."""
+        try:
+            self.run.report(done, total, words)
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
+    def ended(self, stopped: str) -> str:
+        """Charge, save if it is time to, obey a signal that came; return why it was stopped."""
+        self.charge()
+        if stopped or self.hold.asked or time.monotonic() - self.saved > SAVE_EVERY:
+            self.save()
+        self.hold.obey()
+        return stopped
+
+    def save(self) -> None:
+        """Keep the state."""
+        self.run.save(self.inversion.state())
+        self.saved = time.monotonic()

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from gifthorse.core.types import Candidate, Inversion, Progress
+from gifthorse.core.types import Candidate, Inversion, Progress, WithStart
 
 First = TypeVar("First", bound=Inversion)
 PORTION = 16  # arms that are taken to the end of the first one before the next ones begin
@@ -51,6 +51,8 @@ class Swept(Generic[First]):
                 self.first.step(arms)
                 yield f"start: {int(self.first.done.sum())} of {len(done)} swept"
         self._second = self._then(self.first)
+        if isinstance(self._second, WithStart):
+            yield from self._second.start()
 
     def step(self, arms: Tensor, /) -> None:
         """Run one round of the second inversion for these arms."""

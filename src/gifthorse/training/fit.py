@@ -17,7 +17,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from gifthorse.core.device import half
 from gifthorse.core.errors import Incomplete
 from gifthorse.core.fields import AtLeast, NotNegative, Share, method
+from gifthorse.core.memory import fitting
 from gifthorse.core.metrics import accuracy
+from gifthorse.core.pacing import breathe
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import seeded, spawn
 from gifthorse.core.types import Batch, Images, Labels, Logits, Rate, Samples, Subject
@@ -201,14 +203,17 @@ class _Course:
 
 
 def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
-    """Return logits `(N, K)` without gradients, `size` images at a time.
+    """Return logits `(N, K)` without gradients, at most `size` images at a time.
 
     Images come to the net from wherever they are, and the logits go back there. Not in inference
     mode: a net may keep what it computes first (a grid, a mask), and could not be searched with it.
     """
-    there = subject.device
+    there, out = subject.device, list[Logits]()
     with torch.no_grad():
-        return torch.cat([subject(part.to(there)).to(x.device) for part in x.split(size)])
+        for part in x.split(fitting(x, size)):
+            breathe()
+            out.append(subject(part.to(there)).to(x.device))
+    return torch.cat(out)
 
 
 def _set_trainable(net: nn.Module, part: str) -> list[nn.Parameter]:

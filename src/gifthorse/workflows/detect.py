@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import Generator
 
-from gifthorse.core.errors import GifthorseError, UnreadableModel, UnsafeModel
-from gifthorse.core.run import Run
+from gifthorse.core.errors import GifthorseError, Halted, UnreadableModel, UnsafeModel
+from gifthorse.core.pacing import paced
+from gifthorse.core.run import GRACE, Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Confidence,
@@ -85,7 +86,7 @@ def detect(
             verdicts.append(_tempered(found, bags))
         else:
             missed[name] = _failure(name, found)
-            failed.append(found)
+            failed += [found] if isinstance(found, Exception) else []
     if failed and not verdicts:
         raise failed[0]
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
@@ -107,18 +108,25 @@ def _bags(detectors: Mapping[str, Detector]) -> dict[str, Calibration]:
     return {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
 
 
-def _failure(name: str, error: Exception) -> Finding:
+def _failure(name: str, error: BaseException) -> Finding:
+    if isinstance(error, Halted):
+        return Finding("IN003", "HIGH", 0.0, f"{name} was not finished: {error}.")
     return Finding("IN007", "HIGH", 0.0, f"{name} failed: {type(error).__name__}: {error}")
 
 
-def _tried(detector: Detector, prepared: Prepared, rng: Generator, run: Run) -> Verdict | Exception:
+def _tried(
+    detector: Detector, prepared: Prepared, rng: Generator, run: Run
+) -> Verdict | Exception | Halted:
     """Return what a detector says, or what it fails by, since others may still find something.
 
     Raises:
         GifthorseError: If it has said itself what is wrong.
     """
     try:
-        return detector(prepared.subject, prepared.samples, rng, run)
+        with paced(lambda kept: run.overtime(GRACE)):
+            return detector(prepared.subject, prepared.samples, rng, run)
+    except Halted as halt:
+        return halt
     except GifthorseError:
         raise
     except Exception as error:
@@ -130,6 +138,15 @@ def refused(origin: Origin, error: UnreadableModel) -> Report:
     grave: Severity = "CRITICAL" if isinstance(error, UnsafeModel) else "HIGH"
     checks = (Finding(error.rule, grave, 0.0, str(error)),) if error.rule else ()
     return Report("NOT SCANNED", str(error), origin, None, (), checks, (), (), None)
+
+
+def unprepared(origin: Origin, halt: Halted) -> Report:
+    """Return the report on a model whose images could not be looked at in the time there was."""
+    words = f"The net was not searched: {halt} while it was checked on the images."
+    why = Finding("IN003", "HIGH", 0.0, words)
+    return Report(
+        "INCONCLUSIVE", words, origin, None, (), (why,), (), _next("INCONCLUSIVE", True), None
+    )
 
 
 def _checks(prepared: Prepared) -> list[Finding]:

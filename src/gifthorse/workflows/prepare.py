@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from gifthorse.core.errors import BadImages, BadOption, UnfitNet
+from gifthorse.core.memory import VALUES
 from gifthorse.core.resizing import Resize
 from gifthorse.core.types import (
     Finding,
@@ -20,7 +23,7 @@ from gifthorse.core.types import (
     Subject,
     Tried,
 )
-from gifthorse.data.gallery import Gallery
+from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.normalize import NORMALIZATIONS, STORED, Classifier
 from gifthorse.models.outputs import Output, head_of, locate, reason, side_that_runs
@@ -38,6 +41,8 @@ from gifthorse.workflows.sanity import (
 
 log = logging.getLogger("gifthorse")
 
+LARGE = 3 * 64 * 64  # numbers in an image from which nets are slow enough to try less
+FEWEST = 16  # images that a normalization is measured on, however large they are
 BGR = "-bgr"  # ends the name of a normalization for nets that read blue first
 
 
@@ -60,11 +65,16 @@ class Prepared:
     resize: Resize | None = None
 
 
-def candidates(channels: int) -> tuple[Normalization, ...]:
-    """Return the normalizations that `auto` tries on images with this many channels."""
+def candidates(channels: int, *, reverse: bool = True) -> tuple[Normalization, ...]:
+    """Return the normalizations that `auto` tries on images with this many channels.
+
+    Args:
+        channels: 1 or 3.
+        reverse: Whether those for nets that read blue first are among them.
+    """
     fitting = [n for n in NORMALIZATIONS.values() if len(n.mean) in (1, channels)]
     fitting = [n for n in fitting if not (n.name == "mnist" and channels == 3)]
-    if channels != 3:
+    if channels != 3 or not reverse:
         return tuple(fitting)
     return tuple(fitting) + tuple(_reversed(n) for n in fitting)
 
@@ -144,19 +154,24 @@ def prepare(
         raise
     classes, labeled = output.classes, bool((y >= 0).all())
     _check_labels(y, classes)
-    rows = _measure(net, output, x, y if labeled else None, named)
-    tried = tuple(row.tried for row in rows)
-    pick, why = _pick(tried, chosen, claimed, thresholds)
+    some = _some(x, y)
+    rows = _measure(net, output, x[some], y[some] if labeled else None, named)
+    first, why = _pick([row.tried for row in rows], chosen, claimed, thresholds)
+    row = next(row for row in rows if row.tried == first)
+    seen = row.logits  # of some images: in larger batches they would differ in the last bits
+    if len(some) < len(x):
+        row = _measured(net, output, x, y if labeled else None, first.normalization)
+    pick, logits = row.tried, row.logits
+    tried = tuple(pick if other.tried == first else other.tried for other in rows)
     subject = _subject(net, pick.normalization, output, x, _told(origin, output))
-    logits = next(row.logits for row in rows if row.tried == pick)
     samples = InMemory(samples.images, y if labeled else logits.argmax(1), classes)
     preparation = _record(gallery, samples, tried, pick, why)
     preparation = replace(preparation, notes=(*gallery.notes, *notes))
-    checks = [*sized(preparation), *behavior(subject, x, logits)]
+    checks = [*sized(preparation), *behavior(subject, x[some], seen)]
     if labeled:
         checks += accurate(preparation, pick, logits, y, thresholds)
     else:
-        checks += unlabeled(rows, pick, bool(named), thresholds)
+        checks += unlabeled(rows, first, bool(named), thresholds)
     return Prepared(subject, samples, preparation, tuple(checks))
 
 
@@ -261,6 +276,22 @@ def _pick(
     return best, f"best of {len(tried)} tried"
 
 
+def _some(x: Tensor, y: Tensor) -> Tensor:
+    """Return which images the candidates are measured on: all, unless images are large.
+
+    There are a dozen and more, and a large net takes a second for some images. The one that is
+    used is then measured on all.
+    """
+    some = balanced(y.cpu().numpy(), max(FEWEST, VALUES // 2 // x[0].numel()))
+    return torch.from_numpy(some)
+
+
+def _measured(net: nn.Module, output: Output, x: Tensor, y: Tensor | None, n: Normalization) -> Row:
+    channels, height, width = x.shape[1:]
+    model = Classifier(net, n, channels, output).eval()
+    return measured(n, predict(Subject(model, (channels, height, width), output.classes), x), y)
+
+
 def _measure(
     net: nn.Module,
     output: Output,
@@ -269,16 +300,22 @@ def _measure(
     named: Sequence[Normalization],
 ) -> list[Row]:
     """Return the table of candidates, best first; those that the net fails on are left out."""
-    channels, height, width = x.shape[1:]
     rows = []
-    for n in dict.fromkeys([*named, *candidates(channels)]):
-        model = Classifier(net, n, channels, output).eval()
+    large = x[0].numel() > LARGE
+    todo = deque(dict.fromkeys([*named, *candidates(x.shape[1], reverse=not large)]))
+    while todo:
+        n = todo.popleft()
         try:
-            logits = predict(Subject(model, (channels, height, width), output.classes), x)
+            rows.append(_measured(net, output, x, y, n))
         except Exception as error:
             if n in named[:1]:
                 words = f"the net fails with normalize={n.name}: {reason(error)}"
                 raise UnfitNet(words, rule="IN004") from error
-            continue
-        rows.append(measured(n, logits, y))
-    return sorted(rows, key=lambda row: (row.tried.accuracy.value, row.merit), reverse=True)
+        if large and not todo and rows and x.shape[1] == 3:  # the best of them, blue first
+            best, large = max(rows, key=_rank).tried.normalization, False
+            todo += [] if best.bgr else [_reversed(best)]
+    return sorted(rows, key=_rank, reverse=True)
+
+
+def _rank(row: Row) -> tuple[float, float]:
+    return row.tried.accuracy.value, row.merit

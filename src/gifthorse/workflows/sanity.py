@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gifthorse.core.fields import NotNegative, Share, method
 from gifthorse.core.metrics import accuracy
+from gifthorse.core.pacing import breathe
 from gifthorse.core.types import (
     Finding,
     Images,
@@ -338,6 +339,7 @@ def gradients(subject: Subject, x: Images) -> list[Finding]:
 
 def _slope(subject: Subject, x: Images) -> Tensor | None:
     """Return the gradient of how far the first class leads the second, None if it is cut off."""
+    breathe()
     with frozen_eval(subject), torch.enable_grad():
         x = x.clone().requires_grad_()
         outputs = subject(x)

@@ -19,6 +19,7 @@ from gifthorse.core.device import choose
 from gifthorse.core.errors import (
     BadOption,
     GifthorseError,
+    Halted,
     UnknownMethod,
     UnreadableModel,
     UsageError,
@@ -26,7 +27,8 @@ from gifthorse.core.errors import (
 from gifthorse.core.files import owned
 from gifthorse.core.metrics import mask_jaccard
 from gifthorse.core.options import describe, vary
-from gifthorse.core.run import CPU, Run
+from gifthorse.core.pacing import paced
+from gifthorse.core.run import CPU, GRACE, Run
 from gifthorse.core.types import (
     Detector,
     Origin,
@@ -44,7 +46,7 @@ from gifthorse.models.hub.folder import digest_now, is_folder, only_file
 from gifthorse.models.reading.files import digest as sha256_of
 from gifthorse.models.reading.files import open_file
 from gifthorse.report.facts import leads
-from gifthorse.workflows.detect import detect, refused
+from gifthorse.workflows.detect import detect, refused, unprepared
 from gifthorse.workflows.opening import Inputs, take_in
 
 log = logging.getLogger("gifthorse")
@@ -99,14 +101,22 @@ def scan(
         UsageError: If the request itself is wrong (options, images, a path that is not there).
     """
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
+    run, opened = limits(request, progress, device), None
     try:
-        prepared = take_in(load(path, inputs.arch, inputs.part), inputs)
+        run.report(0, 1, "opening the model")
+        opened = load(path, inputs.arch, inputs.part)
+        run.report(0, 1, "reading and checking the images")
+        with paced(lambda kept: run.overtime()):
+            prepared = take_in(opened, inputs)
     except UnreadableModel as error:
         return replace(
             refused(error.origin or _unopened(path), error), run=clock.record(request, device)
         )
+    except Halted as halt:
+        origin = opened.origin if opened is not None else _unopened(path)
+        return replace(unprepared(origin, halt), run=clock.record(request, device))
     rng = torch.Generator().manual_seed(request.seed)
-    digest, run = prepared.subject.origin.sha256, limits(request, progress, device)
+    digest = prepared.subject.origin.sha256
     with owned(state_file(request, digest, "scan")):
         report = detect(
             prepared,
@@ -116,7 +126,8 @@ def scan(
             second=second(request),
             store=lambda name: state_file(request, digest, name),
         )
-    report = illustrated(report, prepared.subject)
+    with paced(lambda kept: run.overtime(GRACE)):
+        report = illustrated(report, prepared.subject)
     steps = (*_go_on(request, run.parts), *report.next_steps)
     report = _of_then(report) if _changed(path, digest) else report
     return replace(report, next_steps=steps, run=clock.record(request, device))
@@ -168,7 +179,7 @@ def illustrated(report: Report, subject: Subject) -> Report:
         return report
     try:
         more = explained(subject, before[:SHOWN], after[:SHOWN], lead.finding.goal)
-    except (GifthorseError, RuntimeError) as error:  # a picture less is no reason to fail
+    except (GifthorseError, RuntimeError, Halted) as error:  # a picture less is no reason to fail
         log.debug("no attribution maps: %s", error)
         return report
     grown = replace(found, evidence={**found.evidence, **more})
