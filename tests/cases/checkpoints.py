@@ -508,7 +508,7 @@ def _with_objects(name: str, file: str, write: Callable[[Path], object], kind: s
     return Case(
         name=name, fed=f"inspect of {file}", right="opened without making the object", make=make,
         status=(0,), says=("Python objects beside", kind, "tiny, guessed", "without making them"),
-        never=NEVER, seconds=30,
+        never=NEVER, seconds=60,
     )  # fmt: skip
 
 
