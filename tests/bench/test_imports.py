@@ -615,12 +615,12 @@ def round_folder(folder: Path, model: object, truth: str = "1\n") -> Path:
     return folder
 
 
-def test_trojai_without_its_code(tmp_path: Path, store: Store) -> None:
+def test_trojai_whose_nets_are_not_known(tmp_path: Path, store: Store) -> None:
     round_folder(tmp_path / "models" / "id-00000000", nn.Sequential(nn.Conv2d(3, 4, 3)))
     round_folder(tmp_path / "models" / "id-00000001", nn.Linear(3, 2), "0\n")
     bad, good = adopt(tmp_path, "auto", store)
     for found in (bad, good):
-        refused(store, found, "whole pickled model", "whole modules, which need code")
+        refused(store, found, "no known architecture")
         assert (found.net, found.data) == ("classification:mobilenet_v2", "cityscapes")
     assert bad.poisoned
     assert bad.goal == Goal(2, 3)

@@ -471,36 +471,49 @@ def _starts(start: bytes, at: int = 0) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(bytes(at) + start + bytes(2000))
 
 
-OBJECTS = "brings Python objects beside its weights"
-UNKNOWN = "not understood"
-ODD: dict[str, tuple[str, Callable[[Path], object], str, tuple[str, ...]]] = {
-    "faults 21a": ("a.pt", _beside(a=pathlib.PurePosixPath("x")), OBJECTS, ("pathlib.Pure",)),
-    "faults 21b": ("a.pt", _beside(rows=slice(1, 3)), OBJECTS, ("builtins.slice",)),
-    "faults 22a": ("a.pt", _beside(a=argparse.Namespace(b=1)), OBJECTS, ("argparse.Namespace",)),
-    "checkpoints: deque": ("a.pt", _beside(a=collections.deque([1])), OBJECTS, (".deque",)),
+OBJECTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "faults 21a": ("a.pt", _beside(a=pathlib.PurePosixPath("x")), "pathlib.Pure"),
+    "faults 21b": ("a.pt", _beside(rows=slice(1, 3)), "builtins.slice"),
+    "faults 22a": ("a.pt", _beside(a=argparse.Namespace(b=1)), "argparse.Namespace"),
+    "checkpoints: deque": ("a.pt", _beside(a=collections.deque([1])), ".deque"),
     "checkpoints: defaultdict": (
-        "a.pt", _beside(a=collections.defaultdict(list)), OBJECTS, ("collections.defaultdict",),
+        "a.pt", _beside(a=collections.defaultdict(list)), "collections.defaultdict",
     ),
     "checkpoints: datetime": (
-        "a.pt", _beside(a=datetime.datetime(2024, 1, 1)), OBJECTS, ("datetime.datetime",),
+        "a.pt", _beside(a=datetime.datetime(2024, 1, 1)), "datetime.datetime",
     ),
     "checkpoints: random state": (
-        "a.pt",
-        _beside(a=np.random.RandomState(0)),
-        OBJECTS,
-        ("numpy.random",),
+        "a.pt", _beside(a=np.random.RandomState(0)), "numpy.random",
     ),
-    "checkpoints: range": ("a.pt", _beside(a=range(3)), OBJECTS, ("range",)),
-    "checkpoints: an error": ("a.pt", _beside(a=ValueError("x")), OBJECTS, ("ValueError",)),
+    "checkpoints: range": ("a.pt", _beside(a=range(3)), "range"),
+    "checkpoints: an error": ("a.pt", _beside(a=ValueError("x")), "ValueError"),
     "checkpoints: legacy with a path": (
         "a.pt",
         _Saved(
             lambda: {"net": net(), "path": pathlib.PurePosixPath("x")},
             _use_new_zipfile_serialization=False,
         ),
-        OBJECTS,
-        ("pathlib.Pure",),
+        "pathlib.Pure",
     ),
+}  # fmt: skip
+
+
+def _with_objects(name: str, file: str, write: Callable[[Path], object], kind: str) -> Case:
+    """Weights beside plain objects: the net is named, the objects are left alone."""
+
+    def make(folder: Path) -> list[str]:
+        write(folder / file)
+        return ["inspect", file]
+
+    return Case(
+        name=name, fed=f"inspect of {file}", right="opened without making the object", make=make,
+        status=(0,), says=("Python objects beside", kind, "tiny, guessed", "without making them"),
+        never=NEVER, seconds=60,
+    )  # fmt: skip
+
+
+UNKNOWN = "not understood"
+ODD: dict[str, tuple[str, Callable[[Path], object], str, tuple[str, ...]]] = {
     "checkpoints: texts of NumPy": ("a.pt", _beside(a=np.array(["a", "b"])), UNKNOWN, ("NumPy",)),
     "faults 23": ("a.pt", _Saved(net, pickle_protocol=4), UNKNOWN, ("protocol 4", "save it again")),
     "checkpoints: protocol 5": ("a.pt", _Saved(net, pickle_protocol=5), UNKNOWN, ("protocol",)),
@@ -586,5 +599,6 @@ CASES = (
     *(_listed(name, *given) for name, given in {**BESIDE, **NAMES, **NORMED}.items()),
     *SCANS,
     *SEVERAL,
+    *(_with_objects(name, *given) for name, given in OBJECTS.items()),
     *(case for name, given in ODD.items() for case in _odd(name, *given)),
 )

@@ -297,7 +297,7 @@ FILES: dict[str, tuple[str, Make, str, str, int, str]] = {
     "4: cut at 30 %": ("a.pt", _cut(0.3), "FS003", DAMAGED, 2, "truncated"),
     "4: cut at 95 %": ("a.pt", _cut(0.95), "FS003", DAMAGED, 2, "truncated"),
     "5: a flipped bit": ("a.pt", _flipped, "FS003", DAMAGED, 2, "checksum"),
-    "11: whole module": ("a.pt", write(saved(nn.Linear(2, 2))), "FS002", CODE, 1, "whole pickled"),
+    "11: whole module": ("a.pt", write(saved(nn.ReLU())), "FS002", CODE, 1, "whole pickled"),
     "17: record too short": (
         "a.pt", zipped(GOOD, {"archive/data/0": bytes(20)}), "FS003", DAMAGED, 2, "24 bytes",
     ),

@@ -250,9 +250,9 @@ def test_a_pickle_that_would_run_a_command_is_named_and_not_run(
     assert not marker.exists()
 
 
-def test_a_whole_pickled_model_is_not_opened(run: Run, tmp_path: Path) -> None:
+def test_a_whole_pickled_model_without_weights_is_refused(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    torch.save(torch.nn.Linear(3, 2), path)
+    torch.save(torch.nn.ReLU(), path)
     ran = scanned(run, path)
     assert ran.code == REFUSED
     assert "FS002" in ran.words

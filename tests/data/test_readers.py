@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -361,7 +362,8 @@ def test_every_kind_has_a_reader(tmp_path: Path) -> None:
     (tmp_path / "table" / "labels.csv").touch()
     np.savez(tmp_path / "npz", x=PIXELS)
     np.savez(tmp_path / "packed", images=PIXELS, labels=[0] * 4, split=[0] * 4)
-    sources = ["flat", "folders", "table", "npz.npz", "packed.npz"]
+    draw(tmp_path / "examples" / "class_3_example_0.png", 1)
+    sources = ["examples", "flat", "folders", "table", "npz.npz", "packed.npz"]
     assert {sniff(str(tmp_path / source)) for source in sources} == set(READERS)
     assert sniff("mnist:test") == "packed"
 
@@ -423,3 +425,32 @@ def test_of_a_flat_folder_every_image_is_read_without_labels_and_apart(
     gallery = read(str(tmp_path), flat=True)
     assert gallery.samples.labels.tolist() == [-1, -1]
     assert asked == [tmp_path]
+
+
+# Examples of TrojAI ---------------------------------------------------------------------------
+
+
+def _examples(folder: Path, names: Sequence[str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(folder / name)
+    return folder
+
+
+def test_examples_are_labeled_by_their_names(tmp_path: Path) -> None:
+    names = ["class_0_example_0.png", "class_12_example_3.png", "class_4_example_10.png"]
+    gallery = read(str(_examples(tmp_path / "a", names)), classes=13)
+    assert gallery.samples.labels.tolist() == [0, 12, 4]
+    assert gallery.labels_from == "file"
+    assert "labels as TrojAI gives them" in gallery.notes[0]
+
+
+def test_examples_are_labeled_by_what_lies_beside_them(tmp_path: Path) -> None:
+    folder = _examples(tmp_path / "a", ["0.png", "1.png"])
+    (folder / "0.json").write_text("3")
+    assert read(str(folder)).labels_from == "model"  # not all have a label
+    (folder / "1.json").write_text("1")
+    gallery = read(str(folder), classes=4)
+    assert gallery.samples.labels.tolist() == [3, 1]
+    assert read(str(folder), flat=True).labels_from == "model"
+    assert gallery.skipped == ()

@@ -40,7 +40,7 @@ def ours(name: str, content: bytes) -> tuple[dict[tuple[str, ...], Tensor] | Non
             raise reason
         if found.full > 1 << 24:
             return None, "FS004"
-        told, tensors = child.tensors(stream, found.kind)
+        told, tensors = child.tensors(stream, found.reader)
     except UnreadableModel as error:
         return None, error.rule
     left = iter(tensors)

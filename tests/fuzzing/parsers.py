@@ -142,7 +142,7 @@ def _opened(data: bytes) -> None:
     stream = io.BytesIO(content)
     found = survey(stream, name)
     if refusal(found) is None and found.full < 1 << 24:
-        child.tensors(stream, found.kind)
+        child.tensors(stream, found.reader)
 
 
 def _checkpoint(data: bytes) -> None:
@@ -162,6 +162,7 @@ def _models() -> list[bytes]:
     ]
     header = {"w": hostile.span(0, 24, (2, 3)), "__metadata__": {"a": "b"}}
     small = {"w": torch.zeros(2, 3), "n": torch.tensor(1)}
+    linear = torch.nn.Linear(3, 2, bias=False)
     return [
         *(b"z" + p for p in pickles),
         *(b"r" + p for p in pickles[:4]),
@@ -170,6 +171,11 @@ def _models() -> list[bytes]:
         b"r" + hostile.saved(small, _use_new_zipfile_serialization=False),
         b"l" + hostile.saved(small, _use_new_zipfile_serialization=False)[len(_LEGACY) :],
         b"r" + hostile.saved({"a": np.arange(3), "b": [1, (2.5, None)]}),
+        b"r" + hostile.saved(linear),
+        b"z" + hostile.records(hostile.saved(linear))["archive/data.pkl"],
+        b"l" + hostile.saved(linear, _use_new_zipfile_serialization=False)[len(_LEGACY) :],
+        b"z" + hostile.records(hostile.program())["net/data.pkl"],
+        b"r" + hostile.program(),
     ]
 
 
@@ -180,6 +186,10 @@ _OPS = (
     b"cnumpy\ndtype\n",
     b"c_codecs\nencode\n",
     b"cos\nsystem\n",
+    b"cbuiltins\ngetattr\n",
+    b"c__torch__\nNet\n)\x81",
+    b"cgone\nNet\n)\x81",
+    *map(hostile.text, ("_modules", "_parameters", "_buffers", "weight")),
     *(
         b"(",
         b")R",

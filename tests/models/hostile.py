@@ -38,6 +38,21 @@ def torch_zip(
     return path
 
 
+def records(data: bytes) -> dict[str, bytes]:
+    """Return the records of an archive by name."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def archived(records: Mapping[str, bytes]) -> bytes:
+    """Return an archive of records, stored plainly."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in records.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return buffer.getvalue()
+
+
 def text(value: str) -> bytes:
     """Opcode that pushes a text."""
     data = value.encode()
@@ -139,4 +154,22 @@ def saved(value: object, **options: bool) -> bytes:
     """Return what torch.save writes."""
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+def program(front: bytes = b"") -> bytes:
+    """An archive as TorchScript writes it: a layer within a net, numbers, lists, code."""
+    ints = b"ctorch.jit._pickle\nbuild_intlist\n(](" + number(1) + b"etR"
+    inner = b"c__torch__.torch.nn.modules.linear.___torch_mangle_3\nLinear\n)\x81}("
+    inner += text("training") + b"\x89" + text("padding") + ints
+    inner += text("weight") + tensor((2, 3), (3, 1), 6) + b"ub"
+    outer = b"c__torch__.nets\nNet\n)\x81}(" + text("fc") + inner + b"ub."
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("net/data/0", torch.arange(6.0).numpy().tobytes())
+        archive.writestr("net/data.pkl", b"\x80\x02" + front + outer)
+        code = "def forward(self, x):\n  return x\n" * 9
+        archive.writestr("net/code/__torch__/nets.py", code, zipfile.ZIP_DEFLATED)
+        archive.writestr("net/constants.pkl", b"\x80\x02).")
+        archive.writestr("net/version", b"3\n")
     return buffer.getvalue()

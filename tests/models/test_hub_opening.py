@@ -72,9 +72,11 @@ def test_weights_of_a_pickle_are_checked_like_any(folder: Path) -> None:
     torch.save(state, folder / "pytorch_model.bin")
     assert load(folder).classes == 3
     torch.save({**state, "hook": Path("x")}, folder / "pytorch_model.bin")
+    assert "without making them" in load(folder).origin.notes[0]
+    torch.save({**state, "hook": _Command()}, folder / "pytorch_model.bin")
     with pytest.raises(UnreadableModel) as caught:
         load(folder)
-    assert caught.value.rule == "FS002"
+    assert caught.value.rule == "FS001"
 
 
 def test_what_a_careless_loader_would_run_beside_the_weights_is_said(folder: Path) -> None:

@@ -229,3 +229,25 @@ def test_saving_is_all_or_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() != old
     assert os.listdir(tmp_path) == [path.name]
     assert inspect(path).metadata == {"a": "b"}
+
+
+# Folders that are no hub's --------------------------------------------------------------------
+
+
+def test_a_folder_with_one_model_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_architecture": "resnet50", "poisoned": true}')
+    (tmp_path / "notes.csv").write_text("a")
+    torch.save(tiny(), tmp_path / "model.pt")
+    opened, seen = load(tmp_path), inspect(tmp_path)
+    assert opened.origin.path == seen.path == str(tmp_path / "model.pt")
+    assert opened.origin.arch == seen.arch == "tiny"
+    torch.save(tiny(), tmp_path / "other.ckpt")
+    with pytest.raises(UsageError, match=r"2 model files \(model.pt, other.ckpt\): name one"):
+        load(tmp_path)
+
+
+def test_a_hubs_folder_without_its_weights_is_not_another_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    torch.save(tiny(), tmp_path / "optimizer.pt")
+    with pytest.raises(UsageError, match="no weights that are read"):
+        load(tmp_path)

@@ -66,10 +66,10 @@ def zipped(*names: str, index: bytes = GOOD) -> Callable[[Path], Path]:
     return lambda path: hostile.torch_zip(path, index, records)
 
 
-def scripted(path: Path) -> Path:
+def scripted(path: Path, module: nn.Module | None = None) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path))
+        torch.jit.save(torch.jit.script(module or nn.Linear(2, 2)), str(path))
     return path
 
 
@@ -145,14 +145,19 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Path], str, str]] = {
     ),
     "second pickle": ("a.pt", code_in("archive/extra.pkl"), "FS001", r"in archive/extra\.pkl"),
     "code as numbers": ("a.pt", code_in("archive/data/1"), "FS001", r"in archive/data/1"),
-    "whole module": ("a.pt", write(saved(nn.Linear(2, 2))), "FS002", "save_file"),
-    "whole module, legacy": (
+    "module without weights": ("a.pt", write(saved(nn.ReLU())), "FS002", "save_file"),
+    "module without weights, legacy": (
         "a.pt",
-        write(saved(nn.Linear(2, 2), _use_new_zipfile_serialization=False)),
+        write(saved(nn.ReLU(), _use_new_zipfile_serialization=False)),
         "FS002",
         "whole pickled model",
     ),
-    "torchscript": ("a.pt", scripted, "FS002", r"TorchScript.*name ends in '\.pt'"),
+    "torchscript without weights": (
+        "a.pt",
+        lambda p: scripted(p, nn.ReLU()),
+        "FS002",
+        r"TorchScript.*name ends in '\.pt'",
+    ),
     "pt2": ("a.pt2", lambda p: _plain_zip(p, "m/archive_format"), "FS002", "torch.export"),
     "stride 0": ("a.pt", stretched, "FS004", "4,000,000,000,000 bytes"),
     "deflated": ("a.pt", deflated, "FS004", "compressed"),
@@ -295,6 +300,8 @@ def test_only_what_is_hostile_is_not_to_be_used() -> None:
         "FS006",
     ]
     paths = (Import("pathlib", "PosixPath", "object"),)
+    told = [stance([Finding("FS002", s, 1.0, "")]).status for s in ("HIGH", "MEDIUM", "LOW")]
+    assert told == [1, 1, 0]
     assert stance([Finding("FS002", "HIGH", 1.0, "")], paths).status == 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +15,8 @@ from gifthorse.core.errors import BadImages, UnreadableModel
 from gifthorse.core.files import read_json
 from gifthorse.data.archive import BROKEN, arrays, peek
 from gifthorse.data.decode import decode
-from gifthorse.data.files import FolderContents, ImageEntry, gather, sort_out
+from gifthorse.data.files import FolderContents, gather, sort_out
+from gifthorse.data.folders import example_label
 from gifthorse.data.gallery import Wanted
 from gifthorse.data.isolation import Parts, apart
 from gifthorse.models.reading.entries import shown
@@ -105,7 +105,7 @@ def examples(place: str, kind: str) -> Parts:
     if root is None:
         raise BadImages(f"{folder.name} has no folder {fronts[0]} of images")
     entries, skipped = sort_out(sorted(root.iterdir()), root)
-    marked = [replace(entry, label=_label(entry)) for entry in entries]
+    marked = [replace(entry, label=example_label(entry)) for entry in entries]
     skipped += [f"{shown(e.name)} has no label" for e in marked if e.label < 0]
     good = tuple(e for e in marked if e.label >= 0)
     told = named(table(folder / "config.json"), ("number_classes",))
@@ -116,12 +116,3 @@ def examples(place: str, kind: str) -> Parts:
 
 
 _CLEAN = ("clean-example-data", "clean_example_data", "example_data")
-
-
-def _label(entry: ImageEntry) -> int:
-    beside = entry.path.with_suffix(".json")
-    if beside.is_file():
-        with suppress(OSError, ValueError, TypeError, OverflowError):
-            return int(read_json(beside, 100))
-    named = re.match(r"class_(\d{1,6})_", entry.name)
-    return int(named[1]) if named else -1

@@ -20,7 +20,6 @@ from gifthorse.core.errors import (
     GifthorseError,
     UnknownArch,
     UnreadableModel,
-    UnsafeModel,
 )
 from gifthorse.core.files import read_file
 from gifthorse.core.types import Goal, Normalization, Shape, Trigger
@@ -307,8 +306,6 @@ def trojai(folder: Path, arch: str | None = None) -> Foreign:
     except (OSError, UnicodeDecodeError, LookupError) as error:
         reason = f"{folder.name} has no ground_truth.csv or config.json that can be read: {error!r}"
         return replace(base, error=reason)
-    except UnsafeModel as error:
-        return replace(base, error=f"TrojAI keeps whole modules, which need code: {error}")
     except GifthorseError as error:
         return replace(base, error=str(error))
 

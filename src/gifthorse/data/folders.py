@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gifthorse.core.errors import BadImages
+from gifthorse.core.errors import BadImages, UsageError
+from gifthorse.core.files import is_regular, read_json
 from gifthorse.data.decode import image_suffixes, listed, opens
 from gifthorse.data.files import (
     FolderContents,
@@ -25,6 +27,8 @@ PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "
 FEW = 0.2  # of all folders at most are taken for strangers among the others
 # Endings of files that may hold the labels of a folder without classes.
 SHEETS = (*ENDINGS, ".json", ".xml", ".xls", ".xlsx", ".ods", ".parquet", ".yaml", ".yml", ".mat")
+EXAMPLE = re.compile(r"class_(\d{1,6})_")  # begins the names of TrojAI's examples
+LABEL = 100  # bytes of a JSON that is a label
 LOOKED_AT = 20  # files without an ending that are opened to see whether a folder holds images
 
 Contents = Mapping[str, Sequence[ImageEntry]]
@@ -74,6 +78,41 @@ def read_flat(source: str, wanted: Wanted) -> Gallery:
     notes = (words,) if sheets else ()
     found = FolderContents(source, "model", tuple(entries), notes=notes, skipped=tuple(skipped))
     return gather(found, wanted)
+
+
+def read_examples(source: str, wanted: Wanted) -> Gallery:
+    """Read TrojAI's examples: labels are in the names, or each in a JSON of the same name.
+
+    Where one lacks its label, none counts.
+    """
+    root = Path(source)
+    entries, skipped = sort_out(walk(root), root)
+    examples = tuple(replace(entry, label=example_label(entry)) for entry in entries)
+    if any(entry.label < 0 for entry in examples):
+        return read_flat(source, wanted)
+    note = f"labels as TrojAI gives them, such as {examples[0].label} of {examples[0].name!a}"
+    left = tuple(words for words in skipped if ".json " not in words)
+    return gather(FolderContents(source, "file", examples, (), (note,), left), wanted)
+
+
+def are_examples(folder: Path) -> bool:
+    """Whether the first image of a folder is labeled as those of TrojAI are."""
+    first = next((p for p in sorted(folder.iterdir()) if p.suffix in image_suffixes()), None)
+    return first is not None and example_label(ImageEntry(first, first.name)) >= 0
+
+
+def example_label(entry: ImageEntry) -> int:
+    """Return the label of an example image of TrojAI, by its name or a JSON beside it; else -1."""
+    named = EXAMPLE.match(entry.path.name)
+    if named:
+        return int(named[1])
+    beside = entry.path.with_suffix(".json")
+    if not is_regular(beside):
+        return -1
+    try:
+        return int(read_json(beside, LABEL))
+    except (UsageError, ValueError, TypeError, OverflowError):
+        return -1
 
 
 def _check_height(source: str, contents: Contents) -> None:

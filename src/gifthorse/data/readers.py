@@ -16,7 +16,13 @@ from gifthorse.data import isolation
 from gifthorse.data.archive import Array, arrays, peek
 from gifthorse.data.decode import MOST_SIDE, as_pixels, conform, counted
 from gifthorse.data.files import distinct
-from gifthorse.data.folders import read_flat, read_folders, subfolders
+from gifthorse.data.folders import (
+    are_examples,
+    read_examples,
+    read_flat,
+    read_folders,
+    subfolders,
+)
 from gifthorse.data.gallery import (
     MOST_CLASSES,
     Gallery,
@@ -113,7 +119,8 @@ def sniff(source: str) -> str:
         usual = any(is_regular(path / table) for table in TABLES)
         if usual or (len(names) <= 1 and find_table(path) is not None):
             return "table"
-        return "folders" if names else "flat"
+        flat = "examples" if are_examples(path) else "flat"
+        return "folders" if names else flat
     if is_regular(path) and path.suffix.lower() in (*ENDINGS, ".json"):
         return "table"
     name, _ = _name_and_split(source)
@@ -228,6 +235,7 @@ def read_packed(source: str, wanted: Wanted) -> Gallery:
 
 
 READERS: dict[str, Reader] = {
+    "examples": read_examples,
     "flat": read_flat,
     "folders": read_folders,
     "npz": read_npz,

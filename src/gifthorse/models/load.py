@@ -14,16 +14,18 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from gifthorse.core.atomic import atomic
-from gifthorse.core.errors import UnreadableModel, UsageError
+from gifthorse.core.errors import UnknownArch, UnreadableModel, UsageError
 from gifthorse.core.resizing import Resize
 from gifthorse.core.types import Normalization, Origin
 from gifthorse.models import architectures as archs
+from gifthorse.models import structure
 from gifthorse.models.normalize import STORED
 from gifthorse.models.outputs import ends
 from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
 from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY, PrivateCopy, private_copy
+from gifthorse.models.reading.pickles import Layer
 from gifthorse.models.reading.survey import Survey, refusal
 from gifthorse.models.zoo import NETS
 
@@ -45,7 +47,7 @@ class Opened:
         normalization: What the file holds as a layer before the net, or says beside it; a claim,
             to be checked.
         resize: How images come to the net's size, as a model folder says; None for files.
-        labels: The classes' own names, by number; empty for files.
+        labels: The classes' own names, by number; empty where a file keeps none.
     """
 
     net: nn.Module
@@ -66,7 +68,7 @@ def load_file(
     memory: int = MEMORY,
     deadline: float = DEADLINE,
 ) -> Opened:
-    """Open a state dict (`safetensors` or `torch.save`) without running anything in it.
+    """Open a model file (`safetensors`, `torch.save`, TorchScript) without running anything in it.
 
     Args:
         path: The file.
@@ -120,8 +122,11 @@ def _built(
     chosen = choose(found.entries, fits, part)
     by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
     state, casts = to_float32(_picked(chosen, by_path))
-    fitted = _fit(state, chosen, fits)
-    origin = _origin(found, chosen, fitted, casts)
+    stub = structure.own_net(found.layers, chosen.entries)
+    fitted = _fit(state, chosen, fits, stub)
+    unlike = structure.unlike(stub.kind, fitted.arch)
+    adopted = structure.adopt(fitted.net, found.layers, chosen.entries)
+    origin = _origin(found, chosen, fitted, (*casts, *unlike, *adopted))
     beside = [by_path[e.path] for e in chosen.normalization or ()]
     return Opened(
         fitted.net,
@@ -130,6 +135,7 @@ def _built(
         origin,
         nonfinite(fitted.net),
         _normalization(beside),
+        labels=structure.labels(found.layers, fitted.classes),
     )
 
 
@@ -201,7 +207,7 @@ def read_tensors(
             "more memory if you expect a file that large",
             rule="FS004",
         )
-    return isolation.read(copy, found.kind, found.entries, memory=memory, deadline=deadline)
+    return isolation.read(copy, found.reader, found.entries, memory=memory, deadline=deadline)
 
 
 def _picked(chosen: Chosen, by_path: Mapping[tuple[str, ...], Tensor | None]) -> dict[str, Tensor]:
@@ -291,11 +297,12 @@ def _fit(
     state: Mapping[str, Tensor],
     chosen: Chosen,
     fits: Callable[[archs.Shapes], archs.Guess | None],
+    stub: Layer,
 ) -> _Fitted:
-    """Make the net that the tensors are and fill it."""
+    """Make the net that the tensors are, of the class that the file names, and fill it."""
     shapes = archs.shapes_of(state)
     if not isinstance(fits, archs.Named):
-        guess = chosen.fit or archs.match(shapes)  # which raises, naming what comes near
+        guess = chosen.fit or structure.of_library(stub, shapes) or _match(shapes, stub.kind)
         net = archs.fill(archs.build(guess.arch, guess.classes, guess.channels), state, guess.arch)
         how = f"guessed from {len(state)} tensors"
         if guess.ties:
@@ -304,6 +311,13 @@ def _fit(
     net = archs.fill(fits.built(shapes), state, fits.arch)
     classes, channels = fits.ends if fits.arch in NETS else ends(net, fits.ends[0])
     return _Fitted(net, fits.arch, classes, channels, "named with --arch")
+
+
+def _match(shapes: archs.Shapes, kind: str) -> archs.Guess:
+    try:
+        return archs.match(shapes)  # which raises, naming what comes near
+    except UnknownArch as error:
+        raise UnknownArch(f"{error}{structure.hint(kind)}") from error
 
 
 # Saving ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gifthorse.core.errors import BadOption
-from gifthorse.models.hub.folder import check_folder, is_folder
+from gifthorse.models.hub.folder import check_folder, is_folder, only_file
 from gifthorse.models.hub.inspection import inspect_folder
 from gifthorse.models.hub.opening import open_folder
 from gifthorse.models.inspection import Inspection, inspect_file
@@ -24,8 +24,8 @@ def load(
     """Open a model without running anything in it.
 
     Args:
-        path: A state dict (`safetensors` or `torch.save`), or a folder as hubs give them, with
-            `config.json` beside the weights.
+        path: A file of `safetensors`, `torch.save` or TorchScript; a folder as hubs give them, with
+            `config.json` beside the weights; or a folder with one such file.
         arch: Name for `build`; guessed from the tensors if None. A folder names its own.
         part: Name of the part that is the net, of a file that holds several.
         memory: Bytes that a file, and its reader beyond torch itself, may take.
@@ -38,7 +38,7 @@ def load(
         SeveralNets: If several parts of it are whole nets, and none is named.
         UsageError: If there is no such file, or no such architecture.
     """
-    path = Path(path)
+    path = only_file(Path(path))
     if not is_folder(path):
         check_folder(path)
         return load_file(path, arch, part, memory=memory, deadline=deadline)
@@ -57,7 +57,7 @@ def inspect(path: str | Path, part: str | None = None) -> Inspection:
         UsageError: If there is no such file, or no such part in it.
         UnreadableModel: If it is a device or may not be read. Everything else is a finding.
     """
-    path = Path(path)
+    path = only_file(Path(path))
     if not is_folder(path):
         check_folder(path)
         return inspect_file(path, part)

@@ -42,7 +42,7 @@ from gifthorse.data.readers import sniff
 from gifthorse.detection import DETECTORS, PRESETS, SECOND
 from gifthorse.models import inspect as look
 from gifthorse.models import load
-from gifthorse.models.hub.folder import digest_now, is_folder
+from gifthorse.models.hub.folder import digest_now, is_folder, only_file
 from gifthorse.models.reading.files import digest as sha256_of
 from gifthorse.models.reading.files import open_file
 from gifthorse.report.facts import leads
@@ -232,7 +232,7 @@ def _changed(path: str, digest: str) -> bool:
     try:
         if is_folder(Path(path)):
             return digest_now(Path(path)) != digest
-        with open_file(Path(path)) as stream:
+        with open_file(only_file(Path(path))) as stream:
             return sha256_of(stream) != digest
     except GifthorseError:
         return True

@@ -11,10 +11,12 @@ from gifthorse.core.errors import UnreadableModel, UsageError
 from gifthorse.core.files import is_regular
 from gifthorse.models.hub.config import read_json
 from gifthorse.models.reading.entries import shown
-from gifthorse.models.reading.files import digest, open_file
+from gifthorse.models.reading.files import ENDINGS, digest, open_file
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 MOST_SHARDS = 1000
+NET_KEYS = ("model_type", "architectures", "architecture", "pretrained_cfg")
+FILES = {e for kind in ("safetensors", "pytorch", "torchscript") for e in ENDINGS[kind]}
 INDEX = tuple(f"{name}.index.json" for name in WHOLE)
 
 
@@ -39,6 +41,34 @@ def check_folder(path: Path) -> None:
             f"{shown(str(path))!r} has a config.json but no weights that are read "
             f"({' or '.join(WHOLE)}, or their index): download the folder whole"
         )
+
+
+def only_file(path: Path) -> Path:
+    """Return the one model file of a folder that is no hub's, such as TrojAI's; else the path.
+
+    Raises:
+        UsageError: If the folder holds several.
+    """
+    if not os.path.isdir(path) or is_folder(path) or _is_described(path):
+        return path
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in FILES and is_regular(p))
+    if len(files) > 1:
+        names = ", ".join(shown(p.name, 60) for p in files[:5])
+        raise UsageError(
+            f"{shown(str(path))!r} is a folder of {len(files)} model files ({names}"
+            f"{', ...' * (len(files) > 5)}): name one of them"
+        )
+    return files[0] if files else path
+
+
+def _is_described(folder: Path) -> bool:
+    """Whether a folder has a configuration that says what net it holds, as those of hubs do."""
+    if not is_regular(folder / "config.json"):
+        return False
+    try:
+        return not read_json(folder / "config.json").keys().isdisjoint(NET_KEYS)
+    except UnreadableModel:
+        return True
 
 
 def weight_files(folder: Path) -> list[Path]:

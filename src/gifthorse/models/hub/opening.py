@@ -33,6 +33,7 @@ class _Weights:
 
     state: dict[str, Tensor] = field(default_factory=dict)
     dtypes: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
     digest: str = ""
     size: int = 0
 
@@ -74,7 +75,7 @@ def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
         tensors=len(weights.state),
         params=sum(p.numel() for p in net.parameters()),
         dtypes=tuple(sorted(weights.dtypes)),
-        notes=(*notes, *casts, *aside),
+        notes=(*weights.notes, *notes, *casts, *aside),
         metadata=_told(config),
     )
     return Opened(
@@ -92,6 +93,7 @@ def _weights(files: Sequence[Path], memory: int, deadline: float) -> _Weights:
             left -= max(copy.size, told.full)
             hashes.append((path, copy.sha256))
             found.size += copy.size
+            found.notes += [f.message for f in told.findings if f.rule == "FS002"]
         for entry, tensor in zip(told.entries, tensors, strict=True):
             if entry.shape is not None:
                 check_plain(entry)

@@ -16,10 +16,10 @@ from torch import Tensor
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.core.isolated.tensors import listed
 from gifthorse.core.isolated.transport import apart
-from gifthorse.models.reading import values
+from gifthorse.models.reading import blocks, values
 from gifthorse.models.reading.entries import PLAIN, shown
 from gifthorse.models.reading.files import size_of, sniff_stream
-from gifthorse.models.reading.survey import survey
+from gifthorse.models.reading.survey import INERT, survey
 
 DEPTH = 100
 LEAVES = 200_000
@@ -47,8 +47,8 @@ def sniffed(stream: IO[bytes], ending: str) -> tuple[Any, list[Tensor]]:
     return sniff_stream(stream, size_of(stream), ending), []
 
 
-def tensors(stream: IO[bytes], kind: str) -> tuple[Any, list[Tensor]]:
-    """Open a checked file by the library that it is for.
+def tensors(stream: IO[bytes], reader: str) -> tuple[Any, list[Tensor]]:
+    """Open a checked file by the library that it is for, see `Survey.reader`.
 
     Returns:
         Path, data type (or a type's name) and shape of each leaf, None if it is no plain tensor;
@@ -58,16 +58,23 @@ def tensors(stream: IO[bytes], kind: str) -> tuple[Any, list[Tensor]]:
         UnreadableModel: If the library refuses it.
     """
     try:
-        if kind == "safetensors":
+        if reader == "safetensors":
             told, found = listed(stream)
             return told["tensors"], found
-        return read_pickle(stream)
+        return read_inert(stream) if reader == INERT else read_pickle(stream)
     except REFUSALS as error:
         if "alloc" in str(error) or "memory" in str(error) or isinstance(error, RecursionError):
             raise
         raise UnreadableModel(
             f"the file cannot be read: {shown(str(error), 500)}", rule="FS003"
         ) from error
+
+
+def read_inert(stream: IO[bytes]) -> tuple[Any, list[Tensor]]:
+    """Read tensors by the opcodes of a pickle whose code is left alone; see `tensors`."""
+    entries, found = blocks.read_tensors(stream)
+    plain = [e.shape if e.type in PLAIN else None for e in entries]
+    return [[list(e.path), e.type, s] for e, s in zip(entries, plain, strict=True)], found
 
 
 def read_pickle(stream: IO[bytes]) -> tuple[Any, list[Tensor]]:

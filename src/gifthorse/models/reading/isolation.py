@@ -131,7 +131,7 @@ def _form() -> TypeAdapter[list[Survey]]:
 
 def read(
     copy: PrivateCopy,
-    kind: str,
+    reader: str,
     expected: Sequence[CheckpointEntry],
     *,
     memory: int,
@@ -141,7 +141,7 @@ def read(
 
     Args:
         copy: Its bytes.
-        kind: `safetensors`, `pytorch` or `legacy`.
+        reader: What opens it, see `Survey.reader`.
         expected: The leaves that its bytes were seen to hold.
         memory: Bytes that the reader may take beyond what torch itself needs.
         deadline: Seconds of processor time that it may take.
@@ -155,7 +155,7 @@ def read(
     """
     told, tensors = readers.call(
         child.tensors,
-        [kind],
+        [reader],
         what=WHAT,
         error=UnreadableModel,
         limits=Limits(memory, deadline),
@@ -166,7 +166,7 @@ def read(
         seen = [(_plain(*fact), None if fact[2] is None else next(left)) for fact in told]
     except (TypeError, ValueError, StopIteration) as error:
         raise _unequal() from error
-    if kind == "safetensors":  # whose order is that of the numbers, not of the names
+    if reader == "safetensors":  # whose order is that of the numbers, not of the names
         by_name = {entry.path: (entry, tensor) for entry, tensor in seen}
         seen = [by_name[entry.path] for entry in expected if entry.path in by_name]
     _compare(expected, [entry for entry, _ in seen])

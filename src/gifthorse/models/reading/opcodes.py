@@ -171,6 +171,17 @@ def _proto(m: Machine, arg: object) -> None:
     m.protocol = max(m.protocol, arg if isinstance(arg, int) else 0)
 
 
+def _stored(m: Machine, _: object) -> None:
+    """Put a storage on the stack; a class that is kept with its source counts as named."""
+    key = m.pop()
+    classes = isinstance(key, tuple) and len(key) == 4 and key[0] == "module"
+    named = key[1] if classes and isinstance(key, tuple) else None
+    if isinstance(named, Node) and named.name:
+        m.stack.append(named)
+    else:
+        m.push("storage", None, key)
+
+
 def _filled(kind: str) -> Callable[[Machine, object], None]:
     def handle(m: Machine, _: object) -> None:
         items = m.slice()
@@ -233,7 +244,7 @@ _HANDLERS: Mapping[str, Callable[[Machine, object], object]] = {
     "INST": _instance,
     "OBJ": _instance,
     "BUILD": _build,
-    "BINPERSID": lambda m, _: m.push("storage", None, m.pop()),
+    "BINPERSID": _stored,
     "PERSID": lambda m, arg: m.push("opaque", None, arg),
     "NEXT_BUFFER": lambda m, _: m.push("opaque"),
     "POP": lambda m, _: m.stack.pop() if m.stack else m.pop(),

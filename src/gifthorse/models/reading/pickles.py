@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.models.reading.calls import (
@@ -18,7 +19,16 @@ from gifthorse.models.reading.calls import (
 )
 from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.opcodes import Node, Trace
-from gifthorse.models.reading.ratings import ARRAYS, META, ORDERED, PARAMETER, SPARSE, STRIDED
+from gifthorse.models.reading.ratings import (
+    ARRAYS,
+    META,
+    ORDERED,
+    PARAMETER,
+    SPARSE,
+    STRIDED,
+    imports,
+    refuse_code,
+)
 
 DEPTH = 100
 VALUES = 4_000_000  # of the tree when shared parts are counted each time
@@ -27,18 +37,52 @@ OPEN_LEAVES = 200_000
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What the stub of a module shows.
+
+    Attributes:
+        name: Where it stands, with dots.
+        kind: Name of its class.
+        settings: Its plain attributes: numbers, short texts, few numbers.
+        names: Of classes, in the order of their numbers, if it keeps such a table.
+    """
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Contents:
-    """What a pickle of weights holds.
+    """What a pickle holds.
 
     Attributes:
         entries: Its leaves.
         storages: The blocks of numbers it asks for, by key.
         largest: Bytes of all its tensors once each is written out in full.
+        tensors: The symbol of each leaf that is a tensor, None for others, if they are read here.
+        layers: What the stubs of its modules show.
+        calls: What a careless loader would run beside what tensors need, and how often.
     """
 
     entries: tuple[CheckpointEntry, ...]
     storages: Mapping[str, Storage]
     largest: int
+    tensors: tuple[Node | None, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    calls: Mapping[str, int] = field(default_factory=dict)
+
+
+def weights(trace: Trace, record: str) -> Contents:
+    """Return what a traced pickle holds that must be weights alone.
+
+    Raises:
+        UnsafeModel: If it asks for anything else.
+        UnreadableModel: See `contents`.
+    """
+    refuse_code(imports(trace, record))
+    return contents(trace)
 
 
 def contents(trace: Trace) -> Contents:
@@ -121,15 +165,15 @@ def _leaves(value: object, path: tuple[str, ...], seen: list[int]) -> Iterator[C
     seen[0] += 1
     if seen[0] > OPEN_LEAVES:
         raise UnreadableModel(f"the file holds more than {OPEN_LEAVES} values", rule="FS004")
-    items = _items(value)
+    items = items_of(value)
     if items is None:
-        yield _leaf(value, path)
+        yield leaf(value, path)
         return
     for key, item in items:
         yield from _leaves(item, (*path, key), seen)
 
 
-def _items(value: object) -> list[tuple[str, object]] | None:
+def items_of(value: object) -> list[tuple[str, object]] | None:
     """Return the keys and values of a dictionary, list or tuple; None for a leaf."""
     if isinstance(value, tuple):
         return [(str(i), item) for i, item in enumerate(value)]
@@ -160,12 +204,13 @@ def _given(args: object) -> list[object]:
     return [part for pair in pairs for part in (pair.items if isinstance(pair, Node) else ())]
 
 
-def _leaf(value: object, path: tuple[str, ...]) -> CheckpointEntry:
+def leaf(value: object, path: tuple[str, ...]) -> CheckpointEntry:
+    """Return the entry of what is no container; a tensor's call must have been checked."""
     if not isinstance(value, Node):
         return CheckpointEntry(path, type(value).__name__)
     args = value.args if isinstance(value.args, tuple) else ()
     if value.callee == PARAMETER and args:
-        return _leaf(args[0], path)
+        return leaf(args[0], path)
     if value.callee in STRIDED:
         shape = args[2]
         quantized = "quantized " * value.callee.endswith("qtensor")

@@ -16,6 +16,7 @@ from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
 from gifthorse.core.errors import UnsafeModel
 from gifthorse.models.reading.entries import shown
+from gifthorse.models.reading.lookups import LOOKUP, looked_up
 from gifthorse.models.reading.opcodes import EXTENSION, NAMELESS, Trace
 
 Safety: TypeAlias = Literal["harmless", "object", "class", "unknown", "dangerous"]
@@ -81,6 +82,7 @@ _OBJECTS = {
     "builtins": "bool bytearray bytes complex dict enumerate float frozenset int list object range "
     "reversed set slice str tuple zip Ellipsis NotImplemented",
     "collections": "ChainMap Counter OrderedDict UserDict UserList UserString defaultdict deque",
+    "contextlib": "nullcontext",
     "copyreg": "_reconstructor __newobj__ __newobj_ex__",
     "datetime": "date datetime time timedelta timezone tzinfo",
     "decimal": "Context Decimal",
@@ -90,12 +92,14 @@ _OBJECTS = {
     "ipaddress": "IPv4Address IPv4Network IPv6Address IPv6Network",
     "itertools": "chain count cycle repeat",
     "operator": "add and_ eq floordiv ge gt itemgetter le lt mul ne neg not_ or_ sub truediv",
+    "logging": "Logger getLogger",
     "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "random": "Random",
     "re": "RegexFlag _compile compile",
     "string": "Template",
     "time": "struct_time",
     "types": "MappingProxyType SimpleNamespace",
+    "typing": "Any Dict List Optional Sequence Set Tuple Union",
     "uuid": "SafeUUID UUID",
     "zoneinfo": "ZoneInfo ZoneInfo._unpickle",
     "numpy": "bool bool_ complex128 complex64 float16 float32 float64 int16 int32 int64 int8 intp "
@@ -111,6 +115,9 @@ _OBJECTS = {
     "numpy.random._philox": "Philox",
     "numpy.random._sfc64": "SFC64",
     "numpy.random.mtrand": "RandomState _rand",
+    # What TorchScript writes around lists: it returns them as they are.
+    "torch.jit._pickle": "build_boollist build_doublelist build_intlist build_tensorlist "
+    "restore_type_tag",
 }
 OBJECTS = frozenset(f"{module}.{n}" for module, names in _OBJECTS.items() for n in names.split())
 # Where modules were called otherwise in other versions of Python and NumPy.
@@ -152,6 +159,15 @@ _FUNCTIONS = (
     "savetxt setattr spawn system unsafe_load urlopen urlretrieve"
 )
 FUNCTIONS = frozenset(_FUNCTIONS.split())
+# What torch.compile puts around a net: classes that keep what they are given.
+_COMPILED = {
+    "torch._dynamo.eval_frame": "OptimizedModule OptimizeContext",
+    "torch._dynamo.convert_frame": "CatchErrorsWrapper ConvertFrame ConvertFrameAssert "
+    "ConvertFrameBox",
+    "torch._dynamo.hooks": "Hooks",
+    "torch._dynamo.repro.after_dynamo": "WrapBackendDebug",
+}
+COMPILED = frozenset(f"{module}.{n}" for module, names in _COMPILED.items() for n in names.split())
 # Whose classes are parts of models and of their training.
 CODE = ("torch.nn.", "torch.optim.", "torch.utils.data.", "torchvision.", "timm.")
 
@@ -206,6 +222,8 @@ def rate(module: str, name: str) -> Safety:
     if top in DANGEROUS or top in sys.stdlib_module_names or _reaches(parts):
         return "dangerous"
     known = full.startswith(CODE) and "datapipes" not in module
+    if full in COMPILED:
+        return "class"
     if known and parts[-1].lstrip("_")[:1].isupper():
         return "class"
     return "dangerous" if full.startswith(PARTS) else "unknown"
@@ -227,6 +245,10 @@ def imports(trace: Trace, record: str = "", data: bytes = b"") -> tuple[Import, 
             asked what it sees in them.
     """
     names = dict.fromkeys(trace.names)
+    methods = looked_up(trace) if LOOKUP in names and trace.fault is None else None
+    if methods is not None:
+        del names[LOOKUP]
+        names |= dict.fromkeys(methods)
     if trace.fault is not None:  # other readers may know how to go on
         written = ((m[1].decode(), m[2].decode()) for m in _WRITTEN.finditer(data))
         further = {pair for pair in islice(written, WRITTEN) if rate(*pair) == "dangerous"}
@@ -257,6 +279,21 @@ def _dangerous(data: bytes) -> set[tuple[str, str]]:
     return {pair for pair in found if rate(*pair) not in ("harmless", "object")}
 
 
+def refuse_danger(found: tuple[Import, ...]) -> None:
+    """Raise if any name is known to run commands.
+
+    Raises:
+        UnsafeModel: `FS001`.
+    """
+    if any(i.safety == "dangerous" for i in found):
+        raise UnsafeModel(
+            f"the file would run code when opened: it asks for {_asked(found, 'dangerous')}; "
+            "nothing was run. Do not open it with anything else; get the weights from a source "
+            "you trust, best as safetensors",
+            rule="FS001",
+        )
+
+
 def refuse_code(found: tuple[Import, ...]) -> None:
     """Raise if any name needs more than what a state dict is made of.
 
@@ -264,20 +301,24 @@ def refuse_code(found: tuple[Import, ...]) -> None:
         UnsafeModel: `FS001` for names that are known to run commands, `FS002` for classes and
             for objects.
     """
-    for safety in ("dangerous", "class", "unknown", "object"):
-        bad = [i for i in found if i.safety == safety]
-        if not bad:
-            continue
-        names = ", ".join(dict.fromkeys(shown(str(i)) for i in bad[:5]))
-        asked = f"{names} (in {shown(bad[0].record)})"
-        if safety == "dangerous":
-            raise UnsafeModel(
-                f"the file would run code when opened: it asks for {asked}; nothing was run. Do "
-                "not open it with anything else; get the weights from a source you trust, best as "
-                "safetensors",
-                rule="FS001",
-            )
-        raise UnsafeModel(f"the file {_brings(found, safety, asked)}. {WHAT_TO_DO}", rule="FS002")
+    refuse_danger(found)
+    words = brought(found)
+    if words:
+        raise UnsafeModel(f"the file {words}. {WHAT_TO_DO}", rule="FS002")
+
+
+def brought(found: tuple[Import, ...]) -> str:
+    """Say what a file holds beside weights, by the gravest of its names; empty if nothing."""
+    for safety in ("class", "unknown", "object"):
+        if any(i.safety == safety for i in found):
+            return _brings(found, safety, _asked(found, safety))
+    return ""
+
+
+def _asked(found: tuple[Import, ...], safety: str) -> str:
+    bad = [i for i in found if i.safety == safety]
+    names = ", ".join(dict.fromkeys(shown(str(i)) for i in bad[:5]))
+    return f"{names} (in {shown(bad[0].record)})"
 
 
 def _brings(found: tuple[Import, ...], safety: Safety | str, asked: str) -> str:
@@ -287,12 +328,16 @@ def _brings(found: tuple[Import, ...], safety: Safety | str, asked: str) -> str:
             "nothing, but no object is made here of what a file asks for, only tensors, arrays, "
             "numbers and texts"
         )
-    modules = any(i.module.startswith("torch.nn.modules.") for i in found)
-    what = "a whole pickled model" if modules else "Python objects"
     return (
-        f"holds {what}, not weights alone: it asks for {asked}, and opening it would run the code "
-        "of these classes"
+        f"holds {what_code(found)}, not weights alone: it asks for {asked}, and opening it would "
+        "run the code of these classes"
     )
+
+
+def what_code(found: tuple[Import, ...]) -> str:
+    """Say what kind of thing brings the code that these names are of."""
+    modules = any(i.module.startswith("torch.nn.modules.") for i in found)
+    return "a whole pickled model" if modules else "Python objects"
 
 
 def objects_alone(found: tuple[Import, ...]) -> bool:

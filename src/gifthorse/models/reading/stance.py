@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gifthorse.core.types import Finding
@@ -40,6 +40,12 @@ _CODE = Stance(
     "Do not open this file with torch.load or pickle; ask its author for safetensors.",
     1,
 )
+_UNJUDGED = Stance(
+    "brings code: opening it as usual would run it; its weights are read here without it",
+    "Do not open this file with torch.load or pickle; ask its author for safetensors.",
+    1,
+)
+_ASIDE = Stance("weights, and Python objects beside them: plain values that run nothing", "", 0)
 _OBJECTS = Stance(
     "brings Python objects beside its weights: plain values that run nothing",
     "Ask its author for the weights alone, best as safetensors.",
@@ -68,7 +74,7 @@ _STANCES: Mapping[str, Stance] = {
 GRAVITY = tuple(_STANCES)
 
 
-def stance(findings: Iterable[Finding], found: tuple[Import, ...] = ()) -> Stance:
+def stance(findings: Sequence[Finding], found: tuple[Import, ...] = ()) -> Stance:
     """Say what to think of a file with these findings, whose pickles ask for these names.
 
     Example:
@@ -79,4 +85,7 @@ def stance(findings: Iterable[Finding], found: tuple[Import, ...] = ()) -> Stanc
     worst = next((rule for rule in GRAVITY if rule in rules), "")
     if worst == "FS002" and objects_alone(found):
         return _OBJECTS
-    return _STANCES[worst] if worst else FINE
+    if worst:
+        return _STANCES[worst]
+    code = [f.severity for f in findings if f.rule == "FS002"]
+    return FINE if not code else _UNJUDGED if "MEDIUM" in code else _ASIDE

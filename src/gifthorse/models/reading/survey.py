@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -11,13 +12,22 @@ from zipfile import ZipFile
 
 from gifthorse.core.errors import UnreadableModel, UnsafeModel
 from gifthorse.core.types import Finding, Severity
-from gifthorse.models.reading import archives
+from gifthorse.models.reading import archives, legacy
+from gifthorse.models.reading.blocks import without_code
 from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.files import ENDINGS, size_of, sniff_stream
 from gifthorse.models.reading.headers import header
 from gifthorse.models.reading.opcodes import Trace, trace
-from gifthorse.models.reading.pickles import Contents, contents
-from gifthorse.models.reading.ratings import WHAT_TO_DO, Import, imports, refuse_code
+from gifthorse.models.reading.pickles import Contents, Layer, weights
+from gifthorse.models.reading.ratings import (
+    WHAT_TO_DO,
+    Import,
+    brought,
+    objects_alone,
+    refuse_code,
+    refuse_danger,
+    what_code,
+)
 from gifthorse.models.reading.stance import GRAVITY
 from gifthorse.models.reading.strangers import (
     HEAD,
@@ -32,10 +42,12 @@ from gifthorse.models.reading.strangers import (
 
 SWELL = 16  # how often larger than its file a checkpoint may be once written out in full
 SLACK = 64 << 20
+INERT = "inert"  # the reader for files whose pickles bring code
+CALLS = 100  # different ones that are listed
+NAMED = 8  # that are named in words
 
 SEVERITIES: Mapping[str, Severity] = {"FS001": "CRITICAL", "FS007": "LOW"}  # all others HIGH
 
-_LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of what torch.save wrote before 1.6
 _PROTOCOL = 5  # the newest of the pickle format that Python knows
 _CODE = {
     "torchscript": "a TorchScript program",
@@ -57,6 +69,10 @@ class Survey:
         metadata: Cleaned texts of a safetensors header.
         records: Names of a zip's records.
         full: Bytes of all tensors once written out in full.
+        inert: Whether its pickles ask for more than tensors, so that they are read by their opcodes
+            and nothing that they name is imported or called.
+        layers: What the stubs of its modules show.
+        calls: What a careless loader would run, and how often; the 100 most frequent.
     """
 
     kind: str
@@ -66,6 +82,14 @@ class Survey:
     metadata: Mapping[str, str] = field(default_factory=dict)
     records: tuple[str, ...] = ()
     full: int = 0
+    inert: bool = False
+    layers: tuple[Layer, ...] = ()
+    calls: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def reader(self) -> str:
+        """Which reader of `child.tensors` is for it: its kind, or `INERT`."""
+        return INERT if self.inert else self.kind
 
 
 def survey(stream: IO[bytes], name: str) -> Survey:
@@ -166,42 +190,74 @@ def _survey_zip(stream: IO[bytes], size: int, kind: str) -> Survey:
     with archives.directory(stream, size) as archive:
         infos = archive.infolist()
         records = tuple(shown(i.orig_filename) for i in infos[:1000])
-        found = _imports(archive, kind)
+        found = _imports(archive)
         findings = found.findings + _caught(lambda: archives.check_names(infos))
-        if kind == "pytorch":
+        if kind in ("pytorch", "torchscript") and archives.index_name(archive):
             findings += _caught(lambda: archives.check_layout(stream, archive, size))
             # Only a plain layout makes sure that summing up inflates nothing.
             findings = findings or _caught(lambda: archives.check_sums(archive))
         else:
             findings += (finding(_program(kind, archive)),)
         found = replace(found, kind=kind, findings=findings, records=records)
-        return found if findings else _listed(found, lambda: archives.index(archive), size)
+        return found if findings else _listed(found, partial(archives.index, archive), size)
 
 
-def _imports(archive: ZipFile, kind: str) -> Survey:
+def _imports(archive: ZipFile) -> Survey:
     found: tuple[Import, ...] = ()
     try:
         found = archives.pickled(archive)
-        # Programs are refused for what they are; there, classes are no news.
-        refuse_code(tuple(i for i in found if kind == "pytorch" or i.safety == "dangerous"))
+        refuse_danger(found)
     except UnreadableModel as error:
         return Survey("", (finding(error),), found)
     return Survey("", (), found)
 
 
-def _listed(found: Survey, read: Callable[[], Contents], size: int) -> Survey:
+def _listed(
+    found: Survey, read: Callable[[Callable[[Trace, str], Contents]], Contents], size: int
+) -> Survey:
     """Add what an index lists, or the reason why it is refused."""
+    code = _brings(found)
     try:
-        listed = read()
+        listed = read(without_code if code else weights)
         if listed.largest > SWELL * size + SLACK:
             raise UnreadableModel(
                 f"its tensors would take {listed.largest:,} bytes written out, from a file of "
                 f"{size:,}: a bomb, or tensors expanded from one number; save them contiguous",
                 rule="FS004",
             )
+        if code and all(entry.shape is None for entry in listed.entries):
+            raise UnsafeModel(f"the file {code}. {WHAT_TO_DO}", rule="FS002")
     except UnreadableModel as error:
         return replace(found, findings=(*found.findings, finding(error)))
-    return replace(found, entries=listed.entries, full=listed.largest)
+    found = replace(found, entries=listed.entries, full=listed.largest)
+    if not code:
+        return found
+    calls = {shown(name): count for name, count in list(listed.calls.items())[:CALLS]}
+    found = replace(found, inert=True, layers=listed.layers, calls=calls)
+    return replace(found, findings=(*found.findings, _unjudged(code, found)))
+
+
+def _brings(found: Survey) -> str:
+    """Say what a file brings beside weights; empty if nothing."""
+    if found.kind in _CODE:
+        return f"is {_CODE[found.kind]}, which brings its own code"
+    return brought(found.imports)
+
+
+def _unjudged(code: str, found: Survey) -> Finding:
+    """Return what a report says of code that was left alone."""
+    if objects_alone(found.imports) and found.kind not in _CODE:
+        return Finding("FS002", "LOW", 1.0, f"read without making them: the file {code}")
+    programs = [name for name in found.records if name.endswith(".py")]
+    what = f"{_CODE[found.kind]} of {len(programs)} code files" if programs else None
+    told = [f"{name} ({count})" for name, count in found.calls.items()][:NAMED]
+    more = f" and {len(found.calls) - NAMED} more" if len(found.calls) > NAMED else ""
+    words = (
+        f"read without running its code; the code itself was not judged: the file "
+        f"holds {what or what_code(found.imports)}. "
+        f"A careless loader would have run {', '.join(told) or 'code'}{more}"
+    )
+    return Finding("FS002", "MEDIUM", 1.0, words)
 
 
 def _program(kind: str, archive: ZipFile) -> UnreadableModel:
@@ -230,13 +286,13 @@ def _survey_legacy(stream: IO[bytes], size: int, _: str) -> Survey:
     data = stream.read(archives.PICKLE)
     names, _count = archives.chained(data, "the file")
     found = Survey("legacy", imports=tuple(dict.fromkeys(names)))
-    findings = _caught(lambda: refuse_code(found.imports))
+    findings = _caught(lambda: refuse_danger(found.imports))
     first = trace(BytesIO(data))
-    if not findings and first.result != _LEGACY:
-        findings = (finding(_other_pickle(first)),)
+    if not findings and first.result != legacy.MAGIC:
+        findings = _caught(lambda: refuse_code(found.imports)) or (finding(_other_pickle(first)),)
     if findings:
         return replace(found, findings=findings)
-    return _listed(found, lambda: _legacy_index(stream, data, size), size)
+    return _listed(found, lambda read: legacy.index(stream, size, read)[0], size)
 
 
 def _other_pickle(first: Trace) -> UnreadableModel:
@@ -252,35 +308,6 @@ def _other_pickle(first: Trace) -> UnreadableModel:
 def _foreign_pickle() -> UnsafeModel:
     text = f"the file is a pickle that torch.save did not write. {WHAT_TO_DO}"
     return UnsafeModel(text, rule="FS002")
-
-
-def _legacy_index(stream: IO[bytes], data: bytes, size: int) -> Contents:
-    """Compare the five pickles of a legacy file with the numbers behind them."""
-    inner = BytesIO(data)
-    parts = [trace(inner) for _ in range(5)]
-    for part in parts:
-        refuse_code(imports(part, "the file"))
-        contents(part)
-    found = contents(parts[3])
-    keys = getattr(parts[4].result, "items", None)
-    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    if not isinstance(keys, list) or not texts or sorted(keys) != sorted(found.storages):
-        raise UnreadableModel("its list of storages is not that of its tensors", rule="FS003")
-    at = inner.tell()
-    for key in map(str, keys):
-        stream.seek(at)
-        count = int.from_bytes(stream.read(8), "little")
-        storage = found.storages[key]
-        if count * storage.width != storage.size:
-            raise UnreadableModel(f"storage {shown(key)!r} has another size inside", rule="FS003")
-        at += 8 + storage.size
-    if at != size:
-        raise UnreadableModel(
-            f"the file should end at byte {at:,}, but has {size:,}: it is truncated, or something "
-            "was appended",
-            rule="FS003" if at > size else "FS008",
-        )
-    return found
 
 
 def _survey_safetensors(stream: IO[bytes], size: int, _: str) -> Survey:

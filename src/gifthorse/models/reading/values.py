@@ -10,14 +10,12 @@ from typing import IO, Any
 from zipfile import ZipFile
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.models.reading import archives
+from gifthorse.models.reading.blocks import strided
 from gifthorse.models.reading.calls import NUMPY_TYPES, Storage
-from gifthorse.models.reading.entries import PLAIN
 from gifthorse.models.reading.files import size_of, sniff_stream
 from gifthorse.models.reading.opcodes import Node, trace
 from gifthorse.models.reading.pickles import contents, weigh
@@ -115,6 +113,10 @@ class _Reader:
             return {key: self.value(item) for key, item in self.pairs(part).items()}
         return self._called(part, part.args if isinstance(part.args, tuple) else ())
 
+    def block(self, storage: Storage) -> bytes:
+        """Return the numbers of a storage."""
+        return self.archive.read(f"{self.front}/data/{storage.key}")
+
     def _called(self, part: Node, args: tuple[Any, ...]) -> Any:
         try:
             if part.callee in SCALARS:
@@ -124,20 +126,8 @@ class _Reader:
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise UnreadableModel(f"it holds a malformed array: {error}", rule="FS003") from error
         if part.callee in STRIDED:
-            return self.tensor(part.callee, args)
+            return strided(part, self.block)
         return self.value(args[0]) if part.callee == PARAMETER and args else None
-
-    def tensor(self, callee: str, args: tuple[Any, ...]) -> Tensor:
-        """Return a tensor whose place in its storage was checked, as a copy."""
-        storage = self.storages[args[0].args[2]]
-        if not callee.endswith(("_tensor", "_v2")) or storage.dtype not in PLAIN:
-            raise UnreadableModel(f"a tensor is {storage.dtype}: save the float model")
-        raw = bytearray(self.archive.read(f"{self.front}/data/{storage.key}"))
-        if not raw:
-            return torch.empty(args[2], dtype=getattr(torch, storage.dtype))
-        flat = torch.frombuffer(raw, dtype=getattr(torch, storage.dtype))
-        view = flat.as_strided(args[2], args[3], args[1])
-        return view.clone(memory_format=torch.contiguous_format)
 
 
 def _dtype(node: Any) -> np.dtype[Any]:
