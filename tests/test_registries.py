@@ -36,7 +36,7 @@ METHODS = [
     for name in registry
 ]
 methods = pytest.mark.parametrize(("method", "protocol"), METHODS)
-SHARED = {"poisoning", "training", "stimulation"}  # machinery of several methods of a folder
+SHARED = {"poisoning", "training", "stimulation", "suspects"}  # machinery of several methods of a folder
 
 
 @pytest.mark.parametrize("folder", ["attacks", "inversion"])

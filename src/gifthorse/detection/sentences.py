@@ -105,3 +105,14 @@ class Bounded:
         if math.isfinite(self.ratio):
             why = f"the way back takes only {self.ratio:.1f} times as much: classes close by nature"
         return f"{survived}; the smallest trigger, for {goal}, has {size}, {why}."
+
+
+def transferred(suspect: Suspect, seen: Confirmation, works: bool, first: bool) -> str:
+    """Return how far changes of single images reach, and whether the best works on new ones."""
+    k, size = suspect.found.goal.target, f"{suspect.found.size:.1f} px"
+    much = f"What turns one image into class {k} turns {suspect.score:.0%} of the others"
+    if not suspect.stands_out:
+        return f"{much}, not more than half: such changes belong to their images."
+    if works:
+        return f"{much}; one change of {size} works on {rate(seen)}."
+    return f"{much}, but the best of these changes ({size}) works on {rate(seen)} only."

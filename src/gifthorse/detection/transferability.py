@@ -16,7 +16,6 @@ from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
     Arm,
     Candidate,
-    Confirmation,
     Finding,
     Goal,
     Images,
@@ -29,8 +28,8 @@ from gifthorse.core.types import (
 from gifthorse.data.gallery import balanced
 from gifthorse.data.samples import InMemory, split, whole
 from gifthorse.detection.confirmation import MOST, Confirmer, Proof, Suspect
-from gifthorse.detection.sentences import rate
-from gifthorse.detection.verdict import Work, unfinished
+from gifthorse.detection.sentences import transferred
+from gifthorse.detection.verdict import Work, too_few, unfinished
 from gifthorse.search import Exhaustive, finish
 from gifthorse.training import predict
 
@@ -91,8 +90,8 @@ class Transferability:
             for k in expected.argsort(descending=True).tolist()
             if k in best
         ]
-        findings: list[Finding] = confirmer.findings(suspects, _transferred)
-        findings += [unfinished(stopped)] if stopped else []
+        findings: list[Finding] = confirmer.findings(suspects, transferred)
+        findings += [unfinished(stopped)] if stopped else too_few([*arms.tried()])
         return work.verdict(
             self,
             expected.max().item(),
@@ -210,13 +209,3 @@ class _Arms:
                 out[k] = share, Candidate(goal, *fields)
         return {k: candidate for k, (_, candidate) in out.items()}
 
-
-def _transferred(suspect: Suspect, seen: Confirmation, works: bool, first: bool) -> str:
-    """Return how far changes of single images reach, and whether the best works on new ones."""
-    k, size = suspect.found.goal.target, f"{suspect.found.size:.1f} px"
-    much = f"What turns one image into class {k} turns {suspect.score:.0%} of the others"
-    if not suspect.stands_out:
-        return f"{much}, not more than half: such changes belong to their images."
-    if works:
-        return f"{much}; one change of {size} works on {rate(seen)}."
-    return f"{much}, but the best of these changes ({size}) works on {rate(seen)} only."

@@ -118,7 +118,7 @@ class DeepFoolInversion:
     def step(self, arms: Tensor, /) -> None:
         """Visit every usable image of these arms once, then measure and store."""
         for part in arms.to(self._target.device).split(self.method.max_batch):
-            with undone([self._rngs[arm] for arm in part.tolist()], self.perturbations):
+            with undone(self._rngs, self.perturbations):
                 rows = [self._shuffled(arm) for arm in part.tolist()]
                 # Arms with fewer images drop out towards the end of the pass.
                 for index in pad_sequence(rows, batch_first=True, padding_value=-1).T:
@@ -189,8 +189,7 @@ class DeepFoolInversion:
         success = int((got == self.goals[arm].target).sum()) / len(index)
         self.success[arm] = success
         self.fooling[arm] = int((got != self._clean[index]).sum()) / len(index)
-        size = v.abs().amax(0).sum()
-        self.penalty[arm] = size
+        size = self.penalty[arm] = v.abs().amax(0).sum()
         ok = success >= self.method.success_threshold
         if not self.feasible[arm] or (ok and size < self.size[arm]):
             self.stored[arm], self.asr[arm], self.feasible[arm] = v, success, ok

@@ -108,15 +108,15 @@ class ABSInversion:
         """Run one round of every suspect of these goals."""
         for _ in self.start():
             pass
-        settled = self._settled
+        enough = self._enough
         for search, goals in self._searches:
-            rows = (torch.isin(goals, arms) & ~search.done & ~settled[goals]).nonzero().flatten()
+            rows = (torch.isin(goals, arms) & ~search.done & ~enough[goals]).nonzero().flatten()
             if len(rows):
                 search.step(rows)
         self._rounds[arms] += 1
 
     @property
-    def _settled(self) -> Tensor:
+    def _enough(self) -> Tensor:
         """Which goals have a trigger that works often enough, `(A,)` bool."""
         return torch.tensor([c.feasible and c.asr >= self.method.enough for c in self.best])
 
@@ -127,7 +127,7 @@ class ABSInversion:
         done = torch.full((len(self.goals),), stimulated)
         for search, goals in self._searches:
             done[goals[~search.done]] = False
-        return done | self._settled
+        return done | self._enough
 
     @property
     def progress(self) -> Progress:
