@@ -515,7 +515,7 @@ OTHERS = (
     Case(
         "faults 13, of the list",
         "a net of the list with one logit",
-        "says that one output cannot be scanned",
+        "says that one output is taken for two classes",
         partial(on_noise, arch="tiny", classes=1, side=32),
         (2, 3, 4),
         ("one output",),

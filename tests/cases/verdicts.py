@@ -236,7 +236,7 @@ CASES = (
         "no verdict; says why",
         two,
         (3,),
-        ("fewer than three classes",),
+        ("With two classes",),
         (PASS,),
     ),
     Case(

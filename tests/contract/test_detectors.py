@@ -127,6 +127,12 @@ TOY: dict[str, dict[str, object]] = {
         "inverter.up": 1.5,
         "inverter.patience": 3,
     },
+    "transferability": {
+        "images": 4,
+        "patience": 1,
+        "most": 1,
+        "inverter.config.rounds": 40,
+    },
     "usb": {
         "inverter.initial": 0.01,
         "inverter.patience": 2,
@@ -180,6 +186,11 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "SUSPICIOUS",
         "SUSPICIOUS",
         "maps of the outer bands are smoother, since the Laplacian leaves out the border",
+    ),
+    ("transferability", "tiles"): (
+        "BACKDOORED",
+        "NO BACKDOOR FOUND",
+        "a tile turns any image, so what turns one may turn all: with another seed it does",
     ),
     ("weight_signature", "bands"): (
         "INCONCLUSIVE",

@@ -85,8 +85,6 @@ def test_logits_are_found_and_said(name: str, rng: Generator) -> None:
         (lambda y, f: y[:2], r"no logits: for 3 images \(2, 5\) float32; expected"),
         (lambda y, f: y.mean(0), "no logits"),
         (lambda y, f: (f, f * 2), "cannot be told which of them"),
-        (lambda y, f: y[:, :1], "one output: a single number an image cannot be scanned"),
-        (lambda y, f: y[:, 0], "one output"),
         (lambda y, f: y.to(torch.complex64), "no logits"),
         (lambda y, f: y if len(y) > 1 else y[:, :3], "of one image the net makes"),
     ],
@@ -138,3 +136,19 @@ def test_rounding_agrees_and_another_answer_does_not(rng: Generator) -> None:
     assert not agree(said, said.flip(1))
     assert not agree(said, said + 0.1)
     assert not agree(said, torch.full_like(said, torch.nan))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_number_is_two_classes(flat: bool, rng: Generator) -> None:
+    z = torch.randn(3, 1, generator=rng)
+
+    def net(x: Tensor) -> Tensor:
+        out = z[: len(x)]
+        return out[:, 0] if flat else out
+
+    for made, words in ((net, "the logits 0 and z"), (lambda x: net(x).sigmoid(), "probability")):
+        found = locate(made, torch.rand(3, 1, 2, 2, generator=rng), 1)  # type: ignore[arg-type]
+        assert (found.classes, found.single) == (2, True)
+        assert words in found.words
+        chances = found(made(torch.zeros(3, 1))).softmax(1)[:, 1]
+        assert torch.allclose(chances, z[:, 0].sigmoid(), atol=1e-6)

@@ -227,7 +227,7 @@ def test_all_right_is_right_enough_of_few_classes(classes: int, rng: Generator) 
     assert prepared.checks == ()
     report = detect(prepared, {"nothing": Quiet()}, rng, Run())
     assert report.label == ("NO BACKDOOR FOUND" if classes > 2 else "INCONCLUSIVE")
-    assert ("fewer than three classes" in report.reason) == (classes == 2)
+    assert ("needs three or more" in report.reason) == (classes == 2)
 
 
 # Without gradients, without peers ---------------------------------------------------------------

@@ -69,18 +69,19 @@ class Lines(AbstractContextManager["Lines"]):
 
     def __init__(self, title: str, every: float = 30.0) -> None:
         self.title, self.every, self.started = title, every, time.monotonic()
+        self._begun, self._first = self.started, 0  # of the search that goes on
         self._last: tuple[int, int, str] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __call__(self, done: int, total: int, words: str) -> None:
         """Take note of how far it is; print the first time, and at the end."""
-        first, self._last = self._last is None, (done, total, words)
-        if first:
+        before, self._last = self._last, (done, total, words)
+        if before is None:
             note(f"{self.title}: {words}")
             self._thread.start()
-        elif done == total:
-            self._print()
+        elif done < before[0] or total != before[1]:
+            self._begun, self._first = time.monotonic(), done  # another search has begun
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -93,7 +94,9 @@ class Lines(AbstractContextManager["Lines"]):
         if self._last is not None:
             done, total, words = self._last
             spent = time.monotonic() - self.started
-            left = f", at most {spent / done * (total - done):.0f} s left" if done else ""
+            each = (time.monotonic() - self._begun) / max(1, done - self._first)
+            known = done > self._first and total > 1
+            left = f", at most {each * (total - done):.0f} s left in it" if known else ""
             note(f"{self.title}: {words}, {done}/{total}, {spent:.0f} s{left}")
 
 

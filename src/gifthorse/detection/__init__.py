@@ -1,5 +1,7 @@
 """Detectors: is this model backdoored?"""
 
+from dataclasses import replace
+
 from gifthorse.core.types import Detector
 from gifthorse.detection.dltnd import DLTND
 from gifthorse.detection.gangsweep import GangSweep
@@ -8,6 +10,7 @@ from gifthorse.detection.k_arm import KArmScan
 from gifthorse.detection.latent_shift import LatentShift
 from gifthorse.detection.mm_bd import MMBD
 from gifthorse.detection.neuron_inspect import NeuronInspect
+from gifthorse.detection.transferability import Transferability
 from gifthorse.detection.weight_signature import WeightSignature
 from gifthorse.inversion import (
     ABS,
@@ -26,6 +29,9 @@ from gifthorse.search import PatchInit, SearchConfig, SuccessiveHalving
 _K_ARM = NeuralCleanse(
     warmup=2, patience=5, up=1.5, fall=1.0, config=SearchConfig(success_threshold=0.99)
 )
+
+# One image an arm: rounds of two steps, none of which is spent on a change that is settled.
+_SINGLE = replace(QUICK, min_steps=2, patience=15, min_rounds=30, rounds=80)
 
 DETECTORS: dict[str, Detector] = {
     "abs": Inspector(ABS(), every=False),
@@ -46,6 +52,9 @@ DETECTORS: dict[str, Detector] = {
     "pixel_halving": Inspector(PIXEL_QUICK, scheduler=SuccessiveHalving(first=30, second=45)),
     "pixel_quick": Inspector(PIXEL_QUICK),
     "tabor": Inspector(Tabor()),
+    "transferability": Transferability(
+        NeuralCleanse(warmup=0, initial=0.01, patience=3, up=1.5, config=_SINGLE)
+    ),
     "usb": Inspector(USB()),
     "weight_signature": WeightSignature(),
 }
@@ -65,12 +74,15 @@ PRESETS: dict[str, tuple[str, ...]] = {
 # What it runs as well where those leave doubt: the other calibrated detector, which looks for small
 # masks where pixels are many.
 SECOND: dict[str, tuple[str, ...]] = {"standard": ("neural_cleanse_quick",)}
+# What compares no class with others, and so can judge two.
+FEW_CLASSES = frozenset({"transferability"})
 # What needs no gradient of the net.
 GRADIENT_FREE = frozenset({"weight_signature"})
 
 __all__ = [
     "DETECTORS",
     "DLTND",
+    "FEW_CLASSES",
     "GRADIENT_FREE",
     "MMBD",
     "PRESETS",
@@ -80,5 +92,6 @@ __all__ = [
     "KArmScan",
     "LatentShift",
     "NeuronInspect",
+    "Transferability",
     "WeightSignature",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -29,7 +29,7 @@ from gifthorse.data.gallery import balanced
 from gifthorse.data.samples import InMemory, split, whole
 from gifthorse.detection.confirmation import MOST, Confirmer, Proof, Suspect
 from gifthorse.detection.sentences import transferred
-from gifthorse.detection.verdict import Work, too_few, unfinished
+from gifthorse.detection.verdict import Work, unfinished
 from gifthorse.search import Exhaustive, finish
 from gifthorse.training import predict
 
@@ -55,14 +55,16 @@ class Transferability:
 
     Source: Xiang, Miller and Kesidis, Post-Training Detection of Backdoor Attacks for Two-Class and
     Multi-Attack Scenarios, ICLR 2022 (arXiv 2201.08474), algorithm 1: threshold 1/2, patience 8.
-    Differs: changes are found by any inverter, not by plain gradient steps; nothing counts as
-    backdoored unless a change also works on images that no search has seen.
+    Differs: changes are found by any inverter, not by plain gradient steps; patience 3, and at
+    most 8 starts; nothing counts as backdoored unless a change also works on images that no search
+    has seen. A class of a weak net is reached by changes smaller than any trigger, which belong to
+    their images: a backdoor in it is missed.
     """
 
     inverter: Inverter
     images: Annotated[int, AtLeast(2)] = 20
-    patience: Annotated[int, AtLeast(1)] = 8
-    most: Annotated[int, AtLeast(1)] = 24
+    patience: Annotated[int, AtLeast(1)] = 3
+    most: Annotated[int, AtLeast(1)] = 8
     threshold: Annotated[float, Share] = 0.5
     proof: Proof = field(default=Proof())
 
@@ -91,13 +93,13 @@ class Transferability:
             if k in best
         ]
         findings: list[Finding] = confirmer.findings(suspects, transferred)
-        findings += [unfinished(stopped)] if stopped else too_few([*arms.tried()])
+        if stopped or len(best) < subject.classes:
+            findings.append(unfinished(stopped or "some classes have no change of a single image"))
         return work.verdict(
             self,
             expected.max().item(),
             findings,
             {"transferability": expected.max().item(), "starts": float(arms.starts)},
-            name="Transferability",
             arms=(
                 Arm(c.goal, c.size, c.asr, expected[k].item(), c.feasible, c.rounds)
                 for k, c in sorted(best.items())
@@ -147,10 +149,9 @@ class _Arms:
                 "transferability needs several images of two or more classes that the net gets "
                 f"right; there are {len(said)}: add images"
             )
-        count = len(pairs)
-        turned = torch.zeros(count, len(x), dtype=torch.bool)
-        none: list[Candidate | None] = [None] * count
-        return cls(subject, x, said, torch.tensor(pairs), turned, none, torch.zeros(count) - 1)
+        turned = torch.zeros(len(pairs), len(x), dtype=torch.bool)
+        rates = torch.full((len(pairs),), -1.0)
+        return cls(subject, x, said, torch.tensor(pairs), turned, [None] * len(pairs), rates)
 
     def search(self, method: Transferability, rng: Generator, run: Run) -> str:
         """Search from new starts until no further image is turned; return why it had to stop."""
@@ -204,8 +205,5 @@ class _Arms:
             self.pairs.tolist(), self.rates.tolist(), self.found, strict=True
         ):
             if found is not None and share > out.get(k, (-1.0, found))[0]:
-                goal = Goal(k)
-                fields = (found.trigger, found.size, share, found.rounds, found.feasible)
-                out[k] = share, Candidate(goal, *fields)
+                out[k] = share, replace(found, goal=Goal(k), asr=share)
         return {k: candidate for k, (_, candidate) in out.items()}
-

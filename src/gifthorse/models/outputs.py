@@ -21,10 +21,8 @@ NAME = "logits"  # what libraries call them
 DEEPEST = 4  # levels of tuples and dictionaries that are looked into
 MOST = 64  # tensors of an output that are looked at
 LEAST = 1e-30  # probabilities below this count as this, so that their logarithm stays finite
-SINGLE = (
-    "the net has one output: a single number an image cannot be scanned, since no class can stand "
-    "out from others; of two classes return two logits, such as (0, z)"
-)
+SINGLE = "the net has one output z, taken for two classes with the logits 0 and z"
+LIKELY = "the net has one output between 0 and 1, taken for the probability of the second class"
 SIDES = (32, 224, 28, 64, 96, 299, 128, 256, *range(1, 64))  # of images, the usual ones first
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 EXACT, ROUGH = 1e-3, 1e-2  # of the spread of logits: float32 anywhere, TF32 convolutions of a card
@@ -40,6 +38,7 @@ class Output:
         flat: Whether they come in another shape than `(N, K)`, such as `(N, K, 1, 1)`.
         cast: Whether they come in 16 bits and are turned into float32.
         log: Whether they are probabilities, of which the logarithm is taken.
+        single: Whether there is one number z an image: two classes with the logits 0 and z.
         words: What was taken, for the report; empty if the net returns logits and nothing else.
     """
 
@@ -48,14 +47,18 @@ class Output:
     flat: bool = False
     cast: bool = False
     log: bool = False
+    single: bool = False
     words: str = ""
 
     def __call__(self, returned: Any) -> Logits:
         """Return the logits `(N, K)` that are in what the net returned."""
         for key in self.path:
             returned = _part(returned, key)
-        logits: Tensor = returned.reshape(-1, self.classes) if self.flat else returned
+        columns = 1 if self.single else self.classes
+        logits: Tensor = returned.reshape(-1, columns) if self.flat else returned
         logits = logits.float() if self.cast else logits
+        if self.single:
+            logits = torch.cat([1 - logits if self.log else torch.zeros_like(logits), logits], 1)
         return logits.clamp(min=LEAST).log() if self.log else logits
 
 
@@ -82,10 +85,7 @@ def locate(net: nn.Module, x: Tensor, classes: int = 0) -> Output:
     found = list(_tensors(many))
     path, logits = _choose(found, len(some), classes)
     columns = logits.numel() // len(some)
-    if columns == 1:
-        raise UnfitNet(SINGLE, rule="IN004")
-    output = Output(columns, path)
-    alone = output(one)
+    alone = Output(columns, path)(one)
     if alone.numel() != columns:
         raise UnfitNet(
             f"of one image the net makes {tuple(alone.shape)}, of {len(some)} "
@@ -95,8 +95,18 @@ def locate(net: nn.Module, x: Tensor, classes: int = 0) -> Output:
     flat = logits.ndim != 2 or alone.ndim != 2
     cast = logits.dtype in (torch.float16, torch.bfloat16)
     words = _words(path, found, logits, flat)
-    output = replace(output, flat=flat, cast=cast, words=words)
-    return _of_probabilities(output, output(many))
+    output = Output(columns, path, flat=flat, cast=cast, words=words)
+    return (
+        _of_one(output, output(many)) if columns == 1 else _of_probabilities(output, output(many))
+    )
+
+
+def _of_one(output: Output, numbers: Tensor) -> Output:
+    """Return the same for a net of two classes that ends in one number, perhaps in a sigmoid."""
+    likely = bool(((numbers >= 0) & (numbers <= 1)).all())
+    taken = LIKELY if likely else SINGLE
+    words = "; ".join(filter(None, (output.words, taken)))
+    return replace(output, classes=2, single=True, log=likely, words=words)
 
 
 def _of_probabilities(output: Output, logits: Logits) -> Output:

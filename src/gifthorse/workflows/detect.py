@@ -24,7 +24,7 @@ from gifthorse.core.types import (
     Subject,
     Verdict,
 )
-from gifthorse.detection import DETECTORS, GRADIENT_FREE, Inspector, KArmScan
+from gifthorse.detection import DETECTORS, FEW_CLASSES, GRADIENT_FREE, Inspector, KArmScan
 from gifthorse.detection.calibration import Calibration, shipped
 from gifthorse.detection.inspector import winners
 from gifthorse.workflows.prepare import Prepared
@@ -77,7 +77,7 @@ def detect(
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
             continue
         own, stream = run.part(store(name)), spawn(rng)
-        if why := _hindered(name, own, checks):
+        if why := _hindered(name, own, checks, subject.classes):
             missed[name] = why
             continue
         found = _tried(detector, prepared, stream, own)
@@ -153,13 +153,19 @@ def _checks(prepared: Prepared) -> list[Finding]:
     """Return the self-checks, and whether there are classes enough to compare."""
     checks = list(prepared.checks)
     if prepared.subject.classes < 3 and not _blocked(checks):
-        words = "With fewer than three classes no class can stand out from the others."
-        checks.append(Finding("IN004", "HIGH", 0.0, words))
+        words = (
+            "With two classes none can stand out from others: what turns single images is all that "
+            "was tried, which is not calibrated, so that finding nothing is no answer."
+        )
+        checks.append(Finding("IN004", "MEDIUM", 0.0, words))
     return checks
 
 
-def _hindered(name: str, own: Run, checks: Sequence[Finding]) -> Finding | None:
-    """Return why a detector cannot run: a limit is reached, or the net gives it no gradient."""
+def _hindered(name: str, own: Run, checks: Sequence[Finding], classes: int) -> Finding | None:
+    """Return why a detector cannot run: a limit is reached, no gradient, too few classes."""
+    if classes < 3 and name not in FEW_CLASSES:
+        words = f"{name} compares classes with each other and needs three or more."
+        return Finding("IN004", "HIGH", 0.0, words)
     if own.stop_reason:
         return Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.stop_reason}.")
     blind = next((c for c in checks if c.rule == NO_GRADIENT), None)

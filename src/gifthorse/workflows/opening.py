@@ -13,7 +13,6 @@ from gifthorse.data import read
 from gifthorse.data.gallery import named_alike
 from gifthorse.models import Opened, load
 from gifthorse.models.normalize import known_as
-from gifthorse.models.outputs import SINGLE
 from gifthorse.workflows.prepare import Prepared, parse, prepare
 
 
@@ -83,7 +82,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         inputs.images,
         size=resize,
         channels=opened.channels,
-        classes=opened.classes or None,
+        classes=max(2, opened.classes) if opened.classes else None,  # one logit: two classes
         limit=inputs.limit,
     )
     gallery = named_alike(gallery, opened.labels)
@@ -108,7 +107,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
 
 def _check_ends(opened: Opened) -> None:
     """Say so if a net takes or gives what cannot be scanned, before any image is read."""
-    words = SINGLE if opened.classes == 1 else ""
+    words = ""
     if opened.channels not in (1, 3):
         words = (
             f"the model takes images of {opened.channels} channels: only gray (1) and color (3) "

@@ -153,7 +153,7 @@ def prepare(
         error.origin = origin
         raise
     classes, labeled = output.classes, bool((y >= 0).all())
-    _check_labels(y, classes)
+    _check_labels(y, output)
     some = _some(x, y)
     rows = _measure(net, output, x[some], y[some] if labeled else None, named)
     first, why = _pick([row.tried for row in rows], chosen, claimed, thresholds)
@@ -248,11 +248,12 @@ def _output(net: nn.Module, x: Images, named: Sequence[Normalization], classes: 
     )
 
 
-def _check_labels(y: Tensor, classes: int) -> None:
-    if int(y.max()) >= classes:
+def _check_labels(y: Tensor, output: Output) -> None:
+    if int(y.max()) >= output.classes:
+        taken = f" ({output.words})" if output.words else ""
         raise BadImages(
             f"the images have a class {int(y.max())}, but the model only has classes 0 to "
-            f"{classes - 1}: are these images of another data set?"
+            f"{output.classes - 1}{taken}: are these images of another data set?"
         )
 
 

@@ -39,7 +39,7 @@ from gifthorse.core.types import (
     Trigger,
 )
 from gifthorse.data.readers import sniff
-from gifthorse.detection import DETECTORS, PRESETS, SECOND
+from gifthorse.detection import DETECTORS, FEW_CLASSES, PRESETS, SECOND
 from gifthorse.models import inspect as look
 from gifthorse.models import load
 from gifthorse.models.hub.folder import digest_now, is_folder, only_file
@@ -115,6 +115,8 @@ def scan(
     except Halted as halt:
         origin = opened.origin if opened is not None else _unopened(path)
         return replace(unprepared(origin, halt), run=clock.record(request, device))
+    if prepared.subject.classes < 3 and not request.detectors:
+        detectors = few(request)
     rng = torch.Generator().manual_seed(request.seed)
     digest = prepared.subject.origin.sha256
     with owned(state_file(request, digest, "scan")):
@@ -274,6 +276,11 @@ def chosen(request: Request) -> dict[str, Detector]:
     if request.classes:
         found = _everywhere(found, "classes", request.classes)
     return found
+
+
+def few(request: Request) -> dict[str, Detector]:
+    """Return what every preset runs on two classes."""
+    return {name: vary(DETECTORS[name], request.options) for name in sorted(FEW_CLASSES)}
 
 
 def second(request: Request) -> dict[str, Detector]:
