@@ -128,7 +128,7 @@ TOY: dict[str, dict[str, object]] = {
         "inverter.patience": 3,
     },
     "transferability": {
-        "images": 4,
+        "images": 5,
         "patience": 1,
         "most": 1,
         "inverter.config.rounds": 40,

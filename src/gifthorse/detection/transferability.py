@@ -164,13 +164,11 @@ class _Arms:
             inversion = method.inverter(self.subject, alone, goals, spawn(rng))
             own = run.checkpoint(f"start {self.starts}")
             stopped = finish(inversion, Exhaustive(), own)
-            if stopped and self.starts:
-                return stopped  # half a search would count changes that are not small yet
+            if stopped:
+                return stopped  # half a search has changes that are not small yet
             before = int(self.turned.sum())
             self._transfer(inversion.best, run)
             self.starts += 1
-            if stopped:
-                return stopped
             still = still + 1 if int(self.turned.sum()) == before else 0
         return ""
 
