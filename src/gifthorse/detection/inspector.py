@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.errors import BadOption, Halted, NotApplicable
-from gifthorse.core.fields import Share, method
+from gifthorse.core.fields import AtLeast, Share, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import median
 from gifthorse.core.tensors import spawn
@@ -27,6 +27,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.samples import split, whole
 from gifthorse.detection.confirmation import DIFFUSE, MOST, Confirmer, Proof, Suspect
+from gifthorse.detection.screening import screened
 from gifthorse.detection.sentences import Smaller
 from gifthorse.detection.statistics import anomaly_index, log_anomaly_index
 from gifthorse.detection.verdict import Work
@@ -52,6 +53,9 @@ class Inspector:
             and many such classes are no sign of a search that was too short.
         pairs: Search a trigger for every ordered pair of classes instead of every class.
         classes: The targets to search, at least three; empty takes all.
+        most: Targets that are all searched. Of more, the `nearest` to the clean images are, and as
+            many others as peers, and finding nothing is no answer.
+        nearest: See `most`.
 
     Source: Wang et al., Neural Cleanse, S&P 2019, sec. IV. Differs: the outlier test is made on
     log sizes, among the classes that some clean image is taken for, with a floor on the deviation,
@@ -67,6 +71,8 @@ class Inspector:
     every: bool = True
     pairs: bool = False
     classes: tuple[int, ...] = ()
+    most: Annotated[int, AtLeast(3)] = 64
+    nearest: Annotated[int, AtLeast(2)] = 12
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         """Return the verdict over all goals.
@@ -78,7 +84,12 @@ class Inspector:
         """
         work, kept = Work(run), run.keyed(self, subject, clean, rng)
         search, unseen = split(clean, self.proof.share, spawn(rng))
-        inversion = self.inverter(subject, search, self._goals(subject, search, unseen), spawn(rng))
+        goals = self._goals(subject, search, unseen)
+        if not self.classes and not self.pairs and len(goals) > self.most:
+            run.report(0, 1, f"screening {len(goals):,} classes")
+            some = screened(subject, search, self.nearest, self.nearest, spawn(rng), run)
+            goals = [Goal(k) for k in some]
+        inversion = self.inverter(subject, search, goals, spawn(rng))
         stopped = finish(inversion, self.scheduler, kept, longest=self._longest())
         best = inversion.best
         confirmer = Confirmer(subject, unseen, self.proof, spawn(rng), run)
@@ -137,6 +148,8 @@ class Inspector:
             findings.append(_unfinished(best, stopped))
         elif 2 * large >= len(asked) and not any(f.severity == "CRITICAL" for f in findings):
             findings.append(_short(large, len(asked)))
+        if not (self.classes or self.pairs) and len(best) < confirmer.subject.classes:
+            findings.append(_screened(len(best), confirmer.subject.classes))
         return depths, findings
 
     def _goals(self, subject: Subject, search: Samples, unseen: Samples) -> list[Goal]:
@@ -199,6 +212,14 @@ def winners(subject: Subject, clean: Samples, run: Run) -> Tensor:
     run.charge(len(x) / 2)
     said = predict(subject, x).argmax(1)
     return torch.cat([said, y.to(said)]).bincount(minlength=subject.classes) > 0
+
+
+def _screened(goals: int, classes: int) -> Finding:
+    message = (
+        f"Only {goals} of {classes:,} classes were searched: those nearest to the clean images and "
+        f"others beside them. Name more with --classes, or search all with --set most={classes}."
+    )
+    return Finding("IN005", "HIGH", float(goals), message)
 
 
 def _alone(winning: int, goals: int) -> Finding:

@@ -83,7 +83,7 @@ def detect(
         found = _tried(detector, prepared, stream, own)
         if isinstance(found, Verdict):
             found = _among_peers(replace(found, method=name), detector, prepared)
-            verdicts.append(_tempered(found, bags))
+            verdicts.append(_tempered(found, bags, subject.classes))
         else:
             missed[name] = _failure(name, found)
             failed += [found] if isinstance(found, Exception) else []
@@ -99,7 +99,7 @@ def detect(
         checks=(*checks, *(m for m in missed.values() if m not in checks)),
         not_covered=_not_covered(subject, verdicts, missed),
         next_steps=_next(label, bool(missed) or any(map(_stopped, verdicts))),
-        confidence=_confidence(verdicts, label, bags),
+        confidence=_confidence(verdicts, label, bags, subject.classes),
     )
 
 
@@ -181,6 +181,11 @@ def _stopped(verdict: Verdict) -> bool:
     return any(f.rule == "IN003" for f in verdict.findings)
 
 
+def _whole(verdict: Verdict, classes: int) -> bool:
+    """Whether a detector searched all classes to its end: only such scans were calibrated."""
+    return not _stopped(verdict) and len({goal.target for goal in verdict.coverage}) == classes
+
+
 def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
     """Whether a detector that came to its end left open what to think of the file."""
     if _stopped(verdict) or verdict.label == "BACKDOORED":
@@ -212,14 +217,14 @@ def _among_peers(verdict: Verdict, detector: Detector, prepared: Prepared) -> Ve
     return replace(verdict, label="INCONCLUSIVE", findings=(why, *verdict.findings))
 
 
-def _tempered(verdict: Verdict, bags: Mapping[str, Calibration]) -> Verdict:
+def _tempered(verdict: Verdict, bags: Mapping[str, Calibration], classes: int) -> Verdict:
     """Return a verdict whose label agrees with its calibrated probability.
 
-    Without calibration it is at most SUSPICIOUS, and so is one that a limit cut short, since whole
-    scans were calibrated. With it, BACKDOORED takes a probability of a half or more, and nothing
-    is found only below that.
+    Without calibration it is at most SUSPICIOUS, and so is one that a limit cut short or that left
+    classes out, since whole scans were calibrated. With it, BACKDOORED takes a probability of a
+    half or more, and nothing is found only below that.
     """
-    if verdict.method not in bags or _stopped(verdict):
+    if verdict.method not in bags or not _whole(verdict, classes):
         return replace(verdict, label="SUSPICIOUS") if verdict.label == "BACKDOORED" else verdict
     likely = bags[verdict.method].confidence(verdict.score).value >= 0.5
     if verdict.label == ("NO BACKDOOR FOUND" if likely else "BACKDOORED"):
@@ -284,10 +289,10 @@ def listed(numbers: Iterable[int]) -> str:
 
 
 def _confidence(
-    verdicts: Sequence[Verdict], label: Label, bags: Mapping[str, Calibration]
+    verdicts: Sequence[Verdict], label: Label, bags: Mapping[str, Calibration], classes: int
 ) -> Confidence | None:
     """Return the calibrated probability behind the leading verdict, or None."""
-    known = [v for v in verdicts if v.method in bags and v.label == label and not _stopped(v)]
+    known = [v for v in verdicts if v.method in bags and v.label == label and _whole(v, classes)]
     if not known or label not in RANK or label == "INCONCLUSIVE":
         return None
     # Scores of two detectors do not compare, probabilities do.
