@@ -16,7 +16,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Candidate, Goal, Inversion, Inverter, Progress
 from gifthorse.inversion import ABS, USB, PixelBackdoor
-from gifthorse.inversion import abs as abs_module
+from gifthorse.inversion import suspects as abs_module
 from gifthorse.inversion.deepfool import DeepFoolInversion
 from gifthorse.search import Exhaustive, Search, finish, found
 from gifthorse.search.k_arm import KArm

@@ -58,17 +58,19 @@ def bar(title: str) -> Iterator[types.ProgressCallback | None]:
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """Progress where there is no terminal: the first line at once, then one every half minute.
+    """Progress where there is no terminal: a line after a second, then one every half minute.
 
     A thread of its own prints, since a single step of a large net may take longer than that.
 
     Args:
         title: What is worked on.
         every: Seconds between two lines.
+        first: Seconds before the first one: what fails at once says why and nothing else.
     """
 
-    def __init__(self, title: str, every: float = 30.0) -> None:
-        self.title, self.every, self.started = title, every, time.monotonic()
+    def __init__(self, title: str, every: float = 30.0, first: float = 1.0) -> None:
+        self.title, self.every, self.first = title, every, first
+        self.started = time.monotonic()
         self._begun, self._first = self.started, 0  # of the search that goes on
         self._last: tuple[int, int, str] | None = None
         self._over = threading.Event()
@@ -78,7 +80,6 @@ class Lines(AbstractContextManager["Lines"]):
         """Take note of how far it is; print the first time, and at the end."""
         before, self._last = self._last, (done, total, words)
         if before is None:
-            note(f"{self.title}: {words}")
             self._thread.start()
         elif done < before[0] or total != before[1]:
             self._begun, self._first = time.monotonic(), done  # another search has begun
@@ -87,8 +88,10 @@ class Lines(AbstractContextManager["Lines"]):
         self._over.set()
 
     def _beat(self) -> None:
-        while not self._over.wait(self.every):
+        wait = self.first
+        while not self._over.wait(wait):
             self._print()
+            wait = self.every
 
     def _print(self) -> None:
         if self._last is not None:

@@ -106,7 +106,7 @@ def scan(
         run.report(0, 1, "opening the model")
         opened = load(path, inputs.arch, inputs.part)
         run.report(0, 1, "reading and checking the images")
-        with paced(lambda kept: run.overtime()):
+        with paced(lambda kept: run.overtime(GRACE)):
             prepared = take_in(opened, inputs)
     except UnreadableModel as error:
         return replace(
