@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tests.toys import BLOB_SHAPE, band_images, bands, blob_images, blobs
@@ -34,18 +36,19 @@ def moved(off: int, on: int) -> Additive:
     return Additive(delta)
 
 
+TENTH = partial(separation, share=0.1)
 NOTHING = Additive(torch.zeros(1, SIDE, SIDE))
 
 
 def test_the_same_neurons_are_not_separated_and_others_are() -> None:
-    assert separation(NET, lit(4), NOTHING) == Separation(10, 0.0, 1 - 10 / 190)
-    assert separation(NET, lit(4), moved(4, 7)).value == 1.0
+    assert TENTH(NET, lit(4), NOTHING) == Separation(10, 0.0, 1 - 10 / 190)
+    assert TENTH(NET, lit(4), moved(4, 7)).value == 1.0
 
 
 def test_the_ratio_is_one_minus_intersection_over_union() -> None:
     half = Additive(torch.zeros(1, SIDE, SIDE))
     half.delta[0, 4, :5], half.delta[0, 7, :5] = -1, 1  # 5 of 15 neurons are in both sets
-    assert separation(NET, lit(4), half).value == pytest.approx(1 - 5 / 15)
+    assert TENTH(NET, lit(4), half).value == pytest.approx(1 - 5 / 15)
 
 
 def test_the_curve_over_k_reads_both_rankings() -> None:
@@ -74,20 +77,20 @@ def test_two_random_halves_are_two_thirds_apart(rng: Generator) -> None:
 
 def test_a_goal_leaves_images_of_other_classes_out() -> None:
     both, swap = lit(3, 4), moved(4, 3)  # classes 0 and 1; stamped, both light up row 3
-    alone = separation(NET, lit(4), swap, goal=Goal(0))
-    assert separation(NET, both, swap, goal=Goal(0)) == alone
-    assert separation(NET, both, swap, goal=Goal(2, 1)) == alone
+    alone = TENTH(NET, lit(4), swap, goal=Goal(0))
+    assert TENTH(NET, both, swap, goal=Goal(0)) == alone
+    assert TENTH(NET, both, swap, goal=Goal(2, 1)) == alone
     assert alone.value == 1.0
-    assert separation(NET, both, swap).value == 0.0
+    assert TENTH(NET, both, swap).value == 0.0
     with pytest.raises(BadImages, match="other classes"):
-        separation(NET, lit(3), swap, goal=Goal(0))
+        TENTH(NET, lit(3), swap, goal=Goal(0))
 
 
 def test_a_convolutional_net_is_read_before_its_last_layer() -> None:
     """By hand from `features`, in one batch; and a trigger that wanders is not moved by it."""
     net, data = blobs(), blob_images(each=8)
     trigger = wandering(BLOB_SHAPE, 3, "white", 1.0, torch.Generator().manual_seed(1))
-    got = [separation(net, data, trigger) for _ in range(2)]
+    got = [TENTH(net, data, trigger) for _ in range(2)]
     x, _ = data[torch.arange(len(data))]
     top = [set(features(net, z).mean(0).topk(13).indices.tolist()) for z in (x, trigger(x))]
     assert got[0] == got[1]
@@ -99,6 +102,10 @@ def test_a_convolutional_net_is_read_before_its_last_layer() -> None:
 def test_what_makes_no_sense_is_refused() -> None:
     for share in (0.0, 1.5):
         with pytest.raises(BadOption, match="shares"):
-            separation(NET, lit(4), NOTHING, share=share)
+            TENTH(NET, lit(4), NOTHING, share=share)
     with pytest.raises(NotApplicable, match="no features"):
         separation(bands(), band_images(), NOTHING)
+
+
+def test_half_of_the_neurons_is_what_one_ratio_is_of() -> None:
+    assert separation(NET, lit(4), NOTHING).units == SIDE * SIDE // 2

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gifthorse.analysis.collecting import stages
-from gifthorse.analysis.separation import compared
+from gifthorse.analysis.separation import HALF, compared
 from gifthorse.core.errors import BadImages, ShapeMismatch, UsageError
 from gifthorse.core.metrics import mean_rate
 from gifthorse.core.types import Goal, Images, Labels, Rate, Subject
@@ -210,7 +210,7 @@ def explained(
 
     Returns:
         `looks_before` and `looks_after`, `(n, H, W)` in [0, 1]; `attention_shift`, the mean
-        `map_distance`; `neuron_separation` of a tenth of the neurons, and what chance would give.
+        `map_distance`; `neuron_separation` of half of the neurons, and what chance would give.
         Nothing if captum is missing or there is no time.
 
     Raises:
@@ -232,7 +232,7 @@ def explained(
     with frozen_eval(subject), torch.no_grad():
         both = (features(subject, z[:pairs].to(subject.device)) for z in (before, after))
         means = [inside.cpu().double().mean(0) for inside in both]
-    apart = compared(means[0], means[1], [0.1])[0]
+    apart = compared(means[0], means[1], [HALF])[0]
     return {
         "looks_before": one,
         "looks_after": other,

@@ -15,7 +15,8 @@ from gifthorse.data.samples import batches, near
 from gifthorse.models.features import features
 from gifthorse.training import frozen_eval
 
-SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
+HALF = 0.5  # of the neurons: what one ratio is of
+SHARES = (0.01, 0.05, 0.1, 0.25, HALF)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def separation(
     trigger: Trigger,
     *,
     goal: Goal | None = None,
-    share: float = 0.1,
+    share: float = HALF,
 ) -> Separation:
     """Return the neuron separation ratio (NSR) of the most active penultimate neurons.
 
@@ -57,8 +58,10 @@ def separation(
         BadImages: If no image is left.
 
     Source: TrojanZoo sec. 4.2, eq. 4: `1 - |Nt and Nc| / |Nt or Nc|` over the top k neurons by
-    mean activation. Differs: the paper leaves k open and its code takes half of the neurons, where
-    unrelated sets already give 2/3; its code also prints the index itself, not 1 minus it.
+    mean activation; the paper leaves k open, its code takes half of the neurons. Unrelated sets give
+    2/3 then, and 0.95 of a tenth, where every backdoor is at 1: that tells nothing. Read it beside
+    the ratio of a benign net under the same trigger. Differs: the code prints the index itself,
+    not 1 minus it, and averages with signs over the images of the target class, too.
     """
     return separation_curve(subject, clean, trigger, goal=goal, shares=(share,))[0]
 

@@ -63,7 +63,8 @@ Online: TypeAlias = Callable[[Images], object] | None  # what is asked about eac
 def evaluate_bare(
     model: Implant | Subject, test: Samples, benign: Subject | None = None
 ) -> dict[str, Figure]:
-    """Return the figures of a model without a defense; of an implant its neurons' separation, too.
+    """Return the figures of a model without a defense; of an implant its neurons' separation, too,
+    and that of the benign net under the same trigger.
 
     Args:
         model: The model, and the truth about it if it is an implant.
@@ -78,6 +79,9 @@ def evaluate_bare(
         apart = separation_of(subject, images)
         out["nsr"] = None if apart is None else apart.value
         out["nsr_chance"] = None if apart is None else apart.chance
+        if benign is not None:  # what the trigger does to a net that does not know it
+            alike = separation_of(benign, images)
+            out["nsr_benign"] = None if alike is None else alike.value
     return out
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from gifthorse.analysis.separation import Separation, compared
+from gifthorse.analysis.separation import HALF, Separation, compared
 from gifthorse.core.errors import NotApplicable
 from gifthorse.core.types import Images, Subject
 from gifthorse.models.features import features
@@ -56,7 +56,7 @@ def separation_of(subject: Subject, images: EvalImages) -> Separation | None:
 
     There is no such figure without stamped images, and of a net without features.
 
-    Source: TrojanZoo sec. 4.2, eq. 4, over the tenth of the neurons that is most active; see
+    Source: TrojanZoo sec. 4.2, eq. 4, over the half of the neurons that is most active; see
     `analysis.separation`.
     """
     applies = images.applies_to
@@ -76,7 +76,7 @@ def separation_of(subject: Subject, images: EvalImages) -> Separation | None:
     except NotApplicable:
         return None
     before, after = (inside.double().mean(0) for inside in seen)
-    return compared(before, after, [0.1])[0]
+    return compared(before, after, [HALF])[0]
 
 
 def seconds(run: Callable[[Images], object], x: Images, repeats: int) -> float:

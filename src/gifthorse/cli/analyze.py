@@ -99,9 +99,10 @@ def summary(case: AnalysisResult) -> list[tuple[str, str]]:
     apart = "" if view.silhouette is None else f"silhouette {view.silhouette:.2f}, "
     told = "" if view.probe is None else f"probe AUROC {view.probe.auroc:.3f}"
     lines.append(("features", apart + told or "too few images of the target class to compare"))
-    middle = curve[len(curve) // 2]
-    words = f"{middle.value:.2f} over {middle.units} neurons (chance {middle.chance:.2f})"
-    lines.append(("NSR", words))
+    half = curve[-1]
+    words = f"{half.value:.2f} over {half.units} neurons (chance {half.chance:.2f})"
+    others = [f"{c[-1].value:.2f} {name}" for name, c in case.curves.items() if name != "model"]
+    lines.append(("NSR", ", ".join([words, *others])))
     if case.likeness.mmd is not None:
         far = case.likeness.mmd
         lines.append(("MMD^2", f"{far.value:.3g} from the target class, p = {far.p:.3g}"))

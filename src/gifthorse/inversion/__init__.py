@@ -36,7 +36,14 @@ INVERTERS: dict[str, Inverter] = {
         warmup=0,
         patience=10,
         up=1.5,
-        config=SearchConfig(batch=96, success_threshold=0.99, rounds=10, schedule="cosine"),
+        config=SearchConfig(
+            batch=96,
+            success_threshold=0.99,
+            steps=521,  # a pass over CIFAR-10's training set
+            min_steps=521,
+            rounds=10,
+            schedule="cosine",
+        ),
     ),
     "pixel": PixelBackdoor(),
     "pixel_clip": PixelBackdoor(mode="clip"),

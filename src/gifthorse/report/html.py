@@ -197,8 +197,8 @@ def _about_looks(figures: Mapping[str, float]) -> str:
     apart, chance = (figures[f"neuron_separation{k}"] for k in ("", "_chance"))
     return (
         "Where the last convolutions find evidence for the target (Grad-CAM): the trigger moves "
-        f"the maps by {words.percent(figures['attention_shift'])} on average. Of the neurons most "
-        f"active without and with it, a share of {words.percent(apart)} is not in common (0 % if "
+        f"the maps by {words.percent(figures['attention_shift'])} on average. Of the half of the "
+        f"neurons most active without and with it, a share of {words.percent(apart)} is not in common (0 % if "
         f"nothing changes, {words.percent(chance)} for sets drawn at random)."
     )
 
