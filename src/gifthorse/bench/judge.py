@@ -63,8 +63,7 @@ Online: TypeAlias = Callable[[Images], object] | None  # what is asked about eac
 def evaluate_bare(
     model: Implant | Subject, test: Samples, benign: Subject | None = None
 ) -> dict[str, Figure]:
-    """Return the figures of a model without a defense; of an implant its neurons' separation, too,
-    and that of the benign net under the same trigger.
+    """Return the figures of a model without a defense; of an implant its neurons' separation, too.
 
     That of the benign net under the same trigger is `nsr_benign`.
 

@@ -144,18 +144,13 @@ def evidence(
 
 @dataclass(frozen=True)
 class Confirmer:
-    """Where suspects are tried: the classifier and the images that no search has seen.
-
-    Attributes:
-        shown: Images that the report shows, under their true labels; None takes those unseen.
-    """
+    """Where suspects are tried: the classifier and the images that no search has seen."""
 
     subject: Subject
     unseen: Samples
     proof: Proof
     rng: Generator
     run: Run
-    shown: Samples | None = None
 
     def findings(self, suspects: Iterable[Suspect], sentence: Sentence) -> list[Finding]:
         """Try every suspect, most suspicious first; show the first one in any case.
@@ -174,8 +169,7 @@ class Confirmer:
             severity: Severity = "MEDIUM" if suspect.stands_out else "INFO"
             if works and first and not suspect.held:
                 severity = "CRITICAL"
-            images = self.unseen if self.shown is None else self.shown
-            shown = evidence(self.subject, found.trigger, found.goal, images, self.run)
+            shown = evidence(self.subject, found.trigger, found.goal, self.unseen, self.run)
             out.append(
                 Finding(
                     "BD001" if found.goal.source is None else "BD002",

@@ -3,66 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gifthorse.core.stats import robust_z
-from gifthorse.core.types import Batch, Goal, Labels, Samples, Shape
-from gifthorse.data.samples import labels_of
-
-
-@dataclass(frozen=True)
-class PairArm:
-    """What one arm searches: a trigger that sends images of some classes to a target.
-
-    Attributes:
-        target: Where they are sent.
-        victims: Whose images, the likeliest class first.
-    """
-
-    target: int
-    victims: tuple[int, ...]
-
-    @property
-    def pairs(self) -> tuple[Goal, ...]:
-        """The class pairs that the arm stands for, the likeliest first."""
-        return tuple(Goal(self.target, victim) for victim in self.victims)
-
-
-class Victims:
-    """Images of the victims of some arms, under one label for all victims of an arm.
-
-    An image of a class that several arms attack comes up once for each.
-
-    Attributes:
-        labels: Of arm `i` the `i`-th of the numbers given, `(N,)`.
-        classes: One more than the largest of them, or as many as there are of images.
-    """
-
-    def __init__(self, samples: Samples, arms: Sequence[PairArm], numbers: Sequence[int]) -> None:
-        y = labels_of(samples)
-        rows = [torch.isin(y, torch.tensor(a.victims)).nonzero().flatten() for a in arms]
-        self._samples, self._index = samples, torch.cat(rows)
-        self.labels = torch.cat(
-            [torch.full_like(row, n) for row, n in zip(rows, numbers, strict=True)]
-        )
-        self.classes = max(samples.classes, *(n + 1 for n in numbers))
-
-    @property
-    def shape(self) -> Shape:
-        """Channels, height and width of every image."""
-        return self._samples.shape
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self._index)
-
-    def __getitem__(self, index: Tensor, /) -> Batch:
-        """Return images and labels."""
-        return self._samples[self._index[index]][0], self.labels[index]
+from gifthorse.core.types import Goal, Labels
 
 
 def ranks(classes: int, top: float) -> int:
@@ -110,7 +56,7 @@ def standing_out(
     return Goal(best) if ahead[best] > outlier and share[best] > most else None
 
 
-def pair_arms(
+def leaning_pairs(
     chances: Tensor,
     labels: Labels,
     *,
@@ -118,24 +64,27 @@ def pair_arms(
     within: float = 0.9,
     victims: int = 3,
     least: float = 1e-8,
-) -> list[PairArm]:
-    """Return the targets that images of single classes lean to, each with those classes.
+) -> list[Goal]:
+    """Return the class pairs that images of single classes lean to.
 
     Args:
         chances: Softmax outputs on clean images, `(N, K)`.
         labels: Their classes, `(N,)`; a class may be missing.
         top: Share of K that counts as high ranks; two classes count for K of 8 or fewer.
         within: Share of a class's images on which the target ranks high.
-        victims: Most victims of a target, those with the largest sum of softmax.
+        victims: Most pairs with the same target, those with the largest sum of softmax.
         least: Sum and median of the target's softmax, where it ranks high, lie above this.
+
+    Returns:
+        Pairs by target, the likeliest first; none where every rank is high.
 
     Source: K-Arm's released code, Arm_Pre_Screening.py. Differs: images are grouped by their
     labels, not by predictions.
 
     Example:
         >>> chances = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
-        >>> pair_arms(chances, torch.tensor([0, 2]))
-        [PairArm(target=1, victims=(0, 2))]
+        >>> leaning_pairs(chances, torch.tensor([0, 2]))
+        [Goal(target=1, source=0), Goal(target=1, source=2)]
     """
     classes = chances.shape[1]
     if classes <= ranks(classes, top):
@@ -152,6 +101,7 @@ def pair_arms(
         for target in close.nonzero().flatten().tolist():
             found.setdefault(target, []).append((-float(total[target]), source))
     return [
-        PairArm(target, tuple(source for _, source in sorted(found[target])[:victims]))
+        Goal(target, source)
         for target in sorted(found)
+        for _, source in sorted(found[target])[:victims]
     ]

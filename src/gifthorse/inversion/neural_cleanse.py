@@ -71,6 +71,6 @@ class NeuralCleanse:
         cost = CostController.rising(
             len(goals), self.initial, self.patience, self.up, warmup=self.warmup, fall=self.fall
         )
-        form = MaskPattern(self.norm, self.jitter, self.square, self.one_color)
+        form = MaskPattern(self.norm, self.jitter, square=self.square, one_color=self.one_color)
         objective = Objective(form, cost, stamped_transform=self.turning, init=self.probe)
         return Search(subject, clean, goals, rng, objective, self.config)

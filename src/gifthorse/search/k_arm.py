@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from gifthorse.core.fields import NotNegative, Positive, Share, method
 from gifthorse.core.types import Inversion, Progress
 
+Mode: TypeAlias = Literal["global", "every", "pair", "back"]
 PIXELS = 224 * 224  # of the images that the published constants are for
 
 # An arm that had more than so many rounds and never reached this success rate is given up.
@@ -30,25 +31,27 @@ class KArm:
     first stepped until it has gained `warmup` times. From then on the arm that just gained hands
     over to the one with the largest `v + beta / size`, with
     `v = (first - size) / (n + rounds / 2)` as of its last gain; n counts an arm's gains. An arm
-    stops when it is hopeless, has gained often enough or, in global mode, gains no more; when that
-    happens to the smallest arm, all is done. Arms that the inversion calls done count as stopped.
+    stops when it is hopeless, has gained often enough or, with all classes as victims, gains no
+    more; when that happens to the smallest arm, all is done, except in mode `every`, where every
+    arm goes on to its own end. Arms that the inversion calls done count as stopped.
 
     Assumes penalties that shrink from about `H * W` and compare between arms; they are the sizes
     of the rule.
 
     Attributes:
-        mode: `global` for one arm from all classes, `every` for one of each class, `pair` for arms
-            from single classes, `back` for the reversed pair of the symmetric check: they differ
-            in when an arm is given up. With `every`, no arm's end is the end of the others.
+        mode: `global` for one arm from all classes, `every` for one arm a class, `pair` for class
+            pairs, `back` for the reversed pair of the symmetric check: they differ in when an arm
+            is given up.
         rounds: Most rounds of all arms together.
-        each: Most rounds of all arms together in mode `every`, for each arm, if that is more.
+        each: In mode `every`, as many rounds times the arms where that is more than `rounds`, so
+            that a small net's target is not starved by the others.
         success: Least success of a round that may be a gain, in [0, 1].
         seed: Of the generator of random turns.
         warmup: Gains that every arm has before the bandit starts.
         first: What counts as an arm's size at the start, in pixels of 224 x 224.
         beta: Weight of being small, in squared pixels of 224 x 224.
         random: Share of the handovers that go to a random arm, in [0, 1].
-        gains: An arm stops after more than this many gains, but in mode `every`.
+        gains: An arm stops after more than this many gains.
         patience: In the modes `global` and `every`, an arm stops after more than this many rounds
             without a gain once the weight of its size moved both up and down.
 
@@ -58,7 +61,7 @@ class KArm:
     size; a stopped arm is never chosen; the mode `every`, as the code has one arm from all classes.
     """
 
-    mode: Literal["global", "every", "pair", "back"] = "global"
+    mode: Mode = "global"
     rounds: Annotated[int, NotNegative] = 1000
     each: Annotated[int, NotNegative] = 200
     success: Annotated[float, Share] = 0.99
