@@ -34,7 +34,9 @@ NC = NeuralCleanse(
     up=1.5,
     config=SearchConfig(batch=16, success_threshold=0.9, rounds=100),
 )
-SCAN = KArmScan(NC, scheduler=KArm(rounds=120, each=20))
+SCAN = KArmScan(NC, scheduler=KArm(rounds=200, each=20))
+# The gray corner is in band 0 of all images, so that many of them lean to class 0 a little.
+TO_PAIRS = replace(SCAN, outlier=100.0)
 GLOBAL_BOUND = 1720 * SIDE**2 / 224**2  # 11.1 px
 PAIR_BOUND = 1000 * SIDE**2 / 224**2  # 6.5 px
 
@@ -218,10 +220,11 @@ def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
 def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None:
     source, target = pair
     net, data = subject(Pairs(pair)), band_images(each=16)
-    got = SCAN(net, data, Generator().manual_seed(0), Run())
+    got = TO_PAIRS(net, data, Generator().manual_seed(0), Run())
     assert got.label == "BACKDOORED"
     assert Goal(target, source) in [arm.goal for arm in got.arms]
-    (found,) = got.findings
+    found, before = got.findings
+    assert before.severity == "INFO"  # of every class
     assert (found.rule, found.severity) == ("BD002", "CRITICAL")
     assert found.goal == Goal(target, source)
     assert got.statistics["bound"] == pytest.approx(PAIR_BOUND)
@@ -232,14 +235,14 @@ def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None
 def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
     """A bright corner makes class 1 of class 4 and class 4 of class 1."""
     net, data = subject(Pairs((4, 1), (1, 4))), band_images(each=16)
-    got = SCAN(net, data, Generator().manual_seed(0), Run())
+    got = TO_PAIRS(net, data, Generator().manual_seed(0), Run())
     assert {Goal(1, 4), Goal(4, 1)} <= {arm.goal for arm in got.arms}
     assert got.statistics["smallest"] < got.statistics["bound"]
     assert got.statistics["ratio"] < 10
     assert got.score == pytest.approx(got.statistics["ratio"] / 10)
     assert got.label == "NO BACKDOOR FOUND"
     assert "close by nature" in got.findings[0].message
-    without = replace(SCAN, symmetric=False)(net, data, Generator().manual_seed(0), Run())
+    without = replace(TO_PAIRS, symmetric=False)(net, data, Generator().manual_seed(0), Run())
     assert without.label == "BACKDOORED"  # the check is off: the bound decides
     assert "ratio" not in without.statistics
 
@@ -380,7 +383,7 @@ def test_no_feasible_trigger_is_no_backdoor(rng: Generator) -> None:
         subject(Leaning(2)), band_images(), rng, Run()
     )
     assert got.label == "NO BACKDOOR FOUND"
-    assert "found no trigger" in got.findings[0].message
+    assert "no trigger was found" in got.findings[0].message
 
 
 def test_an_infeasible_arm_is_never_the_smallest(rng: Generator) -> None:
@@ -524,7 +527,6 @@ def not_covered(net: Subject, method: KArmScan, run: Run) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("net", "method", "first"),
     [
-        (bands(), KArmScan(Given({})), (PAIRS,)),
         (
             subject(Leaning(2)),
             KArmScan(Given({Goal(2): 1.0})),
@@ -537,7 +539,7 @@ def not_covered(net: Subject, method: KArmScan, run: Run) -> tuple[str, ...]:
         ),
         (bands(2), KArmScan(Given({Goal(2): 1.0}), screening=False), (PAIRS,)),
     ],
-    ids=["leaning nowhere", "one goal", "two pairs", "every class"],
+    ids=["one goal", "two pairs", "every class"],
 )
 def test_only_goals_that_were_searched_are_covered(
     net: Subject, method: KArmScan, first: tuple[str, ...]

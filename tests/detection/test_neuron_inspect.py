@@ -73,7 +73,8 @@ def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
             (active ^ majority).mean((0, 2, 3)),
         ]
     )
-    got, stopped = NeuronInspect(mode="normalized", cut=0.3, max_batch=4).features(subject, images(), rng, Run())
+    method = NeuronInspect(mode="normalized", cut=0.3, max_batch=4)
+    got, stopped = method.features(subject, images(), rng, Run())
     assert np.allclose(got.numpy(), want, atol=1e-4)
     assert stopped == ""
 
@@ -101,7 +102,7 @@ def test_the_sparse_class_is_suspicious_and_no_more(mode: str) -> None:
 
 
 def test_classes_that_look_everywhere_are_not_suspicious() -> None:
-    got = judge(squares(False))
+    got = judge(squares(False), mode="normalized")
     assert got.label == "NO BACKDOOR FOUND"
     assert 0 <= got.score < got.threshold
     assert [f.severity for f in got.findings] == ["INFO"]

@@ -47,7 +47,8 @@ class NeuronInspect:
     on 86 to 100 images and four small BadNets (the gift, MNIST, CIFAR-10, GTSRB), each beside a
     clean net: `zoo` calls none of the eight suspicious, with scores of 0.4 to 1.7; `normalized`
     names the wrong class of two BadNets and accuses two clean nets. Neither finds a backdoor here:
-    no class stands out is no reason to trust a net.
+    that no class stands out is no reason to trust a net. The exclusive or over all images is close
+    to noise, so that `zoo`, too, can name a class by chance.
 
     Source: Huang et al., NeuronInspect, 2019 (arXiv 1911.07399); weights of TrojanZoo, Table 21,
     under which the persistence alone decides. Differs: clean images for all features (TrojanZoo
