@@ -73,7 +73,8 @@ def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
             (active ^ majority).mean((0, 2, 3)),
         ]
     )
-    got, stopped = NeuronInspect(cut=0.3, max_batch=4).features(subject, images(), rng, Run())
+    method = NeuronInspect(mode="normalized", cut=0.3, max_batch=4)
+    got, stopped = method.features(subject, images(), rng, Run())
     assert np.allclose(got.numpy(), want, atol=1e-4)
     assert stopped == ""
 
@@ -81,7 +82,7 @@ def test_maps_and_features_are_those_made_by_hand(rng: Generator) -> None:
 def test_the_target_of_a_hand_set_net_has_a_sparse_smooth_and_persistent_map(
     rng: Generator,
 ) -> None:
-    features, _ = NeuronInspect().features(squares(True), images(), rng, Run())
+    features, _ = NeuronInspect(mode="normalized").features(squares(True), images(), rng, Run())
     assert features[:, TARGET].tolist() == pytest.approx([1.0, 8.0, 0.0])  # one pixel, 4 + 4 * 1
     assert features.argmin(1).tolist() == [TARGET] * 3
 
@@ -101,7 +102,7 @@ def test_the_sparse_class_is_suspicious_and_no_more(mode: str) -> None:
 
 
 def test_classes_that_look_everywhere_are_not_suspicious() -> None:
-    got = judge(squares(False))
+    got = judge(squares(False), mode="normalized")
     assert got.label == "NO BACKDOOR FOUND"
     assert 0 <= got.score < got.threshold
     assert [f.severity for f in got.findings] == ["INFO"]
@@ -127,7 +128,7 @@ def test_how_many_images_run_at_once_does_not_matter(rng: Generator) -> None:
 def test_the_scale_of_a_feature_over_all_classes_does_not_matter() -> None:
     features = torch.rand(3, 9, generator=torch.Generator().manual_seed(2)) + 1
     scale = torch.tensor([[1e-4], [1.0], [1e5]])
-    method = NeuronInspect()
+    method = NeuronInspect(mode="normalized")
     assert torch.allclose(method.scores(features * scale), method.scores(features), atol=1e-4)
     shifted = torch.tensor([[0.0], [0.0], [-1.5]])
     scores = method.scores(features + shifted)  # values of both signs are in order
@@ -136,7 +137,7 @@ def test_the_scale_of_a_feature_over_all_classes_does_not_matter() -> None:
 
 
 def test_only_low_scores_are_suspicious() -> None:
-    method = NeuronInspect()
+    method = NeuronInspect(mode="normalized")
     even = torch.linspace(0.95, 1.05, 9).repeat(3, 1)
     high, low = even.clone(), even.clone()
     high[:, 4], low[:, 4] = 3.0, 0.2
@@ -148,7 +149,7 @@ def test_only_low_scores_are_suspicious() -> None:
 def test_near_equal_features_do_not_stand_out() -> None:
     features = torch.ones(3, 6)
     features[:, 2] -= 1e-5
-    assert NeuronInspect()._judge(features, "")[1].severity == "INFO"
+    assert NeuronInspect(mode="normalized")._judge(features, "")[1].severity == "INFO"
 
 
 def test_zoo_persistence_is_the_parity_of_the_active_pixels(rng: Generator) -> None:

@@ -27,7 +27,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.samples import split, whole
 from gifthorse.detection.confirmation import DIFFUSE, MOST, Confirmer, Proof, Suspect
-from gifthorse.detection.screening import screened
+from gifthorse.detection.nearest import screened
 from gifthorse.detection.sentences import Smaller
 from gifthorse.detection.statistics import anomaly_index, log_anomaly_index
 from gifthorse.detection.verdict import Work

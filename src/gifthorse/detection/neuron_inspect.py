@@ -30,8 +30,8 @@ class NeuronInspect:
     backward passes of every image.
 
     Attributes:
-        mode: `normalized` scales each feature over the classes and adds them up; `zoo` weights
-            them as TrojanZoo does, with its chained exclusive or as persistence.
+        mode: `zoo` weights the features as TrojanZoo does, with its chained exclusive or as
+            persistence; `normalized` scales each over the classes and adds them up.
         images: Most images to look at, drawn at random where there are more.
         cut: Above it a pixel of a map counts as active; None takes the median of the map.
         sparse: Weight of the sum in mode `zoo`.
@@ -43,15 +43,22 @@ class NeuronInspect:
         least: Least deviation of the score in mode `normalized`, in deviations of one feature.
         max_batch: Images in one run through the net; fewer take less memory.
 
-    Source: Huang et al., NeuronInspect, 2019 (arXiv 1911.07399); weights of TrojanZoo, Table 21.
-    Differs: clean images for all features (TrojanZoo stamps the true trigger); persistence is the
-    share of pixels that differ from the majority of the maps; features are scaled, since with the
-    published weights the persistence alone decides; a map is cut at its own median, as 0 makes
-    nearly every pixel active; a flat map counts as all ones, not as sparse. No trigger is
-    recovered, so a class that stands out is only suspicious.
+    Measured with `benchmarks/detectors.py --detectors neuron_inspect`, and `--set mode=normalized`,
+    on 86 to 100 images and four small BadNets (the gift, MNIST, CIFAR-10, GTSRB), each beside a
+    clean net: `zoo` calls none of the eight suspicious, with scores of 0.4 to 1.7; `normalized`
+    names the wrong class of two BadNets and accuses two clean nets. Neither finds a backdoor here:
+    that no class stands out is no reason to trust a net. The exclusive or over all images is close
+    to noise, so that `zoo`, too, can name a class by chance.
+
+    Source: Huang et al., NeuronInspect, 2019 (arXiv 1911.07399); weights of TrojanZoo, Table 21,
+    under which the persistence alone decides. Differs: clean images for all features (TrojanZoo
+    stamps the true trigger); a map is cut at its own median, as 0 makes nearly every pixel active;
+    a flat map counts as all ones, not as sparse; in mode `normalized` persistence is the share of
+    pixels that differ from the majority of the maps. No trigger is recovered, so a class that
+    stands out is only suspicious.
     """
 
-    mode: Literal["normalized", "zoo"] = "normalized"
+    mode: Literal["zoo", "normalized"] = "zoo"
     images: Annotated[int, AtLeast(1)] = 500
     cut: float | None = None
     sparse: Annotated[float, NotNegative] = 1e-5

@@ -30,10 +30,11 @@ class FinePruning:
 
     Filters are ranked on the clean images without augmentation, by their mean output behind the
     norm that follows and a ReLU, and those silenced stay so while the net is tuned. In a residual
-    net the skip beside the convolution keeps every channel alive, so nearly all filters can go; in
-    a plain net that would leave less than the last layer needs to tell the classes apart, and the
-    tolerance ends the pruning. Cost: `ratio / step` forwards over the clean images at most, one
-    where accuracy bears it all, then `recipe.epochs` passes over them.
+    net the skip beside the convolution keeps its channels alive, which softens the loss but need
+    not prevent it; in a plain net the last layer tells the classes apart by these very filters, so
+    that the published ratio alone ruins it. The tolerance decides how many can go. Cost: `ratio /
+    step` forwards over the clean images at most, one where accuracy bears it all, then
+    `recipe.epochs` passes over them.
 
     The result has the given net's architecture: its weights can be saved as a file.
 

@@ -12,7 +12,7 @@ from gifthorse.core.types import Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
 from gifthorse.detection.latent_shift import margins, shifts
-from gifthorse.detection.screening import SHARE, distances, screened
+from gifthorse.detection.nearest import SHARE, distances, screened
 
 K, D = 40, 16
 
