@@ -36,7 +36,8 @@ METHODS = [
     for name in registry
 ]
 methods = pytest.mark.parametrize(("method", "protocol"), METHODS)
-SHARED = {"poisoning", "training", "stimulation", "suspects"}  # machinery of several methods of a folder
+# Machinery of several methods of a folder.
+SHARED = {"poisoning", "training", "stimulation", "suspects"}
 
 
 @pytest.mark.parametrize("folder", ["attacks", "inversion"])

@@ -208,4 +208,3 @@ class _Arms:
                 fields = (found.trigger, found.size, share, found.rounds, found.feasible)
                 out[k] = share, Candidate(goal, *fields)
         return {k: candidate for k, (_, candidate) in out.items()}
-
