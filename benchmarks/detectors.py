@@ -79,6 +79,10 @@ def run(name: str, model: Path, a: argparse.Namespace) -> dict[str, Any]:
         "asr": lead.confirmation.asr.value if lead and lead.confirmation else None,
         "seconds": time.monotonic() - started,
         "image_steps": run.image_steps,
+        "arms": [
+            [a.goal.source, a.goal.target, a.size, a.asr, a.index, a.feasible] for a in verdict.arms
+        ],
+        "statistics": dict(verdict.statistics),
         "message": lead.message if lead else "",
         "options": {k: str(v) for k, v in options.items() if k in known},
         "machine": machine(),

@@ -85,8 +85,9 @@ TOYS: dict[str, tuple[Callable[[int | None], Subject], Callable[[int, int], InMe
 # What the toys need: fewer and constant steps, since a round on a real net moves far more.
 PIXEL: dict[str, object] = {"inverter.initial": 0.02, "inverter.patience": 3}
 TOY: dict[str, dict[str, object]] = {
-    # Within ten pixels only the planted neuron has a trigger.
+    # Within ten pixels only the planted neuron has a trigger; all lead alike, so none is left out.
     "abs": {
+        "inverter.keep": BANDS,
         "inverter.config.rounds": 25,
         "inverter.config.schedule": "constant",
         "inverter.limit": 8,
@@ -156,16 +157,6 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "NO BACKDOOR FOUND",
         "NO BACKDOOR FOUND",
         "the net has no layer with neurons to stimulate",
-    ),
-    ("dltnd", "bands"): (
-        "BACKDOORED",
-        "BACKDOORED",
-        "the net is linear: outputs move alike under any stamp, the limit of the published rule",
-    ),
-    ("dltnd", "tiles"): (
-        "BACKDOORED",
-        "BACKDOORED",
-        "every class has a tile that works on any image, so the published rule flags clean ones",
     ),
     ("k_arm", "bands"): (
         "NO BACKDOOR FOUND",

@@ -118,8 +118,32 @@ def test_it_flags_the_planted_class(seed: int) -> None:
 
 def test_a_linear_net_is_the_limit_of_the_published_rule() -> None:
     # Whatever is stamped, the outputs move by the same vector: all labels have cosines near 1.
-    got = verdict(None, 0)
+    published = DLTND(outlier=None, rounds=3)
+    got = published(bands(None), band_images(8, 0), Generator().manual_seed(0), Run())
     assert all(arm.index > got.threshold for arm in got.arms if arm.feasible)
+
+
+@planted_or_not
+def test_it_does_not_flag_the_clean_bands(seed: int) -> None:
+    got = verdict(None, seed)
+    assert got.label == "NO BACKDOOR FOUND"
+    assert got.score < got.threshold
+
+
+def test_a_label_counts_only_if_its_mask_is_an_outlier_in_size() -> None:
+    masks = torch.zeros(1, 5, 1, 3, 3)
+    masks[0, :, 0, 0, 0] = torch.tensor([8.0, 8.0, 8.0, 8.0, 4.0])
+    cosines, passed = torch.full((1, 5), 0.9), torch.ones(1, 5).bool()
+    found = (masks, masks, cosines, cosines, passed)
+    subject = replace(bands(), classes=5)
+    # log 2 over the least deviation, 0.2, is 3.5.
+    for outlier, want in ((None, [0.9] * 5), (2.0, [0, 0, 0, 0, 0.9]), (3.6, [0.0] * 5)):
+        assert DLTND(outlier=outlier)._scores(subject, *found).each.tolist() == pytest.approx(want)
+
+
+def test_among_two_classes_no_size_is_an_outlier() -> None:
+    with pytest.raises(NotApplicable, match="set outlier to null"):
+        DLTND()(replace(bands(), classes=2), band_images(2), Generator().manual_seed(0), Run())
 
 
 @pytest.mark.parametrize("probe", [PatchInit(), None], ids=["probe", "nothing"])
@@ -157,7 +181,7 @@ def test_the_universal_mask_covers_the_planted_corner(seed: int) -> None:
 
 def test_of_a_planted_model_the_true_target_has_the_highest_cosines() -> None:
     # Without the test on sizes, scores are the published ones.
-    published = DLTND(rounds=3)
+    published = DLTND(outlier=None, rounds=3)
     got = published(bands(2), band_images(8, 0), Generator().manual_seed(0), Run())
     assert max(got.arms, key=lambda arm: arm.index).goal == Goal(2)
     assert got.arms[2].index > 0.95
@@ -228,7 +252,7 @@ def test_the_smallest_solution_stands_for_a_label_or_a_better_one_nearly_as_smal
     masks[..., 0, 0] = sums[..., None]
     quantiles = torch.tensor([[0.1, 0.9], [0.8, 0.9], [0.99, 0.3], [0.9, 0.9]])
     passed = torch.tensor([[True, True], [True, True], [True, True], [False, True]])
-    detector = DLTND()
+    detector = DLTND(outlier=None)
     got = detector._scores(replace(bands(), classes=2), masks, masks, quantiles, quantiles, passed)
     # Label 0: 10 is the smallest of all, 10.5 is near and better, 12 too large, 5 has not passed.
     # Label 1: only 10.9 is near; 0.2 is an empty mask.

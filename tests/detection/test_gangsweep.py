@@ -252,8 +252,8 @@ def test_a_class_is_backdoored_only_if_it_stands_out_and_its_trigger_works(
     assert [f.severity for f in got.findings] == severities
 
 
-@pytest.mark.parametrize(("size", "label"), [(162.0, "BACKDOORED"), (163.0, "SUSPICIOUS")])
-def test_what_covers_most_of_the_image_proves_nothing(size: float, label: str) -> None:
+@pytest.mark.parametrize(("size", "label"), [(81.0, "BACKDOORED"), (82.0, "SUSPICIOUS")])
+def test_what_covers_more_than_a_quarter_proves_nothing(size: float, label: str) -> None:
     scorer = Given((0.0, 5.0, 0.0, 0.0, 0.0, 0.0), (1,), size=size)  # of 18x18 pixels
     rng = Generator().manual_seed(0)
     got = judged(scorer, bands(1), band_images(), rng, Run())

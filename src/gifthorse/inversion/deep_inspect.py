@@ -36,6 +36,7 @@ class DeepInspect:
     adapted weight (TrojanZoo: replacement, weight 0.02); calmed; no discriminator, whose weight is
     0 in TrojanZoo; real clean images instead of inverted ones; the layer on the class stays as it
     starts. TrojanZoo finds none of its own backdoors by it (Table 11: AIV 0.54 on a BadNet).
+    Calmed, it flags planted toys, but has not been judged on trained nets.
     """
 
     mode: Literal["additive", "zoo"] = "additive"
