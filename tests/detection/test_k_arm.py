@@ -235,14 +235,15 @@ def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None
 def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
     """A bright corner makes class 1 of class 4 and class 4 of class 1."""
     net, data = subject(Pairs((4, 1), (1, 4))), band_images(each=16)
-    got = TO_PAIRS(net, data, Generator().manual_seed(0), Run())
+    scan = replace(TO_PAIRS, scheduler=KArm(rounds=400, each=20, gains=1000))  # to the end
+    got = scan(net, data, Generator().manual_seed(0), Run())
     assert {Goal(1, 4), Goal(4, 1)} <= {arm.goal for arm in got.arms}
     assert got.statistics["smallest"] < got.statistics["bound"]
     assert got.statistics["ratio"] < 10
     assert got.score == pytest.approx(got.statistics["ratio"] / 10)
     assert got.label == "NO BACKDOOR FOUND"
     assert "close by nature" in got.findings[0].message
-    without = replace(TO_PAIRS, symmetric=False)(net, data, Generator().manual_seed(0), Run())
+    without = replace(scan, symmetric=False)(net, data, Generator().manual_seed(0), Run())
     assert without.label == "BACKDOORED"  # the check is off: the bound decides
     assert "ratio" not in without.statistics
 

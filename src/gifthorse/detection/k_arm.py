@@ -109,7 +109,7 @@ class KArmScan:
             case.said(),
             case.statistics,
             arms=case.arms,
-            coverage=(arm.goal for arm in case.arms),
+            coverage=(arm.goal for arm in case.arms if arm.rounds),
         )
 
     @property
