@@ -34,7 +34,7 @@ NC = NeuralCleanse(
     up=1.5,
     config=SearchConfig(batch=16, success_threshold=0.9, rounds=100),
 )
-SCAN = KArmScan(NC, scheduler=KArm(rounds=200, each=20))
+SCAN = KArmScan(NC, scheduler=KArm(rounds=200, each=20, success=0.9))
 # The gray corner is in band 0 of all images, so that many of them lean to class 0 a little.
 TO_PAIRS = replace(SCAN, outlier=100.0)
 GLOBAL_BOUND = 1720 * SIDE**2 / 224**2  # 11.1 px
@@ -235,7 +235,7 @@ def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None
 def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
     """A bright corner makes class 1 of class 4 and class 4 of class 1."""
     net, data = subject(Pairs((4, 1), (1, 4))), band_images(each=16)
-    scan = replace(TO_PAIRS, scheduler=KArm(rounds=400, each=20, gains=1000))  # to the end
+    scan = replace(TO_PAIRS, scheduler=KArm(rounds=400, each=20, success=0.9))
     got = scan(net, data, Generator().manual_seed(0), Run())
     assert {Goal(1, 4), Goal(4, 1)} <= {arm.goal for arm in got.arms}
     assert got.statistics["smallest"] < got.statistics["bound"]
