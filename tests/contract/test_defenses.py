@@ -82,7 +82,7 @@ FEW: dict[str, object] = {"partners": 4, "inverter.config.rounds": 4}
 TOGETHER = {n for n in FILTERS if n.startswith(("activation_clustering", "spectral_signatures"))}
 
 # A class can only stand out from two others: these say so.
-NEED_THREE = {n for n, m in DETECTORS.items() if isinstance(m, Inspector)} | {"gangsweep"}
+NEED_THREE = {n for n, m in DETECTORS.items() if isinstance(m, Inspector)} | {"gangsweep", "dltnd"}
 # Features of the toy are nearly pixels, where one patch on many images is a direction of its own,
 # whatever the net makes of it.
 PATCHES_SHOW = {"spectral_signatures"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,8 +16,7 @@ from gifthorse.core.run import Run
 from gifthorse.core.types import Candidate, Goal, Inversion, Progress, Samples, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import Inspector
-from gifthorse.detection.k_arm import KArmScan
-from gifthorse.detection.screening import leaning_pairs, standing_out
+from gifthorse.detection.k_arm import KArmScan, candidates
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.search import SearchConfig
 from gifthorse.search.k_arm import KArm
@@ -34,9 +32,7 @@ NC = NeuralCleanse(
     up=1.5,
     config=SearchConfig(batch=16, success_threshold=0.9, rounds=100),
 )
-SCAN = KArmScan(NC, scheduler=KArm(rounds=200, each=20, success=0.9))
-# The gray corner is in band 0 of all images, so that many of them lean to class 0 a little.
-TO_PAIRS = replace(SCAN, outlier=100.0)
+SCAN = KArmScan(NC, KArm(rounds=200))
 GLOBAL_BOUND = 1720 * SIDE**2 / 224**2  # 11.1 px
 PAIR_BOUND = 1000 * SIDE**2 / 224**2  # 6.5 px
 
@@ -77,7 +73,7 @@ def subject(net: torch.nn.Module) -> Subject:
 
 def chances(rows: Sequence[Sequence[int]], classes: int) -> Tensor:
     """Softmax outputs with these classes on top, in order; the others share what is left."""
-    out = torch.full((len(rows), classes), 1e-5)
+    out = torch.full((len(rows), classes), 1e-3)
     for i, row in enumerate(rows):
         for rank, c in enumerate(row):
             out[i, c] = 0.5 / 2**rank
@@ -91,33 +87,23 @@ def test_how_many_ranks_count(classes: int, k: int) -> None:
     """Halves go to the even side: 2.5 -> 2, 3.5 -> 4, 4.5 -> 4, 5.5 -> 6, 6.5 -> 6."""
     # All images are of class 0; the others follow in order, so those within the ranks are pairs.
     p = chances([list(range(classes))] * 10, classes)
-    found = leaning_pairs(p, torch.zeros(10, dtype=torch.int64))
+    found = candidates(p, torch.zeros(10, dtype=torch.int64), everywhere=1.0)
     assert [g.target for g in found] == list(range(1, k))
 
 
-def spread(images: int, *, classes: int = 40, count: int = 80) -> Tensor:
-    """Every class ranks high (10 of 40) on a quarter of the images, class 0 on as many as given."""
-    rows = [[(i + j) % (classes - 1) + 1 for j in range(10)] for i in range(count)]
-    return chances([[0, *row[:9]] if i < images else row for i, row in enumerate(rows)], classes)
+@pytest.mark.parametrize(("images", "one"), [(95, False), (96, True)])
+def test_one_class_ranks_high_in_more_than_95_in_100(images: int, one: bool) -> None:
+    labels = torch.arange(100) % 5 + 1
+    rows = [[y, 0] if i < images else [y, y % 5 + 1] for i, y in enumerate(labels.tolist())]
+    found = candidates(chances(rows, 6), labels)
+    assert (found == [Goal(0)]) == one
+    assert all(g.source is not None for g in found) != one
 
 
-@pytest.mark.parametrize(("images", "one"), [(20, False), (40, False), (41, True), (80, True)])
-def test_a_class_must_rank_high_on_more_than_half_of_the_images(images: int, one: bool) -> None:
-    assert standing_out(spread(images)) == (Goal(0) if one else None)
-
-
-def test_a_class_stands_out_by_deviations_of_what_chance_gives() -> None:
-    """The others have 0.25 or so; chance alone deviates by root(0.25 * 0.75 / 80) = 0.048."""
-    p = spread(60)
-    assert standing_out(p, outlier=10.2) == Goal(0)  # (0.75 - 0.25) / 0.048 = 10.3
-    assert standing_out(p, outlier=10.9) is None
-
-
-def test_of_few_classes_a_leaning_one_does_not_stand_out() -> None:
-    """Two of ten ranks are high: a class at 0.28 of a hundred images is (0.28 - 0.2) / 0.04 = 2."""
-    rows = [[i % 10, 0 if i < 28 and i % 10 else (i + 1) % 10] for i in range(100)]
-    assert standing_out(chances(rows, 10)) is None
-    assert standing_out(torch.full((4, 2), 0.5)) is None  # both ranks are high
+def test_the_most_frequent_class_wins() -> None:
+    labels = torch.tensor([1, 2] * 100)
+    rows = [[y, 0, 3] if i else [y, 3, 0] for i, y in enumerate(labels.tolist())]
+    assert candidates(chances(rows, 4), labels) == [Goal(0)]
 
 
 @pytest.mark.parametrize(("images", "pair"), [(17, False), (18, True)])
@@ -125,7 +111,7 @@ def test_a_pair_needs_90_in_100(images: int, pair: bool) -> None:
     rows = [[1, 4] if i < images else [1, 2 + i % 2] for i in range(20)]
     rows += [[y, 1 + (y + i) % 4] for y in (2, 3, 4) for i in range(20)]
     labels = torch.arange(1, 5).repeat_interleave(20)
-    found = leaning_pairs(chances(rows, 6), labels)
+    found = candidates(chances(rows, 6), labels)
     assert found == ([Goal(4, 1)] if pair else [])
 
 
@@ -133,32 +119,25 @@ def test_only_the_three_likeliest_sources_of_a_target_stay() -> None:
     p = chances([[y, 0] for y in range(1, 6) for _ in range(4)], 6)
     labels = torch.arange(1, 6).repeat_interleave(4)
     p[:, 0] = torch.tensor([0.2, 0.3, 0.1, 0.4, 0.25])[labels - 1]
-    assert leaning_pairs(p, labels) == [Goal(0, 4), Goal(0, 2), Goal(0, 5)]
-    assert leaning_pairs(p, labels, victims=1) == [Goal(0, 4)]
+    assert candidates(p, labels, everywhere=1.0) == [Goal(0, 4), Goal(0, 2), Goal(0, 5)]
+    assert candidates(p, labels, everywhere=1.0, victims=1) == [Goal(0, 4)]
 
 
 def test_no_chance_at_all_is_no_candidate() -> None:
     p = chances([[1, 0]] * 4, 6)
     p[:, 0], p[:, 2:] = 1e-9, 1e-12
-    assert leaning_pairs(p, torch.ones(4, dtype=torch.int64)) == []
+    assert candidates(p, torch.ones(4, dtype=torch.int64), everywhere=1.0) == []
 
 
 def test_images_are_grouped_by_their_labels_and_a_class_may_be_missing() -> None:
     rows = [[2, 5]] * 10 + [[3, 2], [3, 4], [3, 1]] * 4  # the first ten are called 2, but are 1s
     labels = torch.tensor([1] * 10 + [3] * 12)
-    found = leaning_pairs(chances(rows, 7), labels)
+    found = candidates(chances(rows, 7), labels)
     assert found == [Goal(2, 1), Goal(5, 1)]
 
 
-def test_two_classes_are_both_searched(rng: Generator) -> None:
-    class Two(torch.nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return brightness(x)[:, :2]
-
-    data = band_images()
-    two = InMemory(data.images, data.labels % 2, 2)
-    got = KArmScan(Given({}))(Subject(Two().eval(), SHAPE, 2), two, rng, Run())
-    assert [arm.goal for arm in got.arms] == [Goal(0), Goal(1)]
+def test_two_classes_are_both_searched() -> None:
+    assert candidates(torch.full((4, 2), 0.5), torch.arange(4) % 2) == [Goal(0), Goal(1)]
 
 
 # 2. Whole scans ----------------------------------------------------------------------------------
@@ -188,21 +167,16 @@ def test_one_arm_costs_a_fraction_of_all() -> None:
     assert one.image_steps < every.image_steps / 3
 
 
-def test_clean_bands_lean_nowhere_so_that_every_class_is_searched() -> None:
-    got = SCAN(bands(), band_images(each=8), Generator().manual_seed(0), Run())
+@pytest.mark.parametrize("seed", range(2))
+def test_clean_bands_lean_nowhere(seed: int) -> None:
+    data, run = band_images(each=8, seed=seed), Run()
+    got = SCAN(bands(), data, Generator().manual_seed(seed), run)
     assert got.label == "NO BACKDOOR FOUND"
-    assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
-    assert min(arm.rounds for arm in got.arms) >= 3
+    assert got.arms == ()
     assert got.score < got.threshold
     assert got.findings[0].severity == "INFO"
-    assert "6 goals were searched" in got.findings[0].message
-
-
-def test_a_plant_that_clean_images_do_not_lean_to_is_found_among_all_classes() -> None:
-    got = SCAN(bands(2), band_images(each=8), Generator().manual_seed(0), Run())
-    assert got.label == "BACKDOORED"
-    assert got.findings[0].goal == Goal(2)
-    assert len(got.arms) == BANDS
+    assert "0 goals survived the screening" in got.findings[0].message
+    assert run.image_steps == got.image_steps == 24  # 48 images forward
 
 
 def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
@@ -213,18 +187,17 @@ def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
     assert got.label == "NO BACKDOOR FOUND"
     assert got.statistics["smallest"] > 13
     assert got.score == pytest.approx(GLOBAL_BOUND / got.statistics["smallest"])
-    assert "1 goal was searched" in got.findings[0].message
+    assert "1 goal survived the screening" in got.findings[0].message
 
 
 @pytest.mark.parametrize("pair", [(4, 1), (0, 5)])
 def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None:
     source, target = pair
     net, data = subject(Pairs(pair)), band_images(each=16)
-    got = TO_PAIRS(net, data, Generator().manual_seed(0), Run())
+    got = SCAN(net, data, Generator().manual_seed(0), Run())
     assert got.label == "BACKDOORED"
     assert Goal(target, source) in [arm.goal for arm in got.arms]
-    found, before = got.findings
-    assert before.severity == "INFO"  # of every class
+    (found,) = got.findings
     assert (found.rule, found.severity) == ("BD002", "CRITICAL")
     assert found.goal == Goal(target, source)
     assert got.statistics["bound"] == pytest.approx(PAIR_BOUND)
@@ -235,15 +208,14 @@ def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None
 def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
     """A bright corner makes class 1 of class 4 and class 4 of class 1."""
     net, data = subject(Pairs((4, 1), (1, 4))), band_images(each=16)
-    scan = replace(TO_PAIRS, scheduler=KArm(rounds=400, each=20, success=0.9))
-    got = scan(net, data, Generator().manual_seed(0), Run())
+    got = SCAN(net, data, Generator().manual_seed(0), Run())
     assert {Goal(1, 4), Goal(4, 1)} <= {arm.goal for arm in got.arms}
     assert got.statistics["smallest"] < got.statistics["bound"]
     assert got.statistics["ratio"] < 10
     assert got.score == pytest.approx(got.statistics["ratio"] / 10)
     assert got.label == "NO BACKDOOR FOUND"
     assert "close by nature" in got.findings[0].message
-    without = replace(scan, symmetric=False)(net, data, Generator().manual_seed(0), Run())
+    without = replace(SCAN, symmetric=False)(net, data, Generator().manual_seed(0), Run())
     assert without.label == "BACKDOORED"  # the check is off: the bound decides
     assert "ratio" not in without.statistics
 
@@ -360,14 +332,14 @@ def test_a_pair_must_be_small_and_hard_to_reverse(
     assert got.label == label
     assert (got.score > got.threshold) == (label == "BACKDOORED")
     assert got.findings[0].rule == "BD002"
-    reversed_too = [goals for _, goals in found.seen[2:]]  # after every class, and the pairs
+    reversed_too = [goals for _, goals in found.seen[1:]]
     assert reversed_too == ([(BACK,)] if size < PAIR_BOUND else [])
 
 
 def test_the_way_back_gets_no_more_rounds_than_the_way_there(rng: Generator) -> None:
     found = Given({PAIR: 1.0, BACK: 90.0}, rounds=2)
     KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
-    assert [hunt.left for hunt in found.hunts[1:]] == [0, 1]  # both would go on for three
+    assert [hunt.left for hunt in found.hunts] == [0, 1]  # both would go on for three
 
 
 def test_a_pair_that_cannot_be_reversed_is_only_suspicious(rng: Generator) -> None:
@@ -384,7 +356,7 @@ def test_no_feasible_trigger_is_no_backdoor(rng: Generator) -> None:
         subject(Leaning(2)), band_images(), rng, Run()
     )
     assert got.label == "NO BACKDOOR FOUND"
-    assert "no trigger was found" in got.findings[0].message
+    assert "found no trigger" in got.findings[0].message
 
 
 def test_an_infeasible_arm_is_never_the_smallest(rng: Generator) -> None:
@@ -409,7 +381,7 @@ def test_the_smallest_feasible_trigger_is_judged(rng: Generator) -> None:
     got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
     assert got.findings[0].goal == PAIR
     assert got.statistics["smallest"] == 2.0
-    assert got.statistics["arms_screened"] == len(got.arms) >= BANDS + 2
+    assert got.statistics["arms_screened"] == len(got.arms) >= 2
 
 
 def test_search_and_confirmation_share_no_image(rng: Generator) -> None:
@@ -424,37 +396,6 @@ def test_search_and_confirmation_share_no_image(rng: Generator) -> None:
         tuple(row)
         for row in torch.as_tensor(got.findings[0].evidence["before"]).flatten(1).tolist()
     }
-
-
-@pytest.mark.parametrize(
-    ("size", "label"),
-    [(0.3 * GLOBAL_BOUND, "BACKDOORED"), (0.7 * GLOBAL_BOUND, "NO BACKDOOR FOUND")],
-)
-def test_of_all_classes_the_smallest_must_be_an_outlier_too(
-    size: float, label: str, rng: Generator
-) -> None:
-    """The others lie at the bound: ln(1 / 0.3) is 6 least deviations of 0.2, ln(1 / 0.7) 1.8."""
-    found = Given({Goal(k): size if k == 2 else GLOBAL_BOUND for k in range(BANDS)})
-    got = KArmScan(found)(bands(2), band_images(), rng, Run())
-    assert got.label == label
-    assert got.score == pytest.approx(min(GLOBAL_BOUND / size, math.log(GLOBAL_BOUND / size) / 0.6))
-    assert ("not far from the sizes of the others" in got.findings[0].message) == (size > 5)
-
-
-def test_pairs_are_only_searched_if_no_class_is_suspicious(rng: Generator) -> None:
-    given = {Goal(k): 1.0 if k == 1 else 100.0 for k in range(BANDS)}
-    got = KArmScan(Given(given))(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
-    assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
-    assert got.label != "NO BACKDOOR FOUND"
-
-
-def test_pairs_are_searched_by_their_own_inverter(rng: Generator) -> None:
-    first, pairs = Given({}), Given({PAIR: 1.0, BACK: 90.0})
-    net, data = subject(Pairs((4, 1))), band_images(each=16)
-    got = KArmScan(first, pairs)(net, data, rng, Run())
-    assert [goals for _, goals in first.seen] == [tuple(Goal(k) for k in range(BANDS))]
-    assert [goals for _, goals in pairs.seen] == [(PAIR,), (BACK,)]
-    assert got.label == "BACKDOORED"
 
 
 # 4. Sessions -------------------------------------------------------------------------------------
@@ -497,7 +438,7 @@ def test_a_scan_that_is_stopped_gives_no_clean_verdict(
 
 
 def test_a_pair_whose_check_was_cut_short_is_inconclusive(rng: Generator) -> None:
-    run = Run(budget=48 + 300 + 300 + 150)  # screening, every class, pairs; within the way back
+    run = Run(budget=48 + 300 + 150)
     got = KArmScan(Given({PAIR: 1.0, BACK: 90.0}))(
         subject(Pairs((4, 1))), band_images(each=16), rng, run=run
     )
@@ -506,10 +447,10 @@ def test_a_pair_whose_check_was_cut_short_is_inconclusive(rng: Generator) -> Non
 
 
 def test_without_screening_every_class_is_searched(rng: Generator) -> None:
-    """Clean images lean to class 2, so that screening would leave no other."""
+    """Neutral clean images lean to no class, so screening would leave none."""
     found = Given({Goal(k): 1.0 if k == 2 else 2 * GLOBAL_BOUND for k in range(BANDS)})
-    net = subject(Leaning(2))
-    assert len(KArmScan(found)(net, band_images(), rng, Run()).arms) == 1
+    net = bands(planted=2)
+    assert KArmScan(found)(net, band_images(), rng, Run()).arms == ()
     got = KArmScan(found, screening=False)(net, band_images(), rng, Run())
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.findings[0].goal == Goal(2)
@@ -528,6 +469,7 @@ def not_covered(net: Subject, method: KArmScan, run: Run) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("net", "method", "first"),
     [
+        (bands(), SCAN, ("all target classes: none was searched", PAIRS)),
         (
             subject(Leaning(2)),
             KArmScan(Given({Goal(2): 1.0})),
@@ -536,11 +478,11 @@ def not_covered(net: Subject, method: KArmScan, run: Run) -> tuple[str, ...]:
         (
             subject(Pairs((4, 1), (0, 5))),
             KArmScan(Given({PAIR: 1.0, Goal(5, 0): 1.0})),
-            (f"{PAIRS}: 2 of 30 pairs were searched",),
+            ("target classes other than 1, 5", f"{PAIRS}: 2 of 30 pairs were searched"),
         ),
         (bands(2), KArmScan(Given({Goal(2): 1.0}), screening=False), (PAIRS,)),
     ],
-    ids=["one goal", "two pairs", "every class"],
+    ids=["no goal", "one goal", "two pairs", "every class"],
 )
 def test_only_goals_that_were_searched_are_covered(
     net: Subject, method: KArmScan, first: tuple[str, ...]

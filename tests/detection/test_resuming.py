@@ -107,21 +107,9 @@ def rounds_of(said: list[str]) -> int:
 
 
 SCANS = [
-    pytest.param(
-        Leaning(2), 8, KArmScan(NC, scheduler=KArm(rounds=40, each=5, success=0.9)), id="one goal"
-    ),
-    pytest.param(
-        Pairs((4, 1)),
-        16,
-        KArmScan(NC, outlier=100, scheduler=KArm(rounds=60, each=5, success=0.9)),
-        id="pairs",
-    ),
-    pytest.param(
-        Pairs((0, 5), (4, 1)),
-        16,
-        KArmScan(NC, outlier=100, scheduler=KArm(rounds=60, each=5, success=0.9)),
-        id="more pairs",
-    ),
+    pytest.param(Leaning(2), 8, KArmScan(NC, KArm(rounds=40)), id="one goal"),
+    pytest.param(Pairs((4, 1)), 16, KArmScan(NC, KArm(rounds=60)), id="pairs"),
+    pytest.param(Pairs((0, 5), (4, 1)), 16, KArmScan(NC, KArm(rounds=60)), id="more pairs"),
 ]
 
 
@@ -155,10 +143,7 @@ def test_no_round_of_a_kept_search_is_done_again(
 
 def test_the_way_back_does_not_move_what_was_found(tmp_path: Path) -> None:
     """A stop in the check of the reversed pair, with the goals' search kept at its end."""
-    net, method = (
-        subject(Pairs((4, 1))),
-        KArmScan(NC, outlier=100, scheduler=KArm(rounds=30, each=5, success=0.9)),
-    )
+    net, method = subject(Pairs((4, 1))), KArmScan(NC, KArm(rounds=30))
     whole, store = scanned(method, Run(), net, 16), tmp_path / "state"
     one_way = scanned(replace(method, symmetric=False), Run(), net, 16)
     confirmation = 10 * 48 / 2 + 8
@@ -179,7 +164,7 @@ def test_ctrl_c_keeps_the_goals(tmp_path: Path) -> None:
         if len(said) == 15:
             raise KeyboardInterrupt
 
-    net, method = subject(Leaning(2)), KArmScan(NC, scheduler=KArm(rounds=40, each=5, success=0.9))
+    net, method = subject(Leaning(2)), KArmScan(NC, KArm(rounds=40))
     with pytest.raises(KeyboardInterrupt):
         scanned(method, Run(pressed, store=tmp_path / "state"), net)
     run = Run(lambda *at: said.append(at[2]), store=tmp_path / "state")

@@ -24,7 +24,6 @@ from gifthorse.inversion import (
     Tabor,
 )
 from gifthorse.search import PatchInit, SearchConfig, SuccessiveHalving
-from gifthorse.search.k_arm import KArm
 
 # K-Arm's own controller, and no stop but the scheduler's.
 _K_ARM = NeuralCleanse(
@@ -40,14 +39,8 @@ DETECTORS: dict[str, Detector] = {
     "deep_inspect": Inspector(DeepInspect()),
     "dltnd": DLTND(),
     "gangsweep": GangSweep(),
-    "k_arm": KArmScan(
-        replace(_K_ARM, probe=PatchInit()),
-        pairwise=replace(_K_ARM, square=50 / 224, one_color=True),
-    ),
-    # The penalty of pixels falls a little in every round, so that gains do not tell when to stop.
-    "k_arm_pixel": KArmScan(
-        PixelBackdoor(config=SearchConfig(success_threshold=0.99)), scheduler=KArm(gains=1000)
-    ),
+    "k_arm": KArmScan(_K_ARM),
+    "k_arm_pixel": KArmScan(PixelBackdoor(config=SearchConfig(success_threshold=0.99))),
     "latent_shift": LatentShift(),
     "mm_bd": MMBD(),
     "neural_cleanse": Inspector(NeuralCleanse()),

@@ -193,14 +193,14 @@ class DLTND:
         """Return each label's quantile of cosines, or 0 where it has no perturbation to count."""
         if self.outlier is not None and subject.classes < 3:
             raise NotApplicable(
-                f"needs three or more classes, not {subject.classes}, for an outlier in size: "
-                "set outlier to null"
+                f"DLTND needs K >= 3 classes for an outlier in size; the model has "
+                f"{subject.classes}: set outlier to null"
             )
         x, y = few(*whole(near(search, subject)), self.each)
         net = frozen(subject.net, x)
         if len(y.unique()) < 2:
             raise NotApplicable("DLTND needs images of two or more classes: add other classes")
-        parts, start = [], self._start(net, x, rng, run)
+        parts, start = [], self._kept_start(net, x, spawn(rng), run.checkpoint("start"))
         for group in torch.arange(subject.classes).split(max(1, self.max_batch // len(x))):
             k = group.to(y.device)[:, None].expand(-1, len(y))
             label = y.expand_as(k)
@@ -210,6 +210,17 @@ class DLTND:
             rows = self._rounds(leave, reach, tuple(part[k[:, :1]] for part in start), kept)
             parts.append([torch.stack(column) for column in zip(*rows, strict=True)])
         return self._scores(subject, *(torch.cat(p, 1) for p in zip(*parts, strict=True)))
+
+    def _kept_start(
+        self, net: nn.Module, x: Images, rng: Generator, run: Run
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `_start` does, or what was kept of it."""
+        state = run.load()
+        if state is None:
+            m, q = self._start(net, x, rng, run)
+            state = {"mask": m.cpu(), "pattern": q.cpu()}
+            run.save(state)
+        return state["mask"].to(x), state["pattern"].to(x)
 
     def _start(self, net: nn.Module, x: Images, rng: Generator, run: Run) -> tuple[Tensor, Tensor]:
         """Return the masks and patterns `(K, C, H, W)` that universal perturbations begin with."""
@@ -222,7 +233,7 @@ class DLTND:
             logits: Logits = net(images)
             return logits
 
-        patches = self.probe.best_patches(ask, x, spawn(rng))
+        patches = self.probe.best_patches(ask, x, rng)
         seen = patches.support.expand_as(patches.pattern)
         return seen.to(x), torch.where(seen, patches.pattern, MIDDLE)
 

@@ -98,12 +98,10 @@ class Bounded:
             unknown = "the way back could not be searched to compare"
             why = unknown if math.isnan(self.ratio) else "too few to confirm it"
             return f"{goal.capitalize()} needs only {size}, {limit}: {rate(seen)}, but {why}."
-        survived = f"{self.goals} goal{'s were' if self.goals != 1 else ' was'} searched"
+        survived = f"{self.goals} goal{'s' * (self.goals != 1)} survived the screening"
         if not suspect.found.feasible:
-            return f"{survived}; no trigger was found for any."
+            return f"{survived}; the search found no trigger for any."
         why = f"not {limit}"
-        if suspect.found.size < self.bound:
-            why = f"{limit}, but not far from the sizes of the others"
         if math.isfinite(self.ratio):
             why = f"the way back takes only {self.ratio:.1f} times as much: classes close by nature"
         return f"{survived}; the smallest trigger, for {goal}, has {size}, {why}."
