@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -412,7 +413,12 @@ REFUSED = (
         answers("(y[:, :7], y[:, :9])"),
         "told which",
     ),
-    named("faults 13", "one logit for two classes", answers("y[:, :1]"), "one output"),
+    replace(
+        named(
+            "faults 13", "one logit, and images of 43 classes", answers("y[:, :1]"), "one output"
+        ),
+        status=(4,),
+    ),
     named("nets: raising", "a forward that always raises", RAISING, "32x32", "no such layer"),
     named("nets: not finite", "outputs that are not numbers", answers("y / 0 * 0"), "not finite"),
     named("faults 7", "BatchNorm without running statistics", BATCH_NORM, COMPANY),

@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[str, Value, tuple[str, ...]]] = {
     "a whole net": ("model.pt", lambda make: own(make, net()), ("gone.nets.Net (1)",)),
     "whole, of our own": ("model.pt", lambda make: net("resnet18"), ("resnet18, guessed",)),
     "DataParallel": ("model.pt", lambda make: nn.DataParallel(net()), ("parallel.DataParallel",)),
-    "torch.compile": ("model.pt", lambda make: torch.compile(net()), ("OptimizedModule (1)",)),
+    "torch.compile": ("model.pt", lambda make: torch.compile(net()), ("OptimizedModule",)),
     "Lightning": ("last.ckpt", lambda make: lightning(make, net()), ("omegaconf.dictconfig",)),
     "fastai's learner": ("export.pkl", lambda make: learner(make, net()), ("Learner (1)",)),
     "ultralytics": (

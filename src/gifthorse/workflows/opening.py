@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gifthorse.core.device import choose
-from gifthorse.core.errors import BadOption, UnfitNet
+from gifthorse.core.errors import BadImages, BadOption, UnfitNet
 from gifthorse.core.files import parse_json
 from gifthorse.core.resizing import Resize
 from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
-from gifthorse.data.gallery import named_alike
+from gifthorse.data.gallery import Gallery, named_alike
 from gifthorse.models import Opened, load
 from gifthorse.models.normalize import known_as
+from gifthorse.models.outputs import SINGLE
 from gifthorse.workflows.prepare import Prepared, parse, prepare
 
 
@@ -78,13 +79,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
     if told is not None and len(told.mean) not in (1, opened.channels):
         told = None  # whatever the file means by it
     resize = Resize(inputs.input_size) if inputs.input_size else opened.resize
-    gallery = read(
-        inputs.images,
-        size=resize,
-        channels=opened.channels,
-        classes=max(2, opened.classes) if opened.classes else None,  # one logit: two classes
-        limit=inputs.limit,
-    )
+    gallery = _gallery(opened, inputs, resize)
     gallery = named_alike(gallery, opened.labels)
     prepared = prepare(
         opened.net.to(choose(inputs.device)),
@@ -103,6 +98,23 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
     )
     broken = Finding("FS005", "HIGH", float(len(opened.nonfinite)), words)
     return replace(prepared, checks=(broken, *prepared.checks))
+
+
+def _gallery(opened: Opened, inputs: Inputs, resize: Resize | None) -> Gallery:
+    """Read the images as the net takes them; one logit is two classes."""
+    single = opened.classes == 1
+    try:
+        return read(
+            inputs.images,
+            size=resize,
+            channels=opened.channels,
+            classes=2 if single else opened.classes or None,
+            limit=inputs.limit,
+        )
+    except BadImages as error:
+        if not single:
+            raise
+        raise BadImages(f"{error} ({SINGLE})") from error
 
 
 def _check_ends(opened: Opened) -> None:
