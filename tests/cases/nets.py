@@ -505,7 +505,7 @@ OTHERS = (
             "one sentence",
             partial(of_one_logit, name=name),
             (2, 3, 4),
-            ("one output",),
+            ("2 classes",),
         )
         for name in COMMANDS[1:]
     ),
