@@ -414,9 +414,7 @@ REFUSED = (
         "told which",
     ),
     replace(
-        named(
-            "faults 13", "one logit, and images of 43 classes", answers("y[:, :1]"), "one output"
-        ),
+        named("faults 13", "one logit, images of 43 classes", answers("y[:, :1]"), "2 classes"),
         status=(4,),
     ),
     named("nets: raising", "a forward that always raises", RAISING, "32x32", "no such layer"),
