@@ -101,16 +101,17 @@ class Store:
 
         Nothing here writes half a file, but a copy from elsewhere or a bad disk can hold one.
         """
+        files = [(key, _record(key)) for key in sorted(self.recorded())]
+        files += [(key, f"{_model(key)}/{SPEC}") for key in sorted(self.models())]
         damaged = []
-        for name in (*self.names("records"), *self.names("models")):
-            path = Path(name)
-            key = path.parent.name if path.name == SPEC else path.stem
-            if path.suffix == ".json" and name in (_record(key), f"{_model(key)}/{SPEC}"):
-                try:
-                    _json(self.read(name) or b"", key)
-                except UsageError:
-                    self.delete(name)
-                    damaged.append(key)
+        for key, name in files:
+            content = self.read(name)
+            try:
+                if content is not None:
+                    _json(content, key)
+            except UsageError:
+                self.delete(name)
+                damaged.append(key)
         return damaged
 
     # Records ----------------------------------------------------------------------------------
