@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gifthorse.bench.making import draws
-from gifthorse.bench.plan import PROFILES, BenchPlan, read
+from gifthorse.bench.plan import MOST_FILES, PROFILES, BenchPlan, read
 from gifthorse.bench.results import opened
 from gifthorse.bench.tasks import Cell, Choice, family, judging, spoken, tasks
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
@@ -118,6 +118,13 @@ def test_a_mistake_is_named_with_what_was_meant(tmp_path: Path, text: str, words
     assert isinstance(caught.value, UsageError | BadOption | UnknownMethod)
 
 
+def test_a_plan_that_many_include_is_read_once(tmp_path: Path) -> None:
+    for i in range(30):  # read at each mention, they would be 2^30
+        (tmp_path / f"{i}.toml").write_text(f'include = ["{i + 1}.toml", "{i + 1}.toml"]\n')
+    (tmp_path / "30.toml").write_text(GRID)
+    assert planned(tmp_path, 'include = ["0.toml"]\n') == planned(tmp_path, GRID)
+
+
 def test_a_name_of_two_families_must_say_which() -> None:
     assert family("strip") == "filter"
     assert family("detector:abs") == "detector"
@@ -208,16 +215,16 @@ def test_the_profiles_fit_every_method(tmp_path: Path, profile: str) -> None:
         ("include = 3", "include takes a list of plans"),
         ("include = [3]", "include takes a list of plans"),
         ('include = ["/dev/zero"]', "is no file, but a folder, a device or a pipe"),
-        ('include = ["twice0.toml"]', "includes more than 100 plans"),
+        ('include = ["0.toml"]', rf"my\.toml includes more than {MOST_FILES} plans"),
         ("a = " + "[" * 10_000, "is no TOML"),
         ("a = " + "9" * 5000, "is no TOML"),
         (GRID.replace("[3, 5]", "1_000_000_000"), "crosses 24,000,000,000 cells"),
     ],
 )
 def test_a_plan_asks_for_no_more_than_anybody_has(tmp_path: Path, text: str, words: str) -> None:
-    for i in range(25):
-        again = f'include = ["twice{i + 1}.toml", "twice{i + 1}.toml"]'
-        (tmp_path / f"twice{i}.toml").write_text(again if i < 24 else "")
+    for i in range(MOST_FILES):
+        (tmp_path / f"{i}.toml").write_text(f'include = ["{i + 1}.toml"]')
+    (tmp_path / f"{MOST_FILES}.toml").write_text(GRID)
     with pytest.raises(UsageError, match=words):
         planned(tmp_path, text)
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 from PIL import Image
 
 from gifthorse.core.errors import BadImages, BadOption
 from gifthorse.core.isolated.confinement import Limits
 from gifthorse.core.resizing import Resize
 from gifthorse.data import READERS, Gallery, isolation, read
+from gifthorse.data.archive import arrays
 from gifthorse.data.files import FolderContents, ImageEntry, gather
 from gifthorse.data.gallery import Wanted, balanced
 from gifthorse.data.readers import sniff
@@ -454,3 +456,15 @@ def test_examples_are_labeled_by_what_lies_beside_them(tmp_path: Path) -> None:
     assert gallery.samples.labels.tolist() == [3, 1]
     assert read(str(folder), flat=True).labels_from == "model"
     assert gallery.skipped == ()
+
+
+def test_npz_for_which_memory_does_not_suffice_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    np.savez(tmp_path / "a.npz", images=PIXELS)
+    monkeypatch.setattr(npy, "read_array", full)
+    with pytest.raises(MemoryError):
+        arrays(tmp_path / "a.npz", ["images"])

@@ -117,7 +117,7 @@ def read(path: Path) -> BenchPlan:
         BadOption: If a method has no such option, or a value does not fit.
         UnknownMethod: If there is no such method, net or profile.
     """
-    table = _table(_merged(path, (), []), path)
+    table = _table(_merged(path, (), {}), path)
     if not table.grid and not table.imported:
         raise UsageError(f"{path} crosses nothing: it needs a [[grid]] with data and nets")
     setting = vary(Setting(), dict(_flat(table.setting)))
@@ -201,18 +201,18 @@ def _check_options(options: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> No
                         raise BadOption(f"no {kind} has an option {option}: {hint}")
 
 
-def _merged(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:
-    """Return a plan's table over those it includes, over its profile."""
-    read.append(path)
+def _merged(
+    path: Path, above: tuple[Path, ...], read: dict[Path, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a plan's table over those it includes, over its profile; `read` gains each once."""
     place = Path(os.path.realpath(path))
     if place in above:
         raise UsageError(f"{path} includes itself")
-    if len(read) > MOST_FILES:
-        raise UsageError(f"{read[0]} includes more than {MOST_FILES} plans: name each once")
-    own = _toml(path)
-    setting = own.get("setting")
-    if isinstance(setting, dict) and "benign" in setting:
-        setting["benign"] = os.path.realpath(path.parent / str(setting["benign"]))
+    if place in read:
+        return read[place]
+    if len(read) + len(above) >= MOST_FILES:
+        raise UsageError(f"{(*above, place)[0]} includes more than {MOST_FILES} plans")
+    own = _own(path)
     out: dict[str, Any] = {}
     if profile := own.get("profile"):
         if profile not in PROFILES:
@@ -223,7 +223,17 @@ def _merged(path: Path, above: tuple[Path, ...], read: list[Path]) -> dict[str, 
         raise UsageError(f"{path}: include takes a list of plans; got {others!r:.80}")
     for other in others:
         out = _over(out, _merged(path.parent / other, (*above, place), read))
-    return _over(out, own)
+    read[place] = _over(out, own)
+    return read[place]
+
+
+def _own(path: Path) -> dict[str, Any]:
+    """Return a plan's own table; paths in it are from where it lies."""
+    own = _toml(path)
+    setting = own.get("setting")
+    if isinstance(setting, dict) and "benign" in setting:
+        setting["benign"] = os.path.realpath(path.parent / str(setting["benign"]))
+    return own
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from gifthorse.core.files import check_regular
 
 Array: TypeAlias = NDArray[Any]
 MOST_BYTES = 8 * 2**30  # of one array; about 50,000 images of 224 x 224
-# All that zipfile and NumPy have been seen to raise on damaged files.
+# All that zipfile and NumPy have been seen to raise on damaged files; a file for which memory does
+# not suffice need not be damaged.
 BROKEN = (
     *(ValueError, OSError, EOFError, LookupError, RuntimeError, TypeError, SyntaxError),
-    *(AttributeError, OverflowError, MemoryError, struct.error, tokenize.TokenError),
+    *(AttributeError, OverflowError, struct.error, tokenize.TokenError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
 

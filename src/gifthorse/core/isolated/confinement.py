@@ -14,6 +14,7 @@ from gifthorse.core.isolated import kernel
 
 OPEN_FILES = 64
 BUSY = 4
+OWN = 64 << 20  # bytes that a reader needs for itself, before it has read anything
 
 # Audit events of what a reader does, by their first letters; all others are refused.
 ALLOWED = (
@@ -36,7 +37,7 @@ class Limits:
     """What a reader may take.
 
     Attributes:
-        memory: Bytes beyond what it starts with.
+        memory: Bytes for what is read, beyond what its reader needs for itself.
         seconds: Of processor time.
     """
 
@@ -77,13 +78,13 @@ def _limit(limits: Limits) -> None:
 
     bounds = [
         (resource.RLIMIT_CPU, math.ceil(limits.seconds) + 1),
-        (resource.RLIMIT_FSIZE, limits.memory),
+        (resource.RLIMIT_FSIZE, OWN + limits.memory),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ]
     if sys.platform == "linux":  # others do not heed it, or count otherwise
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        bounds.append((resource.RLIMIT_AS, mapped + limits.memory))
+        bounds.append((resource.RLIMIT_AS, mapped + OWN + limits.memory))
     for what, bound in bounds:
         most = resource.getrlimit(what)[1]
         free = most == resource.RLIM_INFINITY
