@@ -1,4 +1,4 @@
-"""Make the population: clean and backdoored models of known truth, of `plans/population.toml`.
+"""Make the population: clean and backdoored models of known truth, of `evidence/population.toml`.
 
     python benchmarks/population.py list                                # all, with their halves
     python benchmarks/population.py split > evidence/split.json         # before any score is seen
@@ -36,7 +36,7 @@ from gifthorse.workflows.make import DataSplits, divide, fresh, implant, shorter
 from gifthorse.workflows.provenance import TestModel, write
 from setting import keep
 
-PLAN = Path(__file__).parents[1] / "plans/population.toml"
+PLAN = Path(__file__).parents[1] / "evidence/population.toml"
 TOOK = 0.8  # least success of an implant that counts as one
 SECOND = Stamp(size=4, place="upper_left", ink="random")
 HALVES = ("tuning", "judging")
