@@ -4,6 +4,7 @@
     python benchmarks/population.py split > evidence/split.json         # before any score is seen
     python benchmarks/population.py make --out runs/population          # cheapest first, resumable
     python benchmarks/population.py make --out runs/one --only warp-003
+    python benchmarks/population.py measure --out runs/population --detectors pixel_quick blend
 
 A model is drawn from its family and its number alone, so that any one can be made again. Each is
 written with its provenance, and with `NAME.truth.json`: what was planted and how well it took.
@@ -29,10 +30,13 @@ from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Attack, Goal, Implant, Subject
 from gifthorse.data.samples import InMemory
+from gifthorse.detection import DETECTORS
+from gifthorse.models import load
+from gifthorse.models.normalize import Classifier
 from gifthorse.training import Recipe, fit, predict
 from gifthorse.triggers import Stamp
 from gifthorse.workflows.evaluate import eval_images, figures, stamp
-from gifthorse.workflows.make import DataSplits, divide, fresh, implant, shorter, train_clean
+from gifthorse.workflows.make import DataSplits, divide, draw, fresh, implant, shorter, train_clean
 from gifthorse.workflows.provenance import TestModel, write
 from setting import keep
 
@@ -68,6 +72,8 @@ class Family:
     source: bool = False
     second: bool = False
     trained: bool = False
+    slow: bool = False
+    longer: int = 1
     options: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -87,6 +93,7 @@ class Member:
 def read() -> tuple[dict[str, Task], dict[str, Family], list[Member]]:
     """Return tasks, families and all models of the plan, cheapest first."""
     plan = tomllib.loads(PLAN.read_text())
+    spent = set(plan["spent"])
     tasks = {name: Task(**table) for name, table in plan["tasks"].items()}
     families = {name: Family(**table) for name, table in plan["families"].items()}
     members = [
@@ -94,8 +101,13 @@ def read() -> tuple[dict[str, Task], dict[str, Family], list[Member]]:
         for place, (name, family) in enumerate(families.items())
         for i in range(family.count)
     ]
+    members = [replace(m, half="tuning") if m.name in spent else m for m in members]
     cost = {name: list(tasks).index(name) for name in tasks}
-    return tasks, families, sorted(members, key=lambda m: (m.round, cost[m.task], m.name))
+
+    def order(m: Member) -> tuple[bool, int, int, str]:
+        return families[m.family].slow, m.round, cost[m.task], m.name
+
+    return tasks, families, sorted(members, key=order)
 
 
 def _member(name: str, family: Family, i: int, seed: int, tasks: dict[str, Task]) -> Member:
@@ -157,7 +169,7 @@ def clean(member: Member, task: Task, data: DataSplits, rng: Generator) -> Subje
     if member.family == "unbalanced":
         return train_clean(task.net, _uneven(data, rng), recipe, rng, Run())
     if member.family == "overfitted":
-        few = shorter(data, 40 * data.train.classes)
+        few = shorter(data, 100 * data.train.classes)
         longer = replace(recipe, epochs=5 * recipe.epochs, pad=0, flip=False)
         return train_clean(task.net, few, longer, rng, Run())
     made = train_clean(task.net, data, recipe, rng, Run())
@@ -188,7 +200,9 @@ def attacked(
 ) -> tuple[Attack, Implant, list[dict[str, Any]]]:
     """Plant what a member has; return the attack, the model and what was planted."""
     assert family.attack is not None
-    recipe = {f"recipe.{key}": value for key, value in asdict(_recipe(task)).items()}
+    usual = _recipe(task)
+    usual = replace(usual, epochs=family.longer * usual.epochs)
+    recipe = {f"recipe.{key}": value for key, value in asdict(usual).items()}
     attack = vary(ATTACKS[family.attack], recipe | member.options)
     goal = goal_of(family, data.train.classes, rng)
     training, also, other = data, None, (goal.target + 1) % data.train.classes
@@ -217,6 +231,7 @@ def attacked(
 
 def make(member: Member, family: Family, task: Task, out: Path) -> dict[str, Any]:
     """Train one model and write it, unless it is there; return its truth."""
+    out.mkdir(parents=True, exist_ok=True)
     path = out / f"{member.name}.truth.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
@@ -245,26 +260,72 @@ def make(member: Member, family: Family, task: Task, out: Path) -> dict[str, Any
     return truth
 
 
+# Measuring ------------------------------------------------------------------------------------
+
+
+def usable(member: Member, out: Path) -> bool:
+    """Whether a model is there, learned its task and, if attacked, its backdoor."""
+    path = out / f"{member.name}.truth.json"
+    return path.exists() and bool(json.loads(path.read_text())["usable"])
+
+
+def measure(member: Member, task: Task, name: str, out: Path) -> dict[str, Any]:
+    """Run a detector on one model with its task's clean images; keep and return what it said."""
+    path = out / f"{member.name}.{name}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text()))
+    data, opened = data_of(task), load(str(out / f"{member.name}.safetensors"))
+    net = Classifier(opened.net, data.normalization, opened.channels).eval()
+    subject = Subject(net, data.train.shape, opened.classes, opened.origin)
+    images = draw(data.validation, task.scan, Generator().manual_seed(member.seed))
+    run = Run()
+    verdict = DETECTORS[name](subject, images, Generator().manual_seed(member.seed), run)
+    lead = next((f for f in verdict.findings if f.goal is not None), None)
+    seen = lead.confirmation if lead is not None else None
+    record = {
+        "model": member.name,
+        "detector": name,
+        "label": verdict.label,
+        "score": verdict.score,
+        "target": lead.goal.target if lead is not None and lead.goal is not None else None,
+        "asr": seen.asr.value if seen else None,
+        "control": seen.control.value if seen else None,
+        "sizes": [round(arm.size, 3) for arm in verdict.arms],
+        "feasible": [arm.feasible for arm in verdict.arms],
+        "statistics": {k: v for k, v in verdict.statistics.items()},
+        "seconds": round(verdict.seconds, 2),
+        "image_steps": run.image_steps,
+    }
+    keep(path, record)
+    return record
+
+
 def main() -> None:
-    """List, split or make the population."""
+    """List, split, make or measure the population."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["list", "split", "make"])
+    parser.add_argument("what", choices=["list", "split", "make", "measure"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", default="", help="names that contain this")
+    parser.add_argument("--half", choices=HALVES, help="only this half")
+    parser.add_argument("--detectors", nargs="+", default=["pixel_quick"])
     a = parser.parse_args()
     tasks, families, members = read()
-    members = [m for m in members if a.only in m.name]
     if a.what == "split":
         halves = {half: sorted(m.name for m in members if m.half == half) for half in HALVES}
         print(json.dumps(halves, indent=1))
-    elif a.what == "list":
-        for m in members:
+        return
+    for m in members:
+        if a.only not in m.name or a.half not in (None, m.half):
+            continue
+        if a.what == "list":
             print(f"{m.name:18} {m.task:14} {m.half:8} {m.options}")
-    else:
-        a.out.mkdir(parents=True, exist_ok=True)
-        for m in members:
+        elif a.what == "make":
             truth = make(m, families[m.family], tasks[m.task], a.out)
             print(m.name, m.task, truth["figures"], truth["planted"], truth["seconds"], flush=True)
+        elif usable(m, a.out):
+            for name in a.detectors:
+                r = measure(m, tasks[m.task], name, a.out)
+                print(m.name, name, r["label"], r["score"], r["target"], r["asr"], flush=True)
 
 
 if __name__ == "__main__":

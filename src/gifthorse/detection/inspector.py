@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated
@@ -50,7 +51,8 @@ class Inspector:
         proof: What it takes to call a suspected class backdoored.
         diffuse: A trigger over more than this share of the image counts as not found yet.
         every: Whether every class ought to get a trigger; without, a class may have none at all,
-            and many such classes are no sign of a search that was too short.
+            many such classes are no sign of a search that was too short, and one that is more
+            than `diffuse` stands out from nothing.
         pairs: Search a trigger for every ordered pair of classes instead of every class.
         classes: The targets to search, at least three; empty takes all.
         most: Targets that are all searched. Of more, the `nearest` to the clean images are, and as
@@ -130,11 +132,12 @@ class Inspector:
             depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
         alone = 2 * self._large(confirmer.subject, asked, MOST) >= len(asked)
         middle = median(sizes[peers]).item()
+        most = math.inf if self.every else self._limit(confirmer.subject)
         suspects = (
             Suspect(
                 best[k],
                 depths[k].item(),
-                best[k].feasible and bool(depths[k] >= self.threshold),
+                best[k].feasible and bool(depths[k] >= self.threshold) and best[k].size <= most,
                 held=alone,
                 facts={"size": best[k].size, "median": middle, "depth": depths[k].item()},
             )
@@ -185,6 +188,10 @@ class Inspector:
             return 0
         limit = share * subject.shape[1] * subject.shape[2]
         return sum(not c.feasible or c.size > limit for c in best)
+
+    def _limit(self, subject: Subject) -> float:
+        """Return the size of what counts as no trigger, in pixels."""
+        return self.diffuse * subject.shape[1] * subject.shape[2]
 
 
 def _statistics(best: Sequence[Candidate], depths: Tensor, peers: Tensor) -> dict[str, float]:
