@@ -71,9 +71,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("pixel_quick",),
     "standard": ("pixel_quick",),
     "thorough": (
+        "latent_shift",
         "weight_signature",
         "pixel_quick",
         "neural_cleanse_quick",
+        "blend",
+        "color_filter",
+        "warp",
         "k_arm",
         "usb",
     ),

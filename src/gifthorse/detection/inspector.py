@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated
@@ -130,14 +129,16 @@ class Inspector:
         large = self._large(confirmer.subject, asked, self.diffuse)
         if stopped and 2 * large >= len(asked):
             depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
+        if not self.every:
+            area = confirmer.subject.shape[1] * confirmer.subject.shape[2]
+            depths = depths.where(sizes <= self.diffuse * area, 0)
         alone = 2 * self._large(confirmer.subject, asked, MOST) >= len(asked)
         middle = median(sizes[peers]).item()
-        most = math.inf if self.every else self._limit(confirmer.subject)
         suspects = (
             Suspect(
                 best[k],
                 depths[k].item(),
-                best[k].feasible and bool(depths[k] >= self.threshold) and best[k].size <= most,
+                best[k].feasible and bool(depths[k] >= self.threshold),
                 held=alone,
                 facts={"size": best[k].size, "median": middle, "depth": depths[k].item()},
             )
@@ -188,10 +189,6 @@ class Inspector:
             return 0
         limit = share * subject.shape[1] * subject.shape[2]
         return sum(not c.feasible or c.size > limit for c in best)
-
-    def _limit(self, subject: Subject) -> float:
-        """Return the size of what counts as no trigger, in pixels."""
-        return self.diffuse * subject.shape[1] * subject.shape[2]
 
 
 def _statistics(best: Sequence[Candidate], depths: Tensor, peers: Tensor) -> dict[str, float]:

@@ -54,8 +54,8 @@ class Developed:
             signs = (torch.randint(2, (n,), generator=rng) * 2 - 1).to(values)
             return (values.flatten()[order] * signs).view(values.shape)
 
-        parts = (other(p) for p in (self.kernel, self.bias, self.vignette))
-        return Developed(*parts, self.height, self.width)
+        kernel, bias, vignette = map(other, (self.kernel, self.bias, self.vignette))
+        return Developed(kernel, bias, vignette, self.height, self.width)
 
     def render(self) -> tuple[Tensor, Tensor]:
         """Return a filtered chart of colors, and how far its pixels were changed."""

@@ -22,8 +22,10 @@ from gifthorse.triggers.reflection import Reflection
 from gifthorse.triggers.stego import LowBits
 from gifthorse.triggers.warp import Warp
 
-_ALL = (Additive, Confined, ColorFilter, Developed, Generated, LowBits, Patch, Reflection)
-_ALL += (Wandering, Warp)
+_ALL = (
+    *(Additive, Confined, ColorFilter, Developed, Generated, LowBits, Patch, Reflection),
+    *(Wandering, Warp),
+)
 KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
 KINDS["Filter"] = ColorFilter  # what files of version 0.1 call it
 

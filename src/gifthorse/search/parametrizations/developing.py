@@ -92,4 +92,5 @@ class FreeFilter:
 
     def to_trigger(self, parts: Parts) -> Trigger:
         """Return a filter."""
-        return Developed(*parts, *self.shape)
+        kernel, bias, vignette = parts
+        return Developed(kernel, bias, vignette, *self.shape)
