@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gifthorse.core.types import Severity
-from gifthorse.report.formats.issues import LEVELS, address, doubts, issues, likely, model_name
+from gifthorse.report.formats.issues import (
+    LEVELS,
+    PATH_LIMIT,
+    doubts,
+    issues,
+    likely,
+    model_name,
+    place,
+)
 from gifthorse.report.json import ScanResult
-from gifthorse.report.words import HEADLINES
+from gifthorse.report.words import HEADLINES, printable
 
 COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
 
@@ -27,8 +35,8 @@ def _lines(r: ScanResult) -> list[str]:
 
 def _line(r: ScanResult, severity: Severity, title: str, message: str) -> str:
     kind, where = COMMANDS[LEVELS[severity]], f"{model_name(r)}: {message}"
-    title = title.removesuffix(": ")
-    return f"::{kind} file={_property(address(r))},title={_property(title)}::{_data(where)}\n"
+    file, title = printable(place(r), PATH_LIMIT), title.removesuffix(": ")
+    return f"::{kind} file={_property(file)},title={_property(title)}::{_data(where)}\n"
 
 
 def _data(text: str) -> str:

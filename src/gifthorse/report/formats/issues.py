@@ -129,12 +129,16 @@ def lead(result: ScanResult) -> Issue | None:
     return next(iter((*issues(result), *doubts(result))), None)
 
 
-def address(result: ScanResult) -> str:
-    """Return the path of the model as the address of a file, from the working folder if in it."""
+def place(result: ScanResult) -> str:
+    """Return the path of the model, from the working folder if it lies in it."""
     path = str(plain(result.target.path)) or "unnamed"
     if os.path.isabs(path):
-        try:
-            return quote(Path(path).relative_to(Path.cwd()).as_posix())
-        except ValueError:
-            return "file://" + quote(Path(path).as_posix())
-    return quote(path.replace(os.sep, "/").removeprefix("./"))
+        inside = Path(path).is_relative_to(Path.cwd())
+        return Path(os.path.relpath(path) if inside else path).as_posix()
+    return path.replace(os.sep, "/").removeprefix("./")
+
+
+def address(result: ScanResult) -> str:
+    """Return the path as the address of a file."""
+    path = place(result)
+    return f"file://{quote(path)}" if os.path.isabs(path) else quote(path)
