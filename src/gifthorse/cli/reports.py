@@ -30,10 +30,7 @@ def report(
         list[str] | None, typer.Option("-o", "--out", metavar="FORMAT=PATH", help="Write.")
     ] = None,
 ) -> None:
-    """Put JSON results into another format, all into one document; nothing is scanned again.
-
-    Example: gifthorse report out/*.json -f md -o sarif=out/all.sarif
-    """
+    """Put JSON results into another format, all into one document; nothing is scanned again."""
     from gifthorse.report import SUMMARIES
     from gifthorse.report.reading import read_result, result_files
 

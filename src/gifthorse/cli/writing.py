@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from gifthorse.cli.terminal import note, say
+from gifthorse.cli.terminal import note, out, say
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import Unwritable
 
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from gifthorse.report import FailOn
     from gifthorse.report.json import ScanResult
 
-console = Console(highlight=False)
 UNWRITTEN = -1  # among statuses: a report that could not be written
 
 
@@ -28,9 +25,9 @@ def show(report: Report, form: str, fail: FailOn, *, alone: bool) -> None:
     from gifthorse.report import SUMMARIES, render
 
     if form == "text":
-        render(report, console, fail_on=fail)
+        render(report, out, fail_on=fail)
     elif alone or form not in SUMMARIES:
-        console.out(drawn(report, form).removesuffix("\n"), highlight=False)
+        out.out(drawn(report, form).removesuffix("\n"), highlight=False)
 
 
 def drawn(report: Report, form: str) -> str:
@@ -80,7 +77,7 @@ def gathered(
         yield summary
     finally:
         if printed:
-            console.out(summary.drawn(form).removesuffix("\n"), highlight=False)
+            out.out(summary.drawn(form).removesuffix("\n"), highlight=False)
         try:
             write(together, summary.drawn)
         except Unwritable as error:
