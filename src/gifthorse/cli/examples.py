@@ -24,6 +24,7 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "doctor": "--device cpu",
         "explain": "pixel_quick",
         "filter": "incoming/ --model model.safetensors --images clean/ -o suspicious",
+        "index": "out/ -o site/",
         "inspect": "model.pt",
         "list": "detectors",
         "repair": "model.pt --images clean/ --scan report.json -o fixed.safetensors",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gifthorse.cli import parsing
-from gifthorse.cli.terminal import tell
+from gifthorse.cli.terminal import say, tell
 from gifthorse.cli.writing import write
 from gifthorse.core.atomic import check_writable
-from gifthorse.core.errors import UnknownMethod
+from gifthorse.core.errors import UnknownMethod, UsageError
+from gifthorse.report.words import plural
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
 
@@ -46,3 +49,30 @@ def report(
     if form or not wanted:
         tell(SUMMARIES[form or "md"](read))
     write([(name, Path(path)) for name, path in wanted], lambda name: SUMMARIES[name](read))
+
+
+@commands.command()
+def index(
+    results: Results,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where pages go.")],
+    name: Annotated[str, typer.Option(help="Heading of the first page.")] = "Models",
+) -> None:
+    """Write JSON results as pages that need no server: a table of models, a page for each.
+
+    A file that is no result is named and left out; the exit status is then 2.
+    """
+    from gifthorse.report.index import write_index
+    from gifthorse.report.reading import read_result, result_files
+
+    read, unread = [], 0
+    for path in result_files(results):
+        try:
+            read.append((path, read_result(path)))
+        except UsageError as error:
+            say(f"gifthorse: {error}")
+            unread += 1
+    command = shlex.join(["gifthorse", *sys.argv[1:]])
+    pages = write_index(read, out, name, command)
+    tell(f"wrote {len(pages)} files of {plural(len(read), 'result')}; open {pages[0]}")
+    if unread:
+        raise typer.Exit(2)
