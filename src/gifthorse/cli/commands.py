@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ from gifthorse.cli.terminal import (
     log_to,
     logged,
     manner,
+    note,
     plain,
     say,
     tell,
@@ -50,11 +52,15 @@ INTERRUPTED = 130  # exit status
 def inspect(models: options.Models, part: options.Part = None) -> None:
     """Say what is in model files, without running anything of them."""
     from gifthorse.models import inspect as look
+    from gifthorse.models.hub.fetching import fetch, is_hub_name
 
     codes: set[int] = set()
     for model in models:
         with scan.contained(model, codes, alone=len(models) == 1):
-            found = look(model, part)
+            place = fetch(model, note) if is_hub_name(model) else None
+            found = look(str(place.path) if place else model, part)
+            if place is not None:
+                found = replace(found, path=place.name, notes=(*place.notes, *found.notes))
             tell(describe_file(found))
             sys.stdout.flush()
             codes.add(found.status)
