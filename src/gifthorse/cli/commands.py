@@ -15,6 +15,7 @@ from gifthorse import __version__
 from gifthorse.cli import (
     analyze,
     bench,
+    calibrate,
     compare,
     doctor,
     filter,
@@ -88,7 +89,7 @@ def explain(
     tell(catalog.explain(name))
 
 
-for part in (scan, reports, make, repair, filter, compare, analyze, doctor):
+for part in (scan, reports, calibrate, make, repair, filter, compare, analyze, doctor):
     app.registered_commands += part.commands.registered_commands
 bench.commands.registered_commands += records.commands.registered_commands
 app.add_typer(bench.commands, name="bench")
