@@ -168,6 +168,7 @@ def test_models_may_be_named(repository: Path) -> None:
 # 3. The scan ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_without_a_verdict_fails_the_step_and_is_told_everywhere(runner: Runner) -> None:
     shutil.copy(GIFT / "gift.safetensors", runner.workspace / "-gift;$(touch x).safetensors")
     ran = runner.run("scan", models="*.safetensors", images=str(GIFT / "clean.npz"),

@@ -9,6 +9,7 @@ import re
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -98,10 +99,15 @@ def test_json_follows_the_schema(form: str, make: Callable[[], Report], spoil: b
 
 
 def follows(form: str, document: Any) -> None:
+    validator(form).validate(document)
+
+
+@cache
+def validator(form: str) -> Any:
     schema = json.loads((HERE / "schemas" / SCHEMAS[form]).read_text(encoding="utf-8"))
     kind = jsonschema.validators.validator_for(schema)
     kind.check_schema(schema)
-    kind(schema, format_checker=kind.FORMAT_CHECKER).validate(document)
+    return kind(schema, format_checker=kind.FORMAT_CHECKER)
 
 
 @pytest.mark.parametrize("form", sorted(SUMMARIES))
