@@ -144,11 +144,11 @@ def data_of(task: Task) -> DataSplits:
 
 
 def _recipe(task: Task) -> Recipe:
-    vit = task.net.startswith("vit")
+    calm = task.net.startswith("vit") or task.net == "lisa_cnn"  # no batch normalization
     return Recipe(
         epochs=task.epochs,
         batch=64,
-        lr=0.02 if vit else 0.1,
+        lr=0.02 if calm else 0.1,
         flip=task.flip,
         pad=4 if task.flip else 2,
     )
