@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -75,6 +75,12 @@ def digest(stream: IO[bytes], copy: IO[bytes] | None = None) -> str:
         if copy is not None:
             copy.write(chunk)
     return total.hexdigest()
+
+
+def digest_of(hashes: Iterable[tuple[Path, str]]) -> str:
+    """Return the hash of several files from their names and the hash of each."""
+    lines = "".join(f"{path.name} {sha256}\n" for path, sha256 in hashes)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def size_of(stream: IO[bytes]) -> int:
