@@ -100,6 +100,16 @@ def _shape(given: Inputs, settings: Settings) -> Tensor:
     return torch.tensor(found, dtype=torch.int64)
 
 
+def _constant(given: Inputs, settings: Settings) -> Tensor:
+    """Return the numbers that stand in the settings themselves."""
+    name = next(
+        n for n in ("value_floats", "value_float", "value_ints", "value_int") if n in settings
+    )
+    kind = torch.float32 if "float" in name else torch.int64
+    made = torch.tensor(settings[name], dtype=kind)
+    return made.reshape(settings["shape"]) if "shape" in settings else made
+
+
 def _constant_of_shape(given: Inputs, settings: Settings) -> Tensor:
     value = at(given, 1)
     shape = bounded(numbers(needed(given)))
@@ -157,6 +167,7 @@ def _depth_to_space(given: Inputs, settings: Settings) -> Tensor:
 
 SHAPES: dict[str, Function] = {
     "Concat": _concat,
+    "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,
