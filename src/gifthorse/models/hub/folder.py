@@ -14,7 +14,11 @@ from gifthorse.models.reading.files import ENDINGS, digest, digest_of, open_file
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 MOST_SHARDS = 1000
 NET_KEYS = ("model_type", "architectures", "architecture", "pretrained_cfg")
-FILES = {e for kind in ("safetensors", "pytorch", "torchscript", "onnx") for e in ENDINGS[kind]}
+FILES = {
+    e
+    for kind in ("safetensors", "pytorch", "torchscript", "onnx", "keras", "hdf5")
+    for e in ENDINGS[kind]
+}
 INDEX = tuple(f"{name}.index.json" for name in WHOLE)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.core.isolated.tensors import listed
 from gifthorse.core.isolated.transport import apart
-from gifthorse.models.reading import blocks, onnx_files, values
+from gifthorse.models.reading import blocks, keras_files, onnx_files, values
 from gifthorse.models.reading.entries import PLAIN, shown
 from gifthorse.models.reading.files import size_of, sniff_stream
 from gifthorse.models.reading.survey import INERT, survey
@@ -65,6 +65,8 @@ def tensors(stream: IO[bytes], *rest: Any) -> tuple[Any, list[Tensor]]:
     try:
         if reader == "onnx":
             return onnx_files.read(stream, next(iter(beside), None))
+        if reader in ("keras", "hdf5"):
+            return keras_files.read(stream, reader)
         if reader == "safetensors":
             told, found = listed(stream)
             return told["tensors"], found

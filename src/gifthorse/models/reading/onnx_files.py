@@ -31,7 +31,6 @@ _TYPES: Mapping[int, tuple[str, int]] = {
 }  # fmt: skip
 # AttributeProto.AttributeType by number, and the field that holds the value.
 _FIELDS: Mapping[int, str] = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints", 8: "strings"}
-_CONSTANTS = ("value_float", "value_int", "value_floats", "value_ints")
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,10 +242,13 @@ def _operations(node: Any, opset: int, stored: dict[str, _Stored]) -> Iterator[O
     op = node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
     settings = dict(_settings(node))
     inputs, outputs = list(node.input), tuple(node.output)
-    if op == "Constant":
-        _keep(outputs[0] if outputs else "", node, settings, stored)
+    tensors = _tensors(node)
+    if op == "Constant" and tensors:
+        if not outputs or outputs[0] in stored:
+            raise UnreadableModel("the ONNX graph names a tensor twice", rule="FS003")
+        stored[outputs[0]] = _stored(outputs[0], _tensor(node, tensors[0]))
         return
-    for name in _tensors(node):  # the value of ConstantOfShape
+    for name in tensors:  # the value of ConstantOfShape
         stored[f"{outputs[0]}: {name}"] = _stored(f"{outputs[0]}: {name}", _tensor(node, name))
         inputs.append(f"{outputs[0]}: {name}")
     if op == "Split":
@@ -285,24 +287,3 @@ def _tensors(node: Any) -> Sequence[str]:
 
 def _tensor(node: Any, name: str) -> Any:
     return next(a.t for a in node.attribute if a.name == name)
-
-
-def _keep(
-    name: str, node: Any, settings: Mapping[str, Setting], stored: dict[str, _Stored]
-) -> None:
-    """Keep the tensor that a node `Constant` gives."""
-    from onnx.helper import make_tensor
-
-    if name in stored or not name:
-        raise UnreadableModel("the ONNX graph names a tensor twice", rule="FS003")
-    tensors = _tensors(node)
-    if tensors:
-        stored[name] = _stored(name, _tensor(node, tensors[0]))
-        return
-    key = next((k for k in _CONSTANTS if k in settings), None)
-    if key is None:
-        raise _unknown("an ONNX graph with a constant that is no number")
-    value: Any = settings[key]
-    values = list(value) if isinstance(value, tuple) else [value]
-    dims = [len(values)] if isinstance(value, tuple) else []
-    stored[name] = _stored(name, make_tensor(name, 1 if "float" in key else 7, dims, values))

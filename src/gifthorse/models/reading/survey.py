@@ -13,7 +13,7 @@ from zipfile import ZipFile
 from gifthorse.core.errors import UnreadableModel, UnsafeModel
 from gifthorse.core.types import Finding, Severity
 from gifthorse.models.graphs.graph import Graph
-from gifthorse.models.reading import archives, legacy, onnx_files
+from gifthorse.models.reading import archives, keras_files, legacy, onnx_files
 from gifthorse.models.reading.blocks import without_code
 from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.files import ENDINGS, size_of, sniff_stream
@@ -55,7 +55,7 @@ _CODE = {
     "pt2": "a torch.export program",
 }
 _TAIL = (1 << 16) + 22  # bytes of a file in which zip readers look for the end of an archive
-_ZIPPED = ("pytorch", "torchscript", "pt2", "zip", "empty")
+_ZIPPED = ("pytorch", "torchscript", "pt2", "keras", "zip", "empty")
 
 
 @dataclass(frozen=True)
@@ -326,6 +326,18 @@ def _survey_onnx(stream: IO[bytes], _size: int, kind: str) -> Survey:
     return replace(found, graph=told.graph, beside=told.beside)
 
 
+def _survey_keras(stream: IO[bytes], size: int, kind: str) -> Survey:
+    told = keras_files.parse(stream, kind)
+    if told.full > SWELL * size + SLACK:
+        raise UnreadableModel(
+            f"its tensors would take {told.full:,} bytes written out, from a file of {size:,}: a "
+            "bomb; save them without compression",
+            rule="FS004",
+        )
+    found = Survey(kind, entries=told.entries, metadata=told.metadata, full=told.full)
+    return replace(found, graph=told.graph)
+
+
 def _survey_empty(_stream: IO[bytes], _size: int, kind: str) -> Survey:
     text = "the file is empty: the download failed, or nothing was saved"
     return Survey(kind, (finding(UnreadableModel(text, rule="FS003")),))
@@ -356,6 +368,8 @@ _SURVEYS: Mapping[str, Callable[[IO[bytes], int, str], Survey]] = {
     "safetensors": _survey_safetensors,
     "legacy": _survey_legacy,
     "onnx": _survey_onnx,
+    "keras": _survey_keras,
+    "hdf5": _survey_keras,
     "empty": _survey_empty,
     "unknown": _survey_unknown,
     **dict.fromkeys(("pytorch", "torchscript", "pt2", "zip"), _survey_zip),
