@@ -201,13 +201,15 @@ class _Place:
         for name in self.stored.shapes:
             group, _, rest = name.partition("/")
             *_, owner, role = ("", *rest.split("/"))
+            if group != self.group or owner != layer:
+                continue
             role = _COUNTED.sub("", role)
             role = role if role in roles else _ROLES.get(role, role)
-            if group != self.group or owner != layer or role not in roles:
-                continue
+            role = roles[0] if len(roles) == 1 else role  # such as LayerScale's, which has no name
             if role in found:
                 raise odd(layer, f"has two tensors called {role}")
-            found[role] = name
+            if role in roles:
+                found[role] = name
         return found
 
 
