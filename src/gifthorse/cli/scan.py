@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from gifthorse.cli import options, parsing
+from gifthorse.cli import many, options, parsing
 from gifthorse.cli.border import ERROR, unforeseen
+from gifthorse.cli.engines import Address
 from gifthorse.cli.terminal import bar, going_on, note, say
-from gifthorse.core.atomic import atomic
-from gifthorse.core.errors import GifthorseError, Unwritable
+from gifthorse.core.errors import BadOption, GifthorseError, Unwritable
 from gifthorse.core.isolated import readers
+from gifthorse.report.saving import save
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Report
     from gifthorse.report import FailOn
+    from gifthorse.workflows.opening import Inputs
+    from gifthorse.workflows.scan import Request
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 console = Console(highlight=False)
@@ -32,8 +35,19 @@ UNWRITTEN = -1  # among statuses: a report that could not be written
 
 @commands.command()
 def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
-    models: options.Models,
     images: options.Images,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Model files and folders.")
+    ] = None,
+    from_list: Annotated[
+        str | None,
+        typer.Option("--from", metavar="LIST", help="A file with one model a line; - for stdin."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Scan so many models at once; one table at the end.")
+    ] = None,
+    executor: Annotated[str | None, typer.Option(help="serial, pool or ray; default pool.")] = None,
+    address: Address = None,
     arch: options.Arch = None,
     part: options.Part = None,
     normalize: options.Normalize = "auto",
@@ -79,8 +93,6 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 ) -> None:
     """Say whether model files are backdoored, for which class, and how sure that is."""
     readers.prepare()
-    from gifthorse.report import exit_code
-    from gifthorse.triggers.storage import open_trigger
     from gifthorse.workflows import scan as scanning
     from gifthorse.workflows.opening import Inputs
 
@@ -97,25 +109,62 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         seed=seed,
         command=shlex.join(["gifthorse", *sys.argv[1:]]),
     )
-    fail, files = parsing.fail_on(fail_on), parsing.outputs(output_format, out or (), models)
-    targets = [path for row in files for _, path in row]
-    parsing.keep(targets, (*models, images, arch, truth))
-    scanning.check(inputs, request)
-    known = open_trigger(truth) if truth is not None else None
-    codes: set[int] = set()
-    for model, row in zip(models, files, strict=True):
-        with (
-            bar(Path(model).name) as progress,
-            going_on(resume, request.command),
-            contained(model, codes, alone=len(models) == 1),
-        ):
-            report = examined(model, partial(scanning.scan, model, inputs, request, progress))
-            codes.add(exit_code(report, fail))
-            show(report, output_format, fail)
-            write(report, row)
-            if known is not None:
-                note(scanning.compared(report, known, str(truth)))
-    raise typer.Exit(gravest(codes, exit_zero))
+    models = [*(models or ()), *many.listed(from_list)]
+    if from_list is not None or jobs is not None or executor is not None:
+        if truth is not None:
+            raise BadOption("--truth is of one model: leave out --from, --jobs and --executor")
+        crowd, asked = many.Crowd(executor, jobs, address), out or ()
+        codes = many.scan_many(
+            models, inputs, request, crowd, form=output_format, out=asked, fail_on=fail_on
+        )
+        raise typer.Exit(gravest(codes, exit_zero))
+    if not models:
+        raise BadOption("there is no model to scan: name one, or list some with --from")
+    reports = _Reports(parsing.fail_on(fail_on), output_format, out or (), truth)
+    raise typer.Exit(gravest(reports.of_each(models, inputs, request), exit_zero))
+
+
+@dataclass(frozen=True)
+class _Reports:
+    """What is shown and written of each model.
+
+    Attributes:
+        fail: The mildest verdict that counts as a finding.
+        form: The format that is printed.
+        out: Formats and files that are written.
+        truth: The true trigger, if it is known.
+    """
+
+    fail: FailOn
+    form: str
+    out: Sequence[str]
+    truth: Path | None
+
+    def of_each(self, models: Sequence[str], inputs: Inputs, request: Request) -> set[int]:
+        """Scan models one after another, and return their exit statuses."""
+        from gifthorse.report import exit_code
+        from gifthorse.triggers.storage import open_trigger
+        from gifthorse.workflows import scan as scanning
+
+        files = parsing.outputs(self.form, self.out, models)
+        targets = [path for row in files for _, path in row]
+        parsing.keep(targets, (*models, inputs.images, inputs.arch, self.truth))
+        scanning.check(inputs, request)
+        known = open_trigger(self.truth) if self.truth is not None else None
+        codes: set[int] = set()
+        for model, row in zip(models, files, strict=True):
+            with (
+                bar(Path(model).name) as progress,
+                going_on(request.resume, request.command),
+                contained(model, codes, alone=len(models) == 1),
+            ):
+                report = examined(model, partial(scanning.scan, model, inputs, request, progress))
+                codes.add(exit_code(report, self.fail))
+                show(report, self.form, self.fail)
+                save(report, row, note)
+                if known is not None:
+                    note(scanning.compared(report, known, str(self.truth)))
+        return codes
 
 
 def examined(model: str, scanned: Callable[[], Report]) -> Report:
@@ -180,34 +229,3 @@ def show(report: Report, form: str, fail: FailOn) -> None:
         render(report, console, fail_on=fail)
     else:
         console.out(WRITERS[form](report), highlight=False)
-
-
-def write(report: Report, targets: Sequence[tuple[str, Path]]) -> None:
-    """Write a report to files, each whole or not at all; if one takes it not, somewhere else.
-
-    Raises:
-        Unwritable: If one was not written; says where it is kept.
-    """
-    from gifthorse.report import WRITERS
-
-    failed: list[str] = []
-    for name, path in targets:
-        content = WRITERS[name](report).encode()
-        try:
-            with atomic(path) as file:
-                file.write(content)
-            note(f"wrote {path}")
-        except Unwritable as error:
-            failed.append(f"{error}; {_kept(path.name, content)}")
-    if failed:
-        raise Unwritable("; ".join(failed))
-
-
-def _kept(name: str, content: bytes) -> str:
-    """Keep what could not be written in the temporary folder; say where, or that it is lost."""
-    try:
-        spare = Path(tempfile.mkdtemp(prefix="gifthorse-")) / name
-        spare.write_bytes(content)
-    except OSError as error:
-        return f"nor can it be kept elsewhere ({error.strerror or error})"
-    return f"it is kept in {spare}"
