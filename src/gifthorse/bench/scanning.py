@@ -80,7 +80,7 @@ def jobs_of(
         files: For each model, formats of reports and where they go.
     """
     asked = [repr(replace(inputs, device="cpu")), repr(replace(request, resume=None, command=""))]
-    common = [FORM, __version__, torch.__version__, _images(inputs.images), *asked]
+    common = [FORM, __version__, torch.__version__, *_read(inputs, request), *asked]
     jobs = []
     for model, row in zip(models, files, strict=True):
         try:
@@ -94,8 +94,14 @@ def jobs_of(
     return jobs
 
 
-def _images(place: str) -> str:
-    """Return what tells one set of images from another: bytes of a file, names of a folder's."""
+def _read(inputs: Inputs, request: Request) -> list[str]:
+    """Return what tells one content of what a scan reads beside the model from another."""
+    named = (inputs.images, request.calibration, (inputs.arch or "").partition(":")[0])
+    return [_content(str(place)) if place else "" for place in named]
+
+
+def _content(place: str) -> str:
+    """Return a digest of a file's bytes, or of the names, sizes and times in a folder."""
     path = Path(place)
     if path.is_file():
         with path.open("rb") as file:

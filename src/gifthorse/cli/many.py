@@ -103,7 +103,8 @@ def scan_many(
         raise BadOption("there is no model to scan: name some, or list them with --from")
     fail = parsing.fail_on(fail_on)
     whole, files = outputs(form, out, models)
-    parsing.keep([*whole, *(p for row in files for _, p in row)], (*models, inputs.images))
+    read = (*models, inputs.images, inputs.arch, request.calibration)
+    parsing.keep([*whole, *(p for row in files for _, p in row)], read)
     check(inputs, request)
     todo = scanning.jobs_of(models, inputs, request, files)
     try:

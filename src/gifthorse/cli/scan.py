@@ -78,6 +78,9 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         Path | None,
         typer.Option(metavar="DIR", help="Keep a stopped search here, and go on with one."),
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of `gifthorse calibrate`.")
+    ] = None,
     seed: options.Seed = 0,
     output_format: Annotated[str, typer.Option("-f", "--format", help="text or json.")] = "text",
     out: Annotated[
@@ -108,6 +111,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         resume=resume,
         seed=seed,
         command=shlex.join(["gifthorse", *sys.argv[1:]]),
+        calibration=calibration,
     )
     models = [*(models or ()), *many.listed(from_list)]
     if from_list is not None or jobs is not None or executor is not None:
@@ -148,7 +152,8 @@ class _Reports:
 
         files = parsing.outputs(self.form, self.out, models)
         targets = [path for row in files for _, path in row]
-        parsing.keep(targets, (*models, inputs.images, inputs.arch, self.truth))
+        read = (*models, inputs.images, inputs.arch, self.truth, request.calibration)
+        parsing.keep(targets, read)
         scanning.check(inputs, request)
         known = open_trigger(self.truth) if self.truth is not None else None
         codes: set[int] = set()
