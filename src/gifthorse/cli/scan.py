@@ -53,6 +53,9 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     limit: Annotated[int, typer.Option(help="Use at most so many images.")] = 1000,
+    class_order: Annotated[
+        str, typer.Option(help="given, or found: renumber classes that are in another order.")
+    ] = "given",
     device: options.Device = "auto",
     preset: Annotated[
         str, typer.Option(help="What runs, one of `gifthorse list presets`.")
@@ -99,7 +102,9 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows import scan as scanning
     from gifthorse.workflows.opening import Inputs
 
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device, part)
+    inputs = Inputs(
+        images, arch, normalize, parsing.size(input_size), limit, device, part, class_order
+    )
     request = scanning.Request(
         detectors=tuple(detector or ()),
         options=parsing.pairs(changes),
