@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.models.hub import TINY
+from tests.standin import standin
 from torch import Tensor, nn
 
 from gifthorse.core.errors import BadOption, GifthorseError, UnreadableModel
@@ -164,6 +165,17 @@ def test_a_graph_says_what_the_standard_says(name: str) -> None:
     got.net(x).square().sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_runs_on_a_card(name: str) -> None:
+    """On the stand-in, which refuses what a card would: tensors of sizes alone are on the CPU."""
+    net, x = opened(model(*GRAPHS[name])).net, torch.rand(2, 3, 8, 8)
+    want = net(x)
+    with standin():
+        out = net.to("cuda")(x.to("cuda"))
+        assert out.device.type == "cuda"
+        torch.testing.assert_close(out.to("cpu"), want)
 
 
 def test_layers_are_those_that_methods_look_for() -> None:
