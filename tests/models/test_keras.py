@@ -254,6 +254,20 @@ def test_what_is_hostile_is_refused(name: str, tmp_path: Path) -> None:
     assert caught.value.rule == rule
 
 
+def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path) -> None:
+    """Bytes overwritten one by one: all that is raised is a refusal."""
+    whole = bytearray(legacy(tmp_path / "net.h5", NET, LEGACY).read_bytes())
+    words = set()
+    for place in range(0, len(whole), 97):
+        data = whole.copy()
+        data[place] ^= 0xFF
+        try:
+            keras_files.read(io.BytesIO(bytes(data)), "hdf5")
+        except UnreadableModel as error:
+            words.add(str(error)[:26])
+    assert "the HDF5 file is damaged (" in words
+
+
 def test_numbers_that_cannot_be_examined_say_so(tmp_path: Path) -> None:
     path = legacy(tmp_path / "net.h5", NET, {**LEGACY, "conv/conv/bias:0": BIAS.astype("c8")})
     with pytest.raises(UnreadableModel, match="complex64: only plain floating point"):

@@ -337,6 +337,22 @@ def test_what_is_hostile_or_strange_is_refused(name: str, tmp_path: Path) -> Non
     assert caught.value.rule == rule
 
 
+def test_damaged_bytes_are_refused_and_nothing_else() -> None:
+    whole_file = bytearray(model(*GRAPHS["a product, and its bias"]).SerializeToString())
+    said_ = set()
+    for place in range(len(whole_file)):
+        data = whole_file.copy()
+        data[place] ^= 0x0B
+        try:
+            found = onnx_files.parse(BytesIO(bytes(data)))
+            onnx_files.read(BytesIO(bytes(data)), None)
+        except UnreadableModel as error:
+            said_.add(error.rule)
+        else:
+            assert found.graph.exits
+    assert said_ >= {"FS003", "FS009"}
+
+
 def test_shapes_that_swell_are_refused() -> None:
     shape = {"s": whole(1 << 20, 1 << 20), "f": numbers(1, 5)}
     nodes = [node("ConstantOfShape", "s", "big"), node("Mul", "x big", "y")]

@@ -189,7 +189,7 @@ def _rewritten(graph: Graph, constants: Constants) -> tuple[Graph, tuple[str, ..
 
 def _bias(step: Operation, after: Operation | None, constants: Constants) -> str:
     """Return the name of what is added to a product with weights, if that is its bias."""
-    weight = constants.get(step.inputs[1]) if after is not None else None
+    weight = constants.get(step.inputs[-1]) if after is not None else None
     if after is None or weight is None or weight.ndim != 2:
         return ""
     name = next((n for n in after.inputs if n != step.outputs[0]), "")

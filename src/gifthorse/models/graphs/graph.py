@@ -82,7 +82,7 @@ def check_graph(graph: Graph, known: Mapping[str, object], constants: Sequence[s
 
     Raises:
         UnreadableModel: `FS004` if it is larger than any net, `FS009` for unknown operators,
-            `FS003` if it reads what nothing gives, or gives something twice.
+            `FS003` if one reads what nothing gives, or gives something twice or nothing.
     """
     if len(graph.operations) > OPERATIONS:
         raise UnreadableModel(f"its graph has more than {OPERATIONS:,} operations", rule="FS004")
@@ -97,9 +97,9 @@ def check_graph(graph: Graph, known: Mapping[str, object], constants: Sequence[s
     given = {graph.entry, *constants}
     for step in graph.operations:
         lost = next((name for name in step.inputs if name and name not in given), None)
-        twice = next((name for name in step.outputs if name in given), None)
-        if lost is not None or twice is not None:
-            what = f"reads {shown(lost)!r}, which nothing gives" if lost else "gives a value twice"
+        new = step.outputs and given.isdisjoint(step.outputs)
+        if lost is not None or not new:
+            what = f"reads {shown(lost)!r}, which nothing gives" if lost else "gives no new value"
             raise UnreadableModel(f"its graph is damaged: {shown(step.op)} {what}", rule="FS003")
         given |= {name for name in step.outputs if name}
     if not graph.exits or not given.issuperset(graph.exits):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Any
@@ -31,7 +32,7 @@ SETTINGS = 16 << 20  # bytes of a configuration
 DEEP = 60  # groups within groups
 CONFIG, WEIGHTS, METADATA = "config.json", "model.weights.h5", "metadata.json"
 LEGACY = "model_weights"  # the group of an older file that holds them
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def parse(stream: IO[bytes], kind: str) -> KerasFile:
         UnreadableModel: If it is damaged (`FS003`), a bomb (`FS004`), points elsewhere (`FS006`) or
             is of a kind that is not known here (`FS009`).
     """
-    with _opened(stream, kind) as root:
+    with _whole(), _opened(stream, kind) as root:
         model, version = _described(stream, root, kind)
         place = root if kind == "keras" else root[LEGACY]
         sets = dict(_datasets(place))
@@ -81,7 +82,7 @@ def read(stream: IO[bytes], kind: str) -> tuple[list[Any], list[Tensor]]:
     """Return the facts and the numbers of all tensors of the net, see `child.tensors`."""
     found = parse(stream, kind)
     facts, tensors = [], []
-    with _opened(stream, kind) as root:
+    with _whole(), _opened(stream, kind) as root:
         place = root if kind == "keras" else root[LEGACY]
         for entry in found.entries:
             plain = entry.type in DTYPES
@@ -92,6 +93,18 @@ def read(stream: IO[bytes], kind: str) -> tuple[list[Any], list[Tensor]]:
                 little = numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
                 tensors.append(torch.from_numpy(little.copy()))
     return facts, tensors
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Turn what the library raises on damaged files into one sentence."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UnreadableModel(
+            f"the HDF5 file is damaged ({shown(str(error), 100)}); get it again from its source",
+            rule="FS003",
+        ) from error
 
 
 def _opened(stream: IO[bytes], kind: str) -> Any:

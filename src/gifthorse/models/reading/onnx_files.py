@@ -126,7 +126,14 @@ def _width(word: str) -> int:
 # 1. Tensors -----------------------------------------------------------------------------------
 
 
+def _check_texts(*names: object) -> None:
+    """Refuse names that are no text, which protobuf hands over as bytes."""
+    if not all(isinstance(name, str) for name in names):
+        raise UnreadableModel("the ONNX graph has a name that is no text", rule="FS003")
+
+
 def _stored(name: str, proto: Any) -> _Stored:
+    _check_texts(name)
     word, _ = _TYPES.get(proto.data_type, (f"ONNX data type {proto.data_type}", 1))
     shape = tuple(proto.dims)
     if any(not 0 <= n < 2**48 for n in shape) or math.prod(n or 1 for n in shape) >= 2**60:
@@ -229,6 +236,7 @@ def _typed(proto: Any) -> bytes:
 
 def _entry(graph: Any, stored: Mapping[str, _Stored]) -> tuple[str, tuple[int, ...]]:
     """Return the name of the images and their shape, 0 where it is open."""
+    _check_texts(*(value.name for value in (*graph.input, *graph.output)))
     inputs = [i for i in graph.input if i.name not in stored]
     if len(inputs) != 1:
         names = ", ".join(shown(i.name, 40) for i in inputs[:4]) or "none"
@@ -239,6 +247,7 @@ def _entry(graph: Any, stored: Mapping[str, _Stored]) -> tuple[str, tuple[int, .
 
 def _operations(node: Any, opset: int, stored: dict[str, _Stored]) -> Iterator[Operation]:
     """Yield the operation that a node is; a constant is stored instead."""
+    _check_texts(node.op_type, node.domain, node.name, *node.input, *node.output)
     op = node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
     settings = dict(_settings(node))
     inputs, outputs = list(node.input), tuple(node.output)
