@@ -40,6 +40,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.readers import sniff
 from gifthorse.detection import DETECTORS, FEW_CLASSES, PRESETS, SECOND
+from gifthorse.detection.calibration import Calibration
 from gifthorse.detection.calibration import opened as calibrations
 from gifthorse.models import inspect as look
 from gifthorse.models import load
@@ -102,7 +103,6 @@ def scan(
         UsageError: If the request itself is wrong (options, images, a path that is not there).
     """
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
-    given = None if request.calibration is None else calibrations(request.calibration)
     run, opened = limits(request, progress, device), None
     try:
         run.report(0, 1, "opening the model")
@@ -128,7 +128,7 @@ def scan(
             rng,
             run,
             second=second(request),
-            calibrations=given,
+            calibrations=given(request),
             store=lambda name: state_file(request, digest, name),
         )
     with paced(lambda kept: run.overtime(GRACE)):
@@ -145,8 +145,7 @@ def check(inputs: Inputs, request: Request) -> None:
         UsageError: If an option, a limit, a folder or the images are.
     """
     chosen(request)
-    if request.calibration is not None:
-        calibrations(request.calibration)
+    given(request)
     limits(request)
     sniff(inputs.images)
     if inputs.limit is not None and inputs.limit < 1:
@@ -278,6 +277,15 @@ def chosen(request: Request) -> dict[str, Detector]:
     if request.classes:
         found = _everywhere(found, "classes", request.classes)
     return found
+
+
+def given(request: Request) -> dict[str, Calibration] | None:
+    """Return the calibrations of a request; None for those that come with the package.
+
+    Raises:
+        UsageError: If its file is none.
+    """
+    return None if request.calibration is None else calibrations(request.calibration)
 
 
 def few(request: Request) -> dict[str, Detector]:
