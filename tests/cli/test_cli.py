@@ -374,6 +374,53 @@ def test_the_gravest_status_of_several_models_wins(run: Run, tmp_path: Path) -> 
     assert ran.code == 1
 
 
+@pytest.mark.parametrize(
+    "executor",
+    ["serial", pytest.param("pool", marks=pytest.mark.slow)],  # processes of their own
+)
+def test_many_models_end_in_one_table_and_one_json(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_text(f"no model {name}")
+    (tmp_path / "list").write_text("# mine\nb.pt\n\ngone.pt\na.pt\n")
+    given = ("--images", IMAGES, "--executor", executor, "--resume", "state")
+    ran = run(
+        "scan", "a.pt", "--from", "list", *given, "-o", "json=all.json", "-o", "json={name}.json"
+    )
+    assert ran.code == 2
+    assert "3 models: 2 NOT SCANNED, 1 ERROR" in ran.words
+    assert "there is no file 'gone.pt'" in ran.words
+    told = json.loads((tmp_path / "all.json").read_text())
+    assert [Path(s["target"]["path"]).name for s in told["scans"]] == ["a.pt", "b.pt", "gone.pt"]
+    assert told["scans"][0] == json.loads((tmp_path / "a.json").read_text())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a.pt\n")))
+    ran = run("scan", "--from", "-", *given, "-f", "json")
+    assert json.loads(ran.out)["scans"] == told["scans"][:1]  # what was kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--from", "nowhere"), "--from takes a text file of paths"),
+        (("--from", MODEL), "--from takes a text file of paths"),
+        (("--jobs", "2"), "there is no model to scan"),
+        ((), "there is no model to scan"),
+        ((MODEL, "--jobs", "2", "--truth", "t"), "--truth is of one model"),
+        ((MODEL, "--jobs", "2", "-f", "html"), "of many models the format is text"),
+        ((MODEL, "b.pt", "--jobs", "2", "-o", "html=a.html"), "put {name} into the path"),
+        ((MODEL, "--executor", "magic"), "magic"),
+    ],
+)
+def test_what_cannot_be_asked_of_many_models_is_said(
+    run: Run, arguments: tuple[str, ...], words: str
+) -> None:
+    ran = run("scan", *arguments, "--images", IMAGES)
+    assert ran.code == 4
+    assert words in ran.err
+
+
 # 4. Limits, and going on ----------------------------------------------------------------------
 
 SHORT: tuple[str, ...] = (

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from gifthorse.cli import parsing
-from gifthorse.cli.terminal import say, tell
-from gifthorse.cli.writing import write
+from gifthorse.cli.terminal import note, say, tell
 from gifthorse.core.atomic import check_writable
 from gifthorse.core.errors import UnknownMethod, UsageError
+from gifthorse.report.saving import save
 from gifthorse.report.words import plural
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
@@ -48,7 +48,7 @@ def report(
     read = [read_result(path) for path in files]
     if form or not wanted:
         tell(SUMMARIES[form or "md"](read))
-    write([(name, Path(path)) for name, path in wanted], lambda name: SUMMARIES[name](read))
+    save([(name, Path(path)) for name, path in wanted], lambda name: SUMMARIES[name](read), note)
 
 
 @commands.command()

@@ -29,7 +29,7 @@ def read_result(path: Path) -> ScanResult:
     except ValueError as error:
         raise UsageError(f"{path} is no JSON ({error}): give what `-o json=` wrote") from error
     try:
-        return _checked(tree)
+        return checked(tree)
     except ValidationError as error:
         first = error.errors()[0]
         place = printable(".".join(map(str, first["loc"])), 80) or "the whole"
@@ -54,7 +54,12 @@ def result_files(sources: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _checked(tree: Any) -> ScanResult:
+def checked(tree: Any) -> ScanResult:
+    """Return the result that parsed JSON holds; numbers that are null in it become NaN.
+
+    Raises:
+        ValidationError: If it is none.
+    """
     try:
         return _adapter().validate_python(tree)
     except ValidationError as error:
