@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -18,11 +19,11 @@ from gifthorse import __version__
 from gifthorse.bench.runner import Done, Executor, RunStatus, Tell, drive, heartbeat
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import READING
+from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import GifthorseError, Unwritable
 from gifthorse.core.types import Origin, Report
 from gifthorse.models.opening import digest_now
 from gifthorse.report import WRITERS, FailOn, exit_code
-from gifthorse.report.saving import save
 from gifthorse.report.status import limited
 from gifthorse.workflows.opening import Inputs
 from gifthorse.workflows.scan import Request, scan
@@ -86,7 +87,7 @@ def jobs_of(
         try:
             bytes_ = digest_now(model)
         except GifthorseError:
-            bytes_ = ""  # whatever is wrong with it, the scan says so
+            bytes_ = str(time.time_ns())  # on a hub, or not there: the scan says what is new
         text = json.dumps([*common, model, bytes_])
         key = hashlib.sha256(text.encode()).hexdigest()[:24]
         kept = request.resume / "states" / key if request.resume else None
@@ -144,7 +145,9 @@ class Scanner:
 
     def _keep(self, job: ScanJob, report: Report, error: str, status: int) -> None:
         try:
-            save(report, job.files, lambda words: None)
+            for form, path in job.files:
+                with atomic(path) as file:
+                    file.write(WRITERS[form](report).encode())
         except Unwritable as unwritten:
             error, status = error or str(unwritten), unwritten.exit_code
         Store(self.root).keep(_record(job, report, error, status))

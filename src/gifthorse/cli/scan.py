@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from gifthorse.cli import many, options, parsing
 from gifthorse.cli.border import ERROR, unforeseen
 from gifthorse.cli.engines import Address
 from gifthorse.cli.terminal import bar, going_on, note, say
+from gifthorse.cli.writing import UNWRITTEN, drawn, gathered, show, write
 from gifthorse.core.errors import BadOption, GifthorseError, Unwritable
 from gifthorse.core.isolated import readers
-from gifthorse.report.saving import save
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Report
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from gifthorse.workflows.scan import Request
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
-console = Console(highlight=False)
-UNWRITTEN = -1  # among statuses: a report that could not be written
 
 
 @commands.command()
@@ -85,7 +82,9 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         Path | None, typer.Option(metavar="FILE", help="Of `gifthorse calibrate`.")
     ] = None,
     seed: options.Seed = 0,
-    output_format: Annotated[str, typer.Option("-f", "--format", help="text or json.")] = "text",
+    output_format: Annotated[
+        str, typer.Option("-f", "--format", help="What is printed, of `gifthorse list formats`.")
+    ] = "text",
     out: Annotated[
         list[str] | None, typer.Option("-o", "--out", metavar="FORMAT=PATH", help="Also write.")
     ] = None,
@@ -156,24 +155,26 @@ class _Reports:
         from gifthorse.workflows import scan as scanning
 
         files = parsing.outputs(self.form, self.out, models)
-        targets = [path for row in files for _, path in row]
         read = (*models, inputs.images, inputs.arch, self.truth, request.calibration)
-        parsing.keep(targets, read)
+        parsing.keep(files.paths, read)
         scanning.check(inputs, request)
         known = open_trigger(self.truth) if self.truth is not None else None
-        codes: set[int] = set()
-        for model, row in zip(models, files, strict=True):
-            with (
-                bar(Path(model).name) as progress,
-                going_on(request.resume, request.command),
-                contained(model, codes, alone=len(models) == 1),
-            ):
-                report = examined(model, partial(scanning.scan, model, inputs, request, progress))
-                codes.add(exit_code(report, self.fail))
-                show(report, self.form, self.fail)
-                save(report, row, note)
-                if known is not None:
-                    note(scanning.compared(report, known, str(self.truth)))
+        alone, codes = len(models) == 1, set[int]()
+        with gathered(models, self.form, files.together, codes) as summary:
+            for model, row in zip(models, files.each, strict=True):
+                with (
+                    bar(Path(model).name) as progress,
+                    going_on(request.resume, request.command),
+                    contained(model, codes, alone=alone),
+                ):
+                    scanned = partial(scanning.scan, model, inputs, request, progress)
+                    report = examined(model, scanned)
+                    codes.add(exit_code(report, self.fail))
+                    summary.add(model, report)
+                    show(report, self.form, self.fail, alone=alone)
+                    write(row, partial(drawn, report))
+                    if known is not None:
+                        note(scanning.compared(report, known, str(self.truth)))
         return codes
 
 
@@ -229,13 +230,3 @@ def contained(model: str, codes: set[int], *, alone: bool) -> Iterator[None]:
     except BaseException as error:
         say(f"gifthorse: {unforeseen(error, '' if alone else model)}")
         codes.add(ERROR)
-
-
-def show(report: Report, form: str, fail: FailOn) -> None:
-    """Print a report."""
-    from gifthorse.report import WRITERS, render
-
-    if form == "text":
-        render(report, console, fail_on=fail)
-    else:
-        console.out(WRITERS[form](report), highlight=False)

@@ -44,6 +44,7 @@ from gifthorse.detection.calibration import Calibration
 from gifthorse.detection.calibration import opened as calibrations
 from gifthorse.models import inspect as look
 from gifthorse.models import load
+from gifthorse.models.hub.fetching import fetch, is_hub_name
 from gifthorse.models.opening import digest_now
 from gifthorse.report.facts import leads
 from gifthorse.workflows.detect import detect, refused, unprepared
@@ -91,17 +92,33 @@ def scan(
     request: Request = Request(),
     progress: ProgressCallback | None = None,
 ) -> Report:
-    """Scan one file; a file that cannot be opened gives a report that says so.
+    """Scan one model; one that cannot be opened gives a report that says so.
 
     Args:
-        path: The model file.
+        path: The model's file or folder, or its name on a hub, which is then fetched.
         inputs: How to open it, and clean images.
         request: What is to run.
         progress: Told of every round.
 
     Raises:
         UsageError: If the request itself is wrong (options, images, a path that is not there).
+        Unfetched: If a hub does not give it.
     """
+    if not is_hub_name(path):
+        return _scanned(path, inputs, request, progress)
+    clock, run = _Clock(), Run(progress)
+    try:
+        found = fetch(path, lambda words: run.report(0, 1, words))
+    except UnreadableModel as error:
+        record = clock.record(request, choose(inputs.device))
+        return replace(refused(Origin(path=path), error), run=record)
+    report = _scanned(str(found.path), inputs, request, progress)
+    return replace(report, origin=found.named(report.origin))
+
+
+def _scanned(
+    path: str, inputs: Inputs, request: Request, progress: ProgressCallback | None
+) -> Report:
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
     run, opened = limits(request, progress, device), None
     try:
