@@ -411,5 +411,5 @@ def test_what_keras_saves_says_what_keras_says(name: str, ending: str, tmp_path:
     with torch.no_grad():
         want, said = net(theirs, training=False).cpu(), got.net(x)
     want = want.log() if "logarithm" in "".join(got.origin.notes) else want
-    assert (said - want).abs().amax() < 1e-5 * max(1.0, float(want.abs().amax()))
+    assert (said - want).abs().amax() < 1e-4 * max(1.0, float(want.abs().amax()))
     assert want.std(0).max() > 1e-3  # images make a difference

@@ -251,6 +251,8 @@ def test_a_file_is_opened_and_inspected_apart(made: Path) -> None:
     with pytest.raises(BadOption, match="describes its own net"):
         load(made, arch="tiny")
     assert load(made.parent).origin.sha256 == seen.sha256  # a folder with one such file
+    with pytest.raises(BadOption, match="could not be opened again"):
+        got.writable()
 
 
 def test_numbers_in_a_file_beside_it_belong_to_it(made: Path) -> None:

@@ -32,6 +32,7 @@ from gifthorse.models.reading.survey import Survey, refusal
 from gifthorse.models.zoo import NETS
 
 RUNNING = re.compile(r"running_(mean|var)$")
+GRAPHS = ("onnx", "keras", "hdf5")  # formats that describe their own nets
 LEAST_TORCH = (2, 10)  # before, its restricted reader could be broken: CVE-2026-24747
 
 
@@ -60,6 +61,21 @@ class Opened:
     normalization: Normalization | None = None
     resize: Resize | None = None
     labels: tuple[str, ...] = ()
+
+    def writable(self) -> Opened:
+        """Return the same if weights of its net, once written, can be opened again.
+
+        Raises:
+            BadOption: If the file describes its own graph, whose weights fit no net that has a
+                name.
+        """
+        if self.origin.format in GRAPHS:
+            raise BadOption(
+                f"the net of {shown(self.origin.path)!r} is a graph that only its file describes: "
+                "changed weights of it could not be opened again. Load its weights into a net of "
+                "torch, save these as safetensors and name the net with --arch"
+            )
+        return self
 
 
 def load_file(
