@@ -85,11 +85,7 @@ def outputs(
     whole = [text for text in out if text.startswith("json=") and "{name}" not in text]
     each = [text for text in out if text not in whole]
     parsing.outputs(form, whole, ["all"])
-    files = parsing.outputs(form, each, models)
-    if files.together:
-        name, path = files.together[0]
-        raise BadOption(f"many models give one JSON or a {name} each: put {{name}} into {path}")
-    return [Path(text.partition("=")[2]) for text in whole], files.each
+    return [Path(text.partition("=")[2]) for text in whole], parsing.outputs(form, each, models)
 
 
 def scan_many(
