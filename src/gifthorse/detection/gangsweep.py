@@ -78,7 +78,7 @@ class GangSweep:
 
     width: Annotated[int, AtLeast(1)] = 16
     epochs: Annotated[int, NotNegative] = 10
-    floor: Annotated[int, NotNegative] = 20
+    floor: Annotated[int, NotNegative] = 60
     batch: Annotated[int, AtLeast(1)] = 32
     lr: Annotated[float, Positive] = 2e-3
     weight: Annotated[float, NotNegative] = 5.0
