@@ -9,7 +9,18 @@ import typer
 from typer.exceptions import TyperException
 
 from gifthorse import __version__
-from gifthorse.cli import analyze, bench, compare, filter, make, options, records, repair, scan
+from gifthorse.cli import (
+    analyze,
+    bench,
+    calibrate,
+    compare,
+    filter,
+    make,
+    options,
+    records,
+    repair,
+    scan,
+)
 from gifthorse.cli.terminal import describe_file, logged, say, tell, with_command
 from gifthorse.core.errors import GifthorseError, UsageError
 
@@ -59,7 +70,7 @@ def explain(
     tell(catalog.explain(name))
 
 
-for part in (scan, make, repair, filter, compare, analyze):
+for part in (scan, calibrate, make, repair, filter, compare, analyze):
     app.registered_commands += part.commands.registered_commands
 bench.commands.registered_commands += records.commands.registered_commands
 app.add_typer(bench.commands, name="bench")

@@ -64,6 +64,9 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         Path | None,
         typer.Option(metavar="DIR", help="Keep a stopped search here, and go on with one."),
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of `gifthorse calibrate`.")
+    ] = None,
     seed: options.Seed = 0,
     output_format: Annotated[str, typer.Option("-f", "--format", help="text or json.")] = "text",
     out: Annotated[
@@ -96,10 +99,11 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         resume=resume,
         seed=seed,
         command=shlex.join(["gifthorse", *sys.argv[1:]]),
+        calibration=calibration,
     )
     fail, files = parsing.fail_on(fail_on), parsing.outputs(output_format, out or (), models)
     targets = [path for row in files for _, path in row]
-    parsing.keep(targets, (*models, images, arch, truth))
+    parsing.keep(targets, (*models, images, arch, truth, calibration))
     scanning.check(inputs, request)
     known = open_trigger(truth) if truth is not None else None
     codes: set[int] = set()

@@ -17,11 +17,14 @@ from gifthorse.inversion import (
     PIXEL_QUICK,
     QUICK,
     USB,
+    Blend,
     Carve,
     DeepInspect,
+    FilterInversion,
     NeuralCleanse,
     PixelBackdoor,
     Tabor,
+    WarpInversion,
 )
 from gifthorse.search import PatchInit, SearchConfig, SuccessiveHalving
 from gifthorse.search.k_arm import KArm
@@ -37,7 +40,9 @@ _SINGLE = replace(QUICK, min_steps=2, patience=15, min_rounds=30, rounds=80)
 
 DETECTORS: dict[str, Detector] = {
     "abs": Inspector(ABS(), every=False),
+    "blend": Inspector(Blend(), every=False),
     "carve": Inspector(Carve(probe=PatchInit())),
+    "color_filter": Inspector(FilterInversion(), every=False),
     "deep_inspect": Inspector(DeepInspect()),
     "dltnd": DLTND(),
     "gangsweep": GangSweep(),
@@ -62,6 +67,8 @@ DETECTORS: dict[str, Detector] = {
         NeuralCleanse(warmup=0, initial=0.01, patience=3, up=1.5, config=_SINGLE)
     ),
     "usb": Inspector(USB()),
+    # A sixteenth of the side is the most that still is the same image.
+    "warp": Inspector(WarpInversion(), every=False, diffuse=1 / 16),
     "weight_signature": WeightSignature(),
 }
 
@@ -70,9 +77,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("pixel_quick",),
     "standard": ("pixel_quick",),
     "thorough": (
+        "latent_shift",
         "weight_signature",
         "pixel_quick",
         "neural_cleanse_quick",
+        "blend",
+        "color_filter",
+        "warp",
         "k_arm",
         "usb",
     ),

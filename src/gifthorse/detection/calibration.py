@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from gifthorse.core.errors import UsageError
+from gifthorse.core.files import parse_json, read_file
 from gifthorse.core.stats import wilson
 from gifthorse.core.types import Confidence
 
 Floats = NDArray[np.float64]
+MOST_BYTES, MOST_MODELS = 2**24, 10_000
 
 
 @dataclass(frozen=True)
@@ -104,15 +109,114 @@ def _line(good: Floats, bad: Floats) -> tuple[float, float]:
 def shipped() -> dict[str, Calibration]:
     """Return the calibrations that come with the package, by detector name."""
     path = files("gifthorse.detection").joinpath("calibration.json")
-    if not path.is_file():
-        return {}
-    data = json.loads(path.read_text())
+    return loaded(path.read_text(), str(path)) if path.is_file() else {}
+
+
+def opened(path: Path) -> dict[str, Calibration]:
+    """Return the calibrations in a file that `gifthorse calibrate` wrote, by detector name.
+
+    Raises:
+        UsageError: If there is no such file, or it is none.
+    """
+    return loaded(read_file(path, MOST_BYTES), str(path))
+
+
+def loaded(text: str | bytes, where: str) -> dict[str, Calibration]:
+    """Return the calibrations that a JSON text holds.
+
+    Args:
+        text: What `dumped` returns.
+        where: What to call it in an error.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    try:
+        file = _File.model_validate(parse_json(text))
+    except ValueError as error:
+        raise UsageError(
+            f"{where} is no calibration, as gifthorse calibrate writes one: {str(error)[:300]}"
+        ) from error
     return {
-        name: Calibration(
-            data["name"],
-            tuple(bag["clean"]),
-            tuple(bag["backdoored"]),
-            tuple((a, b) for a, b in bag["lines"]),
-        )
-        for name, bag in data["detectors"].items()
+        name: Calibration(file.name, bag.clean, bag.backdoored, bag.lines)
+        for name, bag in file.detectors.items()
     }
+
+
+def dumped(name: str, bags: Mapping[str, Calibration], made: Mapping[str, object]) -> str:
+    """Return calibrations as JSON, with how they were made."""
+    detectors = {
+        key: {"clean": bag.clean, "backdoored": bag.backdoored, "lines": bag.lines}
+        for key, bag in bags.items()
+    }
+    return json.dumps({"name": name, "made": dict(made), "detectors": detectors}) + "\n"
+
+
+class _Bag(BaseModel):
+    """One detector's part of a file."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    clean: tuple[float, ...] = Field(min_length=1, max_length=MOST_MODELS)
+    backdoored: tuple[float, ...] = Field(min_length=1, max_length=MOST_MODELS)
+    lines: tuple[tuple[float, float], ...] = Field(min_length=1, max_length=MOST_MODELS)
+
+
+class _File(BaseModel):
+    """A calibration file."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=500)
+    detectors: dict[str, _Bag]
+    made: dict[str, JsonValue] = {}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a detector's scores tell its two kinds of models apart.
+
+    Attributes:
+        auc: Area under the ROC curve, with the central 95 % of bootstrap resamples.
+        entropy: Cross-entropy, in nats, of each model's probability by a fit on all others;
+            0.693 knows nothing.
+        alarms: Clean models with a probability of a half or more, by the same fits.
+        found: Backdoored models with one.
+    """
+
+    auc: Confidence
+    entropy: float
+    alarms: int
+    found: int
+
+
+def quality(bag: Calibration, *, resamples: int = 500) -> Quality:
+    """Return how well a calibration holds on the models that it was made of, each left out once.
+
+    Both kinds weigh the same in the cross-entropy, whatever their numbers. A kind with one model
+    cannot be left out, and counts as it was fitted.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    kinds = np.asarray(bag.clean), np.asarray(bag.backdoored)
+
+    def area(good: Floats, bad: Floats) -> float:
+        truth = np.concatenate([np.zeros(len(good)), np.ones(len(bad))])
+        return float(roc_auc_score(truth, np.concatenate([good, bad])))
+
+    drawn = [area(*(rng.choice(k, len(k)) for k in kinds)) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    chances = [_left_out(bag, bad) for bad in (False, True)]
+    entropy = -float(np.log(1 - chances[0]).mean() + np.log(chances[1]).mean()) / 2
+    alarms, found = (int((c >= 0.5).sum()) for c in chances)
+    return Quality(Confidence(area(*kinds), low, high, bag.name), entropy, alarms, found)
+
+
+def _left_out(bag: Calibration, bad: bool) -> Floats:
+    """Return each model's probability by a fit on all others, of one kind."""
+    scores = bag.backdoored if bad else bag.clean
+    out = []
+    for i, score in enumerate(scores):
+        rest = scores[:i] + scores[i + 1 :] or scores
+        clean, backdoored = (bag.clean, rest) if bad else (rest, bag.backdoored)
+        out.append(fit(bag.name, clean, backdoored, resamples=0).confidence(score).value)
+    return np.asarray(out)

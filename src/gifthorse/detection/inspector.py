@@ -50,7 +50,8 @@ class Inspector:
         proof: What it takes to call a suspected class backdoored.
         diffuse: A trigger over more than this share of the image counts as not found yet.
         every: Whether every class ought to get a trigger; without, a class may have none at all,
-            and many such classes are no sign of a search that was too short.
+            many such classes are no sign of a search that was too short, and one that is more
+            than `diffuse` stands out from nothing.
         pairs: Search a trigger for every ordered pair of classes instead of every class.
         classes: The targets to search, at least three; empty takes all.
         most: Targets that are all searched. Of more, the `nearest` to the clean images are, and as
@@ -128,6 +129,9 @@ class Inspector:
         large = self._large(confirmer.subject, asked, self.diffuse)
         if stopped and 2 * large >= len(asked):
             depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
+        if not self.every:
+            area = confirmer.subject.shape[1] * confirmer.subject.shape[2]
+            depths = depths.where(sizes <= self.diffuse * area, 0)
         alone = 2 * self._large(confirmer.subject, asked, MOST) >= len(asked)
         middle = median(sizes[peers]).item()
         suspects = (

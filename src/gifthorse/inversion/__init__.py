@@ -6,6 +6,7 @@ from gifthorse.core.types import Inverter
 from gifthorse.inversion.abs import ABS
 from gifthorse.inversion.blend import Blend
 from gifthorse.inversion.carve import Carve
+from gifthorse.inversion.color_filter import FilterInversion
 from gifthorse.inversion.cw_l0 import CWL0
 from gifthorse.inversion.deep_inspect import DeepInspect
 from gifthorse.inversion.deepfool import DeepFoolUAP
@@ -14,12 +15,14 @@ from gifthorse.inversion.pixel import PixelBackdoor
 from gifthorse.inversion.tabor import Tabor
 from gifthorse.inversion.uap import UAP
 from gifthorse.inversion.usb import USB
-from gifthorse.search import PatchInit, SearchConfig
+from gifthorse.inversion.warp import WarpInversion
+from gifthorse.search import QUICK, PatchInit, SearchConfig
 
 INVERTERS: dict[str, Inverter] = {
     "abs": ABS(),
     "blend": Blend(),
     "carve": Carve(),
+    "color_filter": FilterInversion(),
     "cw_l0": CWL0(),
     "deep_inspect": DeepInspect(),
     "deepfool": DeepFoolUAP(),
@@ -50,6 +53,7 @@ INVERTERS: dict[str, Inverter] = {
     "tabor": Tabor(),
     "uap": UAP(),
     "usb": USB(),
+    "warp": WarpInversion(),
 }
 
 # The published objectives on a schedule for scanning: the cost starts higher and moves sooner, a
@@ -58,17 +62,6 @@ INVERTERS: dict[str, Inverter] = {
 # start may never meet a small trigger. Pixels heed failed tests: truncated, they fail more often
 # than the batches before them, and an arm may hover below the bar until it settles, large. Masks
 # lose nothing by being cut, and do not. docs/performance.md has what that costs and gains.
-QUICK = SearchConfig(
-    max_images=100,
-    batch=16,
-    success_threshold=0.9,
-    steps=2,
-    rounds=100,
-    min_rounds=60,
-    patience=20,
-    min_improvement=0.05,
-    bf16=True,
-)
 PIXEL_QUICK = PixelBackdoor(
     initial=0.02, patience=3, config=replace(QUICK, failed_test_patience=5), probe=PatchInit()
 )
@@ -85,7 +78,9 @@ __all__ = [
     "Carve",
     "DeepFoolUAP",
     "DeepInspect",
+    "FilterInversion",
     "NeuralCleanse",
     "PixelBackdoor",
     "Tabor",
+    "WarpInversion",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from torch import Generator
 
 from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
 from gifthorse.core.types import Goal, Inversion, Samples, Subject
-from gifthorse.search import CostController, Objective, Search, SearchConfig
+from gifthorse.search import QUICK, CostController, Objective, Search, SearchConfig
 from gifthorse.search.parametrizations.low_frequency import LowFrequency
 
 
@@ -35,9 +36,9 @@ class Blend:
 
     cell: Annotated[int, AtLeast(1)] = 4
     initial: Annotated[float, NotNegative] = 1e-3
-    patience: Annotated[int, AtLeast(1)] = 5
+    patience: Annotated[int, AtLeast(1)] = 3
     up: Annotated[float, Positive] = 1.5
-    config: SearchConfig = SearchConfig(success_threshold=0.9, lr=0.02, patience=25, rounds=200)
+    config: SearchConfig = replace(QUICK, min_improvement=0.02, lr=0.03)
 
     def __call__(
         self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator

@@ -82,6 +82,21 @@ class SearchConfig:
     bf16: bool = False
 
 
+# The schedule for scanning: short rounds on few images, in bfloat16 where that is fast, and a test
+# of a trigger only where it is worth one.
+QUICK = SearchConfig(
+    max_images=100,
+    batch=16,
+    success_threshold=0.9,
+    steps=2,
+    rounds=100,
+    min_rounds=60,
+    patience=20,
+    min_improvement=0.05,
+    bf16=True,
+)
+
+
 class Initializer(Protocol):
     """Where the variables of all arms begin."""
 

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
 from gifthorse.core.isolated.tensors import from_file
 from gifthorse.core.types import Trigger
+from gifthorse.triggers.developed import Developed
 from gifthorse.triggers.filters import ColorFilter
 from gifthorse.triggers.generated import Autoencoder, Generated
 from gifthorse.triggers.patch import Additive, Patch, Wandering
@@ -21,7 +22,10 @@ from gifthorse.triggers.reflection import Reflection
 from gifthorse.triggers.stego import LowBits
 from gifthorse.triggers.warp import Warp
 
-_ALL = (Additive, Confined, ColorFilter, Generated, LowBits, Patch, Reflection, Wandering, Warp)
+_ALL = (
+    *(Additive, Confined, ColorFilter, Developed, Generated, LowBits, Patch, Reflection),
+    *(Wandering, Warp),
+)
 KINDS: dict[str, type] = {kind.__name__: kind for kind in _ALL}
 KINDS["Filter"] = ColorFilter  # what files of version 0.1 call it
 

@@ -33,10 +33,14 @@ PAIRS = "class-pair triggers (only images of one class are attacked)"
 NOT_COVERED = (
     PAIRS,
     "all-to-all maps (every class becomes another one)",
-    "triggers that move, warp, filter or differ from image to image",
+    "triggers that move, or differ from image to image",
+    "smooth warps of the whole image",
+    "filters that change the colors of the whole image",
     "blended or faint triggers that cover the whole image",
     "backdoors built to evade trigger inversion",
 )
+# What of it a detector looks for, if it comes to its end.
+FAMILIES = {"warp": NOT_COVERED[3], "color_filter": NOT_COVERED[4], "blend": NOT_COVERED[5]}
 NO_GRADIENT = "IN006"  # a finding that stops whatever searches by gradients
 DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
 GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
@@ -50,6 +54,7 @@ def detect(
     run: Run,
     *,
     second: Mapping[str, Detector] | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
     store: Callable[[str], Path | None] = lambda name: None,
 ) -> Report:
     """Run the detectors, unless the self-checks already say that no verdict is possible.
@@ -65,13 +70,15 @@ def detect(
         run: What limits all of them together.
         second: Others to run as well if those leave doubt: a suspicion that was not confirmed, no
             verdict, or nothing found at a probability of `DOUBT` or more.
+        calibrations: What makes a score a probability, by detector; None for those that come with
+            the package.
         store: Gives the file that keeps the state of a detector, by name.
 
     Returns:
         The report but for its record of the run.
     """
     subject, checks, late = prepared.subject, _checks(prepared), second or {}
-    bags = _bags(detectors := {**detectors, **late})
+    bags = _bags(detectors := {**detectors, **late}, calibrations)
     verdicts, missed, failed = list[Verdict](), dict[str, Finding](), list[Exception]()
     for name, detector in {} if _blocked(checks) else detectors.items():
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
@@ -103,9 +110,12 @@ def detect(
     )
 
 
-def _bags(detectors: Mapping[str, Detector]) -> dict[str, Calibration]:
+def _bags(
+    detectors: Mapping[str, Detector], given: Mapping[str, Calibration] | None
+) -> dict[str, Calibration]:
     """Return the calibrations that hold: of detectors as they were, not with other options."""
-    return {n: bag for n, bag in shipped().items() if detectors.get(n) == DETECTORS[n]}
+    known = shipped() if given is None else given
+    return {n: bag for n, bag in known.items() if n in detectors and detectors[n] == DETECTORS[n]}
 
 
 def _failure(name: str, error: BaseException) -> Finding:
@@ -265,6 +275,8 @@ def _not_covered(
         lines[lines.index(PAIRS)] = f"{PAIRS}: {pairs:,} of {of:,} pairs were searched"
     if pairs == of:
         lines.pop(0)
+    seen = {FAMILIES.get(v.method) for v in verdicts if _whole(v, subject.classes)}
+    lines = [line for line in lines if line not in seen]
     if targets < set(range(subject.classes)):
         some = f"target classes other than {listed(targets)}"
         lines.insert(0, some if targets else "all target classes: none was searched")

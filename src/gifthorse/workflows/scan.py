@@ -40,6 +40,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.readers import sniff
 from gifthorse.detection import DETECTORS, FEW_CLASSES, PRESETS, SECOND
+from gifthorse.detection.calibration import opened as calibrations
 from gifthorse.models import inspect as look
 from gifthorse.models import load
 from gifthorse.models.hub.folder import digest_now, is_folder, only_file
@@ -69,6 +70,7 @@ class Request:
         resume: Folder that keeps the state of unfinished detectors; None keeps nothing.
         seed: Seed of all randomness.
         command: The command line, for the report.
+        calibration: A file of `gifthorse calibrate`, in place of what comes with the package.
     """
 
     detectors: tuple[str, ...] = ()
@@ -81,6 +83,7 @@ class Request:
     resume: Path | None = None
     seed: int = 0
     command: str = ""
+    calibration: Path | None = None
 
 
 def scan(
@@ -101,6 +104,7 @@ def scan(
         UsageError: If the request itself is wrong (options, images, a path that is not there).
     """
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
+    given = None if request.calibration is None else calibrations(request.calibration)
     run, opened = limits(request, progress, device), None
     try:
         run.report(0, 1, "opening the model")
@@ -126,6 +130,7 @@ def scan(
             rng,
             run,
             second=second(request),
+            calibrations=given,
             store=lambda name: state_file(request, digest, name),
         )
     with paced(lambda kept: run.overtime(GRACE)):
@@ -142,6 +147,8 @@ def check(inputs: Inputs, request: Request) -> None:
         UsageError: If an option, a limit, a folder or the images are.
     """
     chosen(request)
+    if request.calibration is not None:
+        calibrations(request.calibration)
     limits(request)
     sniff(inputs.images)
     if inputs.limit is not None and inputs.limit < 1:

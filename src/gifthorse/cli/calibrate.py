@@ -1,0 +1,92 @@
+"""The commands `calibrate` and `evidence`: what a score means, and how that is known."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gifthorse.cli import options, parsing
+from gifthorse.cli.terminal import bar, note, tell
+from gifthorse.core.atomic import atomic
+from gifthorse.core.isolated import readers
+
+commands = typer.Typer()
+
+
+@commands.command()
+def calibrate(  # noqa: PLR0913, PLR0917 - a flag is a parameter
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Models and truth.csv: model,target[,images].")
+    ],
+    images: options.Images,
+    output: Annotated[Path, typer.Option("-o", "--out", help="The .json file to write.")],
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(help="One of `gifthorse list detectors`; repeatable. Default: pixel_quick."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the models are, in words.")] = "",
+    arch: options.Arch = None,
+    normalize: options.Normalize = "auto",
+    input_size: options.InputSize = None,
+    limit: Annotated[int, typer.Option(help="Use at most so many images.")] = 1000,
+    device: options.Device = "auto",
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the scores of models here.")
+    ] = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Fit what a detector's score means, on models of your own whose truth you know."""
+    readers.prepare()
+    from gifthorse.workflows import calibrate as calibrating
+    from gifthorse.workflows.opening import Inputs
+    from gifthorse.workflows.scan import Request, check
+
+    command = shlex.join(["gifthorse", *sys.argv[1:]])
+    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
+    request = Request(tuple(detector or ("pixel_quick",)), seed=seed, command=command)
+    models = calibrating.known_models(folder)
+    parsing.keep([output], [str(model.path) for model in models])
+    check(inputs, request)
+    if resume is not None:
+        resume.mkdir(parents=True, exist_ok=True)
+    found = []
+    for number, model in enumerate(models):
+        kept = resume / f"{number:04}-{model.path.name}.json" if resume is not None else None
+        with bar(f"{number + 1}/{len(models)} {model.path.name}") as progress:
+            found.append(calibrating.judge(model, inputs, request, kept, progress))
+        if found[-1].reason:
+            note(f"{model.path.name} is left out: {found[-1].reason}")
+    text = calibrating.written(name or f"models of {folder.name}", found, request)
+    with atomic(output) as file:
+        file.write(text.encode())
+    note(f"wrote {output}; use it with gifthorse scan --calibration {output}")
+
+
+@commands.command()
+def evidence(
+    calibration: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Of `calibrate`; default: what ships.")
+    ] = None,
+) -> None:
+    """Say what the probabilities rest on: how many models, and how well scores tell them apart."""
+    from gifthorse.detection.calibration import opened, quality, shipped
+
+    bags = shipped() if calibration is None else opened(calibration)
+    names = {bag.name for bag in bags.values()}
+    tell("; ".join(sorted(names)) or "no calibration")
+    row = "{:22} {:>6} {:>10}  {:18} {:>13} {:>7} {:>6}"
+    heads = ("detector", "clean", "backdoored", "AUC", "cross-entropy", "alarms", "found")
+    tell(row.format(*heads).rstrip())
+    for name, bag in bags.items():
+        told = quality(bag)
+        area = f"{told.auc.value:.3f} [{told.auc.low:.3f}, {told.auc.high:.3f}]"
+        cells = (f"{told.entropy:.3f}", told.alarms, told.found)
+        tell(row.format(name, len(bag.clean), len(bag.backdoored), area, *cells))
+    tell(
+        "Each model's probability is by a fit on all others; alarms and found are those of a half\n"
+        "or more. A cross-entropy of 0.693 knows nothing."
+    )

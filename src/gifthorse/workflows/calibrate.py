@@ -1,0 +1,188 @@
+"""A calibration of one's own: scan models of known truth, and fit what a score means."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gifthorse import __version__
+from gifthorse.core.atomic import atomic
+from gifthorse.core.errors import UsageError
+from gifthorse.core.files import parse_json, read_file
+from gifthorse.core.types import ProgressCallback, Report
+from gifthorse.detection.calibration import Calibration, dumped, fit
+from gifthorse.workflows.opening import Inputs
+from gifthorse.workflows.scan import Request, chosen, scan
+
+TRUTH = "truth.csv"
+CLEAN = "clean"
+LEAST = 5  # models of each kind, below which a line through their scores says nothing
+MOST_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model whose truth is known.
+
+    Attributes:
+        path: Its file or folder.
+        target: What it was planted for, in words; `clean` for nothing.
+        images: Its clean images; None for those of the whole table.
+    """
+
+    path: Path
+    target: str
+    images: str | None = None
+
+    @property
+    def backdoored(self) -> bool:
+        """Whether something was planted."""
+        return self.target != CLEAN
+
+
+def known_models(folder: Path) -> list[KnownModel]:
+    """Return the models of a folder, as its `truth.csv` has them.
+
+    The table has a header and the columns `model` (from the folder), `target` (`clean`, or what
+    was planted: a class) and, if they have not all the same, `images`.
+
+    Raises:
+        UsageError: If there is no such table, a column or a model is missing, or a kind has fewer
+            than five.
+    """
+    path = folder / TRUTH
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_file(path, MOST_BYTES).decode("utf-8-sig"))))
+    except (UsageError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(
+            f"{folder} needs a table {TRUTH} with the columns model and target: {error}"
+        ) from error
+    models = []
+    for number, row in enumerate(rows, 2):
+        name, target = ((row.get(key) or "").strip() for key in ("model", "target"))
+        if not name or not target:
+            raise UsageError(f"line {number} of {path} lacks a model or its target")
+        if not (folder / name).exists():
+            raise UsageError(f"line {number} of {path} names {name}, which is not in {folder}")
+        images = (row.get("images") or "").strip() or None
+        models.append(KnownModel(folder / name, target.lower(), images))
+    bad = sum(m.backdoored for m in models)
+    if min(bad, len(models) - bad) < LEAST:
+        raise UsageError(
+            f"{path} has {len(models) - bad} clean and {bad} backdoored models: give {LEAST} or "
+            "more of each"
+        )
+    return models
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """What the detectors said of a model of known truth.
+
+    Attributes:
+        model: Its name.
+        sha256: Of its bytes.
+        target: As in the table.
+        scores: By detector; without those that came to no verdict.
+        reason: Why there is none, if there is none.
+    """
+
+    model: str
+    sha256: str
+    target: str
+    scores: Mapping[str, float]
+    reason: str = ""
+
+
+def judge(
+    model: KnownModel,
+    inputs: Inputs,
+    request: Request,
+    kept: Path | None,
+    progress: ProgressCallback | None,
+) -> ModelScores:
+    """Scan a model with the detectors of a request, unless its scores are kept.
+
+    Args:
+        model: The model.
+        inputs: How to open it, and the images of those models that name none.
+        request: What is to run; no other detector joins in.
+        kept: File of its scores; None keeps nothing.
+        progress: Told of every round.
+    """
+    if kept is not None and kept.exists():
+        return ModelScores(**_read(kept))
+    given = inputs if model.images is None else replace(inputs, images=model.images)
+    only = replace(request, detectors=tuple(chosen(request)))
+    found = scored(scan(str(model.path), given, only, progress), model)
+    if kept is not None:
+        with atomic(kept) as file:
+            file.write(json.dumps(vars(found) | {"scores": dict(found.scores)}).encode())
+    return found
+
+
+def scored(report: Report, model: KnownModel) -> ModelScores:
+    """Return the scores in a report, of detectors that came to a verdict."""
+    scores = {v.method: v.score for v in report.verdicts if v.label != "INCONCLUSIVE"}
+    reason = "" if scores else report.reason
+    return ModelScores(model.path.name, report.origin.sha256, model.target, scores, reason)
+
+
+def calibrated(name: str, found: Iterable[ModelScores]) -> dict[str, Calibration]:
+    """Return a calibration of each detector that scored enough models of both kinds."""
+    rows = list(found)
+    out = {}
+    for detector in dict.fromkeys(key for row in rows for key in row.scores):
+        kinds: tuple[list[float], list[float]] = ([], [])
+        for row in rows:
+            if detector in row.scores:
+                kinds[row.target != CLEAN].append(round(row.scores[detector], 3))
+        if min(map(len, kinds)) >= LEAST:
+            out[detector] = fit(name, *map(sorted, kinds))
+    return out
+
+
+def written(name: str, found: Sequence[ModelScores], request: Request) -> str:
+    """Return a calibration file of models that were judged, with how it was made.
+
+    Raises:
+        UsageError: If no detector came to a verdict on five models of each kind.
+    """
+    bags = calibrated(name, found)
+    if not bags:
+        reasons = "; ".join(sorted({row.reason for row in found if row.reason})[:3])
+        raise UsageError(
+            f"no detector came to a verdict on {LEAST} clean and {LEAST} backdoored models"
+            + (f": {reasons}" if reasons else "")
+        )
+    made: dict[str, object] = {
+        "versions": {
+            "gifthorse": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "command": request.command,
+        "seed": request.seed,
+        "models": [
+            {"model": row.model, "sha256": row.sha256, "target": row.target} for row in found
+        ],
+    }
+    return dumped(name, bags, made)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept = parse_json(read_file(path, MOST_BYTES))
+        scores = {str(k): float(v) for k, v in kept["scores"].items()}
+        words = {key: str(kept[key]) for key in ("model", "sha256", "target", "reason")}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} holds no scores that were kept: remove it") from error
+    return {**words, "scores": scores}
