@@ -42,7 +42,8 @@ class DeepInspect:
     adapted weight (TrojanZoo: replacement, weight 0.02); calmed; `gan` is 1 as in TrojanZoo's first
     version, where later ones have 0; real clean images instead of inverted ones; the layer on the
     class stays as it starts. TrojanZoo finds none of its own backdoors by it (Table 11: AIV 0.54 on
-    a BadNet). Calmed, it flags planted toys, but has not been judged on trained nets.
+    a BadNet). Calmed, it names the target of a small CIFAR-10 BadNet with a trigger of 10.5 px and
+    no class of a clean net beside it (depths of 5.0 and 2.7).
     """
 
     mode: Literal["additive", "zoo"] = "additive"
