@@ -144,11 +144,11 @@ def data_of(task: Task) -> DataSplits:
 
 
 def _recipe(task: Task) -> Recipe:
-    vit = task.net.startswith("vit")
+    calm = task.net.startswith("vit") or task.net == "lisa_cnn"  # no batch normalization
     return Recipe(
         epochs=task.epochs,
         batch=64,
-        lr=0.02 if vit else 0.1,
+        lr=0.02 if calm else 0.1,
         flip=task.flip,
         pad=4 if task.flip else 2,
     )
@@ -248,12 +248,10 @@ def make(member: Member, family: Family, task: Task, out: Path) -> dict[str, Any
     record = TestModel(kind, method, task.net, data, member.seed, told, seconds, made)
     write(out / f"{member.name}.safetensors", subject, record)
     known = {name: round(rate.value, 4) for name, rate in record.known.items()}
-    took = all(p["asr"] >= TOOK for p in planted)
     truth = asdict(member) | {
         "backdoored": bool(planted),
         "planted": planted,
         "figures": known,
-        "usable": bool(known["accuracy"] >= task.least and took),
         "seconds": round(seconds, 1),
     }
     keep(path, truth)
@@ -263,10 +261,14 @@ def make(member: Member, family: Family, task: Task, out: Path) -> dict[str, Any
 # Measuring ------------------------------------------------------------------------------------
 
 
-def usable(member: Member, out: Path) -> bool:
+def usable(member: Member, task: Task, out: Path) -> bool:
     """Whether a model is there, learned its task and, if attacked, its backdoor."""
     path = out / f"{member.name}.truth.json"
-    return path.exists() and bool(json.loads(path.read_text())["usable"])
+    if not path.exists():
+        return False
+    truth = json.loads(path.read_text())
+    took = all(planted["asr"] >= TOOK for planted in truth["planted"])
+    return took and truth["figures"]["accuracy"] >= task.least
 
 
 def measure(member: Member, task: Task, name: str, out: Path) -> dict[str, Any]:
@@ -322,7 +324,7 @@ def main() -> None:
         elif a.what == "make":
             truth = make(m, families[m.family], tasks[m.task], a.out)
             print(m.name, m.task, truth["figures"], truth["planted"], truth["seconds"], flush=True)
-        elif usable(m, a.out):
+        elif usable(m, tasks[m.task], a.out):
             for name in a.detectors:
                 r = measure(m, tasks[m.task], name, a.out)
                 print(m.name, name, r["label"], r["score"], r["target"], r["asr"], flush=True)

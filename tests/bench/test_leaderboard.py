@@ -17,9 +17,10 @@ import pytest
 from tests.bench.records import bench, framed, method, record, spread
 
 from gifthorse.bench.figures import STEPS, Estimate, metric, over_seeds
-from gifthorse.bench.leaderboard import embedded, write_leaderboard
+from gifthorse.bench.leaderboard import write_leaderboard
 from gifthorse.bench.results import cells
 from gifthorse.core.errors import UsageError
+from gifthorse.report.site import embedded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

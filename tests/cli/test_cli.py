@@ -149,7 +149,10 @@ FLAGS = [
     (("--set", "threshold=high"), "option threshold of Inspector cannot be 'high'"),
     (("--fail-on", "always"), "--fail-on takes backdoored, suspicious, inconclusive"),
     (("--out", "html"), "--out takes FORMAT=PATH such as html=report.html; got 'html'"),
-    (("--out", "pdf=x.pdf"), "no format is called 'pdf': known: html, json, text"),
+    (
+        ("--out", "pdf=x.pdf"),
+        "no format is called 'pdf': known: csv, cyclonedx, github, html, json",
+    ),
     (("--out", "html=no/such/folder/x.html"), "its folder does not exist"),
     (("--time-limit", "soon"), "--time-limit takes a time such as 90, 90s, 10m or 1h; got 'soon'"),
     (("--time-limit", "10 days"), "got '10 days'"),
@@ -183,6 +186,46 @@ def test_two_models_do_not_write_one_file(run: Run) -> None:
     ran = run("scan", MODEL, MODEL, "--images", IMAGES, "-o", "json=x.json")
     assert ran.code == 4
     assert "2 models would write x.json: put {name} into the path" in ran.err
+
+
+def test_formats_that_hold_many_models_take_them_all(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").touch()
+    models = (str(tmp_path / "empty.pt"), MODEL, str(tmp_path / "none.pt"))
+    outs = [f"sarif={tmp_path}/all.sarif", f"csv={tmp_path}/all.csv", f"md={tmp_path}/{{name}}.md"]
+    flags = [flag for out in outs for flag in ("-o", out)]
+    ran = run("scan", *models, "--images", IMAGES, "--limit", "1", "-f", "github", *flags)
+    assert ran.code == 2
+    lines = ran.out.splitlines()
+    assert [line.split("title=")[1].split("%3A")[0].split("::")[0] for line in lines] == [
+        "NOT SCANNED", "INCONCLUSIVE", "ERROR",
+    ]  # fmt: skip
+    assert "see the messages of the run" in lines[2]
+    rows = (tmp_path / "all.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == list(models)
+    (sarif,) = json.loads((tmp_path / "all.sarif").read_text())["runs"]
+    assert [i["exitCode"] for i in sarif["invocations"]] == [2, 3, 2]
+    assert {p.name for p in tmp_path.glob("*.md")} == {"empty.md", "gift.md"}
+    same = run("scan", *models, "--images", IMAGES, "-o", f"csv={models[0]}")
+    assert (same.code, "would replace" in same.err) == (4, True)
+
+
+def test_an_interrupted_run_writes_what_it_has(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.pt").touch()
+    whole = scanning.scan
+
+    def once(path: str, *rest: Any) -> Any:
+        if path == MODEL:
+            raise KeyboardInterrupt
+        return whole(path, *rest)
+
+    monkeypatch.setattr(scanning, "scan", once)
+    out = f"csv={tmp_path}/all.csv"
+    ran = run("scan", str(tmp_path / "empty.pt"), MODEL, "--images", IMAGES, "-o", out)
+    assert ran.code == 130
+    rows = (tmp_path / "all.csv").read_text().splitlines()
+    assert [row.split(",")[2] for row in rows[1:]] == ["NOT SCANNED", "ERROR"]
 
 
 # 3. Inputs that no verdict can come of --------------------------------------------------------

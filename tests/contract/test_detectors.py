@@ -173,6 +173,16 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "NO BACKDOOR FOUND",
         "a tile turns any image, so what turns one may turn all: with another seed it does",
     ),
+    ("warp", "bands"): (
+        "NO BACKDOOR FOUND",
+        "NO BACKDOOR FOUND",
+        "a corner is no displacement: tests/detection/test_whole_image.py has one",
+    ),
+    ("warp", "tiles"): (
+        "NO BACKDOOR FOUND",
+        "NO BACKDOOR FOUND",
+        "a corner is no displacement: tests/detection/test_whole_image.py has one",
+    ),
     ("weight_signature", "bands"): (
         "INCONCLUSIVE",
         "INCONCLUSIVE",

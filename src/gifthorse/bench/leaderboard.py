@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from gifthorse.bench.figures import KNOWN, STEPS, VERDICT, metric
@@ -39,9 +35,9 @@ from gifthorse.bench.results import (
     text,
     titles,
 )
-from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
 from gifthorse.report import words
+from gifthorse.report.site import embedded, look, page, part, write_page
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -96,22 +92,14 @@ def write_leaderboard(
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
     written = [
-        _write(folder / "index.html", site.index(planned)),
-        _write(folder / "look.css", _look() + _part("board.css")),
-        _write(folder / "board.js", _part("board.js")),
+        write_page(folder / "index.html", site.index(planned)),
+        write_page(folder / "look.css", look()),
+        write_page(folder / "board.js", part("gifthorse.bench", "board.js")),
     ]
     with ThreadPoolExecutor(WRITERS) as pool:  # a disk that confirms each file is waited for
         pages = ((folder / "cell" / f"{cell.run.key}.html", cell) for cell in site.cells)
-        written += pool.map(lambda page: _write(page[0], site.cell(page[1])), pages)
+        written += pool.map(lambda page: write_page(page[0], site.cell(page[1])), pages)
     return written
-
-
-def _write(path: Path, content: str) -> Path:
-    raw = content.encode()
-    if not path.is_file() or path.read_bytes() != raw:
-        with atomic(path) as file:
-            file.write(raw)
-    return path
 
 
 class _Site:
@@ -277,46 +265,5 @@ def _time(name: str, value: float | str) -> tuple[str, str]:
     return name, words.span(value) if "seconds" in name else words.figure(value)
 
 
-# Templates ------------------------------------------------------------------------------------
-
-
-def embedded(data: object) -> str:
-    """Return data as JSON that may stand in a script element: no character of it ends one."""
-    plain = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return plain.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
-
-
-def _part(name: str) -> str:
-    return files(__package__).joinpath("pages", name).read_text(encoding="utf-8")
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True,
-        loader=FunctionLoader(_part),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["soft"] = _soft
-    return environment
-
-
-def _soft(name: str) -> Markup:
-    """Return a name that may be broken where its parts meet."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_.:-])", str(name)))
-
-
 def _page(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(**values)
-
-
-@cache
-def _look() -> str:
-    """Return the style that reports have, too."""
-    source = files("gifthorse.report").joinpath("look.html").read_text(encoding="utf-8")
-    module: Any = (
-        _environment().from_string(source.partition("{% endset %}")[0] + "{% endset %}").module
-    )
-    return str(module.css)
+    return page("gifthorse.bench", template, **values)

@@ -73,7 +73,8 @@ def evidence(
     ] = None,
 ) -> None:
     """Say what the probabilities rest on: how many models, and how well scores tell them apart."""
-    from gifthorse.detection.calibration import opened, quality, shipped
+    from gifthorse.detection.calibration import opened, shipped
+    from gifthorse.workflows.calibrate import quality
 
     bags = shipped() if calibration is None else opened(calibration)
     names = {bag.name for bag in bags.values()}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,19 +17,31 @@ from gifthorse.cli import (
     bench,
     calibrate,
     compare,
+    doctor,
     filter,
     make,
     options,
     records,
     repair,
+    reports,
     scan,
 )
-from gifthorse.cli.terminal import describe_file, logged, say, tell, with_command
-from gifthorse.core.errors import GifthorseError, UsageError
+from gifthorse.cli.examples import exemplify
+from gifthorse.cli.terminal import (
+    PROGRESS,
+    describe_file,
+    log_to,
+    logged,
+    manner,
+    note,
+    plain,
+    say,
+    tell,
+    with_command,
+)
+from gifthorse.core.errors import GifthorseError, UnknownMethod, UsageError
 
 app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Look a downloaded image classifier in the mouth: find backdoors before you deploy it.",
@@ -38,11 +53,15 @@ INTERRUPTED = 130  # exit status
 def inspect(models: options.Models, part: options.Part = None) -> None:
     """Say what is in model files, without running anything of them."""
     from gifthorse.models import inspect as look
+    from gifthorse.models.hub.fetching import fetch, is_hub_name
 
     codes: set[int] = set()
     for model in models:
         with scan.contained(model, codes, alone=len(models) == 1):
-            found = look(model, part)
+            place = fetch(model, note) if is_hub_name(model) else None
+            found = look(str(place.path) if place else model, part)
+            if place is not None:
+                found = replace(found, path=place.name, notes=(*place.notes, *found.notes))
             tell(describe_file(found))
             sys.stdout.flush()
             codes.add(found.status)
@@ -70,44 +89,76 @@ def explain(
     tell(catalog.explain(name))
 
 
-for part in (scan, calibrate, make, repair, filter, compare, analyze):
+for part in (scan, reports, calibrate, make, repair, filter, compare, analyze, doctor):
     app.registered_commands += part.commands.registered_commands
 bench.commands.registered_commands += records.commands.registered_commands
 app.add_typer(bench.commands, name="bench")
+exemplify(app.registered_commands)
+exemplify(bench.commands.registered_commands, "bench")
 
 
-def version(show: bool) -> None:
-    """Print the version and stop."""
-    if show:
-        tell(f"gifthorse {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options_of_all(
-    show: Annotated[
-        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="With --version: libraries and devices, too.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="No notes and no progress; errors are said.")
+    ] = False,
+    progress: Annotated[
+        str, typer.Option(help="How it shows that it goes on: auto, none, plain or rich.")
+    ] = "auto",
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add what is said to a file, with the time.")
+    ] = None,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colors; so does the variable NO_COLOR.")
     ] = False,
 ) -> None:
-    """Options in front of any command."""
+    """Options in front of any command, or behind it."""
+    if progress not in PROGRESS:
+        raise UnknownMethod.among("way to show progress", progress, PROGRESS)
+    manner.quiet, manner.progress = quiet, progress
+    if no_color:
+        plain()
+    if log is not None:
+        log_to(log)
+    if version:
+        tell(f"gifthorse {__version__}" + (f"\n{doctor.here()}" if verbose else ""))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        tell(context.get_help())
+        raise typer.Exit(UsageError.exit_code)  # so that a gate called without words is not green
 
 
 def run(arguments: list[str]) -> int:
     """Run a command line; return its exit status. Every expected error is one sentence."""
-    try:
-        with logged():
+    with logged():
+        try:
             code = app(
                 args=with_command(app, arguments), prog_name="gifthorse", standalone_mode=False
             )
-    except GifthorseError as error:
-        say(f"gifthorse: {error}")
-        return error.exit_code
-    except TyperException as error:  # an unknown flag, a missing argument
-        describe = getattr(error, "format_message", error.__str__)
-        say(f"gifthorse: {describe()} Try gifthorse --help.")
-        return UsageError.exit_code
-    except typer.Abort:
-        raise KeyboardInterrupt from None
+        except GifthorseError as error:
+            say(f"gifthorse: {error}")
+            return error.exit_code
+        except TyperException as error:  # an unknown flag, a missing argument
+            describe = getattr(error, "format_message", error.__str__)
+            say(f"gifthorse: {describe()} Try gifthorse --help.")
+            return UsageError.exit_code
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+        except SystemExit as done:
+            if not _completes(arguments):
+                raise
+            return int(done.code or 0)
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
         raise KeyboardInterrupt
     return int(code or 0)
+
+
+def _completes(arguments: list[str]) -> bool:
+    """Whether a shell asks what may come next, or how to ask: typer answers and exits itself."""
+    asked = {"--install-completion", "--show-completion"} & set(arguments)
+    return bool(asked or os.environ.get("_GIFTHORSE_COMPLETE"))

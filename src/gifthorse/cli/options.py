@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model files.")]
+Models = Annotated[
+    list[str], typer.Argument(metavar="MODEL...", help="Files, folders, hf:ORG/NAME[@REVISION].")
+]
 Images = Annotated[str, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")]
 Arch = Annotated[
     str | None, typer.Option(help="Net, timm:NAME, torchvision:NAME, module:f, file.py:f.")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from gifthorse.core.atomic import check_writable
 from gifthorse.core.errors import BadOption, UnknownMethod
-from gifthorse.report import WRITERS, FailOn
+from gifthorse.report import SUMMARIES, WRITERS, FailOn
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -98,33 +99,59 @@ def fail_on(text: str) -> FailOn:
     raise BadOption(f"--fail-on takes {', '.join(get_args(FailOn))}; got {text!r}")
 
 
-def outputs(
-    output_format: str, extra: Sequence[str], models: Sequence[str]
-) -> tuple[tuple[tuple[str, Path], ...], ...]:
-    """Read `--format` and `--out FORMAT=PATH`: for each model the formats and files to write.
+def named_files(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Read `FORMAT=PATH` texts.
 
     Raises:
-        BadOption: If a format is unknown, two reports would go to one file, or one would replace
-            a model.
-        Unwritable: If a file cannot be written.
+        BadOption: If one is none, or its folder is not there.
     """
     wanted: list[tuple[str, str]] = []
-    for text in extra:
+    for text in texts:
         name, equals, path = text.partition("=")
         if not equals or not path:
             raise BadOption(f"--out takes FORMAT=PATH such as html=report.html; got {text!r}")
         if not Path(real(path)).parent.parent.is_dir():
             raise BadOption(f"cannot write {path}: its folder does not exist")
         wanted.append((name, path))
+    return wanted
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Formats and files to write: for each model, and for all of them together."""
+
+    each: tuple[tuple[tuple[str, Path], ...], ...]
+    together: tuple[tuple[str, Path], ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file."""
+        return [path for row in (*self.each, self.together) for _, path in row]
+
+
+def outputs(output_format: str, extra: Sequence[str], models: Sequence[str]) -> Outputs:
+    """Read `--format` and `--out FORMAT=PATH`.
+
+    A format that holds many models takes all of them into one file, unless its path has `{name}`.
+
+    Raises:
+        BadOption: If a format is unknown, two reports would go to one file, or one would replace
+            a model.
+        Unwritable: If a file cannot be written.
+    """
+    wanted = named_files(extra)
     for name in (output_format, *(name for name, _ in wanted)):
         if name not in WRITERS:
             raise UnknownMethod.among("format", name, WRITERS)
+    shared = [w for w in wanted if w[0] in SUMMARIES and "{name}" not in w[1] and len(models) > 1]
+    wanted = [w for w in wanted if w not in shared]
     files = [[(n, Path(p.replace("{name}", own_name(model)))) for n, p in wanted]
              for model in models]  # fmt: skip
-    _check_apart(models, wanted, files)
-    for _, target in (pair for row in files for pair in row):
+    _check_apart(models, wanted, files, [Path(path) for _, path in shared])
+    found = Outputs(tuple(map(tuple, files)), tuple((name, Path(path)) for name, path in shared))
+    for target in found.paths:
         check_writable(target)
-    return tuple(map(tuple, files))
+    return found
 
 
 def real(path: str | Path) -> str:
@@ -174,9 +201,14 @@ def _check_apart(
     models: Sequence[str],
     wanted: Sequence[tuple[str, str]],
     files: Sequence[Sequence[tuple[str, Path]]],
+    shared: Sequence[Path],
 ) -> None:
     """Raise BadOption if two reports would go to one file, or one to where a model lies."""
     taken = {real(model): "" for model in models}
+    for path in shared:
+        if real(path) in taken:
+            raise BadOption(f"the report {path} would replace another file: give it another name")
+        taken[real(path)] = "all models"
     for model, row in zip(models, files, strict=True):
         for (_, text), (_, path) in zip(wanted, row, strict=True):
             place = real(path)

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from gifthorse.cli import options, parsing
 from gifthorse.cli.border import ERROR, unforeseen
 from gifthorse.cli.terminal import bar, going_on, note, say
-from gifthorse.core.atomic import atomic
+from gifthorse.cli.writing import UNWRITTEN, drawn, gathered, show, write
 from gifthorse.core.errors import GifthorseError, Unwritable
 from gifthorse.core.isolated import readers
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Report
-    from gifthorse.report import FailOn
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
-console = Console(highlight=False)
-UNWRITTEN = -1  # among statuses: a report that could not be written
 
 
 @commands.command()
@@ -68,7 +63,9 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         Path | None, typer.Option(metavar="FILE", help="Of `gifthorse calibrate`.")
     ] = None,
     seed: options.Seed = 0,
-    output_format: Annotated[str, typer.Option("-f", "--format", help="text or json.")] = "text",
+    output_format: Annotated[
+        str, typer.Option("-f", "--format", help="What is printed, of `gifthorse list formats`.")
+    ] = "text",
     out: Annotated[
         list[str] | None, typer.Option("-o", "--out", metavar="FORMAT=PATH", help="Also write.")
     ] = None,
@@ -102,23 +99,24 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         calibration=calibration,
     )
     fail, files = parsing.fail_on(fail_on), parsing.outputs(output_format, out or (), models)
-    targets = [path for row in files for _, path in row]
-    parsing.keep(targets, (*models, images, arch, truth, calibration))
+    parsing.keep(files.paths, (*models, images, arch, truth, calibration))
     scanning.check(inputs, request)
     known = open_trigger(truth) if truth is not None else None
     codes: set[int] = set()
-    for model, row in zip(models, files, strict=True):
-        with (
-            bar(Path(model).name) as progress,
-            going_on(resume, request.command),
-            contained(model, codes, alone=len(models) == 1),
-        ):
-            report = examined(model, partial(scanning.scan, model, inputs, request, progress))
-            codes.add(exit_code(report, fail))
-            show(report, output_format, fail)
-            write(report, row)
-            if known is not None:
-                note(scanning.compared(report, known, str(truth)))
+    with gathered(models, output_format, files.together, codes) as summary:
+        for model, row in zip(models, files.each, strict=True):
+            with (
+                bar(Path(model).name) as progress,
+                going_on(resume, request.command),
+                contained(model, codes, alone=len(models) == 1),
+            ):
+                report = examined(model, partial(scanning.scan, model, inputs, request, progress))
+                codes.add(exit_code(report, fail))
+                summary.add(model, report)
+                show(report, output_format, fail, alone=len(models) == 1)
+                write(row, partial(drawn, report))
+                if known is not None:
+                    note(scanning.compared(report, known, str(truth)))
     raise typer.Exit(gravest(codes, exit_zero))
 
 
@@ -174,44 +172,3 @@ def contained(model: str, codes: set[int], *, alone: bool) -> Iterator[None]:
     except BaseException as error:
         say(f"gifthorse: {unforeseen(error, '' if alone else model)}")
         codes.add(ERROR)
-
-
-def show(report: Report, form: str, fail: FailOn) -> None:
-    """Print a report."""
-    from gifthorse.report import WRITERS, render
-
-    if form == "text":
-        render(report, console, fail_on=fail)
-    else:
-        console.out(WRITERS[form](report), highlight=False)
-
-
-def write(report: Report, targets: Sequence[tuple[str, Path]]) -> None:
-    """Write a report to files, each whole or not at all; if one takes it not, somewhere else.
-
-    Raises:
-        Unwritable: If one was not written; says where it is kept.
-    """
-    from gifthorse.report import WRITERS
-
-    failed: list[str] = []
-    for name, path in targets:
-        content = WRITERS[name](report).encode()
-        try:
-            with atomic(path) as file:
-                file.write(content)
-            note(f"wrote {path}")
-        except Unwritable as error:
-            failed.append(f"{error}; {_kept(path.name, content)}")
-    if failed:
-        raise Unwritable("; ".join(failed))
-
-
-def _kept(name: str, content: bytes) -> str:
-    """Keep what could not be written in the temporary folder; say where, or that it is lost."""
-    try:
-        spare = Path(tempfile.mkdtemp(prefix="gifthorse-")) / name
-        spare.write_bytes(content)
-    except OSError as error:
-        return f"nor can it be kept elsewhere ({error.strerror or error})"
-    return f"it is kept in {spare}"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from gifthorse.cli.border import Interrupted
 from gifthorse.core import types
+from gifthorse.core.errors import Unwritable
 from gifthorse.core.text import inert
 from gifthorse.models import Inspection
 from gifthorse.report.text import in_columns
@@ -32,14 +34,39 @@ RATINGS = (
     "harmless",
 )  # of a pickle's imports, worst first
 
+PROGRESS = ("auto", "none", "plain", "rich")
+
 err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+log = logging.getLogger("gifthorse.cli")  # what is said, for --log
+log.addHandler(logging.NullHandler())  # without --log it is said, and no more
+
+
+@dataclass
+class Manner:
+    """How much a command says beside its result, and how it shows that it goes on.
+
+    Attributes:
+        quiet: Leave notes and progress away; errors are said in any case.
+        progress: `auto` (a bar on a terminal, lines elsewhere), `none`, `plain` lines or a `rich`
+            bar.
+    """
+
+    quiet: bool = False
+    progress: str = "auto"
+
+
+manner = Manner()  # of the command that runs
 
 
 @contextmanager
 def bar(title: str) -> Iterator[types.ProgressCallback | None]:
     """Show a progress bar on a terminal's standard error; lines now and then elsewhere."""
     title = inert(title)
-    if not err.is_terminal:
+    if manner.quiet or manner.progress == "none":
+        yield None
+        return
+    if manner.progress == "plain" or (manner.progress == "auto" and not err.is_terminal):
         with Lines(title) as lines:
             yield lines
         return
@@ -50,7 +77,8 @@ def bar(title: str) -> Iterator[types.ProgressCallback | None]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as shown:
+    drawn = err if err.is_terminal else Console(stderr=True, highlight=False, force_terminal=True)
+    with Progress(*columns, console=drawn, transient=True) as shown:
         task = shown.add_task(title, total=None, words="")
         yield lambda done, total, words: shown.update(
             task, completed=done, total=total, words=words
@@ -117,13 +145,16 @@ def going_on(folder: Path | None, command: str) -> Iterator[None]:
 
 def say(words: str) -> None:
     """Print one sentence on standard error, unwrapped in pipes."""
+    log.error(words)
     shown = Text(inert(words), style="bold red")
     err.print(shown, soft_wrap=not err.is_terminal)
 
 
 def note(words: str) -> None:
-    """Print what happens on the way on standard error."""
-    err.print(Text(inert(words)), soft_wrap=not err.is_terminal)
+    """Print what happens on the way on standard error, unless told to be quiet."""
+    log.info(words)
+    if not manner.quiet:
+        err.print(Text(inert(words)), soft_wrap=not err.is_terminal)
 
 
 def tell(words: str) -> None:
@@ -131,25 +162,90 @@ def tell(words: str) -> None:
     typer.echo(inert(words.removesuffix("\n")))
 
 
+class _Notes(logging.Handler):
+    """Shows warnings of the package; what is said anyway is only for a file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name != log.name and not manner.quiet:
+            words = inert(f"gifthorse: {record.getMessage()}")
+            err.print(Text(words), soft_wrap=not err.is_terminal)
+
+
+class _Dated(logging.Formatter):
+    """A line for each record: when, how grave, and words that act on no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        words = inert(record.getMessage()).replace("\n", " ")
+        return f"{self.formatTime(record)} {record.levelname} {words}"
+
+
 @contextmanager
 def logged() -> Iterator[None]:
-    """Show warnings of the package as notes."""
-    log, handler = logging.getLogger("gifthorse"), logging.Handler(logging.WARNING)
-    handler.emit = lambda record: note(f"gifthorse: {record.getMessage()}")  # type: ignore[method-assign]
-    log.addHandler(handler)
+    """Show warnings of the package as notes; forget at the end what the command changed."""
+    package, handler = logging.getLogger("gifthorse"), _Notes(logging.WARNING)
+    level, before = package.level, dict(vars(manner))
+    colors = [(console, console.no_color) for console in (err, out)]
+    package.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        vars(manner).update(before)
+        for console, bare in colors:
+            console.no_color = bare
+        package.setLevel(level)
+        for one in [h for h in package.handlers if h is handler or type(h) is logging.FileHandler]:
+            package.removeHandler(one)
+            one.close()
+
+
+def plain() -> None:
+    """Print without colors from now on."""
+    err.no_color = out.no_color = True
+
+
+def log_to(path: Path) -> None:
+    """Add what is said, and what the package logs, to the end of a file.
+
+    Raises:
+        Unwritable: If it cannot be written.
+    """
+    package = logging.getLogger("gifthorse")
+    try:
+        file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise Unwritable(f"cannot write the log {path}: {error.strerror or error}") from error
+    file.setFormatter(_Dated())
+    package.addHandler(file)
+    package.setLevel(logging.DEBUG)
 
 
 def with_command(app: typer.Typer, arguments: list[str]) -> list[str]:
-    """Put `scan` in front of arguments that start with a model: `gifthorse MODEL --images DIR`."""
+    """Put `scan` in front of arguments that start with a model: `gifthorse MODEL --images DIR`.
+
+    Options of all commands come first, wherever they stand.
+    """
     known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
-    first = arguments[0] if arguments else ""
-    if first and not first.startswith("-") and first not in known and "--images" in arguments:
-        return ["scan", *arguments]
-    return arguments
+    known |= {group.name for group in app.registered_groups if group.name}
+    front, rest = _of_all(arguments)
+    first = rest[0] if rest else ""
+    if first and not first.startswith("-") and first not in known and "--images" in rest:
+        rest = ["scan", *rest]
+    return [*front, *rest]
+
+
+ANYWHERE = {"-q": 1, "--quiet": 1, "--no-color": 1, "--progress": 2, "--log": 2}  # and their words
+
+
+def _of_all(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the options of all commands from the others, up to a `--`."""
+    front, rest, place = list[str](), list[str](), 0
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    while place < end:
+        count = ANYWHERE.get(arguments[place].partition("=")[0], 0)
+        count = 1 if count and "=" in arguments[place] else count
+        (front if count else rest).extend(arguments[place : min(end, place + max(1, count))])
+        place += max(1, count)
+    return front, [*rest, *arguments[end:]]
 
 
 def describe_file(found: Inspection) -> str:

@@ -13,6 +13,7 @@ GifthorseError
   |    +- UnknownArch    no architecture fits its tensors
   |    +- UnfitNet       its net fails on the images, or returns no logits
   |    +- SeveralNets    it holds more than one net, and none was named
+  +- Unfetched           a model cannot be had from a hub      exit 2
   +- Incomplete          something was not examined            exit 3
 """
 
@@ -107,6 +108,10 @@ class UnfitNet(UnreadableModel):
 
 class SeveralNets(UnreadableModel):
     """Several parts of the file are whole nets, and nobody said which is meant."""
+
+
+class Unfetched(GifthorseError):
+    """A hub does not give a model: it does not answer, or does not let one in."""
 
 
 class Incomplete(GifthorseError):

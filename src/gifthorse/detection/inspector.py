@@ -121,7 +121,7 @@ class Inspector:
             return torch.zeros(len(best)), [_alone(int(peers.sum()), len(best))]
         alike = [c for c, peer in zip(best, peers.tolist(), strict=True) if peer]
         sizes = torch.tensor([c.size for c in best])
-        depths = log_anomaly_index(sizes, peers=peers)
+        depths = self._depths(sizes, peers, confirmer.subject)
         # Arms that were paused for good have upper bounds, which only overstate an outlier.
         ended = (inversion.done & peers).tolist()
         done = [c for c, end in zip(best, ended, strict=True) if end]
@@ -129,9 +129,6 @@ class Inspector:
         large = self._large(confirmer.subject, asked, self.diffuse)
         if stopped and 2 * large >= len(asked):
             depths = torch.zeros_like(depths)  # the first trigger found stands out from nothing yet
-        if not self.every:
-            area = confirmer.subject.shape[1] * confirmer.subject.shape[2]
-            depths = depths.where(sizes <= self.diffuse * area, 0)
         alone = 2 * self._large(confirmer.subject, asked, MOST) >= len(asked)
         middle = median(sizes[peers]).item()
         suspects = (
@@ -155,6 +152,12 @@ class Inspector:
         if not (self.classes or self.pairs) and len(best) < confirmer.subject.classes:
             findings.append(_screened(len(best), confirmer.subject.classes))
         return depths, findings
+
+    def _depths(self, sizes: Tensor, peers: Tensor, subject: Subject) -> Tensor:
+        """Return how far each size lies below those of the peers; nothing for what is diffuse."""
+        depths = log_anomaly_index(sizes, peers=peers)
+        limit = self.diffuse * subject.shape[1] * subject.shape[2]
+        return depths if self.every else depths.where(sizes <= limit, 0)
 
     def _goals(self, subject: Subject, search: Samples, unseen: Samples) -> list[Goal]:
         if subject.classes < 3:

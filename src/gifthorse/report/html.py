@@ -146,7 +146,7 @@ def _view(report: Report, lead: Lead) -> FindingView:
     return FindingView(
         lead=lead,
         title=words.RULES.get(finding.rule, ""),
-        goal=words.goal_label(report, finding.goal) if finding.goal else "",
+        goal=words.goal_label(words.class_names(report), finding.goal) if finding.goal else "",
         spot=footprint(finding.evidence),
         comparison=compared(lead.verdict, finding.goal),
         pictures=trigger_pictures(finding.evidence),
@@ -208,7 +208,7 @@ def _said(report: Report, labels: Tensor | None, place: int) -> str:
     if labels is None:
         return ""
     number = int(labels[place])
-    return f"{number} {words.class_name(report, number)}".strip()
+    return f"{number} {words.class_name(words.class_names(report), number)}".strip()
 
 
 def _tiles(report: Report, views: tuple[FindingView, ...]) -> list[KeyFigure]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gifthorse.core.types import Arm, Confirmation, Rate, Report, Verdict
 from gifthorse.report.facts import array, compared, cut
-from gifthorse.report.words import class_label, class_name, figure, interval, percent
+from gifthorse.report.words import class_label, class_name, class_names, figure, interval, percent
 
 # 1. Pictures ----------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ def _bars(
             width=width,
             height=HEIGHT - _level(arm.size if arm.feasible else top, top),
             number=arm.goal.target,
-            name=class_name(report, arm.goal.target),
+            name=class_name(class_names(report), arm.goal.target),
             title=_tooltip(report, arm),
             size=arm.size,
             feasible=arm.feasible,
@@ -214,9 +214,10 @@ def _ticked(numbers: Sequence[int], flagged: set[int]) -> set[int]:
 
 
 def _tooltip(report: Report, arm: Arm) -> str:
-    source = "" if arm.goal.source is None else f" from {class_label(report, arm.goal.source)}"
+    names, start = class_names(report), arm.goal.source
+    source = "" if start is None else f" from {class_label(names, start)}"
     found = f"{figure(arm.size)} pixels" if arm.feasible else "no trigger found"
-    target = class_label(report, arm.goal.target)
+    target = class_label(names, arm.goal.target)
     return f"{target}{source}: {found}, index {figure(arm.index)}, works on {percent(arm.asr)}"
 
 

@@ -20,6 +20,7 @@ from gifthorse.report.words import (
     NAME_LIMIT,
     RULES,
     certainty,
+    class_names,
     effort,
     figure,
     goal_label,
@@ -205,7 +206,7 @@ def _verdict_line(report: Report) -> Table:
     """Return the verdict, its goal and how certain it is."""
     first = next(iter(leads(report)), None)
     goal = first.finding.goal if first and report.label in ("BACKDOORED", "SUSPICIOUS") else None
-    where = Text(goal_label(report, goal) if goal else "", style="bold")
+    where = Text(goal_label(class_names(report), goal) if goal else "", style="bold")
     trust = Text(f"{trust_in(report)} {certainty(report)}") if report.verdicts else Text()
     cells = [Text(report.label, style=LABEL_STYLES[report.label]), where, trust]
     cells = [cell for cell in cells if cell]
@@ -242,7 +243,7 @@ def _lead(report: Report, lead: Lead) -> RenderableType:
     finding = lead.finding
     rule = Text(f"{printable(finding.rule)} {RULES.get(finding.rule, '')}".strip(), style="bold")
     rule.append(f" · severity {finding.severity} · found by {printable(lead.verdict.method)}", "")
-    rows = [("goal", goal_label(report, finding.goal))] if finding.goal else []
+    rows = [("goal", goal_label(class_names(report), finding.goal))] if finding.goal else []
     spot = footprint(finding.evidence)
     if spot:
         part = f"{spot.pixels:,} of {spot.area:,} pixels ({percent(spot.share)}), {spot.place}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Protocol
 
 from gifthorse.core.text import visible
-from gifthorse.core.types import Goal, Label, Rate, Report, Verdict
+from gifthorse.core.types import Confidence, Goal, Label, Rate, Report, Verdict
 
 NAME_LIMIT = 40  # characters of a class name
 CLAIM_LIMIT = 200  # characters of a metadata value; the file's author chooses its length
@@ -173,35 +174,58 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{ending}"
 
 
-def class_label(report: Report, number: int) -> str:
-    """Return the number of a class with its name, if it has one: `class 14 "stop"`."""
-    name = class_name(report, number)
+def class_names(report: Report) -> tuple[str, ...]:
+    """Return the names of the classes by number, as far as the images name them."""
+    return report.preparation.class_names if report.preparation else ()
+
+
+def class_label(names: Sequence[str], number: int) -> str:
+    """Return the number of a class with its name, if it has one.
+
+    Example:
+        >>> class_label(["go", "stop"], 1), class_label(["go", "stop"], 7)
+        ('class 1 "stop"', 'class 7')
+    """
+    name = class_name(names, number)
     return f'class {number} "{name}"' if name else f"class {number}"
 
 
-def class_name(report: Report, number: int) -> str:
+def class_name(names: Sequence[str], number: int) -> str:
     """Return the printable name of a class, empty if it has none or merely its number."""
-    names = report.preparation.class_names if report.preparation else ()
     name = printable(names[number], NAME_LIMIT) if 0 <= number < len(names) else ""
     return "" if name == str(number) else name
 
 
-def goal_label(report: Report, goal: Goal) -> str:
-    """Return a goal in words: the target class, or `class 3 -> class 14`."""
-    target = class_label(report, goal.target)
-    return target if goal.source is None else f"{class_label(report, goal.source)} → {target}"
+def goal_label(names: Sequence[str], goal: Goal) -> str:
+    """Return a goal in words: the target class, or `class 3 → class 14`."""
+    target = class_label(names, goal.target)
+    return target if goal.source is None else f"{class_label(names, goal.source)} → {target}"
 
 
-def trust_in(report: Report) -> str:
+class Rated(Protocol):
+    """A verdict with its calibrated probability: a report, or what is written of one."""
+
+    @property
+    def label(self) -> Label:
+        """The verdict in a word."""
+        ...
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """The probability; None if it is uncalibrated."""
+        ...
+
+
+def trust_in(verdict: Rated) -> str:
     """Return what the calibrated probability is one of, so that a low one cannot be misread."""
-    if report.confidence is None or report.label in ("BACKDOORED", "SUSPICIOUS"):
+    if verdict.confidence is None or verdict.label in ("BACKDOORED", "SUSPICIOUS"):
         return "confidence"
     return "probability of such a backdoor"
 
 
-def certainty(report: Report) -> str:
+def certainty(verdict: Rated) -> str:
     """Return the confidence with its interval, or `uncalibrated`."""
-    c = report.confidence
+    c = verdict.confidence
     return "uncalibrated" if c is None else f"{c.value:.2f} [{c.low:.2f}, {c.high:.2f}]"
 
 

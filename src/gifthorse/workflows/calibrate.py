@@ -11,17 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gifthorse import __version__
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import UsageError
 from gifthorse.core.files import parse_json, read_file
-from gifthorse.core.types import ProgressCallback, Report
+from gifthorse.core.types import Confidence, ProgressCallback, Report
 from gifthorse.detection.calibration import Calibration, dumped, fit
 from gifthorse.workflows.opening import Inputs
 from gifthorse.workflows.scan import Request, chosen, scan
 
+Floats = NDArray[np.float64]
 TRUTH = "truth.csv"
 CLEAN = "clean"
 LEAST = 5  # models of each kind, below which a line through their scores says nothing
@@ -176,6 +179,58 @@ def written(name: str, found: Sequence[ModelScores], request: Request) -> str:
         ],
     }
     return dumped(name, bags, made)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a detector's scores tell its two kinds of models apart.
+
+    Attributes:
+        auc: Area under the ROC curve, with the central 95 % of bootstrap resamples.
+        entropy: Cross-entropy, in nats, of each model's probability by a fit on all others;
+            0.693 knows nothing.
+        alarms: Clean models with a probability of a half or more, by the same fits.
+        found: Backdoored models with one.
+    """
+
+    auc: Confidence
+    entropy: float
+    alarms: int
+    found: int
+
+
+def quality(bag: Calibration, *, resamples: int = 500) -> Quality:
+    """Return how well a calibration holds on the models that it was made of, each left out once.
+
+    Both kinds weigh the same in the cross-entropy, whatever their numbers. A kind with one model
+    cannot be left out, and counts as it was fitted.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    kinds = np.asarray(bag.clean), np.asarray(bag.backdoored)
+
+    def area(good: Floats, bad: Floats) -> float:
+        truth = np.concatenate([np.zeros(len(good)), np.ones(len(bad))])
+        return float(roc_auc_score(truth, np.concatenate([good, bad])))
+
+    drawn = [area(*(rng.choice(k, len(k)) for k in kinds)) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    chances = [_left_out(bag, bad) for bad in (False, True)]
+    entropy = -float(np.log(1 - chances[0]).mean() + np.log(chances[1]).mean()) / 2
+    alarms, found = (int((c >= 0.5).sum()) for c in chances)
+    return Quality(Confidence(area(*kinds), low, high, bag.name), entropy, alarms, found)
+
+
+def _left_out(bag: Calibration, bad: bool) -> Floats:
+    """Return each model's probability by a fit on all others, of one kind."""
+    scores = bag.backdoored if bad else bag.clean
+    out = []
+    for i, score in enumerate(scores):
+        rest = scores[:i] + scores[i + 1 :] or scores
+        clean, backdoored = (bag.clean, rest) if bad else (rest, bag.backdoored)
+        out.append(fit(bag.name, clean, backdoored, resamples=0).confidence(score).value)
+    return np.asarray(out)
 
 
 def _read(path: Path) -> dict[str, Any]:

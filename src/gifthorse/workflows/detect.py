@@ -94,9 +94,7 @@ def detect(
         else:
             missed[name] = _failure(name, found)
             failed += [found] if isinstance(found, Exception) else []
-    if failed and not verdicts:
-        raise failed[0]
-    label, reason = _sum_up(verdicts, checks, tuple(missed.values()))
+    label, reason = _sum_up(verdicts, checks, tuple(missed.values()), failed)
     return Report(
         label=label,
         reason=reason,
@@ -243,8 +241,18 @@ def _tempered(verdict: Verdict, bags: Mapping[str, Calibration], classes: int) -
 
 
 def _sum_up(
-    verdicts: Sequence[Verdict], checks: Sequence[Finding], missed: Sequence[Finding]
+    verdicts: Sequence[Verdict],
+    checks: Sequence[Finding],
+    missed: Sequence[Finding],
+    failed: Sequence[Exception],
 ) -> tuple[Label, str]:
+    """Return label and reason of all verdicts together.
+
+    Raises:
+        Exception: The first that a detector failed by, if none came to a verdict.
+    """
+    if failed and not verdicts:
+        raise failed[0]
     stop = next((c for c in (*checks, *missed) if c.severity in ("HIGH", "CRITICAL")), None)
     if _blocked(checks) or not verdicts:
         return "INCONCLUSIVE", stop.message if stop else "No detector ran."

@@ -40,9 +40,11 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.readers import sniff
 from gifthorse.detection import DETECTORS, FEW_CLASSES, PRESETS, SECOND
+from gifthorse.detection.calibration import Calibration
 from gifthorse.detection.calibration import opened as calibrations
 from gifthorse.models import inspect as look
 from gifthorse.models import load
+from gifthorse.models.hub.fetching import fetch, is_hub_name
 from gifthorse.models.hub.folder import digest_now, is_folder, only_file
 from gifthorse.models.reading.files import digest as sha256_of
 from gifthorse.models.reading.files import open_file
@@ -92,19 +94,34 @@ def scan(
     request: Request = Request(),
     progress: ProgressCallback | None = None,
 ) -> Report:
-    """Scan one file; a file that cannot be opened gives a report that says so.
+    """Scan one model; one that cannot be opened gives a report that says so.
 
     Args:
-        path: The model file.
+        path: The model's file or folder, or its name on a hub, which is then fetched.
         inputs: How to open it, and clean images.
         request: What is to run.
         progress: Told of every round.
 
     Raises:
         UsageError: If the request itself is wrong (options, images, a path that is not there).
+        Unfetched: If a hub does not give it.
     """
+    if not is_hub_name(path):
+        return _scanned(path, inputs, request, progress)
+    clock, run = _Clock(), Run(progress)
+    try:
+        found = fetch(path, lambda words: run.report(0, 1, words))
+    except UnreadableModel as error:
+        record = clock.record(request, choose(inputs.device))
+        return replace(refused(Origin(path=path), error), run=record)
+    report = _scanned(str(found.path), inputs, request, progress)
+    return replace(report, origin=found.named(report.origin))
+
+
+def _scanned(
+    path: str, inputs: Inputs, request: Request, progress: ProgressCallback | None
+) -> Report:
     clock, detectors, device = _Clock(), chosen(request), choose(inputs.device)
-    given = None if request.calibration is None else calibrations(request.calibration)
     run, opened = limits(request, progress, device), None
     try:
         run.report(0, 1, "opening the model")
@@ -130,7 +147,7 @@ def scan(
             rng,
             run,
             second=second(request),
-            calibrations=given,
+            calibrations=given(request),
             store=lambda name: state_file(request, digest, name),
         )
     with paced(lambda kept: run.overtime(GRACE)):
@@ -147,8 +164,7 @@ def check(inputs: Inputs, request: Request) -> None:
         UsageError: If an option, a limit, a folder or the images are.
     """
     chosen(request)
-    if request.calibration is not None:
-        calibrations(request.calibration)
+    given(request)
     limits(request)
     sniff(inputs.images)
     if inputs.limit is not None and inputs.limit < 1:
@@ -283,6 +299,15 @@ def chosen(request: Request) -> dict[str, Detector]:
     if request.classes:
         found = _everywhere(found, "classes", request.classes)
     return found
+
+
+def given(request: Request) -> dict[str, Calibration] | None:
+    """Return the calibrations of a request; None for those that come with the package.
+
+    Raises:
+        UsageError: If its file is none.
+    """
+    return None if request.calibration is None else calibrations(request.calibration)
 
 
 def few(request: Request) -> dict[str, Detector]:

@@ -96,13 +96,17 @@ def build_net(config: HubConfig, state: Mapping[str, Tensor]) -> tuple[nn.Module
 
 
 def _library() -> Any:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a scan makes no connection
+    given = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = given or "1"  # read once: to open a net makes no connection
     try:
         import transformers
     except ImportError as error:
         raise BadOption(
             "this folder holds a net of transformers: run pip install 'gifthorse[hub]' to open it"
         ) from error
+    finally:
+        if given is None:
+            del os.environ["HF_HUB_OFFLINE"]
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers

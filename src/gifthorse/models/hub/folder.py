@@ -85,7 +85,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise UnreadableModel(f"{shown(str(folder))!r} holds no weights", rule="FS003")
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
     """Whether a text is the name of a file in the same folder."""
     return (
         Path(name).name == name
@@ -95,16 +95,26 @@ def _is_name(name: str) -> bool:
     )
 
 
-def _shards(folder: Path, index: str) -> list[Path]:
+def shard_names(folder: Path, index: str) -> list[str]:
+    """Return the names of the files that an index names, which may be in the folder or not.
+
+    Raises:
+        UnreadableModel: If it is no index, or names something that is no file beside it.
+    """
     named = read_json(folder / index).get("weight_map")
     names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
-    odd = [n for n in names if not _is_name(n)]
-    gone = [] if odd else [n for n in names if not (folder / n).is_file()]
+    odd = [n for n in names if not is_name(n)]
     if len(names) > MOST_SHARDS:
         raise UnreadableModel(f"{index} names {len(names):,} files", rule="FS004")
     if not names or odd:
         words = f"names {shown(odd[0])!r}, which is no file of the folder" if odd else "is empty"
         raise UnreadableModel(f"{index} {words}", rule="FS006" if odd else "FS003")
+    return names
+
+
+def _shards(folder: Path, index: str) -> list[Path]:
+    names = shard_names(folder, index)
+    gone = [n for n in names if not (folder / n).is_file()]
     if gone:
         raise UnreadableModel(
             f"{index} names {shown(gone[0])!r}, which is missing: download the folder again",
