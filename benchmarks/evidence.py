@@ -26,7 +26,7 @@ from setting import machine
 ROOT = Path(__file__).parents[1]
 RECORDS, PAGE = ROOT / "evidence/records.jsonl", ROOT / "docs/evidence.md"
 DETECTORS = ("latent_shift", "weight_signature", "pixel_quick", "blend", "warp", "color_filter")
-RESAMPLES = 1000
+RESAMPLES, FEW = 1000, 5
 Floats = NDArray[np.float64]
 Record = dict[str, Any]
 
@@ -73,14 +73,19 @@ def scores(rows: Sequence[Record], name: str) -> Floats:
     return np.asarray([row["said"][name]["score"] for row in rows], float)
 
 
-def right(rows: Sequence[Record], name: str) -> str:
-    """Return of how many models a detector says more than nothing, and names a planted class."""
-    said = [row for row in rows if row["said"][name]["label"] in ("SUSPICIOUS", "BACKDOORED")]
-    hits = 0
-    for row in said:
-        targets = {p.get("target") for p in row["planted"]}
-        hits += row["said"][name]["target"] in targets
-    return f"{hits}/{len(said)}"
+def hit(row: Record, name: str) -> str:
+    """Return what a detector says of a model: the class, `!` if it is not one that was planted."""
+    said = row["said"][name]
+    if said["label"] not in ("SUSPICIOUS", "BACKDOORED"):
+        return ""
+    planted = {p.get("target") for p in row["planted"]}
+    return f"{said['target']}{'' if said['target'] in planted else '!'}"
+
+
+def words(row: Record) -> str:
+    """Return what was planted in a model, in words."""
+    kinds = [f"all to {p.get('map')}" if "map" in p else str(p["target"]) for p in row["planted"]]
+    return " and ".join(kinds) or "nothing"
 
 
 def fused(rows: Sequence[Record], truth: NDArray[np.int64]) -> Floats:
@@ -100,46 +105,72 @@ def page() -> str:
     """Return the page that the records make."""
     head, *rows = (json.loads(line) for line in RECORDS.read_text().splitlines())
     clean = [row for row in rows if not row["planted"]]
-    families = sorted({row["family"] for row in rows if row["planted"]})
+    where = ", ".join(f"{key} {value}" for key, value in head["machine"].items())
+    names = " | ".join(f"`{name}`" for name in DETECTORS)
+    seconds = (float(np.median([r["said"][n]["seconds"] for r in rows])) for n in DETECTORS)
     text = [
         "# What sees which family",
         "",
         "Made by `python benchmarks/evidence.py page` from `evidence/records.jsonl`: models of the",
         f"population of `evidence/population.toml`, {head['half']} half, trained by",
-        "`benchmarks/population.py make` and scanned by `measure` as a stranger's file would be.",
+        "`benchmarks/population.py make` and scanned by `measure` with few clean images.",
         f"So far {len(clean)} clean models, controls among them, and {len(rows) - len(clean)}",
-        f"backdoored ones have been measured ({head['machine']}). The population is not complete,",
-        "and the judging half has not been opened: these figures say where to look, not how often",
-        "a scan is right.",
+        "backdoored ones are measured, of 238, and the judging half is not opened: the page says",
+        "which search sees what, not how often a scan is right.",
         "",
-        "Area under the ROC curve of each detector's score, a family against all clean models,",
-        "and the central 95 % of bootstrap resamples; below it, on how many models the detector",
-        "says more than nothing, and how often it then names a planted class.",
+        f"Machine: {where}.",
         "",
-        "| family | models | " + " | ".join(f"`{name}`" for name in DETECTORS) + " |",
+        "The class that a detector calls suspicious or worse, with `!` where it is none that was",
+        "planted; nothing where it calls none.",
+        "",
+        f"| model | task | planted | {names} |",
+        "|---" * (3 + len(DETECTORS)) + "|",
+        *(
+            f"| {row['name']} | {row['task']} | {words(row)} | "
+            + " | ".join(hit(row, name) for name in DETECTORS)
+            + " |"
+            for row in sorted(rows, key=lambda row: (bool(row["planted"]), row["name"]))
+        ),
+        "| median seconds | | | " + " | ".join(f"{s:.1f}" for s in seconds) + " |",
+    ]
+    return "\n".join([*text, *areas(rows, clean, names), *together(rows)]) + "\n"
+
+
+def areas(rows: Sequence[Record], clean: Sequence[Record], names: str) -> list[str]:
+    """Return the areas of families that have enough models, as a table."""
+    families = sorted({row["family"] for row in rows if row["planted"]})
+    parts = [(f, [row for row in rows if row["family"] == f]) for f in families]
+    parts = [(f, mine) for f, mine in parts if len(mine) >= FEW <= len(clean)]
+    lines = [
+        f"| {family} | {len(mine)} | "
+        + " | ".join(interval(scores(clean, n), scores(mine, n)) for n in DETECTORS)
+        + " |"
+        for family, mine in parts
+    ]
+    head = [
+        "",
+        "Area under the ROC curve of each score, a family against all clean models, with the",
+        "central 95 % of bootstrap resamples.",
+        "",
+        f"| family | models | {names} |",
         "|---" * (2 + len(DETECTORS)) + "|",
     ]
-    for family in families:
-        mine = [row for row in rows if row["family"] == family]
-        cells = [
-            f"{interval(scores(clean, n), scores(mine, n))}<br>{right(mine, n)}" for n in DETECTORS
-        ]
-        text.append(f"| {family} | {len(mine)} | " + " | ".join(cells) + " |")
-    alarms = [right(clean, name).split("/")[1] for name in DETECTORS]
-    text.append(f"| clean: alarms | {len(clean)} | " + " | ".join(alarms) + " |")
-    seconds = [np.median([row["said"][n]["seconds"] for row in rows]) for n in DETECTORS]
-    text.append("| median seconds | | " + " | ".join(f"{s:.1f}" for s in seconds) + " |")
+    return [*head, *lines] if lines else []
+
+
+def together(rows: Sequence[Record]) -> list[str]:
+    """Return how well all scores do together, if there are enough models of both kinds."""
     truth = np.asarray([bool(row["planted"]) for row in rows], int)
-    if min(truth.sum(), len(truth) - truth.sum()) >= 10:
-        p = fused(rows, truth)
-        loss = [-np.log(p[truth == 1]).mean(), -np.log(1 - p[truth == 0]).mean()]
-        text += [
-            "",
-            "All six scores together, by a logistic regression that is fitted anew without each",
-            f"model: area {interval(p[truth == 0], p[truth == 1])}, cross-entropy",
-            f"{np.mean(loss):.3f} (0.693 knows nothing).",
-        ]
-    return "\n".join(text) + "\n"
+    if min(truth.sum(), len(truth) - truth.sum()) < 2 * FEW:
+        return []
+    p = fused(rows, truth)
+    loss = np.mean([-np.log(p[truth == 1]).mean(), -np.log(1 - p[truth == 0]).mean()])
+    return [
+        "",
+        "All scores together, by a logistic regression that is fitted anew without each model:",
+        f"area {interval(p[truth == 0], p[truth == 1])}, cross-entropy {loss:.3f}, where 0.693",
+        "knows nothing.",
+    ]
 
 
 def main() -> None:
