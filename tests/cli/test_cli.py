@@ -335,6 +335,7 @@ def test_one_image_is_inconclusive_and_scan_may_be_left_out(run: Run, tmp_path: 
     assert "INCONCLUSIVE Only 1 clean image: at least 10" in ran.words
 
 
+@pytest.mark.slow
 def test_a_scan_takes_a_thousand_images_unless_told_otherwise(run: Run, tmp_path: Path) -> None:
     with np.load(IMAGES) as whole:
         shape = whole["images"].shape[1:]

@@ -217,8 +217,8 @@ def brief(name: str) -> Detector:
 
 
 def home(name: str) -> str:
-    """The first toy that a detector is judged on."""
-    return next(on for row, on in JUDGED if row == name)
+    """The first toy that a detector is judged on; of one that is judged elsewhere any will do."""
+    return next((on for row, on in JUDGED if row == name), "bands")
 
 
 def where(seed: int) -> int:

@@ -223,7 +223,7 @@ def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
     assert "1 goal was searched" in got.findings[0].message
 
 
-@pytest.mark.parametrize("pair", [(4, 1), (0, 5)])
+@pytest.mark.parametrize("pair", [(4, 1), pytest.param((0, 5), marks=pytest.mark.slow)])
 def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None:
     source, target = pair
     net, data = subject(Pairs(pair)), band_images(each=16)
