@@ -72,17 +72,16 @@ DETECTORS: dict[str, Detector] = {
     "weight_signature": WeightSignature(),
 }
 
-# What --preset runs, in this order; thorough adds what is not calibrated, cheapest first.
+# What --preset runs, in this order; thorough adds what is not calibrated, cheapest first, but what
+# accuses clean nets of the tuning half (docs/evidence.md).
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("pixel_quick",),
     "standard": ("pixel_quick",),
     "thorough": (
-        "latent_shift",
         "weight_signature",
         "pixel_quick",
         "neural_cleanse_quick",
         "blend",
-        "color_filter",
         "warp",
         "k_arm",
         "usb",
