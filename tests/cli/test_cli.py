@@ -82,8 +82,15 @@ def test_help_names_every_command(run: Run) -> None:
 @pytest.mark.parametrize("kind", sorted(catalog.KINDS))
 def test_list_prints_every_name_of_a_kind(run: Run, kind: str) -> None:
     ran = run("list", kind)
-    names = [line.split()[0] for line in ran.out.splitlines()]
+    lines = ran.out.splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert (ran.code, names) == (0, sorted(catalog.KINDS[kind]))
+    assert max(map(len, lines)) <= 80
+
+
+def test_an_unknown_name_is_answered_with_each_known_one_once(run: Run) -> None:
+    known = run("explain", "zzzzzz").err.strip().split("known: ")[1].split(", ")
+    assert len(known) == len(set(known))
 
 
 @pytest.mark.parametrize("name", sorted({*ATTACKS, *DETECTORS, *INVERTERS}))

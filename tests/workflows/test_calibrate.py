@@ -191,6 +191,14 @@ def test_the_command_says_what_comes_with_the_package() -> None:
         assert f"{told.entropy:.3f}" in line
 
 
+def test_a_finding_without_a_trigger_does_not_ask_to_look_at_one() -> None:
+    model, images = str(GIFT / "gift.safetensors"), str(GIFT / "clean.npz")
+    _, told, _ = run("scan", model, "--images", images, "--detector", "latent_shift", "-f", "json")
+    verdict = json.loads(told)["verdict"]
+    assert verdict["label"] == "SUSPICIOUS"
+    assert not any("Look at the trigger" in step for step in verdict["next_steps"])
+
+
 @pytest.mark.slow
 def test_the_command_calibrates_on_copies_of_the_shipped_models(tmp_path: Path) -> None:
     lines = ["model,target"]

@@ -79,8 +79,8 @@ def evidence(
     bags = shipped() if calibration is None else opened(calibration)
     names = {bag.name for bag in bags.values()}
     tell("; ".join(sorted(names)) or "no calibration")
-    row = "{:22} {:>6} {:>10}  {:18} {:>13} {:>7} {:>6}"
-    heads = ("detector", "clean", "backdoored", "AUC", "cross-entropy", "alarms", "found")
+    row = "{:20} {:>5} {:>10} {:20} {:>7} {:>6} {:>5}"
+    heads = ("detector", "clean", "backdoored", "AUC", "entropy", "alarms", "found")
     tell(row.format(*heads).rstrip())
     for name, bag in bags.items():
         told = quality(bag)
@@ -88,6 +88,6 @@ def evidence(
         cells = (f"{told.entropy:.3f}", told.alarms, told.found)
         tell(row.format(name, len(bag.clean), len(bag.backdoored), area, *cells))
     tell(
-        "Each model's probability is by a fit on all others; alarms and found are those of a half\n"
-        "or more. A cross-entropy of 0.693 knows nothing."
+        "Each model's probability is by a fit on all others; alarms and found are those\n"
+        "of a half or more. A cross-entropy of 0.693 knows nothing."
     )
