@@ -408,6 +408,24 @@ def test_many_models_end_in_one_table_and_one_json(
     assert json.loads(ran.out)["scans"] == told["scans"][:1]  # what was kept
 
 
+LISTED = "models.txt"
+
+
+def test_more_jobs_than_models_and_a_list_as_editors_save_it_are_fine(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pt").write_text("no model")
+    (tmp_path / LISTED).write_bytes(b"\xef\xbb\xbfa.pt\r\n")
+    (tmp_path / "images" / "0").mkdir(parents=True)
+    (tmp_path / "images" / "0" / "gone.png").symlink_to("nowhere")
+    many = ("--executor", "serial", "--jobs", "1" + "0" * 30)
+    ran = run("scan", "--from", LISTED, "--images", "images", *many, "-o", "json=all")
+    assert ran.code == 2
+    assert "1 model: 1 NOT SCANNED" in ran.words
+    assert len(json.loads((tmp_path / "all").read_text())["scans"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -419,11 +437,21 @@ def test_many_models_end_in_one_table_and_one_json(
         ((MODEL, "--jobs", "2", "-f", "html"), "of many models the format is text"),
         ((MODEL, "b.pt", "--jobs", "2", "-o", "html=a.html"), "put {name} into the path"),
         ((MODEL, "--executor", "magic"), "magic"),
+        (("--from", LISTED, "-o", f"json={LISTED}"), "would replace a file of"),
+        (("--from", LISTED, "-o", "json=x", "-o", "sarif=./x"), "two reports would be written"),
+        ((MODEL, "--input-size", "²x²"), "--input-size takes HxW"),
+        ((MODEL, "--input-size", f"{'1' * 5000}x3"), "--input-size takes HxW"),
     ],
 )
 def test_what_cannot_be_asked_of_many_models_is_said(
-    run: Run, arguments: tuple[str, ...], words: str
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / LISTED).write_text(MODEL)
     ran = run("scan", *arguments, "--images", IMAGES)
     assert ran.code == 4
     assert words in ran.err

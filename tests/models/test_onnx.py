@@ -308,6 +308,11 @@ def _branch(made: Any) -> None:
     made.graph.node[0].attribute.append(onnx.helper.make_attribute("then_branch", made.graph))
 
 
+def _mute(made: Any) -> None:
+    value = onnx.numpy_helper.from_array(numbers(1))
+    made.graph.node.append(onnx.helper.make_node("ConstantOfShape", ["x"], [], value=value))
+
+
 HOSTILE: dict[str, tuple[Callable[[Any], object], str, str]] = {
     "code of another library": (_operator("Run", "evil"), "FS009", r"evil\.Run \(1\)"),
     "an operator of tomorrow": (_operator("NonZero"), "FS009", r"NonZero \(1\)"),
@@ -315,6 +320,9 @@ HOSTILE: dict[str, tuple[Callable[[Any], object], str, str]] = {
     "a path": (_placed("location", "../../etc/passwd"), "FS006", "no file of its folder"),
     "another root": (_placed("location", "/etc/passwd"), "FS006", "no file of its folder"),
     "a place before the file": (_placed("offset", "-8"), "FS003", "not in its folder"),
+    "a place in other digits": (_placed("offset", "²"), "FS003", "has no valid place"),
+    "a place behind all files": (_placed("offset", "9" * 19), "FS003", "has no valid place"),
+    "nothing comes out": (_mute, "FS003", "gives nothing"),
     "a bomb of a shape": (_shaped(2**40, 2**40), "FS003", "no memory holds"),
     "more than there is": (_shaped(64, 3, 3, 3), "FS003", "not those of its shape"),
     "two inputs": (lambda m: m.graph.input.add(name="z"), "FS009", "2 inputs"),
@@ -337,6 +345,22 @@ def test_what_is_hostile_or_strange_is_refused(name: str, tmp_path: Path) -> Non
     with pytest.raises(GifthorseError, match=words) as caught:
         load(tmp_path / "net.onnx") if rule == "FS003" else onnx_files.parse(stream)
     assert caught.value.rule == rule
+
+
+def test_texts_that_are_none_are_refused_where_they_count_and_shown_where_not() -> None:
+    graph = model(*GRAPHS["batch norm, clip and pools"])
+    graph.producer_name = graph.metadata_props.add().key = "QQQQ"
+    graph.metadata_props[0].value = "mine"
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(numbers(0), "empty"))
+    raw = graph.SerializeToString().replace(b"QQQQ", b"\xff\xfe\xfd\xfc")
+    found = onnx_files.parse(BytesIO(raw))
+    assert found.metadata["\ufffd" * 4] == "mine"
+    _, tensors = onnx_files.read(BytesIO(graph.SerializeToString()), None)
+    assert tensors[-1].shape == (0,)
+    graph.graph.node[0].attribute.append(onnx.helper.make_attribute("QQQQ", 1))
+    raw = graph.SerializeToString().replace(b"QQQQ", b"\xff\xfe\xfd\xfc")
+    with pytest.raises(UnreadableModel, match="a name that is no text"):
+        onnx_files.parse(BytesIO(raw))
 
 
 def test_damaged_bytes_are_refused_and_nothing_else() -> None:

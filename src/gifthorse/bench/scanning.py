@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -19,6 +20,7 @@ from gifthorse.bench.runner import Done, Executor, RunStatus, Tell, drive, heart
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import READING
 from gifthorse.core.errors import GifthorseError, Unwritable
+from gifthorse.core.files import is_regular
 from gifthorse.core.types import Origin, Report
 from gifthorse.models.opening import digest_now
 from gifthorse.report import WRITERS, FailOn, exit_code
@@ -103,17 +105,18 @@ def _read(inputs: Inputs, request: Request) -> list[str]:
 def _content(place: str) -> str:
     """Return a digest of a file's bytes, or of the names, sizes and times in a folder."""
     path = Path(place)
-    if path.is_file():
+    if is_regular(path):
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    if not path.is_dir():
+    if not os.path.isdir(path):  # however odd the name
         return place
     total = hashlib.sha256(place.encode())
     for number, found in enumerate(sorted(path.rglob("*"))):
         if number > LISTED:
             break
-        seen = found.stat()
-        total.update(f"{found.relative_to(path)} {seen.st_size} {seen.st_mtime_ns}\n".encode())
+        seen = found.stat() if found.exists() else found.lstat()  # of a link that leads nowhere
+        told = f"{found.relative_to(path)} {seen.st_size} {seen.st_mtime_ns}\n"
+        total.update(told.encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
 

@@ -11,7 +11,7 @@ import typer
 
 from gifthorse.cli import options, parsing
 from gifthorse.cli.terminal import bar, note, tell
-from gifthorse.core.atomic import atomic
+from gifthorse.core.atomic import atomic, check_writable
 from gifthorse.core.isolated import readers
 
 commands = typer.Typer()
@@ -49,7 +49,9 @@ def calibrate(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
     request = Request(tuple(detector or ("pixel_quick",)), seed=seed, command=command)
     models = calibrating.known_models(folder)
-    parsing.keep([output], [str(model.path) for model in models])
+    own = (place for model in models for place in (model.path, model.images))
+    parsing.keep([output], [folder / calibrating.TRUTH, images, arch, *own])
+    check_writable(output)
     check(inputs, request)
     if resume is not None:
         resume.mkdir(parents=True, exist_ok=True)

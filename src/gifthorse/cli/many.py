@@ -35,11 +35,13 @@ class Crowd:
         executor: One of `EXECUTORS`; None for a pool.
         jobs: How many at once.
         address: Of a Ray cluster.
+        source: The file that lists them.
     """
 
     executor: str | None = None
     jobs: int | None = None
     address: str | None = None
+    source: str | None = None
 
 
 def listed(place: str | None) -> list[str]:
@@ -58,7 +60,7 @@ def listed(place: str | None) -> list[str]:
         else:
             with Path(place).open("rb") as file:
                 data = file.read(LONGEST + 1)
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--from takes a text file of paths; {place}: {error}") from error
     if len(data) > LONGEST or "\0" in text:
@@ -69,10 +71,8 @@ def listed(place: str | None) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def outputs(
-    form: str, out: Sequence[str], models: Sequence[str]
-) -> tuple[list[Path], parsing.Outputs]:
-    """Return where the one JSON of all goes, and where reports and summaries go.
+def outputs(form: str, out: Sequence[str], models: Sequence[str]) -> parsing.Outputs:
+    """Return where reports of each model go, and where what holds all goes, the one JSON too.
 
     Raises:
         BadOption: If a format or a path cannot be used.
@@ -82,10 +82,7 @@ def outputs(
     if form not in ("text", "json", *SUMMARIES):
         known = ", ".join(SUMMARIES)
         raise BadOption(f"of many models the format is text (a table), json, {known}; got {form!r}")
-    whole = [text for text in out if text.startswith("json=") and "{name}" not in text]
-    each = [text for text in out if text not in whole]
-    parsing.outputs(form, whole, ["all"])
-    return [Path(text.partition("=")[2]) for text in whole], parsing.outputs(form, each, models)
+    return parsing.outputs(form, out, models, one=("json",))
 
 
 def scan_many(
@@ -100,15 +97,16 @@ def scan_many(
 ) -> set[int]:
     """Scan models, print what was found of all of them, and return their exit statuses."""
     from gifthorse.bench import scanning
+    from gifthorse.report import overview
     from gifthorse.workflows.scan import check
 
     models = list(dict.fromkeys(models))
     if not models:
         raise BadOption("there is no model to scan: name some, or list them with --from")
     fail = parsing.fail_on(fail_on)
-    whole, files = outputs(form, out, models)
-    read = (*models, inputs.images, inputs.arch, request.calibration)
-    parsing.keep([*whole, *files.paths], read)
+    files = outputs(form, out, models)
+    read = (*models, crowd.source, inputs.images, inputs.arch, request.calibration)
+    parsing.keep(files.paths, read)
     check(inputs, request)
     todo = scanning.jobs_of(models, inputs, request, files.each)
     try:
@@ -118,8 +116,8 @@ def scan_many(
             raise
         say(f"gifthorse: interrupted; what was scanned is kept. Go on: {request.command}")
         raise Interrupted from None
-    _tell(found, request.command, form, whole)
     scans = [record["scan"] for record in found]
+    tell(overview.table(scans) if form == "text" else _document(scans, request.command, form))
     save(files.together, partial(_document, scans, request.command), note)
     return {record["statuses"][fail] for record in found}
 
@@ -133,7 +131,7 @@ def _scanned(
     from gifthorse.bench.runner import processors
     from gifthorse.bench.store import Store
 
-    jobs = crowd.jobs or 1
+    jobs = min(crowd.jobs or 1, len(todo))
     threads = max(1, processors() // jobs) if jobs > 1 else 0
     with nullcontext(str(resume.absolute())) if resume else _scratch() as root:
         scanner = scanning.Scanner(root, threads)
@@ -144,15 +142,6 @@ def _scanned(
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="gifthorse-")
-
-
-def _tell(found: Sequence[Any], command: str, form: str, whole: Sequence[Path]) -> None:
-    """Print the table, or the document; write the JSON where it was asked for."""
-    from gifthorse.report import overview
-
-    scans = [record["scan"] for record in found]
-    tell(overview.table(scans) if form == "text" else _document(scans, command, form))
-    save([("json", path) for path in whole], partial(_document, scans, command), note)
 
 
 def _document(scans: Sequence[Any], command: str, form: str) -> str:

@@ -122,7 +122,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     if from_list is not None or jobs is not None or executor is not None:
         if truth is not None:
             raise BadOption("--truth is of one model: leave out --from, --jobs and --executor")
-        crowd, asked = many.Crowd(executor, jobs, address), out or ()
+        crowd, asked = many.Crowd(executor, jobs, address, from_list), out or ()
         codes = many.scan_many(
             models, inputs, request, crowd, form=output_format, out=asked, fail_on=fail_on
         )

@@ -12,6 +12,7 @@ from gifthorse.core.text import inert
 from gifthorse.core.types import Label
 from gifthorse.report.json import encoded
 from gifthorse.report.text import in_columns
+from gifthorse.report.words import plural
 
 LABELS: tuple[str, ...] = get_args(Label)  # the gravest first
 LONGEST = 200  # characters of a reason
@@ -34,7 +35,7 @@ def table(scans: Sequence[Mapping[str, Any]]) -> str:
         rows.add_row(_label(scan), inert(str(scan["target"]["path"])), why, seconds)
     counts = Counter(map(_label, scans))
     told = ", ".join(f"{counts[label]} {label}" for label in LABELS if counts[label])
-    return f"{in_columns(rows)}\n{len(scans)} models: {told}\n"
+    return f"{in_columns(rows)}\n{plural(len(scans), 'model')}: {told}\n"
 
 
 def _label(scan: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -94,8 +95,9 @@ def parse(stream: IO[bytes]) -> OnnxFile:
     check_graph(found, dict.fromkeys(KNOWN), tuple(stored))
     entries = tuple(s.entry for s in stored.values())
     full = sum(math.prod(e.shape or ()) * _width(e.type) for e in entries)
-    claims = {p.key: p.value for p in model.metadata_props}
-    told = {"producer": f"{model.producer_name} {model.producer_version}".strip(), **claims}
+    claims = {_text(p.key): _text(p.value) for p in model.metadata_props}
+    made = f"{_text(model.producer_name)} {_text(model.producer_version)}"
+    told = {"producer": made.strip(), **claims}
     metadata = clean({k: v for k, v in told.items() if v})
     return OnnxFile(found, entries, full, _beside(stored), metadata, tuple(stored.values()))
 
@@ -130,6 +132,11 @@ def _check_texts(*names: object) -> None:
     """Refuse names that are no text, which protobuf hands over as bytes."""
     if not all(isinstance(name, str) for name in names):
         raise UnreadableModel("the ONNX graph has a name that is no text", rule="FS003")
+
+
+def _text(told: str | bytes) -> str:
+    """Return a claim, which decides nothing, as text; protobuf hands over as bytes what is none."""
+    return told.decode(errors="replace") if isinstance(told, bytes) else told
 
 
 def _stored(name: str, proto: Any) -> _Stored:
@@ -167,9 +174,10 @@ def _beside(stored: Mapping[str, _Stored]) -> str:
 
 def _place(proto: Any) -> tuple[str, int, int]:
     """Return file, offset and length of numbers that are stored beside the graph."""
+    _check_texts(*(text for pair in proto.external_data for text in (pair.key, pair.value)))
     told = {pair.key: pair.value for pair in proto.external_data}
     numbers = [told.get("offset", "0"), told.get("length", "-1")]
-    if not all(n.lstrip("-").isdigit() and len(n) < 20 for n in numbers):
+    if not all(re.fullmatch(r"-?\d{1,18}", n, re.ASCII) for n in numbers):
         raise UnreadableModel("a tensor of the ONNX graph has no valid place", rule="FS003")
     return told.get("location", ""), int(numbers[0]), int(numbers[1])
 
@@ -216,6 +224,8 @@ def _numbers(kept: _Stored, beside: IO[bytes] | None) -> Tensor:
         raise UnreadableModel(
             f"{name!r} has {len(raw)} bytes, not those of its shape", rule="FS003"
         )
+    if not raw:
+        return torch.empty(shape, dtype=dtype)
     return torch.from_numpy(np.frombuffer(raw, np.uint8).copy()).view(dtype).view(shape)
 
 
@@ -247,13 +257,16 @@ def _entry(graph: Any, stored: Mapping[str, _Stored]) -> tuple[str, tuple[int, .
 
 def _operations(node: Any, opset: int, stored: dict[str, _Stored]) -> Iterator[Operation]:
     """Yield the operation that a node is; a constant is stored instead."""
-    _check_texts(node.op_type, node.domain, node.name, *node.input, *node.output)
+    named = (attribute.name for attribute in node.attribute)
+    _check_texts(node.op_type, node.domain, node.name, *node.input, *node.output, *named)
+    if not node.output:
+        raise UnreadableModel("an operation of the ONNX graph gives nothing", rule="FS003")
     op = node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
     settings = dict(_settings(node))
     inputs, outputs = list(node.input), tuple(node.output)
     tensors = _tensors(node)
     if op == "Constant" and tensors:
-        if not outputs or outputs[0] in stored:
+        if outputs[0] in stored:
             raise UnreadableModel("the ONNX graph names a tensor twice", rule="FS003")
         stored[outputs[0]] = _stored(outputs[0], _tensor(node, tensors[0]))
         return
