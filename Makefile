@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GIFT := examples/gift
 
-.PHONY: demo test coverage check slow gpu fuzz clean
+.PHONY: demo test coverage check slow gpu fuzz release clean
 
 demo: .venv/ready
 	@mkdir -p out
@@ -40,6 +40,9 @@ fuzz: .venv/dev
 
 gpu: .venv/dev
 	$(BIN)/python -m pytest -m gpu
+
+release: .venv/dev
+	$(BIN)/python scripts/release.py -o dist
 
 .venv/ready: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
