@@ -21,15 +21,30 @@ ELSEWHERE = {  # files of the repository that are pages of the site
 }
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 PICTURE = re.compile(r"(!\[[^\]]*\])\(docs/([^)\s]+)\)")
+PROSE_OR_CODE = re.compile(r"((?:^# .*\n)+)|((?:^(?!# ).*\n)+)", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 HEAD = """\
 # Public names
 
 What `import gifthorse as gh` offers; what is promised of it is in [stability](stability.md).
-Methods by name (`ATTACKS`, `DETECTORS`, `FILTERS`, `INVERTERS`, `REMEDIES`) are dictionaries, all of
-[methods](methods.md); `NETS` and `PRESETS` are what `gifthorse list models` and `gifthorse list
-presets` print.
+`ATTACKS`, `DETECTORS`, `FILTERS`, `INVERTERS` and `REMEDIES` are dictionaries of
+[methods](methods.md) by name; `NETS` and `PRESETS` are what `gifthorse list models` and
+`gifthorse list presets` print.
 """
+
+
+def drawn() -> list[Path]:
+    """Return page and pictures of the gallery, if `make gallery` has made them."""
+    folder = ROOT / "out" / "gallery"
+    page = folder / "gallery.md"
+    return [page, *sorted(folder.glob("*.png"))] if page.exists() else []
+
+
+def on_config(config: Any) -> Any:
+    """Put the gallery into the menu, if there is one."""
+    if drawn():
+        config.nav[0]["Start"].append({"Gallery": "gallery.md"})
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -40,12 +55,17 @@ def on_files(files: Any, config: Any) -> Any:
         words = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=moved(words, "")))
     files.append(File.generated(config, "api.md", content=public_names()))
+    for path in sorted((ROOT / "docs" / "tutorials").glob("*.py")):
+        words = tutorial(path.read_text(encoding="utf-8"))
+        files.append(File.generated(config, f"tutorials/{path.stem}.md", content=words))
+    for path in drawn():
+        files.append(File.generated(config, path.name, abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Lead links of a page that lies in docs/ to the site's pages."""
-    if page.file.src_uri in (*ELSEWHERE.values(), "api.md"):
+    if page.file.src_uri in (*ELSEWHERE.values(), "api.md", "gallery.md"):
         return markdown
     return moved(markdown, "docs")
 
@@ -82,6 +102,17 @@ def moved(markdown: str, folder: str) -> str:
         parts += [PICTURE.sub(r"\1(\2)", LINK.sub(led, text)), fence[0] if fence else ""]
         end = fence.end() if fence else end
     return "".join(parts)
+
+
+def tutorial(script: str) -> str:
+    """Return a script as a page: its docstring, its comments as prose, and its code."""
+    _, words, code = script.split('"""', 2)
+    title, _, about = words.partition("\n")
+    parts = [f"# {title.rstrip('.')}", about.strip()]
+    for comment, block in PROSE_OR_CODE.findall(code):
+        prose, text = comment.replace("\n# ", "\n").removeprefix("# ").strip(), block.strip("\n")
+        parts += [prose, f"```python\n{text}\n```" if text else ""]
+    return "\n\n".join(filter(None, parts))
 
 
 def public_names() -> str:

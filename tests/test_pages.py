@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from scripts.pages import ELSEWHERE, moved, public_names
+from PIL import Image
+from scripts import gallery
+from scripts.pages import ELSEWHERE, moved, public_names, tutorial
 
 import gifthorse
 from gifthorse.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
+TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.py"))
 QUESTIONS = (ROOT / "docs/questions.md").read_text()
 CALLS = [
     line
@@ -56,7 +59,22 @@ def test_links_lead_to_pages_of_the_site(given: str, folder: str, led: str) -> N
 def test_the_menu_has_every_page() -> None:
     named = set(re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     pages = {path.name for path in (ROOT / "docs").glob("*.md")}
-    assert named == pages | set(ELSEWHERE.values()) | {"api.md"}
+    tutorials = {f"tutorials/{path.stem}.md" for path in TUTORIALS}
+    assert named == pages | tutorials | set(ELSEWHERE.values()) | {"api.md"}
+
+
+def test_a_script_is_read_as_a_page() -> None:
+    page = tutorial('"""Two.\n\nAt once.\n"""\n\n# One and\n# one:\n\nx = 1\n\nprint(x + 1)\n')
+    code = "```python\nx = 1\n\nprint(x + 1)\n```"
+    assert page == f"# Two\n\nAt once.\n\nOne and\none:\n\n{code}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", TUTORIALS, ids=lambda path: path.stem)
+def test_tutorials_run_from_an_empty_folder(script: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(script)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_public_names_have_a_page() -> None:
@@ -81,3 +99,22 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(
             r'<(?:script|img|link)[^>]+(?:src|href)="(https?:[^"]+)"', page.read_text()
         )
         assert not loaded, page
+
+
+@pytest.mark.slow
+def test_the_gallery_shows_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--attacks", "badnet", "--detectors", "pixel_quick", "weight_signature"]
+    monkeypatch.setattr(sys, "argv", ["gallery.py", "-o", str(tmp_path), *asked])
+    gallery.main()
+    names = {"attack_badnet.png", "detector_pixel_quick.png"}  # the other shows no trigger
+    assert {path.name for path in tmp_path.iterdir()} == {"gallery.md", *names}
+    assert set(re.findall(r"\((\w+\.png)\)", (tmp_path / "gallery.md").read_text())) == names
+    for name in names:
+        with Image.open(tmp_path / name) as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 100
+
+
+def test_every_attack_can_be_made_hasty() -> None:
+    assert all(gallery.hasty(name) for name in gifthorse.ATTACKS)
