@@ -133,16 +133,16 @@ def detected(name: str, seconds: float) -> Entry | None:
     true = open_trigger(GIFT / "gift.trigger.safetensors")
     x, _ = others(gift.samples)
     rows = ((x, "clean"), (true(x), "true trigger"), (trigger(x), "recovered"))
-    tiles, words = [], []
+    tiles, texts = [], []
     for i in range(SHOWN):
         for images, kind in rows:
             says = predict(gift.subject, images[i : i + 1]).argmax(1).item()
             tiles.append(images[i])
-            words.append((str(says), kind))
-    marked = torch.tensor([said == str(goal.target) for said, _ in words])
-    picture = plain_sheet(torch.stack(tiles), words, marked, sheet=SheetLayout(columns=3 * SHOWN))
-    told = f"{verdict.label}: its smallest trigger is for class {goal.target}"
-    return Entry(name, f"{told}; the backdoor is for {TARGET}", picture)
+            texts.append((str(says), kind))
+    marked = torch.tensor([said == str(goal.target) for said, _ in texts])
+    picture = plain_sheet(torch.stack(tiles), texts, marked, sheet=SheetLayout(columns=3 * SHOWN))
+    words = f"Its clearest trigger is for class {goal.target}; the backdoor is for {TARGET}"
+    return Entry(name, words, picture)
 
 
 def recovered(verdict: Verdict) -> tuple[Trigger, Goal] | None:
