@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GIFT := examples/gift
 
-.PHONY: demo test coverage check slow gpu fuzz clean
+.PHONY: demo test coverage check slow gpu fuzz docs gallery release clean
 
 demo: .venv/ready
 	@mkdir -p out
@@ -40,6 +40,17 @@ fuzz: .venv/dev
 
 gpu: .venv/dev
 	$(BIN)/python -m pytest -m gpu
+
+docs: .venv/dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "Open out/site/index.html in a browser."
+
+gallery: .venv/ready
+	$(BIN)/python scripts/gallery.py -o out/gallery
+
+release: .venv/dev
+	$(BIN)/python scripts/release.py -o dist
 
 .venv/ready: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

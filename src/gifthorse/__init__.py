@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from gifthorse.workflows.repair import repair
     from gifthorse.workflows.scan import Request, scan
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 # Where each public name lives: package, and its name there if that is another one.
 _HOMES = {
