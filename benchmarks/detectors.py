@@ -8,6 +8,8 @@ it stopped.
       --images cifar200.npz --out runs/detectors
     python benchmarks/detectors.py examples/gift/gift.safetensors examples/gift/twin.safetensors \
       --images examples/gift/clean.npz --out runs/detectors
+
+With --grid, nothing runs: one row a detector of what is there, one column a model.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,9 @@ PAPER = {
     "deep_inspect": "AIV 0.54, MLN 9.65, MJS 0.25 (Zoo)",
     "neuron_inspect": "AIV 1.28 (Zoo)",
 }
+
+
+ACCUSED = ("BACKDOORED", "SUSPICIOUS")
 
 
 def overlap(verdict: Verdict, model: Path) -> float | None:
@@ -112,19 +118,38 @@ def show(r: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def grid(names: Iterable[str], models: Iterable[Path], out: Path) -> Iterator[str]:
+    """Yield a table of verdicts and seconds, one row a detector and one column a model."""
+    columns = list(models)
+    yield f"| detector | {' | '.join(model.stem for model in columns)} |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for name in names:
+        paths = [out / f"{name}-{model.stem}.json" for model in columns]
+        found = [json.loads(path.read_text()) if path.exists() else None for path in paths]
+        if any(found):
+            yield f"| {name} | {' | '.join('not run' if r is None else brief(r) for r in found)} |"
+
+
+def brief(r: dict[str, Any]) -> str:
+    """Return label, class if it is accused, and seconds of a record."""
+    accused = "" if r["class"] is None or r["label"] not in ACCUSED else f" {r['class']}"
+    return f"{r['label'].lower()}{accused}, {number(r['seconds'], 0)} s"
+
+
 def arguments() -> argparse.Namespace:
     """Return what was asked for, checked before anything runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--images", help="clean images; not needed with --show")
+    parser.add_argument("--images", help="clean images; not needed with --show or --grid")
     parser.add_argument("--detectors", nargs="+", default=list(DETECTORS))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--seconds", type=float, help="time limit of a detector on a model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--grid", action="store_true", help="one column a model, run nothing")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
-    if not a.images and not a.show:
+    if not a.images and not (a.show or a.grid):
         parser.error("--images is needed to run anything")
     known = {option for name in a.detectors for option in describe(DETECTORS[name])}
     for text in a.set:
@@ -137,6 +162,9 @@ def main() -> None:
     """Run the rows that have no JSON yet and print the table."""
     a = arguments()
     a.out.mkdir(parents=True, exist_ok=True)
+    if a.grid:
+        print("\n".join(grid(a.detectors, a.models, a.out)))
+        return
     print("| detector | model | verdict | size | median | AIV | score | MJS | ASR | s | steps |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name in a.detectors:

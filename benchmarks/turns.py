@@ -39,14 +39,14 @@ def schedulers() -> dict[str, Detector]:
     assert isinstance(exhaustive, Inspector)
     karm = DETECTORS["k_arm_pixel"]
     assert isinstance(karm, KArmScan)
+    karm = replace(karm, inverter=exhaustive.inverter, pairwise=exhaustive.inverter)
     return {
         "exhaustive": exhaustive,
         "halving": replace(exhaustive, scheduler=SuccessiveHalving(first=30, second=45)),
-        "k_arm": replace(karm, inverter=exhaustive.inverter),
-        "k_arm_all": replace(karm, inverter=exhaustive.inverter, screening=False),
+        "k_arm": karm,
+        "k_arm_all": replace(karm, screening=False),
         "k_arm_half": replace(
             karm,
-            inverter=exhaustive.inverter,
             screening=False,
             scheduler=replace(karm.scheduler, rounds=karm.scheduler.rounds // 2),
         ),

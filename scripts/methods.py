@@ -109,16 +109,22 @@ def groups(registry: Mapping[str, Any]) -> Iterator[str]:
     kinds: dict[Any, None] = dict.fromkeys(map(type, registry.values()))
     for kind in sorted(kinds, key=lambda kind: not around(kind)):
         rows = {name: thing for name, thing in registry.items() if type(thing) is kind}
-        base = kind(next(iter(rows.values())).inverter) if around(kind) else kind()
+        first = next(iter(rows.values()))
+        base = kind(**{part: getattr(first, part) for part in inverters(kind)})
         yield section(title(registry, kind), base)
         if around(kind) or len(rows) > 1:
             yield OPTIONS
             yield variants(rows)
 
 
+def inverters(kind: type) -> list[str]:
+    """Return the names of the inverters that a method is built around."""
+    return [f.name for f in fields(kind) if f.type == "Inverter"]
+
+
 def around(kind: type) -> bool:
     """Return whether a method is built around an inverter."""
-    return any(f.name == "inverter" for f in fields(kind))
+    return bool(inverters(kind))
 
 
 def title(registry: Mapping[str, Any], kind: type) -> str:
@@ -151,7 +157,7 @@ def attributes(thing: object) -> Iterator[str]:
             meaning(thing, f.name),
         )
         for f in fields(thing)  # type: ignore[arg-type]
-        if f.name != "inverter"
+        if f.name not in inverters(type(thing))
     ]
     if rows:
         yield table(("option", "default", "values", "meaning"), rows)
@@ -171,9 +177,9 @@ def variants(methods: Mapping[str, Any]) -> str:
     """Return a table of the names that stand for one class, with what each of them sets."""
     rows = []
     for name, method in methods.items():
-        inner = getattr(method, "inverter", None)
-        base = type(method)() if inner is None else type(method)(type(inner)())
-        around_what = [] if inner is None else [link(title(INVERTERS, type(inner)))]
+        inner = {part: type(getattr(method, part)) for part in inverters(type(method))}
+        base = type(method)(**{part: kind() for part, kind in inner.items()})
+        around_what = [link(title(INVERTERS, kind)) for kind in list(inner.values())[:1]]
         changed = ", ".join(f"`{option}={value}`" for option, value in changes(method, base))
         rows.append((f"`{name}`", *around_what, changed or "nothing"))
     return table(("name", "around", "sets") if len(rows[0]) == 3 else ("name", "sets"), rows)
@@ -183,8 +189,8 @@ def changes(thing: Any, base: Any, prefix: str = "") -> Iterator[tuple[str, str]
     """Yield option and value wherever a dataclass is not as another one of its class."""
     for f in fields(thing):
         value, default = getattr(thing, f.name), getattr(base, f.name)
-        if f.name == "inverter":
-            yield from changes(value, default, "inverter.")
+        if f.name in inverters(type(thing)):
+            yield from changes(value, default, f"{f.name}.")
         elif value != default:
             yield f"{prefix}{f.name}", short(value)
 

@@ -82,8 +82,15 @@ def test_help_names_every_command(run: Run) -> None:
 @pytest.mark.parametrize("kind", sorted(catalog.KINDS))
 def test_list_prints_every_name_of_a_kind(run: Run, kind: str) -> None:
     ran = run("list", kind)
-    names = [line.split()[0] for line in ran.out.splitlines()]
+    lines = ran.out.splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert (ran.code, names) == (0, sorted(catalog.KINDS[kind]))
+    assert max(map(len, lines)) <= 80
+
+
+def test_an_unknown_name_is_answered_with_each_known_one_once(run: Run) -> None:
+    known = run("explain", "zzzzzz").err.strip().split("known: ")[1].split(", ")
+    assert len(known) == len(set(known))
 
 
 @pytest.mark.parametrize("name", sorted({*ATTACKS, *DETECTORS, *INVERTERS}))
@@ -335,6 +342,7 @@ def test_one_image_is_inconclusive_and_scan_may_be_left_out(run: Run, tmp_path: 
     assert "INCONCLUSIVE Only 1 clean image: at least 10" in ran.words
 
 
+@pytest.mark.slow
 def test_a_scan_takes_a_thousand_images_unless_told_otherwise(run: Run, tmp_path: Path) -> None:
     with np.load(IMAGES) as whole:
         shape = whole["images"].shape[1:]
@@ -372,6 +380,81 @@ def test_the_gravest_status_of_several_models_wins(run: Run, tmp_path: Path) -> 
     few = ("--limit", "1", "--fail-on", "inconclusive")
     ran = run("scan", str(tmp_path / "empty.pt"), MODEL, "--images", IMAGES, *few)
     assert ran.code == 1
+
+
+@pytest.mark.parametrize(
+    "executor",
+    ["serial", pytest.param("pool", marks=pytest.mark.slow)],  # processes of their own
+)
+def test_many_models_end_in_one_table_and_one_json(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_text(f"no model {name}")
+    (tmp_path / "list").write_text("# mine\nb.pt\n\ngone.pt\na.pt\n")
+    given = ("--images", IMAGES, "--executor", executor, "--resume", "state")
+    ran = run(
+        "scan", "a.pt", "--from", "list", *given, "-o", "json=all.json", "-o", "json={name}.json"
+    )
+    assert ran.code == 2
+    assert "3 models: 2 NOT SCANNED, 1 ERROR" in ran.words
+    assert "there is no file 'gone.pt'" in ran.words
+    told = json.loads((tmp_path / "all.json").read_text())
+    assert [Path(s["target"]["path"]).name for s in told["scans"]] == ["a.pt", "b.pt", "gone.pt"]
+    assert told["scans"][0] == json.loads((tmp_path / "a.json").read_text())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a.pt\n")))
+    ran = run("scan", "--from", "-", *given, "-f", "json")
+    assert json.loads(ran.out)["scans"] == told["scans"][:1]  # what was kept
+
+
+LISTED = "models.txt"
+
+
+def test_more_jobs_than_models_and_a_list_as_editors_save_it_are_fine(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pt").write_text("no model")
+    (tmp_path / LISTED).write_bytes(b"\xef\xbb\xbfa.pt\r\n")
+    (tmp_path / "images" / "0").mkdir(parents=True)
+    (tmp_path / "images" / "0" / "gone.png").symlink_to("nowhere")
+    many = ("--executor", "serial", "--jobs", "1" + "0" * 30)
+    ran = run("scan", "--from", LISTED, "--images", "images", *many, "-o", "json=all")
+    assert ran.code == 2
+    assert "1 model: 1 NOT SCANNED" in ran.words
+    assert len(json.loads((tmp_path / "all").read_text())["scans"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--from", "nowhere"), "--from takes a text file of paths"),
+        (("--from", MODEL), "--from takes a text file of paths"),
+        (("--jobs", "2"), "there is no model to scan"),
+        ((), "there is no model to scan"),
+        ((MODEL, "--jobs", "2", "--truth", "t"), "--truth is of one model"),
+        ((MODEL, "--jobs", "2", "-f", "html"), "of many models the format is text"),
+        ((MODEL, "b.pt", "--jobs", "2", "-o", "html=a.html"), "put {name} into the path"),
+        ((MODEL, "--executor", "magic"), "magic"),
+        (("--from", LISTED, "-o", f"json={LISTED}"), "would replace a file of"),
+        (("--from", LISTED, "-o", "json=x", "-o", "sarif=./x"), "two reports would be written"),
+        ((MODEL, "--input-size", "²x²"), "--input-size takes HxW"),
+        ((MODEL, "--input-size", f"{'1' * 5000}x3"), "--input-size takes HxW"),
+    ],
+)
+def test_what_cannot_be_asked_of_many_models_is_said(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / LISTED).write_text(MODEL)
+    ran = run("scan", *arguments, "--images", IMAGES)
+    assert ran.code == 4
+    assert words in ran.err
 
 
 # 4. Limits, and going on ----------------------------------------------------------------------

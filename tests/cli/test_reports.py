@@ -40,6 +40,8 @@ def test_results_are_put_into_other_formats(
         (("-f", "html"), "no format of many results is called 'html'"),
         (("-o", "sarif={0}"), "would replace a file of"),
         (("-o", "sarif"), "--out takes FORMAT=PATH"),
+        (("-o", "md=x", "-o", "csv=./x"), "two reports would be written to ./x"),
+        (("-o", f"md={'a' * 300}/b/c"), "its folder does not exist"),
     ],
 )
 def test_a_wrong_flag_is_named(
@@ -48,3 +50,10 @@ def test_a_wrong_flag_is_named(
     given = [flag.replace("{0}", results[0]) for flag in flags]
     assert run(["report", *results, *given]) == 4
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_pages_replace_no_result(results: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "results.js"
+    place.write_bytes(Path(results[0]).read_bytes())
+    assert run(["index", str(place), "-o", str(tmp_path)]) == 4
+    assert place.read_bytes() == Path(results[0]).read_bytes()

@@ -158,16 +158,6 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "NO BACKDOOR FOUND",
         "the net has no layer with neurons to stimulate",
     ),
-    ("k_arm", "bands"): (
-        "NO BACKDOOR FOUND",
-        "NO BACKDOOR FOUND",
-        "clean images lean to no class, so the screening leaves no goal",
-    ),
-    ("k_arm_pixel", "bands"): (
-        "NO BACKDOOR FOUND",
-        "NO BACKDOOR FOUND",
-        "clean images lean to no class, so the screening leaves no goal",
-    ),
     ("latent_shift", "bands"): (
         "INCONCLUSIVE",
         "INCONCLUSIVE",
@@ -227,8 +217,8 @@ def brief(name: str) -> Detector:
 
 
 def home(name: str) -> str:
-    """The first toy that a detector is judged on."""
-    return next(on for row, on in JUDGED if row == name)
+    """The first toy that a detector is judged on; of one that is judged elsewhere any will do."""
+    return next((on for row, on in JUDGED if row == name), "bands")
 
 
 def where(seed: int) -> int:
@@ -317,7 +307,7 @@ def test_the_table_has_one_row_a_goal(name: str, on: str) -> None:
     goals = [Goal(k) for k in range(BANDS)]
     if name in HINTS:
         goals = []
-    elif name.startswith("k_arm"):  # what the screening left
+    elif name.startswith("k_arm") and on != "bands":  # what the screening left
         goals = [Goal(where(1))]
     assert [arm.goal for arm in got.arms] == goals
     for arm in got.arms:

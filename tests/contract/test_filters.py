@@ -192,6 +192,11 @@ def test_one_channel_two_classes_and_oblong_images_will_do(name: str) -> None:
     subject = Subject(net.eval(), (1, 6, 9), 2)
     few = Subset(samples, torch.arange(5))
     for given in (few, Subset(samples, torch.arange(1))):
-        scores = toy(name)(subject, samples, given, Generator().manual_seed(0), Run())
+        method, rng = toy(name), Generator().manual_seed(0)
+        if name == "activation_clustering_dataset":  # five images make no cluster
+            with pytest.raises(Incomplete, match="nothing was judged"):
+                method(subject, samples, given, rng, Run())
+            continue
+        scores = method(subject, samples, given, rng, Run())
         assert scores.shape == (len(given),)
         assert scores.isfinite().all()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,16 +15,23 @@ from torch import Generator, Tensor
 
 from gifthorse.core.options import describe, vary
 from gifthorse.core.run import Run
-from gifthorse.core.types import Candidate, Goal, Inversion, Progress, Samples, Subject
+from gifthorse.core.types import Candidate, Goal, Inversion, Inverter, Progress, Samples, Subject
 from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import Inspector
-from gifthorse.detection.k_arm import KArmScan, candidates
+from gifthorse.detection.k_arm import KArmScan
+from gifthorse.detection.screening import leaning_pairs, standing_out
 from gifthorse.inversion import NeuralCleanse
 from gifthorse.search import SearchConfig
 from gifthorse.search.k_arm import KArm
 from gifthorse.triggers import Patch
 from gifthorse.workflows.detect import NOT_COVERED, PAIRS, detect
 from gifthorse.workflows.prepare import Prepared
+
+
+def both(inverter: Inverter, **options: Any) -> KArmScan:
+    """K-Arm with one inverter for classes and pairs."""
+    return KArmScan(inverter, inverter, **options)
+
 
 SHAPE = (1, SIDE, SIDE)
 NC = NeuralCleanse(
@@ -32,7 +41,9 @@ NC = NeuralCleanse(
     up=1.5,
     config=SearchConfig(batch=16, success_threshold=0.9, rounds=100),
 )
-SCAN = KArmScan(NC, KArm(rounds=200))
+SCAN = both(NC, scheduler=KArm(rounds=200, each=20, success=0.9))
+# The gray corner is in band 0 of all images, so that many of them lean to class 0 a little.
+TO_PAIRS = replace(SCAN, outlier=100.0)
 GLOBAL_BOUND = 1720 * SIDE**2 / 224**2  # 11.1 px
 PAIR_BOUND = 1000 * SIDE**2 / 224**2  # 6.5 px
 
@@ -73,7 +84,7 @@ def subject(net: torch.nn.Module) -> Subject:
 
 def chances(rows: Sequence[Sequence[int]], classes: int) -> Tensor:
     """Softmax outputs with these classes on top, in order; the others share what is left."""
-    out = torch.full((len(rows), classes), 1e-3)
+    out = torch.full((len(rows), classes), 1e-5)
     for i, row in enumerate(rows):
         for rank, c in enumerate(row):
             out[i, c] = 0.5 / 2**rank
@@ -87,23 +98,33 @@ def test_how_many_ranks_count(classes: int, k: int) -> None:
     """Halves go to the even side: 2.5 -> 2, 3.5 -> 4, 4.5 -> 4, 5.5 -> 6, 6.5 -> 6."""
     # All images are of class 0; the others follow in order, so those within the ranks are pairs.
     p = chances([list(range(classes))] * 10, classes)
-    found = candidates(p, torch.zeros(10, dtype=torch.int64), everywhere=1.0)
+    found = leaning_pairs(p, torch.zeros(10, dtype=torch.int64))
     assert [g.target for g in found] == list(range(1, k))
 
 
-@pytest.mark.parametrize(("images", "one"), [(95, False), (96, True)])
-def test_one_class_ranks_high_in_more_than_95_in_100(images: int, one: bool) -> None:
-    labels = torch.arange(100) % 5 + 1
-    rows = [[y, 0] if i < images else [y, y % 5 + 1] for i, y in enumerate(labels.tolist())]
-    found = candidates(chances(rows, 6), labels)
-    assert (found == [Goal(0)]) == one
-    assert all(g.source is not None for g in found) != one
+def spread(images: int, *, classes: int = 40, count: int = 80) -> Tensor:
+    """Every class ranks high (10 of 40) on a quarter of the images, class 0 on as many as given."""
+    rows = [[(i + j) % (classes - 1) + 1 for j in range(10)] for i in range(count)]
+    return chances([[0, *row[:9]] if i < images else row for i, row in enumerate(rows)], classes)
 
 
-def test_the_most_frequent_class_wins() -> None:
-    labels = torch.tensor([1, 2] * 100)
-    rows = [[y, 0, 3] if i else [y, 3, 0] for i, y in enumerate(labels.tolist())]
-    assert candidates(chances(rows, 4), labels) == [Goal(0)]
+@pytest.mark.parametrize(("images", "one"), [(20, False), (40, False), (41, True), (80, True)])
+def test_a_class_must_rank_high_on_more_than_half_of_the_images(images: int, one: bool) -> None:
+    assert standing_out(spread(images)) == (Goal(0) if one else None)
+
+
+def test_a_class_stands_out_by_deviations_of_what_chance_gives() -> None:
+    """The others have 0.25 or so; chance alone deviates by root(0.25 * 0.75 / 80) = 0.048."""
+    p = spread(60)
+    assert standing_out(p, outlier=10.2) == Goal(0)  # (0.75 - 0.25) / 0.048 = 10.3
+    assert standing_out(p, outlier=10.9) is None
+
+
+def test_of_few_classes_a_leaning_one_does_not_stand_out() -> None:
+    """Two of ten ranks are high: a class at 0.28 of a hundred images is (0.28 - 0.2) / 0.04 = 2."""
+    rows = [[i % 10, 0 if i < 28 and i % 10 else (i + 1) % 10] for i in range(100)]
+    assert standing_out(chances(rows, 10)) is None
+    assert standing_out(torch.full((4, 2), 0.5)) is None  # both ranks are high
 
 
 @pytest.mark.parametrize(("images", "pair"), [(17, False), (18, True)])
@@ -111,7 +132,7 @@ def test_a_pair_needs_90_in_100(images: int, pair: bool) -> None:
     rows = [[1, 4] if i < images else [1, 2 + i % 2] for i in range(20)]
     rows += [[y, 1 + (y + i) % 4] for y in (2, 3, 4) for i in range(20)]
     labels = torch.arange(1, 5).repeat_interleave(20)
-    found = candidates(chances(rows, 6), labels)
+    found = leaning_pairs(chances(rows, 6), labels)
     assert found == ([Goal(4, 1)] if pair else [])
 
 
@@ -119,25 +140,32 @@ def test_only_the_three_likeliest_sources_of_a_target_stay() -> None:
     p = chances([[y, 0] for y in range(1, 6) for _ in range(4)], 6)
     labels = torch.arange(1, 6).repeat_interleave(4)
     p[:, 0] = torch.tensor([0.2, 0.3, 0.1, 0.4, 0.25])[labels - 1]
-    assert candidates(p, labels, everywhere=1.0) == [Goal(0, 4), Goal(0, 2), Goal(0, 5)]
-    assert candidates(p, labels, everywhere=1.0, victims=1) == [Goal(0, 4)]
+    assert leaning_pairs(p, labels) == [Goal(0, 4), Goal(0, 2), Goal(0, 5)]
+    assert leaning_pairs(p, labels, victims=1) == [Goal(0, 4)]
 
 
 def test_no_chance_at_all_is_no_candidate() -> None:
     p = chances([[1, 0]] * 4, 6)
     p[:, 0], p[:, 2:] = 1e-9, 1e-12
-    assert candidates(p, torch.ones(4, dtype=torch.int64), everywhere=1.0) == []
+    assert leaning_pairs(p, torch.ones(4, dtype=torch.int64)) == []
 
 
 def test_images_are_grouped_by_their_labels_and_a_class_may_be_missing() -> None:
     rows = [[2, 5]] * 10 + [[3, 2], [3, 4], [3, 1]] * 4  # the first ten are called 2, but are 1s
     labels = torch.tensor([1] * 10 + [3] * 12)
-    found = candidates(chances(rows, 7), labels)
+    found = leaning_pairs(chances(rows, 7), labels)
     assert found == [Goal(2, 1), Goal(5, 1)]
 
 
-def test_two_classes_are_both_searched() -> None:
-    assert candidates(torch.full((4, 2), 0.5), torch.arange(4) % 2) == [Goal(0), Goal(1)]
+def test_two_classes_are_both_searched(rng: Generator) -> None:
+    class Two(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return brightness(x)[:, :2]
+
+    data = band_images()
+    two = InMemory(data.images, data.labels % 2, 2)
+    got = both(Given({}))(Subject(Two().eval(), SHAPE, 2), two, rng, Run())
+    assert [arm.goal for arm in got.arms] == [Goal(0), Goal(1)]
 
 
 # 2. Whole scans ----------------------------------------------------------------------------------
@@ -162,21 +190,26 @@ def test_a_plant_for_all_classes_is_found_with_one_arm(where: int) -> None:
 def test_one_arm_costs_a_fraction_of_all() -> None:
     short = vary(NC, {"config.rounds": 10})
     net, data = subject(Leaning(1)), band_images(each=8)
-    one, every = (d(net, data, Generator(), Run()) for d in (KArmScan(short), Inspector(short)))
+    one, every = (d(net, data, Generator(), Run()) for d in (both(short), Inspector(short)))
     assert one.arms[0].rounds == every.arms[1].rounds == 10
     assert one.image_steps < every.image_steps / 3
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_clean_bands_lean_nowhere(seed: int) -> None:
-    data, run = band_images(each=8, seed=seed), Run()
-    got = SCAN(bands(), data, Generator().manual_seed(seed), run)
+def test_clean_bands_lean_nowhere_so_that_every_class_is_searched() -> None:
+    got = SCAN(bands(), band_images(each=8), Generator().manual_seed(0), Run())
     assert got.label == "NO BACKDOOR FOUND"
-    assert got.arms == ()
+    assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
+    assert min(arm.rounds for arm in got.arms) >= 3
     assert got.score < got.threshold
     assert got.findings[0].severity == "INFO"
-    assert "0 goals survived the screening" in got.findings[0].message
-    assert run.image_steps == got.image_steps == 24  # 48 images forward
+    assert "6 goals were searched" in got.findings[0].message
+
+
+def test_a_plant_that_clean_images_do_not_lean_to_is_found_among_all_classes() -> None:
+    got = SCAN(bands(2), band_images(each=8), Generator().manual_seed(0), Run())
+    assert got.label == "BACKDOORED"
+    assert got.findings[0].goal == Goal(2)
+    assert len(got.arms) == BANDS
 
 
 def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
@@ -187,37 +220,23 @@ def test_a_clean_net_that_leans_needs_more_than_the_bound() -> None:
     assert got.label == "NO BACKDOOR FOUND"
     assert got.statistics["smallest"] > 13
     assert got.score == pytest.approx(GLOBAL_BOUND / got.statistics["smallest"])
-    assert "1 goal survived the screening" in got.findings[0].message
+    assert "1 goal was searched" in got.findings[0].message
 
 
-@pytest.mark.parametrize("pair", [(4, 1), (0, 5)])
+@pytest.mark.parametrize("pair", [(4, 1), pytest.param((0, 5), marks=pytest.mark.slow)])
 def test_a_plant_for_one_class_is_found_as_a_pair(pair: tuple[int, int]) -> None:
     source, target = pair
     net, data = subject(Pairs(pair)), band_images(each=16)
-    got = SCAN(net, data, Generator().manual_seed(0), Run())
+    got = TO_PAIRS(net, data, Generator().manual_seed(0), Run())
     assert got.label == "BACKDOORED"
     assert Goal(target, source) in [arm.goal for arm in got.arms]
-    (found,) = got.findings
+    found, before = got.findings
+    assert before.severity == "INFO"  # of every class
     assert (found.rule, found.severity) == ("BD002", "CRITICAL")
     assert found.goal == Goal(target, source)
     assert got.statistics["bound"] == pytest.approx(PAIR_BOUND)
     assert got.statistics["smallest"] < 1.5
     assert got.statistics["ratio"] > 10
-
-
-def test_a_pair_that_is_close_both_ways_is_no_backdoor() -> None:
-    """A bright corner makes class 1 of class 4 and class 4 of class 1."""
-    net, data = subject(Pairs((4, 1), (1, 4))), band_images(each=16)
-    got = SCAN(net, data, Generator().manual_seed(0), Run())
-    assert {Goal(1, 4), Goal(4, 1)} <= {arm.goal for arm in got.arms}
-    assert got.statistics["smallest"] < got.statistics["bound"]
-    assert got.statistics["ratio"] < 10
-    assert got.score == pytest.approx(got.statistics["ratio"] / 10)
-    assert got.label == "NO BACKDOOR FOUND"
-    assert "close by nature" in got.findings[0].message
-    without = replace(SCAN, symmetric=False)(net, data, Generator().manual_seed(0), Run())
-    assert without.label == "BACKDOORED"  # the check is off: the bound decides
-    assert "ratio" not in without.statistics
 
 
 def test_a_verdict_is_complete_and_repeats() -> None:
@@ -309,7 +328,7 @@ def test_the_bound_and_unseen_images_decide(
     size: float, trigger: Patch, label: str, severity: str, rng: Generator
 ) -> None:
     found = Given({Goal(2): size}, trigger)
-    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, Run())
+    got = both(found)(subject(Leaning(2)), band_images(), rng, Run())
     assert (got.label, got.findings[0].severity) == (label, severity)
     assert got.score == pytest.approx(GLOBAL_BOUND / size)
     assert got.arms[0].index == pytest.approx(got.score)
@@ -328,35 +347,49 @@ def test_a_pair_must_be_small_and_hard_to_reverse(
     size: float, back: float, label: str, rng: Generator
 ) -> None:
     found = Given({PAIR: size, BACK: back})
-    got = KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
+    got = both(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
     assert got.label == label
     assert (got.score > got.threshold) == (label == "BACKDOORED")
     assert got.findings[0].rule == "BD002"
-    reversed_too = [goals for _, goals in found.seen[1:]]
+    reversed_too = [goals for _, goals in found.seen[2:]]  # after every class, and the pairs
     assert reversed_too == ([(BACK,)] if size < PAIR_BOUND else [])
+
+
+def test_a_pair_that_is_close_both_ways_is_no_backdoor(rng: Generator) -> None:
+    """A bright corner makes class 1 of class 4 and class 4 of class 1."""
+    net, data = subject(Pairs((4, 1), (1, 4))), band_images(each=16)
+    scan = both(Given({PAIR: 1.0, BACK: 9.0}))
+    got = scan(net, data, rng, Run())
+    assert {PAIR, BACK} <= {arm.goal for arm in got.arms}
+    assert got.score == pytest.approx(0.9)
+    assert got.label == "NO BACKDOOR FOUND"
+    assert "close by nature" in got.findings[0].message
+    without = replace(scan, symmetric=False)(net, data, rng, Run())
+    assert without.label == "BACKDOORED"  # the check is off: the bound decides
+    assert "ratio" not in without.statistics
 
 
 def test_the_way_back_gets_no_more_rounds_than_the_way_there(rng: Generator) -> None:
     found = Given({PAIR: 1.0, BACK: 90.0}, rounds=2)
-    KArmScan(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
-    assert [hunt.left for hunt in found.hunts] == [0, 1]  # both would go on for three
+    both(found)(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
+    assert [hunt.left for hunt in found.hunts[1:]] == [0, 1]  # both would go on for three
 
 
 def test_a_pair_that_cannot_be_reversed_is_only_suspicious(rng: Generator) -> None:
     data = band_images(each=16)
     keep = data.labels != 1  # no image of the target
     less = InMemory(data.images[keep], data.labels[keep], BANDS)
-    got = KArmScan(Given({PAIR: 1.0}))(subject(Pairs((4, 1))), less, rng, Run())
+    got = both(Given({PAIR: 1.0}))(subject(Pairs((4, 1))), less, rng, Run())
     assert got.label == "SUSPICIOUS"
     assert "the way back could not be searched" in got.findings[0].message
 
 
 def test_no_feasible_trigger_is_no_backdoor(rng: Generator) -> None:
-    got = KArmScan(Given({Goal(2): 1.0}, feasible=False))(
+    got = both(Given({Goal(2): 1.0}, feasible=False))(
         subject(Leaning(2)), band_images(), rng, Run()
     )
     assert got.label == "NO BACKDOOR FOUND"
-    assert "found no trigger" in got.findings[0].message
+    assert "no trigger was found" in got.findings[0].message
 
 
 def test_an_infeasible_arm_is_never_the_smallest(rng: Generator) -> None:
@@ -372,21 +405,21 @@ def test_an_infeasible_arm_is_never_the_smallest(rng: Generator) -> None:
             return inversion
 
     found = Half({Goal(5, 0): 1.0, PAIR: 2.0, BACK: 90.0})
-    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
+    got = both(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
     assert got.findings[0].goal == PAIR
 
 
 def test_the_smallest_feasible_trigger_is_judged(rng: Generator) -> None:
     found = Given({Goal(5, 0): 3.0, PAIR: 2.0, BACK: 90.0})
-    got = KArmScan(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
+    got = both(found)(subject(Pairs((0, 5), (4, 1))), band_images(each=16), rng, Run())
     assert got.findings[0].goal == PAIR
     assert got.statistics["smallest"] == 2.0
-    assert got.statistics["arms_screened"] == len(got.arms) >= 2
+    assert got.statistics["arms_screened"] == len(got.arms) >= BANDS + 2
 
 
 def test_search_and_confirmation_share_no_image(rng: Generator) -> None:
     found, data = Given({Goal(2): 1.0}), band_images()
-    got = KArmScan(found)(subject(Leaning(2)), data, rng, Run())
+    got = both(found)(subject(Leaning(2)), data, rng, Run())
     x, y = whole(found.seen[0][0])
     assert y.bincount().tolist() == [3] * BANDS
     assert got.findings[0].confirmation is not None
@@ -398,6 +431,62 @@ def test_search_and_confirmation_share_no_image(rng: Generator) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("size", "label"),
+    [(0.3 * GLOBAL_BOUND, "BACKDOORED"), (0.7 * GLOBAL_BOUND, "NO BACKDOOR FOUND")],
+)
+def test_of_all_classes_the_smallest_must_be_an_outlier_too(
+    size: float, label: str, rng: Generator
+) -> None:
+    """The others lie at the bound: ln(1 / 0.3) is 6 least deviations of 0.2, ln(1 / 0.7) 1.8."""
+    found = Given({Goal(k): size if k == 2 else GLOBAL_BOUND for k in range(BANDS)})
+    got = both(found)(bands(2), band_images(), rng, Run())
+    assert got.label == label
+    assert got.score == pytest.approx(min(GLOBAL_BOUND / size, math.log(GLOBAL_BOUND / size) / 0.6))
+    assert ("does not stand out from the others" in got.findings[0].message) == (size > 5)
+
+
+class Some(Given):
+    """Only class 2 has a trigger."""
+
+    def __call__(
+        self, subject: Subject, clean: Samples, goals: Sequence[Goal], rng: Generator
+    ) -> Inversion:
+        inversion = super().__call__(subject, clean, goals, rng)
+        assert isinstance(inversion, Finished)
+        inversion.best = tuple(replace(c, feasible=c.goal == Goal(2)) for c in inversion.best)
+        return inversion
+
+
+@pytest.mark.parametrize(
+    ("budget", "label", "severity"),
+    [(None, "SUSPICIOUS", "MEDIUM"), (150, "INCONCLUSIVE", "INFO")],
+)
+def test_a_trigger_beside_goals_without_one_is_not_called_a_backdoor(
+    budget: int | None, label: str, severity: str, rng: Generator
+) -> None:
+    """It may be the first that was found of many: the others were not searched to the end."""
+    got = both(Some({Goal(2): 1.0}))(bands(2), band_images(), rng, Run(budget=budget))
+    assert (got.label, got.findings[0].severity) == (label, severity)
+    assert ("no trigger to compare" in got.findings[0].message) == (budget is None)
+
+
+def test_pairs_are_only_searched_if_no_class_is_suspicious(rng: Generator) -> None:
+    given = {Goal(k): 1.0 if k == 1 else 100.0 for k in range(BANDS)}
+    got = both(Given(given))(subject(Pairs((4, 1))), band_images(each=16), rng, Run())
+    assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
+    assert got.label != "NO BACKDOOR FOUND"
+
+
+def test_pairs_are_searched_by_their_own_inverter(rng: Generator) -> None:
+    first, pairs = Given({}), Given({PAIR: 1.0, BACK: 90.0})
+    net, data = subject(Pairs((4, 1))), band_images(each=16)
+    got = KArmScan(first, pairs)(net, data, rng, Run())
+    assert [goals for _, goals in first.seen] == [tuple(Goal(k) for k in range(BANDS))]
+    assert [goals for _, goals in pairs.seen] == [(PAIR,), (BACK,)]
+    assert got.label == "BACKDOORED"
+
+
 # 4. Sessions -------------------------------------------------------------------------------------
 
 
@@ -405,7 +494,7 @@ def test_work_is_counted_and_reported(rng: Generator) -> None:
     calls: list[tuple[int, int, str]] = []
     run = Run(progress=lambda *a: calls.append(a))
     run.charge(1000)  # by somebody else, before
-    got = KArmScan(Given({Goal(2): 1.0}))(subject(Leaning(2)), band_images(), rng, run)
+    got = both(Given({Goal(2): 1.0}))(subject(Leaning(2)), band_images(), rng, run)
     # 36 images forward, 3 rounds of 100, 18 unseen images stamped, controlled 8 times, and bare;
     # 8 of them shown before and after.
     assert got.image_steps == 36 / 2 + 300 + 18 * 10 / 2 + 8
@@ -428,7 +517,7 @@ def test_a_scan_that_is_stopped_gives_no_clean_verdict(
 ) -> None:
     run = Run(budget=budget)
     found = Given({Goal(2): size}, trigger)
-    got = KArmScan(found)(subject(Leaning(2)), band_images(), rng, run)
+    got = both(found)(subject(Leaning(2)), band_images(), rng, run)
     assert got.label == label
     (high,) = [f for f in got.findings if f.severity == "HIGH"]
     assert high.rule == "IN003"
@@ -438,8 +527,8 @@ def test_a_scan_that_is_stopped_gives_no_clean_verdict(
 
 
 def test_a_pair_whose_check_was_cut_short_is_inconclusive(rng: Generator) -> None:
-    run = Run(budget=48 + 300 + 150)
-    got = KArmScan(Given({PAIR: 1.0, BACK: 90.0}))(
+    run = Run(budget=48 + 300 + 300 + 150)  # screening, every class, pairs; within the way back
+    got = both(Given({PAIR: 1.0, BACK: 90.0}))(
         subject(Pairs((4, 1))), band_images(each=16), rng, run=run
     )
     assert got.label == "INCONCLUSIVE"
@@ -447,11 +536,11 @@ def test_a_pair_whose_check_was_cut_short_is_inconclusive(rng: Generator) -> Non
 
 
 def test_without_screening_every_class_is_searched(rng: Generator) -> None:
-    """Neutral clean images lean to no class, so screening would leave none."""
+    """Clean images lean to class 2, so that screening would leave no other."""
     found = Given({Goal(k): 1.0 if k == 2 else 2 * GLOBAL_BOUND for k in range(BANDS)})
-    net = bands(planted=2)
-    assert KArmScan(found)(net, band_images(), rng, Run()).arms == ()
-    got = KArmScan(found, screening=False)(net, band_images(), rng, Run())
+    net = subject(Leaning(2))
+    assert len(both(found)(net, band_images(), rng, Run()).arms) == 1
+    got = both(found, screening=False)(net, band_images(), rng, Run())
     assert [arm.goal for arm in got.arms] == [Goal(k) for k in range(BANDS)]
     assert got.findings[0].goal == Goal(2)
 
@@ -469,20 +558,19 @@ def not_covered(net: Subject, method: KArmScan, run: Run) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("net", "method", "first"),
     [
-        (bands(), SCAN, ("all target classes: none was searched", PAIRS)),
         (
             subject(Leaning(2)),
-            KArmScan(Given({Goal(2): 1.0})),
+            both(Given({Goal(2): 1.0})),
             ("target classes other than 2", PAIRS),
         ),
         (
             subject(Pairs((4, 1), (0, 5))),
-            KArmScan(Given({PAIR: 1.0, Goal(5, 0): 1.0})),
-            ("target classes other than 1, 5", f"{PAIRS}: 2 of 30 pairs were searched"),
+            both(Given({PAIR: 1.0, Goal(5, 0): 1.0})),
+            (f"{PAIRS}: 2 of 30 pairs were searched",),
         ),
-        (bands(2), KArmScan(Given({Goal(2): 1.0}), screening=False), (PAIRS,)),
+        (bands(2), both(Given({Goal(2): 1.0}), screening=False), (PAIRS,)),
     ],
-    ids=["no goal", "one goal", "two pairs", "every class"],
+    ids=["one goal", "two pairs", "every class"],
 )
 def test_only_goals_that_were_searched_are_covered(
     net: Subject, method: KArmScan, first: tuple[str, ...]
@@ -492,7 +580,7 @@ def test_only_goals_that_were_searched_are_covered(
 
 
 def test_a_scan_that_was_stopped_after_the_screening_covers_nothing() -> None:
-    lines = not_covered(subject(Pairs((4, 1))), KArmScan(Given({PAIR: 1.0})), Run(budget=1))
+    lines = not_covered(subject(Pairs((4, 1))), both(Given({PAIR: 1.0})), Run(budget=1))
     assert lines == (
         "all target classes: none was searched",
         *NOT_COVERED,

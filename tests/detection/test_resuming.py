@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.detection.test_k_arm import NC, Leaning, Pairs, subject
+from tests.detection.test_k_arm import NC, Leaning, Pairs, both, subject
 from tests.toys import BANDS, band_images, bands
 from torch import Generator
 
@@ -107,9 +107,21 @@ def rounds_of(said: list[str]) -> int:
 
 
 SCANS = [
-    pytest.param(Leaning(2), 8, KArmScan(NC, KArm(rounds=40)), id="one goal"),
-    pytest.param(Pairs((4, 1)), 16, KArmScan(NC, KArm(rounds=60)), id="pairs"),
-    pytest.param(Pairs((0, 5), (4, 1)), 16, KArmScan(NC, KArm(rounds=60)), id="more pairs"),
+    pytest.param(
+        Leaning(2), 8, both(NC, scheduler=KArm(rounds=40, each=5, success=0.9)), id="one goal"
+    ),
+    pytest.param(
+        Pairs((4, 1)),
+        16,
+        both(NC, outlier=100, scheduler=KArm(rounds=150, each=5, success=0.9)),
+        id="pairs",
+    ),
+    pytest.param(
+        Pairs((0, 5), (4, 1)),
+        16,
+        both(NC, outlier=100, scheduler=KArm(rounds=150, each=5, success=0.9)),
+        id="more pairs",
+    ),
 ]
 
 
@@ -143,7 +155,10 @@ def test_no_round_of_a_kept_search_is_done_again(
 
 def test_the_way_back_does_not_move_what_was_found(tmp_path: Path) -> None:
     """A stop in the check of the reversed pair, with the goals' search kept at its end."""
-    net, method = subject(Pairs((4, 1))), KArmScan(NC, KArm(rounds=30))
+    net, method = (
+        subject(Pairs((4, 1))),
+        both(NC, outlier=100, scheduler=KArm(rounds=150, each=5, success=0.9)),
+    )
     whole, store = scanned(method, Run(), net, 16), tmp_path / "state"
     one_way = scanned(replace(method, symmetric=False), Run(), net, 16)
     confirmation = 10 * 48 / 2 + 8
@@ -164,7 +179,7 @@ def test_ctrl_c_keeps_the_goals(tmp_path: Path) -> None:
         if len(said) == 15:
             raise KeyboardInterrupt
 
-    net, method = subject(Leaning(2)), KArmScan(NC, KArm(rounds=40))
+    net, method = subject(Leaning(2)), both(NC, scheduler=KArm(rounds=40, each=5, success=0.9))
     with pytest.raises(KeyboardInterrupt):
         scanned(method, Run(pressed, store=tmp_path / "state"), net)
     run = Run(lambda *at: said.append(at[2]), store=tmp_path / "state")

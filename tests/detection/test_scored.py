@@ -106,7 +106,7 @@ def label(kind: str, trigger: Few, monkeypatch: pytest.MonkeyPatch) -> tuple[str
         got = Inspector(Inverted(SIZES, (trigger,) * BANDS))(net, images(), rng, Run())
     else:
         inverter = Inverted(SIZES, (trigger,) * BANDS)
-        got = KArmScan(inverter, screening=False)(net, images(), rng, Run())
+        got = KArmScan(inverter, inverter, screening=False)(net, images(), rng, Run())
     (seen,) = [f.confirmation for f in got.findings if f.confirmation is not None][:1]
     assert seen is not None
     assert seen.asr == rate(3, 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.detection.test_k_arm import Leaning, Pairs
+from tests.detection.test_k_arm import Leaning, Pairs, both
 from tests.toys import BANDS, SIDE, Bands, band_images
 from torch import Generator, Tensor, nn
 
@@ -14,7 +14,6 @@ from gifthorse.core.types import Detector, Subject
 from gifthorse.detection import Inspector
 from gifthorse.detection.dltnd import DLTND
 from gifthorse.detection.gangsweep import GangSweep
-from gifthorse.detection.k_arm import KArmScan
 from gifthorse.inversion import UAP, NeuralCleanse, PixelBackdoor
 from gifthorse.models import folding
 from gifthorse.search import PatchInit, SearchConfig
@@ -45,9 +44,8 @@ DETECTORS: dict[str, tuple[Detector, Bands]] = {
     "inspector": (Inspector(NC), PLAIN),
     "probe": (Inspector(PixelBackdoor(config=PACE, probe=PatchInit())), PLAIN),
     "quantile": (Inspector(UAP(config=vary(UAP().config, {"rounds": 3}))), PLAIN),
-    "k_arm": (KArmScan(NC, KArm(rounds=12)), LEANING),
-    "pairs": (KArmScan(NC, KArm(rounds=60)), PAIRS),
-    "nothing": (KArmScan(NC), PLAIN),
+    "k_arm": (both(NC, scheduler=KArm(rounds=12)), LEANING),
+    "pairs": (both(NC, scheduler=KArm(rounds=60)), PAIRS),
     "gangsweep": (GangSweep(width=4, epochs=1, floor=2), PLAIN),
     "dltnd": (DLTND(rounds=2, steps=4), PLAIN),
 }
@@ -80,4 +78,4 @@ def test_every_way_through_the_net_is_charged(name: str, budget: int | None) -> 
     assert run.image_steps == 7 + got.image_steps
     assert torch.is_grad_enabled()
     tried = sum(f.confirmation is not None for f in got.findings)
-    assert tried == (name != "nothing") or (budget is not None and got.label == "INCONCLUSIVE")
+    assert tried >= 1 or (budget is not None and got.label == "INCONCLUSIVE")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,7 @@ from gifthorse.data.decode import decode
 from gifthorse.data.gallery import Wanted
 from gifthorse.data.readers import read_npz
 from gifthorse.data.tabled import read_table
+from gifthorse.detection.calibration import dumped, fit, loaded
 from gifthorse.models.architectures import within
 from gifthorse.models.parts import choose
 from gifthorse.models.reading import child
@@ -123,9 +125,15 @@ def model(data: bytes) -> tuple[str, bytes]:
         return "model.safetensors", len(rest).to_bytes(8, "little") + rest + bytes(24)
     if kind == b"l":
         return "model.pt", _LEGACY + rest
-    return ("model.safetensors" if kind == b"S" else "model.pt"), rest
+    return _NAMES.get(kind, "model.pt"), rest
 
 
+_NAMES = {
+    b"S": "model.safetensors",
+    b"o": "model.onnx",
+    b"k": "model.keras",
+    b"h": "model.h5",
+}
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
 
 
@@ -176,7 +184,30 @@ def _models() -> list[bytes]:
         b"l" + hostile.saved(linear, _use_new_zipfile_serialization=False)[len(_LEGACY) :],
         b"z" + hostile.records(hostile.program())["net/data.pkl"],
         b"r" + hostile.program(),
+        *_graphs(),
     ]
+
+
+def _graphs() -> Iterator[bytes]:
+    """Graphs of other frameworks, if what reads them is there."""
+    with suppress(ImportError):
+        from tests.models import test_onnx
+
+        nodes = [test_onnx.node("Flatten", "x", "f"), test_onnx.node("Gemm", "f w", "y")]
+        wide = math.prod(test_onnx.SHAPE[1:])
+        made = test_onnx.model(nodes, {"w": np.ones((wide, 3), np.float32)})
+        yield b"o" + made.SerializeToString()
+    with suppress(ImportError):
+        from tests.models import test_keras
+
+        dense = test_keras.layer("Dense", "d", units=2)
+        kept = {"d/d/kernel:0": np.ones((3, 2), np.float32), "d/d/bias:0": np.ones(2, np.float32)}
+        path = Path(tempfile.mkdtemp(prefix="gifthorse-fuzz-"))
+        net = test_keras.sequential(
+            test_keras.layer("InputLayer", "i", batch_input_shape=[None, 3]), dense
+        )
+        yield b"h" + test_keras.legacy(path / "a.h5", net, kept).read_bytes()
+        yield b"k" + test_keras.archive(path / "a.keras", net, kept).read_bytes()
 
 
 _OPS = (
@@ -426,6 +457,11 @@ PARSERS: Mapping[str, Parser] = {
     ),
     "config": Parser(_config, _configs, _JSON),
     "mark": Parser(_mark, _marks, (b"'descr'", b"'shape'", b"\x93NUMPY", b"'<f4'")),
+    "calibration": Parser(
+        lambda data: loaded(data, "a file"),
+        lambda: [dumped("a", {"blend": fit("a", (0.0, 1.0), (2.0,), resamples=2)}, {}).encode()],
+        (*_JSON, b"clean", b"backdoored", b"lines"),
+    ),
     "answer": Parser(_answer, lambda: [b'{"value": 1, "tensors": [["float32", [1], 0]]}'], _JSON),
 }
 

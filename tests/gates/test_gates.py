@@ -32,6 +32,7 @@ def test_a_hook_names_a_command_and_model_files(hook: dict[str, Any]) -> None:
     assert not re.search(hook["files"], "notes.pt.txt")
 
 
+@pytest.mark.slow
 def test_hooks_pass_and_fail_as_files_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,7 +115,7 @@ def test_weights_are_chosen_by_name() -> None:
     with pytest.raises(UsageError, match=r"several model files \(a\.pt, b\.ckpt\)"):
         wanted(["b.ckpt", "a.pt"])
     with pytest.raises(UnreadableModel, match="no weights"):
-        wanted(["config.json", "tf_model.h5"])
+        wanted(["config.json", "flax_model.msgpack"])
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:a/b/c", "hf:a b", "hf:../x", "hf:org/net@a b"])

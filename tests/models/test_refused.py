@@ -124,6 +124,13 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Path], str, str]] = {
     "lfs": ("a.pt", write(b"version https://git-lfs.github.com/spec/v1"), "FS003", "git lfs pull"),
     "png zip": ("a.pt", around(b"\x89PNG\r\n", b""), "FS008", "hidden"),
     "onnx": ("a.onnx", write(b"\x08\x07\x12\x07pytorch"), "FS009", "ONNX"),
+    "hdf5": ("a.h5", write(b"\x89HDF\r\n\x1a\n"), "FS009", "HDF5"),
+    "keras": (
+        "a.keras",
+        lambda p: _plain_zip(p, "config.json", "model.weights.h5"),
+        "FS009",
+        "Keras",
+    ),
     "npz": ("a.pt", lambda p: _plain_zip(p, "x.npy"), "FS009", "NumPy arrays"),
     "code": (
         "a.pt",
@@ -274,7 +281,6 @@ def test_a_file_above_the_limit_is_not_even_copied(tmp_path: Path) -> None:
         (b"7z\xbc\xaf\x27\x1c", "7z"),
         (b"Rar!\x1a\x07", "RAR"),
         (bytes(257) + b"ustar", "tar archive.*unpack"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (bytes(4) + b"TFL3", "TFLite"),
         (b"GGUF", "GGUF"),
         (b'{"weight_map": {"a": "m-1-of-2.safetensors"}}', "name a shard: m-1-of-2"),

@@ -15,7 +15,7 @@ from tests.report.examples import backdoored, inconclusive, nothing_found
 from tests.report.test_hostile import ACTING, poisoned
 
 from gifthorse.cli.commands import run
-from gifthorse.core.types import Confidence, Report
+from gifthorse.core.types import Confidence, Origin, Report
 from gifthorse.report import WRITERS
 from gifthorse.report.index import HEIGHT, WIDTH, histories, marks, write_index
 from gifthorse.report.json import collect
@@ -51,6 +51,16 @@ def site(folder: Path, reports: list[Report], name: str = "Models") -> list[Path
 
 
 # 1. As text -----------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_not_read_and_sizes_that_no_file_has_are_shown(tmp_path: Path) -> None:
+    words = "no model"
+    unread = Report("NOT SCANNED", words, Origin(path="a.pt"), None, (), (), (), (), None)
+    huge = scan(nothing_found(), "b.pt", 1)
+    huge = replace(huge, origin=replace(huge.origin, bytes=10**400))
+    pages = site(tmp_path, [unread, huge])
+    assert "NOT SCANNED" in Html(pages[0]).text
+    assert len(pages) == 3 + 2
 
 
 def test_the_latest_scan_of_each_model_counts_and_the_gravest_come_first(tmp_path: Path) -> None:

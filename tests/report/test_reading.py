@@ -12,7 +12,8 @@ from gifthorse.core.errors import UsageError
 from gifthorse.core.types import Report
 from gifthorse.report import SUMMARIES, WRITERS
 from gifthorse.report.json import collect, encoded
-from gifthorse.report.reading import read_result, result_files
+from gifthorse.report.overview import document
+from gifthorse.report.reading import read_results, result_files
 
 
 @pytest.mark.parametrize("make", [backdoored, nothing_found, inconclusive])
@@ -24,7 +25,7 @@ def test_a_result_reads_back_and_is_drawn_alike(
     report = spoiled(report) if spoil and report.verdicts else report
     path = tmp_path / "result.json"
     path.write_text(WRITERS["json"](report))
-    read = read_result(path)
+    (read,) = read_results(path)
     assert encoded(read) == encoded(collect(report))
     for write in SUMMARIES.values():
         assert write([read]) == write([collect(report)])
@@ -33,7 +34,7 @@ def test_a_result_reads_back_and_is_drawn_alike(
 def test_what_is_no_number_is_none_and_not_zero(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(WRITERS["json"](spoiled(nothing_found())))
-    first = read_result(path).detectors[0]
+    first = read_results(path)[0].detectors[0]
     assert math.isnan(first.score)
     assert math.isnan(first.statistics["ratio"])
 
@@ -52,7 +53,7 @@ def test_another_file_is_named(tmp_path: Path, content: str, message: str) -> No
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=r"x\.json") as caught:
-        read_result(path)
+        read_results(path)
     assert message in str(caught.value)
 
 
@@ -61,7 +62,7 @@ def test_a_wrong_type_is_refused_beside_a_gap(tmp_path: Path) -> None:
     tree["verdict"]["label"] = "SAFE"
     (tmp_path / "x.json").write_text(json.dumps(tree))
     with pytest.raises(UsageError, match=r"verdict\.label"):
-        read_result(tmp_path / "x.json")
+        read_results(tmp_path / "x.json")
 
 
 def test_folders_give_their_json_files_once(tmp_path: Path) -> None:
@@ -73,3 +74,14 @@ def test_folders_give_their_json_files_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"no \.json file in"):
         result_files([tmp_path / "empty"])
+
+
+def test_results_of_many_models_in_one_file_are_read_in_order(tmp_path: Path) -> None:
+    one = json.loads(WRITERS["json"](nothing_found()))
+    other = one | {"target": one["target"] | {"path": "other.pt"}}
+    path = tmp_path / "all.json"
+    path.write_text(document([one, other], "gifthorse scan", "0"))
+    assert [r.target.path for r in read_results(path)] == [one["target"]["path"], "other.pt"]
+    path.write_text(json.dumps({"scans": [one, {}]}))
+    with pytest.raises(UsageError, match="is no result of"):
+        read_results(path)

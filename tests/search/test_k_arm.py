@@ -213,6 +213,25 @@ def test_too_many_gains_of_another_arm_only_stop_that_one() -> None:
     assert hunt.log[-100:] == [1] * 100
 
 
+def test_with_an_arm_a_class_the_end_of_the_smallest_is_not_that_of_the_others() -> None:
+    hunt = Script([falling(500.0, factor=0.999), falling(20000.0), falling(9000.0, 2)])
+    run(KArm(mode="every"), hunt)  # 61 gains stop an arm; one gains in every other round
+    assert hunt.rounds == [61, 61, 120]
+
+
+def test_with_an_arm_a_class_the_limit_grows_with_the_arms() -> None:
+    for rounds, each, want in ((10, 20, 60), (70, 20, 70)):
+        hunt = Script([falling(9000.0)] * 3)
+        run(KArm(mode="every", rounds=rounds, each=each, gains=10**6), hunt)
+        assert sum(hunt.rounds) == want
+
+
+def test_with_an_arm_a_class_a_hopeless_one_does_not_hold_up_the_others() -> None:
+    hunt = Script([falling(9000.0)] * 3, success=[1.0, 0.0, 1.0])
+    run(KArm(mode="every"), hunt)
+    assert hunt.rounds == [61, 11, 61]
+
+
 @pytest.mark.parametrize(("turned", "rounds"), [(True, 16), (False, 300)])
 def test_a_global_arm_without_gains_stops_once_its_weight_has_turned(
     turned: bool, rounds: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,11 +128,12 @@ def test_the_quality_is_what_its_definitions_say() -> None:
     assert told.auc.value == pytest.approx(roc_auc_score(truth, CLEAN + BAD))
     assert told.auc.low <= told.auc.value <= told.auc.high
     chances = [
-        fit("mine", CLEAN[:i] + CLEAN[i + 1 :], BAD).confidence(s).value
+        fit("mine", CLEAN[:i] + CLEAN[i + 1 :], BAD, resamples=0).confidence(s).value
         for i, s in enumerate(CLEAN)
     ]
     others = [
-        fit("mine", CLEAN, BAD[:i] + BAD[i + 1 :]).confidence(s).value for i, s in enumerate(BAD)
+        fit("mine", CLEAN, BAD[:i] + BAD[i + 1 :], resamples=0).confidence(s).value
+        for i, s in enumerate(BAD)
     ]
     entropy = -(np.log1p(-np.asarray(chances)).mean() + np.log(others).mean()) / 2
     assert told.entropy == pytest.approx(entropy)
@@ -174,6 +176,12 @@ def test_scores_are_kept_and_a_model_is_not_scanned_again(
     first, second = (judge(model, inputs, Request(), kept, None) for _ in range(2))
     assert first == second == ModelScores("j", "", "3", {}, "why")
     assert asked == [(str(tmp_path / "j"), "other.npz")]
+    assert judge(replace(model, target="clean"), inputs, Request(), kept, None).target == "clean"
+    assert len(asked) == 1  # the table was corrected; what is said of the model stays
+    judge(model, inputs, Request(("mm_bd",)), kept, None)
+    model.path.write_text("another model")
+    judge(model, inputs, Request(("mm_bd",)), kept, None)
+    assert len(asked) == 3
     kept.write_text("{}")
     with pytest.raises(UsageError, match="holds no scores that were kept"):
         judge(model, inputs, Request(), kept, None)
@@ -188,6 +196,14 @@ def test_the_command_says_what_comes_with_the_package() -> None:
         assert line.split()[1:3] == [str(len(bag.clean)), str(len(bag.backdoored))]
         assert f"{told.auc.value:.3f}" in line
         assert f"{told.entropy:.3f}" in line
+
+
+def test_a_finding_without_a_trigger_does_not_ask_to_look_at_one() -> None:
+    model, images = str(GIFT / "gift.safetensors"), str(GIFT / "clean.npz")
+    _, told, _ = run("scan", model, "--images", images, "--detector", "latent_shift", "-f", "json")
+    verdict = json.loads(told)["verdict"]
+    assert verdict["label"] == "SUSPICIOUS"
+    assert not any("Look at the trigger" in step for step in verdict["next_steps"])
 
 
 @pytest.mark.slow
@@ -213,3 +229,17 @@ def test_the_command_calibrates_on_copies_of_the_shipped_models(tmp_path: Path) 
     _, told, _ = run(*scanned, "--calibration", str(out))
     report = json.loads(told)
     assert report["verdict"]["confidence"]["calibration"] == bag.name
+
+
+@pytest.mark.parametrize("name", ["truth.csv", "a", "other.npz", "clean.npz"])
+def test_no_calibration_replaces_what_it_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(table(tmp_path, rows()))
+    for images in ("other.npz", "clean.npz"):
+        (tmp_path / images).write_bytes(b"images")
+    before = (tmp_path / name).read_bytes()
+    status, _, words = run("calibrate", ".", "--images", "clean.npz", "-o", name)
+    assert status == 4
+    assert "would replace a file" in words
+    assert (tmp_path / name).read_bytes() == before

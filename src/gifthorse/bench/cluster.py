@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gifthorse.bench.runner import ALONE, DIED, Done, Work, processors
-from gifthorse.bench.tasks import Task
+from gifthorse.bench.runner import ALONE, DIED, Done, Work, WorkItem, processors
 from gifthorse.core.errors import UsageError
 
 LOST = 10  # times that a task's node may be lost, which the task is hardly to blame for
@@ -71,7 +70,7 @@ class OnRay:
         self._needs, self._slots, self._counted = needs, 0, -math.inf
         self._deaths: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
-        self._flying: dict[Any, Task] = {}
+        self._flying: dict[Any, WorkItem] = {}
         options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_retries": 0}
         if needs.memory is not None:
             options["memory"] = needs.memory
@@ -102,7 +101,7 @@ class OnRay:
             self._slots, self._counted = sum(self._needs.fit(node) for node in nodes), now
         return self._slots
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: WorkItem) -> None:
         """Hand a task to the cluster."""
         placed = replace(task, device=self._device)
         self._flying[self._remote.remote(self._shared, placed)] = task
@@ -115,7 +114,7 @@ class OnRay:
             ended, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
         return [done for ref in ended for done in self._ended(ref, self._flying.pop(ref))]
 
-    def _ended(self, ref: Any, task: Task) -> list[Done]:
+    def _ended(self, ref: Any, task: WorkItem) -> list[Done]:
         """Return how a task ended, or nothing if it is run again."""
         known = self._ray.exceptions
         try:
@@ -132,11 +131,11 @@ class OnRay:
             raise _unable(error, "the Ray cluster failed: mend it and resume") from error
         return [Done(task.key)]
 
-    def _again(self, task: Task, count: Counter[str], most: int) -> list[Done]:
+    def _again(self, task: WorkItem, count: Counter[str], most: int) -> list[Done]:
         count[task.key] += 1
         if count[task.key] >= most:
             return [Done(task.key, DIED)]
-        log.info("once more, since worker or node was lost: %s", task.cell.words)
+        log.info("once more, since worker or node was lost: %s", task.words)
         self.submit(task)
         return []
 
@@ -196,7 +195,7 @@ def _reach(address: str) -> None:
         raise UsageError(f"no Ray cluster at {address}: {error}") from error
 
 
-def _there(shared: tuple[Work, str], task: Task) -> None:
+def _there(shared: tuple[Work, str], task: WorkItem) -> None:
     """Work on a node, in the folder that the driver is in if the node has it."""
     work, folder = shared
     if Path(folder).is_dir():

@@ -18,13 +18,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell, Task, judging, tasks
 from gifthorse.core.errors import BadOption, GifthorseError, UsageError
 
-Work: TypeAlias = Callable[[Task], None]
+Work: TypeAlias = Callable[[Any], None]  # does one job, of the kind that the run consists of
 
 DIED = "the process that worked on it died: killed, or out of memory"
 OVERRAN = "it did not end in time, and did not stop when it was asked to"
@@ -35,6 +35,34 @@ STALE = 60.0  # seconds without a beat after which a run far away counts as dead
 
 
 # 1. Where tasks run ---------------------------------------------------------------------------
+
+
+class WorkItem(Protocol):
+    """A piece of work, as executors see it: a frozen dataclass; `Task` is one, `ScanJob` another.
+
+    Attributes:
+        key: What it is known by.
+        after: Keys of others that must be done before.
+        device: Where it is done; executors put another in its place.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def key(self) -> str: ...  # noqa: D102
+    @property
+    def after(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def limit(self) -> float:
+        """Seconds after which it is given up."""
+        ...
+
+    @property
+    def words(self) -> str:
+        """What it is, in a few words, for people."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +82,7 @@ class Executor(Protocol):
         """How many further tasks it takes now."""
         ...
 
-    def submit(self, task: Task, /) -> None:
+    def submit(self, task: WorkItem, /) -> None:
         """Take a task."""
         ...
 
@@ -77,14 +105,14 @@ class Serial:
 
     def __init__(self, work: Work, device: str = "cpu") -> None:
         self._work, self._device = work, device
-        self._tasks: deque[Task] = deque()
+        self._tasks: deque[WorkItem] = deque()
 
     @property
     def room(self) -> int:
         """One task at a time."""
         return 1 - len(self._tasks)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: WorkItem) -> None:
         """Take a task; it runs when it is waited for."""
         self._tasks.append(task)
 
@@ -103,7 +131,7 @@ class Serial:
 class _Running:
     """A task under way: its process, where it says what went wrong, until when, and on what."""
 
-    task: Task
+    task: WorkItem
     process: BaseProcess
     answer: Connection
     until: float
@@ -132,7 +160,7 @@ class Pool:
         self._work = work
         self._free = list(devices or ["cpu"] * workers)[:workers]
         self._running: list[_Running] = []
-        self._lost: deque[Task] = deque()
+        self._lost: deque[WorkItem] = deque()
         self._deaths: Counter[str] = Counter()
         # A fork of a process with threads may hang: the server forks before it has any.
         known = "forkserver" in multiprocessing.get_all_start_methods()
@@ -146,7 +174,7 @@ class Pool:
         again = self._lost or any(self._deaths[one.task.key] for one in self._running)
         return 0 if again else len(self._free)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: WorkItem) -> None:
         """Start a task."""
         device = self._free.pop()
         mine, theirs = self._context.Pipe(duplex=False)
@@ -217,7 +245,7 @@ def _read(answer: Connection) -> Exception | str:
     return said
 
 
-def _alone(work: Work, task: Task, answer: Connection) -> None:
+def _alone(work: Work, task: WorkItem, answer: Connection) -> None:
     """Do a task in a process of its own, which ends with its parent and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
@@ -311,7 +339,7 @@ class RunStatus:
 
 
 Tell: TypeAlias = Callable[[RunStatus], None]
-Failed: TypeAlias = Callable[[Task, Done], None]
+Failed: TypeAlias = Callable[[Any, Done], None]
 
 
 def missing(cells: Iterable[Cell], store: Store) -> list[Task]:
@@ -324,7 +352,7 @@ def missing(cells: Iterable[Cell], store: Store) -> list[Task]:
 
 
 def drive(
-    todo: Sequence[Task],
+    todo: Sequence[WorkItem],
     executor: Executor,
     failed: Failed,
     tell: Tell,
@@ -348,7 +376,7 @@ def drive(
     while status.done < status.total:
         while ready and executor.room > 0:
             task = ready.popleft()
-            running[task.key] = f"{task.kind} {task.cell.words}"
+            running[task.key] = task.words
             executor.submit(task)
         _beat(status, running, tell)
         for done in executor.wait(1.0):
@@ -363,7 +391,7 @@ def drive(
     return status
 
 
-def _note(done: Done, by_key: dict[str, Task], status: RunStatus, failed: Failed) -> None:
+def _note(done: Done, by_key: dict[str, WorkItem], status: RunStatus, failed: Failed) -> None:
     status.done += 1
     if done.error:
         status.failed += 1

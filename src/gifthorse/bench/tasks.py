@@ -188,6 +188,11 @@ class Task:
     device: str = "cpu"
 
     @property
+    def words(self) -> str:
+        """The task in a few words, for people."""
+        return f"{self.kind} {self.cell.words}"
+
+    @property
     def limit(self) -> float:
         """Seconds after which the task is given up, however it spends them.
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,26 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gifthorse.cli.border import Interrupted
+from gifthorse.cli.engines import Address, Engine, line, running, span, view
 from gifthorse.cli.options import Device, PlanFile, PlanStore
-from gifthorse.cli.terminal import err, note, say, tell
+from gifthorse.cli.terminal import say, tell
 from gifthorse.core.errors import Incomplete, UnknownMethod, UsageError
 
 if TYPE_CHECKING:
     from gifthorse.bench.plan import BenchPlan
-    from gifthorse.bench.runner import Executor, RunStatus, Tell, Work
+    from gifthorse.bench.runner import RunStatus
     from gifthorse.bench.store import Store
     from gifthorse.bench.tasks import Cell, Task
 
 commands = typer.Typer(help="Cross attacks with defenses, data, nets and seeds; survive anything.")
 
-EXECUTORS = ("serial", "pool", "ray")
 FAILED = {"error", "timeout"}  # what a record says of a cell that may come out otherwise next time
 
-Engine = Annotated[str, typer.Option(help="serial, pool or ray.")]
 Workers = Annotated[int | None, typer.Option(help="Processes of a pool; default one a processor.")]
-Address = Annotated[
-    str | None, typer.Option(help="Of a Ray cluster, or auto; default a Ray of its own.")
-]
 Retry = Annotated[bool, typer.Option("--retry", help="Do what failed or timed out once more.")]
 
 
@@ -88,8 +82,8 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         todo = _left(cells, place)
         if todo:
             with (
-                _running(executor, worker, workers, needs, address, device) as engine,
-                _view() as show,
+                running(executor, worker, workers, needs, address, device) as engine,
+                view() as show,
             ):
 
                 def watch(status: RunStatus) -> None:
@@ -150,20 +144,12 @@ def status(file: PlanFile, store: PlanStore = None) -> None:
         if status.ended:
             tell("the last run came to its end")
         elif quiet > runner.STALE:
-            tell(f"the last run stopped {_span(quiet)} ago: gifthorse bench resume {file}")
+            tell(f"the last run stopped {span(quiet)} ago: gifthorse bench resume {file}")
         else:
             tell(line(status))
             for words in status.running:
                 tell(f"  {words}")
     _concluded(made, place)
-
-
-def line(status: RunStatus) -> str:
-    """Return how far a run is, in one line of at most 80 columns."""
-    left = "" if status.left is None else f", {_span(status.left)} left"
-    failed = f", {status.failed} failed" if status.failed else ""
-    running = f", {len(status.running)} running" if status.running else ""
-    return f"{status.done} of {status.total} tasks done{running}{failed}{left}"
 
 
 def _spoken(made: BenchPlan, place: Store) -> None:
@@ -187,7 +173,7 @@ def _spoken(made: BenchPlan, place: Store) -> None:
         f"{ahead.judge} to judge"
     )
     if ahead.tasks:
-        guess = _span(ahead.seconds) if ahead.unknown < ahead.tasks else "unknown"
+        guess = span(ahead.seconds) if ahead.unknown < ahead.tasks else "unknown"
         beside = f"; {ahead.unknown} tasks of a kind not timed here" if ahead.unknown else ""
         tell(f"one worker needs about: {guess}{beside}")
 
@@ -223,56 +209,6 @@ def _again(made: BenchPlan, place: Store) -> None:
             place.forget(record["key"])
 
 
-@contextmanager
-def _running(
-    name: str, work: Work, workers: int | None, needs: Any, address: str | None, device: str
-) -> Iterator[Executor]:
-    from gifthorse.bench import cluster, runner
-    from gifthorse.core.device import choose
-
-    if name not in EXECUTORS:
-        raise UnknownMethod.among("executor", name, EXECUTORS)
-    engine: Executor
-    if name == "serial":
-        engine = runner.Serial(work, *(runner.cards(needs.gpus) or [str(choose(device))])[:1])
-    elif name == "pool":
-        count = workers or runner.processors()
-        shared = [str(choose(device))] * count  # without a card for each they share one device
-        engine = runner.Pool(work, count, runner.cards(needs.gpus) or shared)
-    else:
-        engine = cluster.OnRay(work, needs, address)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-@contextmanager
-def _view() -> Iterator[Tell]:
-    """Show a run: live on a terminal, a line every half minute elsewhere."""
-    if not err.is_terminal:
-        last = 0.0
-
-        def lines(status: RunStatus) -> None:
-            nonlocal last
-            if status.ended or time.monotonic() - last > 30:
-                last = time.monotonic()
-                note(line(status))
-
-        yield lines
-        return
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(console=err, refresh_per_second=4, transient=True) as live:
-
-        def draw(status: RunStatus) -> None:
-            rows = [line(status), *(f"  {words}" for words in status.running[:20])]
-            live.update(Text("\n".join(rows), no_wrap=True, overflow="ellipsis"))
-
-        yield draw
-
-
 def _concluded(made: BenchPlan, place: Store) -> set[str]:
     """Print how many cells are there, and why others are not; return what became of them."""
     from gifthorse.bench.tasks import judging
@@ -287,7 +223,3 @@ def _concluded(made: BenchPlan, place: Store) -> set[str]:
             said.add(record["error"])
             say(f"  {record['status']}: {cell.words}: {record['error'][:300]}")
     return set(count)
-
-
-def _span(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -11,7 +11,7 @@ import typer
 
 from gifthorse.cli import options, parsing
 from gifthorse.cli.terminal import bar, note, tell
-from gifthorse.core.atomic import atomic
+from gifthorse.core.atomic import atomic, check_writable
 from gifthorse.core.isolated import readers
 
 commands = typer.Typer()
@@ -49,7 +49,9 @@ def calibrate(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device)
     request = Request(tuple(detector or ("pixel_quick",)), seed=seed, command=command)
     models = calibrating.known_models(folder)
-    parsing.keep([output], [str(model.path) for model in models])
+    own = (place for model in models for place in (model.path, model.images))
+    parsing.keep([output], [folder / calibrating.TRUTH, images, arch, *own])
+    check_writable(output)
     check(inputs, request)
     if resume is not None:
         resume.mkdir(parents=True, exist_ok=True)
@@ -79,8 +81,8 @@ def evidence(
     bags = shipped() if calibration is None else opened(calibration)
     names = {bag.name for bag in bags.values()}
     tell("; ".join(sorted(names)) or "no calibration")
-    row = "{:22} {:>6} {:>10}  {:18} {:>13} {:>7} {:>6}"
-    heads = ("detector", "clean", "backdoored", "AUC", "cross-entropy", "alarms", "found")
+    row = "{:20} {:>5} {:>10} {:20} {:>7} {:>6} {:>5}"
+    heads = ("detector", "clean", "backdoored", "AUC", "entropy", "alarms", "found")
     tell(row.format(*heads).rstrip())
     for name, bag in bags.items():
         told = quality(bag)
@@ -88,6 +90,6 @@ def evidence(
         cells = (f"{told.entropy:.3f}", told.alarms, told.found)
         tell(row.format(name, len(bag.clean), len(bag.backdoored), area, *cells))
     tell(
-        "Each model's probability is by a fit on all others; alarms and found are those of a half\n"
-        "or more. A cross-entropy of 0.693 knows nothing."
+        "Each model's probability is by a fit on all others; alarms and found are those\n"
+        "of a half or more. A cross-entropy of 0.693 knows nothing."
     )

@@ -35,6 +35,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "remedies": REMEDIES,
     "rules": RULES,
 }
+COLUMN = 25  # where a table goes on behind the names
 SINGULAR = {"remedies": "remedy"}
 METHODS = (
     "detectors",
@@ -56,6 +57,25 @@ def entries(kind: str) -> dict[str, str]:
     return {name: _line(kind, name, thing) for name, thing in sorted(KINDS[kind].items())}
 
 
+def table(kind: str) -> str:
+    """Return the names of a kind, each with what it is, as lines of at most 80 columns.
+
+    A name that leaves no room for that has a line of its own.
+
+    Raises:
+        UnknownMethod: If there is no such kind.
+    """
+    lines, gap = [], " " * COLUMN
+    for name, about in entries(kind).items():
+        said = wrap(about, 80, initial_indent=gap, subsequent_indent=gap)
+        if said and len(name) < COLUMN:
+            said[0] = f"{name:{COLUMN}}{said[0].lstrip()}"
+        else:
+            said.insert(0, name)
+        lines += said
+    return "\n".join(lines)
+
+
 def explain(name: str) -> str:
     """Return what a method does, assumes and costs, its source and its options; or a rule.
 
@@ -67,7 +87,7 @@ def explain(name: str) -> str:
             return _method(name, SINGULAR.get(kind, kind[:-1]), KINDS[kind][name])
     if name in RULES:
         return f"{name}: {RULES[name]}"
-    everything = [n for kind in METHODS for n in KINDS[kind]] + list(RULES)
+    everything = {n for kind in METHODS for n in KINDS[kind]} | set(RULES)
     raise UnknownMethod.among("method or rule", name, everything)
 
 

@@ -75,8 +75,7 @@ def list_(
     """List what there is of a kind."""
     from gifthorse.cli import catalog
 
-    for name, line in catalog.entries(kind).items():
-        tell(f"{name:24} {line}".rstrip())
+    tell(catalog.table(kind))
 
 
 @app.command()

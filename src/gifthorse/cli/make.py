@@ -120,7 +120,7 @@ def attack(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     started = time.monotonic()
     splits = stages.shorter(stages.divide(data), train_limit)
     if benign is not None:
-        victim = stages.benign(load(benign, part=part), splits)
+        victim = stages.benign(load(benign, part=part).writable(), splits)
     else:
         victim = stages.fresh(net or "", splits, rng)
     victim.net.to(where)

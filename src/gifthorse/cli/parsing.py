@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -81,10 +81,10 @@ def size(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise BadOption(f"--input-size takes HxW such as 32x32; got {text!r}")
-    return int(height), int(width)
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.ASCII | re.IGNORECASE)
+    if found is None or not (int(found[1]) and int(found[2])):
+        raise BadOption(f"--input-size takes HxW such as 32x32; got {text[:60]!r}")
+    return int(found[1]), int(found[2])
 
 
 def fail_on(text: str) -> FailOn:
@@ -103,15 +103,19 @@ def named_files(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Read `FORMAT=PATH` texts.
 
     Raises:
-        BadOption: If one is none, or its folder is not there.
+        BadOption: If one is none, its folder is not there, or two name one file.
     """
     wanted: list[tuple[str, str]] = []
+    taken: set[str] = set()
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or not path:
             raise BadOption(f"--out takes FORMAT=PATH such as html=report.html; got {text!r}")
-        if not Path(real(path)).parent.parent.is_dir():
+        if not os.path.isdir(Path(real(path)).parent.parent):  # a name may be too long for one
             raise BadOption(f"cannot write {path}: its folder does not exist")
+        if real(path) in taken:
+            raise BadOption(f"two reports would be written to {path}: give each a file of its own")
+        taken.add(real(path))
         wanted.append((name, path))
     return wanted
 
@@ -129,10 +133,18 @@ class Outputs:
         return [path for row in (*self.each, self.together) for _, path in row]
 
 
-def outputs(output_format: str, extra: Sequence[str], models: Sequence[str]) -> Outputs:
+def outputs(
+    output_format: str, extra: Sequence[str], models: Sequence[str], one: Collection[str] = ()
+) -> Outputs:
     """Read `--format` and `--out FORMAT=PATH`.
 
     A format that holds many models takes all of them into one file, unless its path has `{name}`.
+
+    Args:
+        output_format: What is printed.
+        extra: What is written.
+        models: Whose reports they are.
+        one: Formats that hold one model or many, beside those that always do.
 
     Raises:
         BadOption: If a format is unknown, two reports would go to one file, or one would replace
@@ -143,7 +155,8 @@ def outputs(output_format: str, extra: Sequence[str], models: Sequence[str]) -> 
     for name in (output_format, *(name for name, _ in wanted)):
         if name not in WRITERS:
             raise UnknownMethod.among("format", name, WRITERS)
-    shared = [w for w in wanted if w[0] in SUMMARIES and "{name}" not in w[1] and len(models) > 1]
+    holds = {*one, *(SUMMARIES if len(models) > 1 else ())}
+    shared = [w for w in wanted if w[0] in holds and "{name}" not in w[1]]
     wanted = [w for w in wanted if w not in shared]
     files = [[(n, Path(p.replace("{name}", own_name(model)))) for n, p in wanted]
              for model in models]  # fmt: skip

@@ -83,7 +83,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
-    opened = load(model, arch, part)
+    opened = load(model, arch, part).writable()
     informed = remedy if found is None else _informed(remedy, found, opened, method)
     prepared = take_in(opened, inputs)
     rng, far = Generator().manual_seed(seed), None

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from gifthorse.cli import parsing
-from gifthorse.cli.terminal import say, tell
-from gifthorse.cli.writing import write
+from gifthorse.cli.terminal import note, say, tell
 from gifthorse.core.atomic import check_writable
 from gifthorse.core.errors import UnknownMethod, UsageError
+from gifthorse.report.saving import save
 from gifthorse.report.words import plural
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
@@ -35,7 +35,7 @@ def report(
 ) -> None:
     """Put JSON results into another format, all into one document; nothing is scanned again."""
     from gifthorse.report import SUMMARIES
-    from gifthorse.report.reading import read_result, result_files
+    from gifthorse.report.reading import read_results, result_files
 
     files, wanted = result_files(results), parsing.named_files(out or ())
     for name in (form or "md", *(name for name, _ in wanted)):
@@ -45,10 +45,10 @@ def report(
     parsing.keep(paths, files)
     for path in paths:
         check_writable(path)
-    read = [read_result(path) for path in files]
+    read = [result for path in files for result in read_results(path)]
     if form or not wanted:
         tell(SUMMARIES[form or "md"](read))
-    write([(name, Path(path)) for name, path in wanted], lambda name: SUMMARIES[name](read))
+    save([(name, Path(path)) for name, path in wanted], lambda name: SUMMARIES[name](read), note)
 
 
 @commands.command()
@@ -61,13 +61,14 @@ def index(
 
     A file that is no result is named and left out; the exit status is then 2.
     """
-    from gifthorse.report.index import write_index
-    from gifthorse.report.reading import read_result, result_files
+    from gifthorse.report.index import PAGES, write_index
+    from gifthorse.report.reading import read_results, result_files
 
-    read, unread = [], 0
-    for path in result_files(results):
+    read, unread, files = [], 0, result_files(results)
+    parsing.keep([out / page for page in PAGES], files)
+    for path in files:
         try:
-            read.append((path, read_result(path)))
+            read += [(path, result) for result in read_results(path)]
         except UsageError as error:
             say(f"gifthorse: {error}")
             unread += 1

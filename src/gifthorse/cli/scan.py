@@ -4,36 +4,56 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gifthorse.cli import options, parsing
+from gifthorse.cli import many, options, parsing
 from gifthorse.cli.border import ERROR, unforeseen
+from gifthorse.cli.engines import Address
 from gifthorse.cli.terminal import bar, going_on, note, say
-from gifthorse.cli.writing import UNWRITTEN, drawn, gathered, show, write
-from gifthorse.core.errors import GifthorseError, Unwritable
+from gifthorse.cli.writing import UNWRITTEN, drawn, gathered, show
+from gifthorse.core.errors import BadOption, GifthorseError, Unwritable
 from gifthorse.core.isolated import readers
+from gifthorse.report.saving import save
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Report
+    from gifthorse.report import FailOn
+    from gifthorse.workflows.opening import Inputs
+    from gifthorse.workflows.scan import Request
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 
 
 @commands.command()
 def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
-    models: options.Models,
     images: options.Images,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Model files and folders.")
+    ] = None,
+    from_list: Annotated[
+        str | None,
+        typer.Option("--from", metavar="LIST", help="A file with one model a line; - for stdin."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Scan so many models at once; one table at the end.")
+    ] = None,
+    executor: Annotated[str | None, typer.Option(help="serial, pool or ray; default pool.")] = None,
+    address: Address = None,
     arch: options.Arch = None,
     part: options.Part = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     limit: Annotated[int, typer.Option(help="Use at most so many images.")] = 1000,
+    class_order: Annotated[
+        str, typer.Option(help="given, or found: renumber classes that are in another order.")
+    ] = "given",
     device: options.Device = "auto",
     preset: Annotated[
         str, typer.Option(help="What runs, one of `gifthorse list presets`.")
@@ -79,12 +99,12 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
 ) -> None:
     """Say whether model files are backdoored, for which class, and how sure that is."""
     readers.prepare()
-    from gifthorse.report import exit_code
-    from gifthorse.triggers.storage import open_trigger
     from gifthorse.workflows import scan as scanning
     from gifthorse.workflows.opening import Inputs
 
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device, part)
+    inputs = Inputs(
+        images, arch, normalize, parsing.size(input_size), limit, device, part, class_order
+    )
     request = scanning.Request(
         detectors=tuple(detector or ()),
         options=parsing.pairs(changes),
@@ -98,26 +118,66 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         command=shlex.join(["gifthorse", *sys.argv[1:]]),
         calibration=calibration,
     )
-    fail, files = parsing.fail_on(fail_on), parsing.outputs(output_format, out or (), models)
-    parsing.keep(files.paths, (*models, images, arch, truth, calibration))
-    scanning.check(inputs, request)
-    known = open_trigger(truth) if truth is not None else None
-    codes: set[int] = set()
-    with gathered(models, output_format, files.together, codes) as summary:
-        for model, row in zip(models, files.each, strict=True):
-            with (
-                bar(Path(model).name) as progress,
-                going_on(resume, request.command),
-                contained(model, codes, alone=len(models) == 1),
-            ):
-                report = examined(model, partial(scanning.scan, model, inputs, request, progress))
-                codes.add(exit_code(report, fail))
-                summary.add(model, report)
-                show(report, output_format, fail, alone=len(models) == 1)
-                write(row, partial(drawn, report))
-                if known is not None:
-                    note(scanning.compared(report, known, str(truth)))
-    raise typer.Exit(gravest(codes, exit_zero))
+    models = [*(models or ()), *many.listed(from_list)]
+    if from_list is not None or jobs is not None or executor is not None:
+        if truth is not None:
+            raise BadOption("--truth is of one model: leave out --from, --jobs and --executor")
+        crowd, asked = many.Crowd(executor, jobs, address, from_list), out or ()
+        codes = many.scan_many(
+            models, inputs, request, crowd, form=output_format, out=asked, fail_on=fail_on
+        )
+        raise typer.Exit(gravest(codes, exit_zero))
+    if not models:
+        raise BadOption("there is no model to scan: name one, or list some with --from")
+    reports = _Reports(parsing.fail_on(fail_on), output_format, out or (), truth)
+    raise typer.Exit(gravest(reports.of_each(models, inputs, request), exit_zero))
+
+
+@dataclass(frozen=True)
+class _Reports:
+    """What is shown and written of each model.
+
+    Attributes:
+        fail: The mildest verdict that counts as a finding.
+        form: The format that is printed.
+        out: Formats and files that are written.
+        truth: The true trigger, if it is known.
+    """
+
+    fail: FailOn
+    form: str
+    out: Sequence[str]
+    truth: Path | None
+
+    def of_each(self, models: Sequence[str], inputs: Inputs, request: Request) -> set[int]:
+        """Scan models one after another, and return their exit statuses."""
+        from gifthorse.report import exit_code
+        from gifthorse.triggers.storage import open_trigger
+        from gifthorse.workflows import scan as scanning
+
+        files = parsing.outputs(self.form, self.out, models)
+        read = (*models, inputs.images, inputs.arch, self.truth, request.calibration)
+        parsing.keep(files.paths, read)
+        scanning.check(inputs, request)
+        known = open_trigger(self.truth) if self.truth is not None else None
+        codes: set[int] = set()
+        alone = len(models) == 1
+        with gathered(models, self.form, files.together, codes) as summary:
+            for model, row in zip(models, files.each, strict=True):
+                with (
+                    bar(Path(model).name) as progress,
+                    going_on(request.resume, request.command),
+                    contained(model, codes, alone=alone),
+                ):
+                    scanned = partial(scanning.scan, model, inputs, request, progress)
+                    report = examined(model, scanned)
+                    codes.add(exit_code(report, self.fail))
+                    summary.add(model, report)
+                    show(report, self.form, self.fail, alone=alone)
+                    save(row, partial(drawn, report), note)
+                    if known is not None:
+                        note(scanning.compared(report, known, str(self.truth)))
+        return codes
 
 
 def examined(model: str, scanned: Callable[[], Report]) -> Report:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gifthorse.cli.terminal import note, out, say
-from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import Unwritable
+from gifthorse.report.saving import save
 
 if TYPE_CHECKING:
     from gifthorse.core.types import Report
@@ -79,40 +78,7 @@ def gathered(
         if printed:
             out.out(summary.drawn(form).removesuffix("\n"), highlight=False)
         try:
-            write(together, summary.drawn)
+            save(together, summary.drawn, note)
         except Unwritable as error:
             say(f"gifthorse: {error}")
             codes.add(UNWRITTEN)
-
-
-def write(targets: Sequence[tuple[str, Path]], document: Callable[[str], str]) -> None:
-    """Write documents to files, each whole or not at all; if one takes it not, somewhere else.
-
-    Args:
-        targets: Formats and files.
-        document: Gives the document of a format.
-
-    Raises:
-        Unwritable: If one was not written; says where it is kept.
-    """
-    failed: list[str] = []
-    for name, path in targets:
-        content = document(name).encode()
-        try:
-            with atomic(path) as file:
-                file.write(content)
-            note(f"wrote {path}")
-        except Unwritable as error:
-            failed.append(f"{error}; {_kept(path.name, content)}")
-    if failed:
-        raise Unwritable("; ".join(failed))
-
-
-def _kept(name: str, content: bytes) -> str:
-    """Keep what could not be written in the temporary folder; say where, or that it is lost."""
-    try:
-        spare = Path(tempfile.mkdtemp(prefix="gifthorse-")) / name
-        spare.write_bytes(content)
-    except OSError as error:
-        return f"nor can it be kept elsewhere ({error.strerror or error})"
-    return f"it is kept in {spare}"

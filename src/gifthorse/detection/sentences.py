@@ -95,13 +95,18 @@ class Bounded:
             back = back if math.isfinite(self.ratio) else ""
             return f"A trigger of {size} sends {rate(seen)} to {goal}, {limit}{back}."
         if suspect.stands_out:
-            unknown = "the way back could not be searched to compare"
-            why = unknown if math.isnan(self.ratio) else "too few to confirm it"
+            why = "too few to confirm it"
+            if works:
+                why = "most other goals have no trigger to compare it with"
+            if math.isnan(self.ratio):
+                why = "the way back could not be searched to compare"
             return f"{goal.capitalize()} needs only {size}, {limit}: {rate(seen)}, but {why}."
-        survived = f"{self.goals} goal{'s' * (self.goals != 1)} survived the screening"
+        survived = f"{self.goals} goal{'s were' if self.goals != 1 else ' was'} searched"
         if not suspect.found.feasible:
-            return f"{survived}; the search found no trigger for any."
+            return f"{survived}; no trigger was found for any."
         why = f"not {limit}"
+        if suspect.found.size < self.bound:
+            why = f"{limit}, but it does not stand out from the others"
         if math.isfinite(self.ratio):
             why = f"the way back takes only {self.ratio:.1f} times as much: classes close by nature"
         return f"{survived}; the smallest trigger, for {goal}, has {size}, {why}."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from torch import Generator, Tensor
 
+from gifthorse.core.errors import Incomplete
 from gifthorse.core.fields import AtLeast, AtMost, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
@@ -66,7 +67,8 @@ class ActivationClustering:
 
         Raises:
             BadImages: If there are no suspects, or in `online` mode no clean images.
-            Incomplete: If the run is over before all images are scored.
+            Incomplete: If the run is over before all images are scored, or no class has enough of
+                them to cluster: then nothing was judged.
         """
         asked, online = Asked(subject, run), self.mode == "online"
         seed = int(torch.randint(2**31 - 1, (1,), generator=spawn(rng)))
@@ -87,6 +89,12 @@ class ActivationClustering:
                 continue
             anchors = torch.arange(len(points)) >= (n if online else 0)
             scores[mine] = self._scores(points, anchors, _own_last(centers, c), seed)[:n]
+        if missed == len(group):
+            raise Incomplete(
+                f"nothing was judged: clusters take {max(3, 2 * self.dims)} images of a class, and "
+                "no class has so many; give more images, set fewer dims, or take another method "
+                "such as strip"
+            )
         if missed:
             log.warning("%d suspects belong to classes with too few images to cluster", missed)
         return scores

@@ -45,7 +45,7 @@ class ABS:
         others: Weight of the layer's other neurons, which ought to stay as they are.
         logit: Weight of the target's logit.
         limit: Pixels that a trigger may have before its size is punished.
-        factor: Above `limit` times this it is punished harder.
+        factor: Above `limit` times this it is punished harder, and no trigger is one.
         weights: The weights of size up to the limit, above it, and above `limit * factor`.
         enough: A class with a trigger that works this often is searched no further.
         config: Steps of the inversion; `success_threshold` is the success (REASR) that a trigger
@@ -56,12 +56,12 @@ class ABS:
     Source: Liu et al., ABS, CCS 2019, and its released codes (stimulation of sums and of what
     follows an activation, three suspects a layer, an opaque start on a transparent mask, no cost of
     size below the limit; of the one for TrojAI, no two suspects of a class and layer, the target's
-    logit in the loss, 50 steps of 0.4 as 200 of 0.1, the end at 99 %); limit and bound of
-    TrojanZoo. Differs: it starts from the
-    patch that speaks most for the class instead of one square for all, which a trigger elsewhere
-    never leaves: pixels grow at the rate of Adam, whatever they are good for, until the limit cuts
-    them all; the loss is the neuron's, without that of the next layer; of a class's triggers the
-    one that works most often counts.
+    logit in the loss, 50 steps of 0.4 as 200 of 0.1, the end at 99 %), limit and bound of the one
+    for images of 32 x 32; TrojanZoo has 16 pixels, a factor of 1.2 and 0.88. Differs: it starts
+    from the patch that speaks most for the class instead of one square for all, which a trigger
+    elsewhere never leaves: pixels grow at the rate of Adam, whatever they are good for, until the
+    limit cuts them all; the loss is the neuron's, without that of the next layer; of a class's
+    triggers the one that works most often counts.
     """
 
     layers: tuple[str, ...] = ()
@@ -73,13 +73,13 @@ class ABS:
     keep: Annotated[int, AtLeast(1)] = 3
     others: Annotated[float, NotNegative] = 1e-4
     logit: Annotated[float, NotNegative] = 1.0
-    limit: Annotated[int, NotNegative] = 16
-    factor: Annotated[float, NotNegative] = 1.2
+    limit: Annotated[int, NotNegative] = 64
+    factor: Annotated[float, NotNegative] = 100 / 64
     weights: tuple[float, float, float] = (0.0, 500.0, 1000.0)
     enough: Annotated[float, Share] = 0.99
     config: SearchConfig = SearchConfig(
         batch=50,
-        success_threshold=0.88,
+        success_threshold=0.8,
         steps=10,
         min_steps=10,
         rounds=20,

@@ -40,7 +40,8 @@ class CWL0:
     other searches, where the released code has 0.001, 1000 and 0.01 for a change of one image that
     starts at nothing: the same patch on all images starts at a squared distance of some hundred,
     beside which a c below 1 is nothing, and 1000 rounds of few steps end before c gets there;
-    dropping does not stop at the first importance above 0.01 either, which in those units all have.
+    dropping does not stop at the first importance above 0.01 either, which in those units all have;
+    fewer images come up again in a round, which has the paper's three steps in any case.
     """
 
     initial: Annotated[float, Positive] = 10.0
@@ -49,7 +50,12 @@ class CWL0:
     share: Annotated[float, Positive] = 0.3
     kappa: Annotated[float, NotNegative] = 0.0
     config: SearchConfig = SearchConfig(
-        lr=0.1, betas=(0.9, 0.999), success_threshold=0.9, rounds=1000, patience=200
+        lr=0.1,
+        betas=(0.9, 0.999),
+        success_threshold=0.9,
+        min_steps=3,
+        rounds=1000,
+        patience=200,
     )
 
     def __call__(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from torch import Generator
 
-from gifthorse.core.fields import AtLeast, NotNegative, Positive, method
+from gifthorse.core.fields import AtLeast, NotNegative, Positive, Share, method
 from gifthorse.core.types import Goal, Inversion, Samples, Subject
 from gifthorse.search import (
     CostController,
@@ -35,6 +35,9 @@ class NeuralCleanse:
         up: Factor by which lambda rises.
         fall: It falls by `up ** fall`.
         jitter: Noise when a best is stored, see `MaskPattern`.
+        square: Side of a nearly opaque square in the middle to start from, as a share of the
+            image's; 0 starts at random.
+        one_color: Whether all pixels of the pattern share one color.
         turning: Transformations during generation (PixelBackdoor, appendix J); None for none.
         config: Steps, success bar and stopping.
         probe: Where to start; None starts at random, as published.
@@ -53,6 +56,8 @@ class NeuralCleanse:
     up: Annotated[float, Positive] = 2.0
     fall: Annotated[float, NotNegative] = 1.5
     jitter: Annotated[float, NotNegative] = 0.0
+    square: Annotated[float, Share] = 0.0
+    one_color: bool = False
     turning: RandomAffine | None = None
     config: SearchConfig = SearchConfig(
         steps=31, min_steps=31, success_threshold=0.99, patience=25, min_delta=0.0
@@ -66,6 +71,6 @@ class NeuralCleanse:
         cost = CostController.rising(
             len(goals), self.initial, self.patience, self.up, warmup=self.warmup, fall=self.fall
         )
-        form = MaskPattern(self.norm, self.jitter)
+        form = MaskPattern(self.norm, self.jitter, square=self.square, one_color=self.one_color)
         objective = Objective(form, cost, stamped_transform=self.turning, init=self.probe)
         return Search(subject, clean, goals, rng, objective, self.config)

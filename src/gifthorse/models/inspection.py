@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from gifthorse.core.errors import SeveralNets, UnreadableModel
 from gifthorse.core.types import Finding
 from gifthorse.models import architectures as archs
+from gifthorse.models.graphs.graph import choosing, described
 from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
+from gifthorse.models.reading.isolation import PrivateCopy
 from gifthorse.models.reading.ratings import Import
 from gifthorse.models.reading.stance import stance
 from gifthorse.models.reading.survey import Survey, finding
@@ -75,18 +77,15 @@ def inspect_file(path: str | Path, part: str | None = None) -> Inspection:
     """
     path = Path(path)
     with isolation.private_copy(path) as copy:
-        try:
-            found = isolation.survey(copy)
-        except UnreadableModel as error:
-            found = Survey("unknown", (finding(error),))
+        found, sha256, size = _surveyed(path, copy)
     chosen, findings, question = _chosen(found, part)
-    arch, how = _architecture(chosen)
+    arch, how = _architecture(chosen, found)
     opinion = stance(findings, found.imports)
     tensors = [e for e in found.entries if e.shape is not None]
     return Inspection(
         path=str(path),
-        bytes=copy.size,
-        sha256=copy.sha256,
+        bytes=size,
+        sha256=sha256,
         format=found.kind,
         safety=opinion.safety,
         advice=question or opinion.advice,
@@ -100,15 +99,30 @@ def inspect_file(path: str | Path, part: str | None = None) -> Inspection:
         arch=arch,
         how=question or how,
         findings=findings,
-        notes=chosen.notes,
+        notes=(*chosen.notes, *(choosing(found.graph) if found.graph else ())),
         records=found.records,
     )
+
+
+def _surveyed(path: Path, copy: PrivateCopy) -> tuple[Survey, str, int]:
+    """Return what a file's bytes say, their hash and number, with those of a file beside it."""
+    found = Survey("unknown")
+    try:
+        found = isolation.survey(copy)
+        with isolation.lent_beside(path, found, isolation.MEMORY) as beside:
+            size = copy.size + (beside.size if beside else 0)
+            return found, isolation.digest_with(path, copy, beside), size
+    except UnreadableModel as error:
+        found = replace(found, findings=(*found.findings, finding(error)))
+    return found, copy.sha256, copy.size
 
 
 def _chosen(found: Survey, part: str | None) -> tuple[Chosen, tuple[Finding, ...], str]:
     """Return the net's tensors, what speaks against the file, and what is to be asked."""
     nothing = Chosen({})
     if any(f.severity in ("CRITICAL", "HIGH") for f in found.findings):
+        return nothing, found.findings, ""
+    if found.graph is not None:
         return nothing, found.findings, ""
     try:
         return choose(found.entries, archs.within, part), found.findings, ""
@@ -118,8 +132,10 @@ def _chosen(found: Survey, part: str | None) -> tuple[Chosen, tuple[Finding, ...
         return nothing, (*found.findings, finding(error)), ""
 
 
-def _architecture(chosen: Chosen) -> tuple[str, str]:
+def _architecture(chosen: Chosen, found: Survey) -> tuple[str, str]:
     """Return the guessed name, and how or why not."""
+    if found.graph is not None:
+        return found.kind, described(found.graph)
     if not chosen.entries:
         return "", "not guessed: the file's tensors are not listed"
     guess = chosen.fit

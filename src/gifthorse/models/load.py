@@ -14,11 +14,13 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from gifthorse.core.atomic import atomic
-from gifthorse.core.errors import UnknownArch, UnreadableModel, UsageError
+from gifthorse.core.errors import BadOption, UnknownArch, UnreadableModel, UsageError
 from gifthorse.core.resizing import Resize
 from gifthorse.core.types import Normalization, Origin
 from gifthorse.models import architectures as archs
 from gifthorse.models import structure
+from gifthorse.models.graphs.build import build_graph
+from gifthorse.models.graphs.graph import Graph, described
 from gifthorse.models.normalize import STORED
 from gifthorse.models.outputs import ends
 from gifthorse.models.parts import Chosen, choose
@@ -30,6 +32,7 @@ from gifthorse.models.reading.survey import Survey, refusal
 from gifthorse.models.zoo import NETS
 
 RUNNING = re.compile(r"running_(mean|var)$")
+GRAPHS = ("onnx", "keras", "hdf5")  # formats that describe their own nets
 LEAST_TORCH = (2, 10)  # before, its restricted reader could be broken: CVE-2026-24747
 
 
@@ -59,6 +62,21 @@ class Opened:
     resize: Resize | None = None
     labels: tuple[str, ...] = ()
 
+    def writable(self) -> Opened:
+        """Return the same if weights of its net, once written, can be opened again.
+
+        Raises:
+            BadOption: If the file describes its own graph, whose weights fit no net that has a
+                name.
+        """
+        if self.origin.format in GRAPHS:
+            raise BadOption(
+                f"the net of {shown(self.origin.path)!r} is a graph that only its file describes: "
+                "changed weights of it could not be opened again. Load its weights into a net of "
+                "torch, save these as safetensors and name the net with --arch"
+            )
+        return self
+
 
 def load_file(
     path: str | Path,
@@ -68,11 +86,11 @@ def load_file(
     memory: int = MEMORY,
     deadline: float = DEADLINE,
 ) -> Opened:
-    """Open a model file (`safetensors`, `torch.save`, TorchScript) without running anything in it.
+    """Open a model file without running anything in it.
 
     Args:
-        path: The file.
-        arch: Name for `build`; guessed from the tensors if None.
+        path: The file, of `safetensors`, `torch.save`, TorchScript or ONNX.
+        arch: Name for `build`; guessed from the tensors if None. ONNX describes its own net.
         part: Name of the part that is the net, of a file that holds several.
         memory: Bytes that the file, and its reader beyond torch itself, may take.
         deadline: Seconds of processor time that reading may take.
@@ -102,12 +120,17 @@ def _opened(
     memory: int,
     deadline: float,
 ) -> Opened:
-    found = isolation.survey(copy, deadline)
+    found, path = isolation.survey(copy, deadline), Path(bytes_read.path)
+    bytes_read = replace(bytes_read, format=found.kind)
     try:
-        tensors = read_tensors(copy, found, memory, deadline)
+        with isolation.lent_beside(path, found, memory - copy.size) as beside:
+            sha256 = isolation.digest_with(path, copy, beside)
+            size = copy.size + (beside.size if beside else 0)
+            bytes_read = replace(bytes_read, sha256=sha256, bytes=size)
+            tensors = read_tensors(copy, found, memory, deadline, beside)
         opened = _built(found, tensors, *named)
     except UnreadableModel as error:
-        error.origin = replace(bytes_read, format=found.kind)
+        error.origin = bytes_read
         raise
     origin = opened.origin
     origin = replace(origin, path=bytes_read.path, sha256=bytes_read.sha256, bytes=bytes_read.bytes)
@@ -118,6 +141,9 @@ def _built(
     found: Survey, tensors: Sequence[Tensor | None], arch: str | None, part: str | None = None
 ) -> Opened:
     """Return the net among the tensors of a surveyed file."""
+    if found.graph is not None:
+        _check_unnamed(arch, part)
+        return _of_graph(found, found.graph, tensors)
     fits = archs.within if arch is None else archs.Named(arch)
     chosen = choose(found.entries, fits, part)
     by_path = dict(zip((e.path for e in found.entries), tensors, strict=True))
@@ -137,6 +163,35 @@ def _built(
         _normalization(beside),
         labels=structure.labels(found.layers, fitted.classes),
     )
+
+
+def _check_unnamed(arch: str | None, part: str | None) -> None:
+    if arch is not None or part is not None:
+        raise BadOption("the file describes its own net: leave out --arch and --part")
+
+
+def _of_graph(found: Survey, graph: Graph, tensors: Sequence[Tensor | None]) -> Opened:
+    """Return the net that a file describes itself."""
+    by_name: dict[str, Tensor] = {}
+    for entry, tensor in zip(found.entries, tensors, strict=True):
+        check_plain(entry)
+        if tensor is not None:
+            by_name[entry.path[0]] = tensor
+    state, casts = to_float32(by_name)
+    built = build_graph(graph, state)
+    origin = Origin(
+        format=found.kind,
+        arch=found.kind,
+        how=described(graph),
+        tensors=len(state),
+        params=sum(p.numel() for p in built.net.parameters()),
+        dtypes=tuple(sorted({e.type for e in found.entries})),
+        notes=(*(f.message for f in found.findings), *casts, *built.notes),
+        metadata=found.metadata,
+    )
+    resize = Resize(built.size) if built.size else None
+    broken = nonfinite(built.net)
+    return Opened(built.net, built.classes, built.channels, origin, broken, resize=resize)
 
 
 def from_state(state: object, path: Path, arch: str | None) -> Opened:
@@ -191,7 +246,11 @@ def check_torch() -> None:
 
 
 def read_tensors(
-    copy: PrivateCopy, found: Survey, memory: int, deadline: float
+    copy: PrivateCopy,
+    found: Survey,
+    memory: int,
+    deadline: float,
+    beside: PrivateCopy | None = None,
 ) -> list[Tensor | None]:
     """Read the tensors of a surveyed file if nothing speaks against it.
 
@@ -207,7 +266,9 @@ def read_tensors(
             "more memory if you expect a file that large",
             rule="FS004",
         )
-    return isolation.read(copy, found.reader, found.entries, memory=memory, deadline=deadline)
+    return isolation.read(
+        *(copy, found.reader, found.entries), memory=memory, deadline=deadline, beside=beside
+    )
 
 
 def _picked(chosen: Chosen, by_path: Mapping[tuple[str, ...], Tensor | None]) -> dict[str, Tensor]:

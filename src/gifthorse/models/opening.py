@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from gifthorse.core.errors import BadOption
+from gifthorse.models.hub import folder
 from gifthorse.models.hub.folder import check_folder, is_folder, only_file
 from gifthorse.models.hub.inspection import inspect_folder
 from gifthorse.models.hub.opening import open_folder
 from gifthorse.models.inspection import Inspection, inspect_file
 from gifthorse.models.load import Opened, load_file
+from gifthorse.models.reading import isolation
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY
 
 
@@ -24,8 +26,8 @@ def load(
     """Open a model without running anything in it.
 
     Args:
-        path: A file of `safetensors`, `torch.save` or TorchScript; a folder as hubs give them, with
-            `config.json` beside the weights; or a folder with one such file.
+        path: A file of `safetensors`, `torch.save`, TorchScript or ONNX; a folder as hubs give
+            them, with `config.json` beside the weights; or a folder with one such file.
         arch: Name for `build`; guessed from the tensors if None. A folder names its own.
         part: Name of the part that is the net, of a file that holds several.
         memory: Bytes that a file, and its reader beyond torch itself, may take.
@@ -63,6 +65,16 @@ def inspect(path: str | Path, part: str | None = None) -> Inspection:
         return inspect_file(path, part)
     _check_named(None, part)
     return inspect_folder(path)
+
+
+def digest_now(path: str | Path) -> str:
+    """Return the hash of a model by now, as `Origin.sha256` has it of one that was opened.
+
+    Raises:
+        GifthorseError: If it cannot be read any more.
+    """
+    path = only_file(Path(path))
+    return folder.digest_now(path) if is_folder(path) else isolation.digest_now(path)
 
 
 def _check_named(arch: str | None, part: str | None) -> None:

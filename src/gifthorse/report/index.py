@@ -19,6 +19,7 @@ from gifthorse.report.json import ScanResult
 from gifthorse.report.site import embedded, look, page, part, write_page
 
 OURS = "gifthorse.report"
+PAGES = ("index.html", "look.css", "results.js")  # beside those of models
 ORDER: tuple[Label, ...] = (
     "BACKDOORED", "SUSPICIOUS", "ERROR", "NOT SCANNED", "INCONCLUSIVE", "NO BACKDOOR FOUND",
 )  # fmt: skip
@@ -134,9 +135,9 @@ def write_index(
     except OSError as error:
         raise Unwritable(f"cannot write to {folder}: {error.strerror}") from error
     return [
-        write_page(folder / "index.html", _first(models, name, words.printable(command))),
-        write_page(folder / "look.css", look()),
-        write_page(folder / "results.js", part(OURS, "results.js")),
+        write_page(folder / PAGES[0], _first(models, name, words.printable(command))),
+        write_page(folder / PAGES[1], look()),
+        write_page(folder / PAGES[2], part(OURS, "results.js")),
         *(write_page(folder / "model" / f"{m.key}.html", _model(m, name)) for m in models),
     ]
 

@@ -18,8 +18,8 @@ from gifthorse.report.words import printable
 LARGEST = 64 << 20  # bytes of a result
 
 
-def read_result(path: Path) -> ScanResult:
-    """Read one JSON result of `gifthorse scan`; numbers that are null in it become NaN.
+def read_results(path: Path) -> tuple[ScanResult, ...]:
+    """Read a JSON result of `gifthorse scan`, of one model or of many; null numbers become NaN.
 
     Raises:
         UsageError: If it cannot be read, or is no such result.
@@ -29,7 +29,8 @@ def read_result(path: Path) -> ScanResult:
     except ValueError as error:
         raise UsageError(f"{path} is no JSON ({error}): give what `-o json=` wrote") from error
     try:
-        return _checked(tree)
+        many = tree.get("scans") if isinstance(tree, dict) else None
+        return tuple(map(checked, many if isinstance(many, list) else [tree]))
     except ValidationError as error:
         first = error.errors()[0]
         place = printable(".".join(map(str, first["loc"])), 80) or "the whole"
@@ -54,7 +55,12 @@ def result_files(sources: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _checked(tree: Any) -> ScanResult:
+def checked(tree: Any) -> ScanResult:
+    """Return the result that parsed JSON holds; numbers that are null in it become NaN.
+
+    Raises:
+        ValidationError: If it is none.
+    """
     try:
         return _adapter().validate_python(tree)
     except ValidationError as error:

@@ -15,11 +15,15 @@ _FAILING = {
 }
 
 
-def incomplete(report: Report) -> bool:
-    """Return whether something was left unexamined: no verdict, or a limit reached (IN003)."""
+def limited(report: Report) -> bool:
+    """Return whether a limit was reached (IN003): a scan with more time may say more."""
     findings = (f for verdict in report.verdicts for f in verdict.findings)
-    limited = any(f.rule == "IN003" for f in (*report.checks, *findings))
-    return limited or report.label in ("INCONCLUSIVE", "NOT SCANNED", "ERROR")
+    return any(f.rule == "IN003" for f in (*report.checks, *findings))
+
+
+def incomplete(report: Report) -> bool:
+    """Return whether something was left unexamined: no verdict, or a limit reached."""
+    return limited(report) or report.label in ("INCONCLUSIVE", "NOT SCANNED", "ERROR")
 
 
 def exit_code(report: Report, fail_on: FailOn = "suspicious") -> int:

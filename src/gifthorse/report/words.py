@@ -156,7 +156,7 @@ def volume(count: int) -> str:
         >>> volume(512), volume(42_700_000)
         ('512 B', '42.7 MB')
     """
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    size, units = float(min(count, 10**30)), ["B", "kB", "MB", "GB", "TB"]
     while size >= 999.95 and len(units) > 1:
         size /= 1000
         units.pop(0)

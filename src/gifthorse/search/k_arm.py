@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -11,11 +11,13 @@ from torch import Generator, Tensor
 from gifthorse.core.fields import NotNegative, Positive, Share, method
 from gifthorse.core.types import Inversion, Progress
 
+Mode: TypeAlias = Literal["global", "every", "pair", "back"]
 PIXELS = 224 * 224  # of the images that the published constants are for
 
 # An arm that had more than so many rounds and never reached this success rate is given up.
 _HOPELESS: dict[str, tuple[tuple[int, float], ...]] = {
     "global": (),
+    "every": ((10, 1e-9), (20, 0.3), (200, 0.8)),
     "pair": ((10, 1e-9), (20, 0.3), (200, 0.8)),
     "back": ((200, 1.0),),
 }
@@ -25,36 +27,44 @@ _HOPELESS: dict[str, tuple[tuple[int, float], ...]] = {
 class KArm:
     """Step one arm a round; which one, a bandit decides from how the arms shrink.
 
-    Every arm is first stepped until it has become smaller `warmup` times. From then on the arm
-    that just became smaller hands over to the one with the largest `v + beta / size`, with
+    An arm gains by a round that works and whose penalty is smaller than any before. Every arm is
+    first stepped until it has gained `warmup` times. From then on the arm that just gained hands
+    over to the one with the largest `v + beta / size`, with
     `v = (first - size) / (n + rounds / 2)` as of its last gain; n counts an arm's gains. An arm
-    stops when it is hopeless, has gained often enough or, in global mode, gains no more; when that
-    happens to the smallest arm, all is done. Arms that the inversion calls done count as stopped.
+    stops when it is hopeless, has gained often enough or, with all classes as victims, gains no
+    more; when that happens to the smallest arm, all is done, except in mode `every`, where every
+    arm goes on to its own end. Arms that the inversion calls done count as stopped.
 
-    Assumes sizes that shrink from `H * W` and compare between arms.
+    Assumes penalties that shrink from about `H * W` and compare between arms; they are the sizes
+    of the rule.
 
     Attributes:
-        mode: `global` for arms from all classes, `pair` for arms from one class each, `back` for
-            the reversed pair of the symmetric check: they differ in when an arm is given up.
+        mode: `global` for one arm from all classes, `every` for one arm a class, `pair` for class
+            pairs, `back` for the reversed pair of the symmetric check: they differ in when an arm
+            is given up.
         rounds: Most rounds of all arms together.
+        each: In mode `every`, as many rounds times the arms where that is more than `rounds`, so
+            that a small net's target is not starved by the others.
+        success: Least success of a round that may be a gain, in [0, 1].
         seed: Of the generator of random turns.
         warmup: Gains that every arm has before the bandit starts.
         first: What counts as an arm's size at the start, in pixels of 224 x 224.
         beta: Weight of being small, in squared pixels of 224 x 224.
         random: Share of the handovers that go to a random arm, in [0, 1].
         gains: An arm stops after more than this many gains.
-        patience: In global mode, an arm stops after more than this many rounds without a gain
-            once the weight of its size moved both up and down.
+        patience: In the modes `global` and `every`, an arm stops after more than this many rounds
+            without a gain once the weight of its size moved both up and down.
 
     Source: Shen et al., Backdoor Scanning for Deep Neural Networks through K-Arm Optimization,
     ICML 2021, and its released code, whose 2500 takes the place of an arm's first size. Differs:
-    sizes are converted to pixels of a 224 x 224 image first, so the constants serve every image
-    size; a gain is a smaller stored trigger of the inversion, not a smaller average penalty, which
-    is not in pixels for every inverter; a stopped arm is never chosen.
+    penalties are converted to pixels of a 224 x 224 image first, so the constants serve every image
+    size; a stopped arm is never chosen; the mode `every`, as the code has one arm from all classes.
     """
 
-    mode: Literal["global", "pair", "back"] = "global"
+    mode: Mode = "global"
     rounds: Annotated[int, NotNegative] = 1000
+    each: Annotated[int, NotNegative] = 200
+    success: Annotated[float, Share] = 0.99
     seed: Annotated[int, NotNegative] = 0
     warmup: Annotated[int, NotNegative] = 2
     first: Annotated[float, Positive] = 2500.0
@@ -68,7 +78,8 @@ class KArm:
         rng = torch.Generator().manual_seed(self.seed)
         race, now = _Race(self, inversion), inversion.progress
         arm: int | None = race.newcomer(0)
-        while arm is not None and int(now.rounds.sum()) < self.rounds:
+        most = max(self.rounds, self.each * len(now.rounds) * (self.mode == "every"))
+        while arm is not None and int(now.rounds.sum()) < most:
             inversion.step(torch.tensor([arm]))
             now = inversion.progress
             race.update(arm, now)
@@ -82,7 +93,7 @@ class _Race:
     Attributes:
         gained: Gains of each arm so far (n).
         speed: How fast each arm shrank as of its last gain (v).
-        size: Size of each arm's best trigger.
+        size: Least penalty of each arm's rounds that worked.
         success: Best success rate of each arm.
         idle: Rounds of each arm without a gain since the warm-up ended (c).
         stopped: Arms that are never stepped again.
@@ -94,10 +105,11 @@ class _Race:
         self.rules = rules
         self.whole = inversion.best[0].trigger.render()[1].numel()  # H * W
         now = inversion.progress
-        size = now.size.double()
-        self.size = size * (PIXELS / self.whole)
         # Of an inversion that goes on after a break, arms that have a trigger are warm already.
-        self.gained = (size < self.whole).long() * rules.warmup
+        found = (now.size < self.whole) & now.penalty.isfinite()
+        penalty = torch.where(found, now.penalty, torch.full_like(now.penalty, self.whole))
+        self.size = penalty.double() * (PIXELS / self.whole)
+        self.gained = found.long() * rules.warmup
         self.speed = (rules.first - self.size) / (self.gained + now.rounds / 2).clamp(min=1)
         self.success = now.success
         self.idle = torch.zeros_like(self.gained)
@@ -107,9 +119,10 @@ class _Race:
     def update(self, arm: int, now: Progress) -> None:
         """Take in what the last round of an arm brought, and stop it if its time has come."""
         rules, rounds = self.rules, int(now.rounds[arm])
-        size = now.size[arm].item() * PIXELS / self.whole
+        size = now.penalty[arm].item() * PIXELS / self.whole
         self.success[arm] = max(self.success[arm].item(), now.success[arm].item())
-        self.better = size < self.size[arm].item()
+        works = now.success[arm].item() >= rules.success - 1e-6
+        self.better = works and size < self.size[arm].item()
         if self.better:
             self.gained[arm] += 1
             self.speed[arm] = (rules.first - size) / (int(self.gained[arm]) + rounds / 2)
@@ -120,10 +133,14 @@ class _Race:
         if not self.warm:
             return
         self.idle[arm] = 0 if self.better else self.idle[arm] + 1
-        stale = rules.mode == "global" and bool(now.turned[arm]) and self.idle[arm] > rules.patience
+        stale = (
+            rules.mode in ("global", "every")
+            and bool(now.turned[arm])
+            and self.idle[arm] > rules.patience
+        )
         if self.gained[arm] > rules.gains or stale:
             self.stopped[arm] = True
-            self.over = bool(self.size[arm] <= self.size.min())
+            self.over = rules.mode != "every" and bool(self.size[arm] <= self.size.min())
 
     def following(self, arm: int, done: Tensor, rng: Generator) -> int | None:
         """Return whose turn it is after an arm, or None when the race is over."""

@@ -81,6 +81,29 @@ class Prob:
         return PROB * (1 - p).mean(1)
 
 
+@dataclass(frozen=True)
+class Squares:
+    """Mean over images and classes of `(p_k - [k = t])^2`, p the probabilities.
+
+    Source: Chen et al., DeepInspect, IJCAI 2019, the loss of its generator against a discriminator
+    that is fixed: the net under inspection. As TrojanZoo's first version wrote it, on probabilities
+    where that took logits.
+
+    Example:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> step = SimpleNamespace(logits=torch.zeros(1, 1, 2), target=torch.tensor([0]))
+        >>> Squares()(step).item()
+        0.25
+    """
+
+    def __call__(self, step: Step) -> Tensor:
+        """Return the loss of each arm, `(a,)` in [0, 2 / K]."""
+        p = step.logits.softmax(-1)
+        wanted = F.one_hot(step.target, p.shape[-1])[:, None]
+        return (p - wanted).square().mean((1, 2))
+
+
 @dataclass(frozen=True, eq=False)
 class Clipped:
     """Mean over the images of the cross entropy to the target, each clipped at beta.

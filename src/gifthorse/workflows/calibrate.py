@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import platform
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 
 from gifthorse import __version__
 from gifthorse.core.atomic import atomic
-from gifthorse.core.errors import UsageError
+from gifthorse.core.errors import GifthorseError, UsageError
 from gifthorse.core.files import parse_json, read_file
 from gifthorse.core.types import Confidence, ProgressCallback, Report
 from gifthorse.detection.calibration import Calibration, dumped, fit
+from gifthorse.models.opening import digest_now
 from gifthorse.workflows.opening import Inputs
 from gifthorse.workflows.scan import Request, chosen, scan
 
@@ -121,15 +123,29 @@ def judge(
         kept: File of its scores; None keeps nothing.
         progress: Told of every round.
     """
-    if kept is not None and kept.exists():
-        return ModelScores(**_read(kept))
     given = inputs if model.images is None else replace(inputs, images=model.images)
     only = replace(request, detectors=tuple(chosen(request)))
+    asked = _asked(model, given, only)
+    if kept is not None and kept.exists():
+        before = _read(kept)
+        if before.pop("asked") == asked:
+            return ModelScores(**before | {"target": model.target})
     found = scored(scan(str(model.path), given, only, progress), model)
     if kept is not None:
+        text = json.dumps(vars(found) | {"scores": dict(found.scores), "asked": asked})
         with atomic(kept) as file:
-            file.write(json.dumps(vars(found) | {"scores": dict(found.scores)}).encode())
+            file.write(text.encode())
     return found
+
+
+def _asked(model: KnownModel, inputs: Inputs, request: Request) -> str:
+    """Return a digest of a model's bytes and of all that its scores depend on."""
+    try:
+        content = digest_now(model.path)
+    except GifthorseError:
+        content = ""  # whatever is wrong with it, the scan says so
+    parts = replace(inputs, device="cpu"), replace(request, resume=None, command="")
+    return hashlib.sha256(repr((content, *parts)).encode()).hexdigest()
 
 
 def scored(report: Report, model: KnownModel) -> ModelScores:
@@ -205,21 +221,20 @@ def quality(bag: Calibration, *, resamples: int = 500) -> Quality:
     Both kinds weigh the same in the cross-entropy, whatever their numbers. A kind with one model
     cannot be left out, and counts as it was fitted.
     """
-    from sklearn.metrics import roc_auc_score
-
     rng = np.random.default_rng(0)
-    kinds = np.asarray(bag.clean), np.asarray(bag.backdoored)
-
-    def area(good: Floats, bad: Floats) -> float:
-        truth = np.concatenate([np.zeros(len(good)), np.ones(len(bad))])
-        return float(roc_auc_score(truth, np.concatenate([good, bad])))
-
-    drawn = [area(*(rng.choice(k, len(k)) for k in kinds)) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    good, bad = np.asarray(bag.clean), np.asarray(bag.backdoored)
+    # The area is the share of pairs in the right order, ties counted half (Mann and Whitney).
+    order = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
+    drawn = [
+        order[rng.integers(len(bad), size=(len(bad), 1)), rng.integers(len(good), size=len(good))]
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile([part.mean() for part in drawn], [0.025, 0.975]).tolist()
     chances = [_left_out(bag, bad) for bad in (False, True)]
     entropy = -float(np.log(1 - chances[0]).mean() + np.log(chances[1]).mean()) / 2
     alarms, found = (int((c >= 0.5).sum()) for c in chances)
-    return Quality(Confidence(area(*kinds), low, high, bag.name), entropy, alarms, found)
+    area = Confidence(float(order.mean()), low, high, bag.name)
+    return Quality(area, entropy, alarms, found)
 
 
 def _left_out(bag: Calibration, bad: bool) -> Floats:
@@ -237,7 +252,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         kept = parse_json(read_file(path, MOST_BYTES))
         scores = {str(k): float(v) for k, v in kept["scores"].items()}
-        words = {key: str(kept[key]) for key in ("model", "sha256", "target", "reason")}
+        words = {key: str(kept[key]) for key in ("model", "sha256", "target", "reason", "asked")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} holds no scores that were kept: remove it") from error
     return {**words, "scores": scores}

@@ -43,6 +43,7 @@ NOT_COVERED = (
 FAMILIES = {"warp": NOT_COVERED[3], "color_filter": NOT_COVERED[4], "blend": NOT_COVERED[5]}
 NO_GRADIENT = "IN006"  # a finding that stops whatever searches by gradients
 DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
+TRIGGER = "Look at the trigger: if real images show it, the model may just have learned it."
 GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
 RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "BACKDOORED")
 
@@ -103,7 +104,9 @@ def detect(
         verdicts=tuple(verdicts),
         checks=(*checks, *(m for m in missed.values() if m not in checks)),
         not_covered=_not_covered(subject, verdicts, missed),
-        next_steps=_next(label, bool(missed) or any(map(_stopped, verdicts))),
+        next_steps=_next(
+            label, bool(missed) or any(map(_stopped, verdicts)), shown=_shown(verdicts)
+        ),
         confidence=_confidence(verdicts, label, bags, subject.classes),
     )
 
@@ -319,11 +322,17 @@ def _confidence(
     return max((bags[v.method].confidence(v.score) for v in known), key=lambda c: c.value)
 
 
-def _next(label: Label, stopped: bool) -> tuple[str, ...]:
+def _shown(verdicts: Sequence[Verdict]) -> bool:
+    """Return whether a finding that speaks against the model comes with a trigger to look at."""
+    grave = [f for v in verdicts for f in v.findings if f.severity != "INFO"]
+    return any(f.confirmation is not None or "mask" in f.evidence for f in grave)
+
+
+def _next(label: Label, stopped: bool, *, shown: bool = False) -> tuple[str, ...]:
     if label in ("BACKDOORED", "SUSPICIOUS"):
         return (
             "Do not deploy this file. Ask where it came from and compare its hash.",
-            "Look at the trigger: if real images show it, the model may just have learned it.",
+            *((TRIGGER,) if shown else ()),
             "Scan again with another --seed and with more clean images.",
         )
     if label == "NO BACKDOOR FOUND":

@@ -16,6 +16,8 @@ from gifthorse.models.normalize import known_as
 from gifthorse.models.outputs import SINGLE
 from gifthorse.workflows.prepare import Prepared, parse, prepare
 
+ORDERS = ("given", "found")
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -31,9 +33,11 @@ class Inputs:
             as float32 while they are searched on, and a scan gains nothing from more than hundreds.
         device: Where the net runs: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         part: Name of the part that is the net, of a file that holds several; None for the only one.
+        class_order: `given`, or `found` to renumber classes that seem to be in another order than
+            the model's.
 
     Raises:
-        BadOption: If the normalization is none, or the device is not there.
+        BadOption: If the normalization or the order is none, or the device is not there.
     """
 
     images: str
@@ -43,9 +47,12 @@ class Inputs:
     limit: int | None = 1000
     device: str = "auto"
     part: str | None = None
+    class_order: str = "given"
 
     def __post_init__(self) -> None:
         parse(self.normalize)
+        if self.class_order not in ORDERS:
+            raise BadOption(f"--class-order takes given or found; got {self.class_order!r}")
         choose(self.device)
 
 
@@ -88,6 +95,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         origin=opened.origin,
         chosen=chosen,
         claimed=told,
+        reorder=inputs.class_order == "found",
     )
     prepared = replace(prepared, resize=resize)
     if not opened.nonfinite:

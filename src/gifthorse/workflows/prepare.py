@@ -28,6 +28,7 @@ from gifthorse.data.samples import InMemory, whole
 from gifthorse.models.normalize import NORMALIZATIONS, STORED, Classifier
 from gifthorse.models.outputs import Output, head_of, locate, reason, side_that_runs
 from gifthorse.training import predict
+from gifthorse.workflows.ordering import found_order
 from gifthorse.workflows.sanity import (
     Row,
     SanityThresholds,
@@ -123,6 +124,7 @@ def prepare(
     chosen: Normalization | None = None,
     claimed: Normalization | None = None,
     thresholds: SanityThresholds = SanityThresholds(),
+    reorder: bool = False,
 ) -> Prepared:
     """Put a net behind its normalization and see whether it does its job on the clean images.
 
@@ -139,23 +141,25 @@ def prepare(
         chosen: The normalization that the user named; None searches.
         claimed: What the file's metadata says; used unless another one does better.
         thresholds: What counts as sane.
+        reorder: Whether classes that seem to be numbered in another order than the model's are
+            renumbered as the model has them; else it is only said.
 
     Raises:
         UnfitNet: If the net cannot be run on the images, or returns no logits.
         BadImages: If a label names a class that the net does not have.
     """
-    samples, notes = _labeled(gallery)
+    samples, gallery = _labeled(gallery)
     x, y = whole(samples)
     named = [n for n in (chosen, claimed) if n is not None]
-    try:
-        output = _output(net, x, named, classes)
-    except UnfitNet as error:
-        error.origin = origin
-        raise
+    output = _located(net, x, named, classes, origin)
     classes, labeled = output.classes, bool((y >= 0).all())
     _check_labels(y, output)
     some = _some(x, y)
     rows = _measure(net, output, x[some], y[some] if labeled else None, named)
+    order = found_order(rows, y[some], thresholds) if labeled else None
+    if order is not None and reorder:
+        y, gallery = order.of(y), order.renumbered(gallery)
+        rows, order = _again(rows, y[some]), None
     first, why = _pick([row.tried for row in rows], chosen, claimed, thresholds)
     row = next(row for row in rows if row.tried == first)
     seen = row.logits  # of some images: in larger batches they would differ in the last bits
@@ -166,12 +170,12 @@ def prepare(
     subject = _subject(net, pick.normalization, output, x, _told(origin, output))
     samples = InMemory(samples.images, y if labeled else logits.argmax(1), classes)
     preparation = _record(gallery, samples, tried, pick, why)
-    preparation = replace(preparation, notes=(*gallery.notes, *notes))
     checks = [*sized(preparation), *behavior(subject, x[some], seen)]
-    if labeled:
-        checks += accurate(preparation, pick, logits, y, thresholds)
-    else:
-        checks += unlabeled(rows, first, bool(named), thresholds)
+    checks += (
+        accurate(preparation, pick, logits, y, thresholds, order.hint if order else "")
+        if labeled
+        else unlabeled(rows, first, bool(named), thresholds)
+    )
     return Prepared(subject, samples, preparation, tuple(checks))
 
 
@@ -205,14 +209,15 @@ def _subject(
     return subject
 
 
-def _labeled(gallery: Gallery) -> tuple[InMemory, tuple[str, ...]]:
-    """Return the images that have a label, if any has, and what was left out."""
+def _labeled(gallery: Gallery) -> tuple[InMemory, Gallery]:
+    """Return the images that have a label, if any has; the gallery notes the others."""
     samples = gallery.samples
     known = samples.labels >= 0
     if known.all() or not known.any():
-        return samples, ()
+        return samples, gallery
     kept = InMemory(samples.images[known], samples.labels[known], samples.classes)
-    return kept, (f"{int((~known).sum()):,} images without a label left out",)
+    words = f"{int((~known).sum()):,} images without a label left out"
+    return kept, replace(gallery, notes=(*gallery.notes, words))
 
 
 def _told(origin: Origin, output: Output) -> Origin:
@@ -221,6 +226,17 @@ def _told(origin: Origin, output: Output) -> Origin:
         return origin
     log.warning("%s", output.words)
     return replace(origin, notes=(*origin.notes, output.words))
+
+
+def _located(
+    net: nn.Module, x: Images, named: Sequence[Normalization], classes: int, origin: Origin
+) -> Output:
+    """Return the same as `_output`; an error knows where the net came from."""
+    try:
+        return _output(net, x, named, classes)
+    except UnfitNet as error:
+        error.origin = origin
+        raise
 
 
 def _output(net: nn.Module, x: Images, named: Sequence[Normalization], classes: int) -> Output:
@@ -316,6 +332,12 @@ def _measure(
             best, large = max(rows, key=_rank).tried.normalization, False
             todo += [] if best.bgr else [_reversed(best)]
     return sorted(rows, key=_rank, reverse=True)
+
+
+def _again(rows: Sequence[Row], y: Tensor) -> list[Row]:
+    """Return the same table for other labels."""
+    made = [measured(row.tried.normalization, row.logits, y) for row in rows]
+    return sorted(made, key=_rank, reverse=True)
 
 
 def _rank(row: Row) -> tuple[float, float]:

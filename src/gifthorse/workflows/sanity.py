@@ -192,8 +192,18 @@ def accurate(
     logits: Logits,
     y: Labels,
     thresholds: SanityThresholds,
+    hint: str = "",
 ) -> list[Finding]:
-    """Return what the labels say against the model, its normalization or the images."""
+    """Return what the labels say against the model, its normalization or the images.
+
+    Args:
+        preparation: The record, with what was tried, best first.
+        pick: The normalization that is used.
+        logits: What the model says of the images.
+        y: Their labels.
+        thresholds: What counts as sane.
+        hint: What else is known of the reason, if there is something.
+    """
     best = preparation.tried[0]
     rate, name = pick.accuracy, pick.normalization.name
     if beats(best, pick, thresholds):
@@ -206,10 +216,8 @@ def accurate(
             )
         ]
     crowd = _crowd(logits.argmax(1), y)
-    classes = len(preparation.per_class)
-    least = min(thresholds.chance / classes, (1 + 1 / classes) / 2)
-    if rate.value < thresholds.accuracy or rate.low < least:
-        more = f" {crowd}" if crowd else ""
+    if not trusted(rate, len(preparation.per_class), thresholds):
+        more = "".join(f" {words}" for words in (crowd, hint) if words)
         return [
             _problem(
                 "IN001",
@@ -218,6 +226,12 @@ def accurate(
             )
         ]
     return [Finding("DS002", "MEDIUM", 0.0, crowd)] if crowd else []
+
+
+def trusted(rate: Rate, classes: int, thresholds: SanityThresholds) -> bool:
+    """Whether a clean accuracy is that of a sane model of so many classes."""
+    least = min(thresholds.chance / classes, (1 + 1 / classes) / 2)
+    return rate.value >= thresholds.accuracy and rate.low >= least
 
 
 def _crowd(said: Labels, y: Labels) -> str:

@@ -45,9 +45,7 @@ from gifthorse.detection.calibration import opened as calibrations
 from gifthorse.models import inspect as look
 from gifthorse.models import load
 from gifthorse.models.hub.fetching import fetch, is_hub_name
-from gifthorse.models.hub.folder import digest_now, is_folder, only_file
-from gifthorse.models.reading.files import digest as sha256_of
-from gifthorse.models.reading.files import open_file
+from gifthorse.models.opening import digest_now
 from gifthorse.report.facts import leads
 from gifthorse.workflows.detect import detect, refused, unprepared
 from gifthorse.workflows.opening import Inputs, take_in
@@ -255,10 +253,7 @@ def _go_on(request: Request, parts: Sequence[Run]) -> tuple[str, ...]:
 def _changed(path: str, digest: str) -> bool:
     """Whether a model is another one by now."""
     try:
-        if is_folder(Path(path)):
-            return digest_now(Path(path)) != digest
-        with open_file(only_file(Path(path))) as stream:
-            return sha256_of(stream) != digest
+        return digest_now(path) != digest
     except GifthorseError:
         return True
 

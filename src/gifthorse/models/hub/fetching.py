@@ -147,7 +147,7 @@ def _in_words(hub: Any, name: str) -> Iterator[None]:
 def _network(hub: Any) -> tuple[type[Exception], ...]:
     """Return what the client below the library raises, whichever it has."""
     http = hub.errors.HfHubHTTPError.__mro__[1]
-    module = __import__(http.__module__.split(".")[0])
+    module = import_module(http.__module__.split(".")[0])
     names = ("RequestError", "RequestException")
     return tuple(getattr(module, name) for name in names if hasattr(module, name))
 

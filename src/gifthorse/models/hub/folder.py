@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from gifthorse.core.errors import UnreadableModel, UsageError
 from gifthorse.core.files import is_regular
 from gifthorse.models.hub.config import read_json
 from gifthorse.models.reading.entries import shown
-from gifthorse.models.reading.files import ENDINGS, digest, open_file
+from gifthorse.models.reading.files import ENDINGS, digest, digest_of, open_file
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 MOST_SHARDS = 1000
 NET_KEYS = ("model_type", "architectures", "architecture", "pretrained_cfg")
-FILES = {e for kind in ("safetensors", "pytorch", "torchscript") for e in ENDINGS[kind]}
+FILES = {
+    e
+    for kind in ("safetensors", "pytorch", "torchscript", "onnx", "keras", "hdf5")
+    for e in ENDINGS[kind]
+}
 INDEX = tuple(f"{name}.index.json" for name in WHOLE)
 
 
@@ -121,12 +123,6 @@ def _shards(folder: Path, index: str) -> list[Path]:
             rule="FS003",
         )
     return [folder / name for name in names]
-
-
-def digest_of(hashes: Iterable[tuple[Path, str]]) -> str:
-    """Return the hash of a folder's weights from the files and the hash of each."""
-    lines = "".join(f"{path.name} {sha256}\n" for path, sha256 in hashes)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def digest_now(folder: Path) -> str:

@@ -11,8 +11,9 @@ from gifthorse.core.types import Finding
 from gifthorse.models import inspection
 from gifthorse.models.hub.beside import beside
 from gifthorse.models.hub.config import HubConfig, read_config
-from gifthorse.models.hub.folder import digest_of, weight_files
+from gifthorse.models.hub.folder import weight_files
 from gifthorse.models.hub.preprocess import read_preprocessing
+from gifthorse.models.reading.files import digest_of
 from gifthorse.models.reading.stance import stance
 from gifthorse.models.reading.survey import finding
 

@@ -13,7 +13,7 @@ from gifthorse.core.types import Origin
 from gifthorse.models.hub.beside import beside
 from gifthorse.models.hub.build import build_net
 from gifthorse.models.hub.config import HubConfig, read_config
-from gifthorse.models.hub.folder import digest_of, weight_files
+from gifthorse.models.hub.folder import weight_files
 from gifthorse.models.hub.preprocess import read_preprocessing
 from gifthorse.models.load import (
     Opened,
@@ -24,6 +24,7 @@ from gifthorse.models.load import (
     to_float32,
 )
 from gifthorse.models.reading import isolation
+from gifthorse.models.reading.files import digest_of
 from gifthorse.models.reading.isolation import private_copy
 
 

@@ -180,7 +180,9 @@ def _local_end(stream: IO[bytes], info: ZipInfo) -> int:
 
 
 def kind(archive: ZipFile) -> str:
-    """Say what a zip archive is by its names: `pytorch`, `torchscript`, `pt2` or `zip`."""
+    """Say what a zip archive is by its names: `pytorch`, `torchscript`, `pt2`, `keras` or `zip`."""
+    if {"config.json", "model.weights.h5"}.issubset(archive.namelist()):
+        return "keras"
     inner = [name.partition("/")[2] or name for name in archive.namelist()]
     if any(name.startswith(_CODE) for name in inner):
         return "torchscript"

@@ -16,7 +16,7 @@ from torch import Tensor
 from gifthorse.core.errors import UnreadableModel
 from gifthorse.core.isolated.tensors import listed
 from gifthorse.core.isolated.transport import apart
-from gifthorse.models.reading import blocks, values
+from gifthorse.models.reading import blocks, keras_files, onnx_files, values
 from gifthorse.models.reading.entries import PLAIN, shown
 from gifthorse.models.reading.files import size_of, sniff_stream
 from gifthorse.models.reading.survey import INERT, survey
@@ -47,8 +47,12 @@ def sniffed(stream: IO[bytes], ending: str) -> tuple[Any, list[Tensor]]:
     return sniff_stream(stream, size_of(stream), ending), []
 
 
-def tensors(stream: IO[bytes], reader: str) -> tuple[Any, list[Tensor]]:
-    """Open a checked file by the library that it is for, see `Survey.reader`.
+def tensors(stream: IO[bytes], *rest: Any) -> tuple[Any, list[Tensor]]:
+    """Open a checked file by the library that it is for.
+
+    Args:
+        stream: The file.
+        rest: A file of numbers beside it, if there is one; then its reader, see `Survey.reader`.
 
     Returns:
         Path, data type (or a type's name) and shape of each leaf, None if it is no plain tensor;
@@ -57,7 +61,12 @@ def tensors(stream: IO[bytes], reader: str) -> tuple[Any, list[Tensor]]:
     Raises:
         UnreadableModel: If the library refuses it.
     """
+    *beside, reader = rest
     try:
+        if reader == "onnx":
+            return onnx_files.read(stream, next(iter(beside), None))
+        if reader in ("keras", "hdf5"):
+            return keras_files.read(stream, reader)
         if reader == "safetensors":
             told, found = listed(stream)
             return told["tensors"], found

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,7 @@ from gifthorse.models.reading.strangers import HEAD, stranger
 PROTOCOL = b"\x20"  # above any version of the pickle format, and of ONNX, for long
 _FIELDS = (b"\x12", b":", b"\x1a", b'"')  # that may follow the version of an ONNX file
 CHUNK = 1 << 20
+HDF5 = b"\x89HDF\r\n\x1a\n"
 
 # Endings under which each kind is usually seen.
 ENDINGS: Mapping[str, tuple[str, ...]] = {
@@ -29,6 +30,8 @@ ENDINGS: Mapping[str, tuple[str, ...]] = {
     "torchscript": (".torchscript", ".ts"),
     "pt2": (".pt2",),
     "onnx": (".onnx",),
+    "keras": (".keras",),
+    "hdf5": (".h5", ".hdf5", ".keras"),
 }
 
 
@@ -77,6 +80,12 @@ def digest(stream: IO[bytes], copy: IO[bytes] | None = None) -> str:
     return total.hexdigest()
 
 
+def digest_of(hashes: Iterable[tuple[Path, str]]) -> str:
+    """Return the hash of several files from their names and the hash of each."""
+    lines = "".join(f"{path.name} {sha256}\n" for path, sha256 in hashes)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def size_of(stream: IO[bytes]) -> int:
     """Return the size of an open file in bytes."""
     return stream.seek(0, os.SEEK_END)
@@ -87,15 +96,15 @@ def sniff_stream(stream: IO[bytes], size: int, ending: str = "") -> str:
 
     Returns:
         `safetensors`, `pytorch` (a zip with a pickled index), `legacy` (a pickle), `torchscript`,
-        `pt2`, `onnx`, `zip` (another archive), `empty` or `unknown`.
+        `pt2`, `onnx`, `keras` (an archive), `hdf5`, `zip` (another archive), `empty` or `unknown`.
 
     Raises:
         UnreadableModel: If it is a broken zip archive.
     """
     stream.seek(0)
     first = stream.read(16)
-    if not first:
-        return "empty"
+    if not first or first.startswith(HDF5):
+        return "hdf5" if first else "empty"
     if first.startswith(b"PK\x03\x04"):
         return archives.kind(archives.directory(stream, size))
     first += stream.read(HEAD - len(first))

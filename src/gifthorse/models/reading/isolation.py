@@ -20,7 +20,7 @@ from gifthorse.core.isolated.confinement import Limits
 from gifthorse.core.isolated.transport import BrokenAnswer, together
 from gifthorse.models.reading import child
 from gifthorse.models.reading.entries import PLAIN, CheckpointEntry, shown
-from gifthorse.models.reading.files import digest, open_file, size_of
+from gifthorse.models.reading.files import digest, digest_of, open_file, size_of
 from gifthorse.models.reading.survey import Survey
 
 MEMORY = 8 << 30  # bytes
@@ -136,6 +136,7 @@ def read(
     *,
     memory: int,
     deadline: float,
+    beside: PrivateCopy | None = None,
 ) -> list[Tensor | None]:
     """Read a checked file.
 
@@ -145,6 +146,7 @@ def read(
         expected: The leaves that its bytes were seen to hold.
         memory: Bytes that the reader may take beyond what torch itself needs.
         deadline: Seconds of processor time that it may take.
+        beside: The file of numbers that belongs to it, see `Survey.beside`.
 
     Returns:
         One tensor an expected leaf, None for what is no plain tensor.
@@ -159,7 +161,7 @@ def read(
         what=WHAT,
         error=UnreadableModel,
         limits=Limits(memory, deadline),
-        streams=[copy.stream],
+        streams=[copy.stream, *([beside.stream] if beside else [])],
     )
     left = iter(tensors)
     try:
@@ -174,6 +176,47 @@ def read(
     if any(_differs(e, t) for e, t in zip(expected, found, strict=True)):
         raise _unequal()
     return found
+
+
+@contextmanager
+def lent_beside(path: Path, found: Survey, memory: int) -> Iterator[PrivateCopy | None]:
+    """Lend a copy of the file of numbers that belongs to a surveyed one, if there is one.
+
+    Raises:
+        UnreadableModel: If it is missing, no file, or too large.
+    """
+    if not found.beside:
+        yield None
+        return
+    place = path.parent / found.beside
+    if not place.is_file():
+        raise UnreadableModel(
+            f"its numbers lie in {shown(found.beside)!r}, which is not in its folder: get that "
+            "file as well",
+            rule="FS003",
+        )
+    with private_copy(place, memory) as copy:
+        yield copy
+
+
+def digest_now(path: Path) -> str:
+    """Return the hash of a model file by now, with that of the numbers that lie beside it.
+
+    Raises:
+        GifthorseError: If it cannot be read any more.
+    """
+    with private_copy(path) as copy:
+        if sniff(path) != "onnx":
+            return copy.sha256
+        with lent_beside(path, survey(copy), MEMORY) as beside:
+            return digest_with(path, copy, beside)
+
+
+def digest_with(path: Path, copy: PrivateCopy, beside: PrivateCopy | None) -> str:
+    """Return the hash of a file, or of it and the one of its numbers."""
+    if beside is None:
+        return copy.sha256
+    return digest_of([(path, copy.sha256), (Path(beside.name), beside.sha256)])
 
 
 def checkpoint(path: Path, wanted: Collection[str] = ()) -> dict[Any, Any]:

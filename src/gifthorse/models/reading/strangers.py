@@ -25,7 +25,6 @@ _STARTS: Mapping[bytes, tuple[str, str]] = {
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", UNPACK),
     b"Rar!\x1a\x07": ("a RAR archive", UNPACK),
     b"\x1f\x9d": ("a compress (Z) archive", UNPACK),
-    b"\x89HDF\r\n\x1a\n": ("an HDF5 file (Keras, h5)", CONVERT),
     b"GGUF": ("a GGUF file (a language model)", "name an image classifier"),
     b"ggjt": ("a GGML file (a language model)", "name an image classifier"),
     b"lmgg": ("a GGML file (a language model)", "name an image classifier"),
@@ -50,7 +49,6 @@ _INSIDE: Mapping[tuple[int, bytes], tuple[str, str]] = {
 }
 # Zip archives by a record that they have.
 _ZIPPED: Mapping[str, tuple[str, str]] = {
-    "model.weights.h5": ("a Keras archive", CONVERT),
     "[Content_Types].xml": ("an Office document", "name the model"),
     "META-INF/MANIFEST.MF": ("a Java archive", "name the model"),
 }

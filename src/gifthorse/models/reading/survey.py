@@ -12,7 +12,8 @@ from zipfile import ZipFile
 
 from gifthorse.core.errors import UnreadableModel, UnsafeModel
 from gifthorse.core.types import Finding, Severity
-from gifthorse.models.reading import archives, legacy
+from gifthorse.models.graphs.graph import Graph
+from gifthorse.models.reading import archives, keras_files, legacy, onnx_files
 from gifthorse.models.reading.blocks import without_code
 from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.files import ENDINGS, size_of, sniff_stream
@@ -54,7 +55,7 @@ _CODE = {
     "pt2": "a torch.export program",
 }
 _TAIL = (1 << 16) + 22  # bytes of a file in which zip readers look for the end of an archive
-_ZIPPED = ("pytorch", "torchscript", "pt2", "zip", "empty")
+_ZIPPED = ("pytorch", "torchscript", "pt2", "keras", "zip", "empty")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Survey:
             and nothing that they name is imported or called.
         layers: What the stubs of its modules show.
         calls: What a careless loader would run, and how often; the 100 most frequent.
+        graph: The net as the file itself describes it; None where it holds tensors alone.
+        beside: Name of a file of the same folder that holds numbers of its tensors; empty if none.
     """
 
     kind: str
@@ -85,6 +88,8 @@ class Survey:
     inert: bool = False
     layers: tuple[Layer, ...] = ()
     calls: Mapping[str, int] = field(default_factory=dict)
+    graph: Graph | None = None
+    beside: str = ""
 
     @property
     def reader(self) -> str:
@@ -315,9 +320,22 @@ def _survey_safetensors(stream: IO[bytes], size: int, _: str) -> Survey:
     return Survey("safetensors", (), (), found.entries, found.metadata, full=size)
 
 
-def _survey_onnx(_stream: IO[bytes], _size: int, kind: str) -> Survey:
-    error = _named("an ONNX graph", "export the weights of the network as safetensors")
-    return Survey(kind, (finding(error),))
+def _survey_onnx(stream: IO[bytes], _size: int, kind: str) -> Survey:
+    told = onnx_files.parse(stream)
+    found = Survey(kind, entries=told.entries, metadata=told.metadata, full=told.full)
+    return replace(found, graph=told.graph, beside=told.beside)
+
+
+def _survey_keras(stream: IO[bytes], size: int, kind: str) -> Survey:
+    told = keras_files.parse(stream, kind)
+    if told.full > SWELL * size + SLACK:
+        raise UnreadableModel(
+            f"its tensors would take {told.full:,} bytes written out, from a file of {size:,}: a "
+            "bomb; save them without compression",
+            rule="FS004",
+        )
+    found = Survey(kind, entries=told.entries, metadata=told.metadata, full=told.full)
+    return replace(found, graph=told.graph)
 
 
 def _survey_empty(_stream: IO[bytes], _size: int, kind: str) -> Survey:
@@ -350,6 +368,8 @@ _SURVEYS: Mapping[str, Callable[[IO[bytes], int, str], Survey]] = {
     "safetensors": _survey_safetensors,
     "legacy": _survey_legacy,
     "onnx": _survey_onnx,
+    "keras": _survey_keras,
+    "hdf5": _survey_keras,
     "empty": _survey_empty,
     "unknown": _survey_unknown,
     **dict.fromkeys(("pytorch", "torchscript", "pt2", "zip"), _survey_zip),

@@ -47,7 +47,7 @@ class GeneratedChange:
     Source: Chen et al., DeepInspect, IJCAI 2019, in TrojanZoo's version. Differs: additive, where
     the code replaces the image; calmed; u stays as it starts, as z does, so that the layer can be
     folded, which Adam tells apart only by its epsilon; the first convolution has no bias, which the
-    norm after it takes away again; no discriminator, whose weight is 0 in TrojanZoo.
+    norm after it takes away again.
     """
 
     mode: Literal["additive", "zoo"] = "additive"

@@ -18,6 +18,7 @@ from gifthorse.triggers import Additive, Patch
 
 Parts: TypeAlias = tuple[Tensor, ...]
 CLEAR = 3.4e-4  # opacity of a mask that begins with nothing: (1 + tanh(-4)) / 2
+FAINT, OPAQUE = 1e-3, 0.99  # most and least opacity off and on a square to start from
 SEED = 0.95  # strength of a seeded patch: strong, yet where tanh still has a slope
 
 
@@ -83,6 +84,9 @@ class MaskPattern:
             Neural Cleanse variant behind PixelBackdoor's baseline does; 0 for none.
         clear: Begin with a mask that is all but transparent, instead of a random one.
         hard: A finished trigger is opaque where its mask is one half or more, and only there.
+        square: Side of a nearly opaque square in the middle that the mask starts from, transparent
+            elsewhere, as a share of the image's; 0 starts at random. As in K-Arm's released code.
+        one_color: Whether all pixels share one color.
 
     Source: Wang et al., Neural Cleanse, S&P 2019, eqs. 2 and 3; PixelBackdoor eqs. 1 and 2.
     """
@@ -91,25 +95,37 @@ class MaskPattern:
     jitter: float = 0.0
     clear: bool = False
     hard: bool = False
+    square: float = 0.0
+    one_color: bool = False
 
     def start(self, shape: Shape, rng: Generator) -> Parts:
-        """Mask and pattern uniform in [0, 1], through the inverse of the box map."""
+        """Mask and pattern uniform in [0, 1], or the square, through the inverse of the box map."""
         c, h, w = shape
-        mask, pattern = torch.rand(1, h, w, generator=rng), torch.rand(c, h, w, generator=rng)
-        return to_box(torch.full_like(mask, CLEAR) if self.clear else mask), to_box(pattern)
+        mask = torch.rand(1, h, w, generator=rng)
+        if self.clear:
+            mask = torch.full_like(mask, CLEAR)
+        if self.square:
+            mask *= FAINT
+            rows, columns = (slice(round(n * (1 - self.square) / 2), None) for n in (h, w))
+            high, wide = (max(1, round(n * self.square)) for n in (h, w))
+            mask[:, rows, columns][:, :high, :wide] = OPAQUE
+        size = (c, 1, 1) if self.one_color else (c, h, w)
+        return to_box(mask), to_box(torch.rand(size, generator=rng))
 
     def init_from(self, variables: Parts, pattern: Tensor, support: Tensor) -> Parts:
         """Return variables that show the pattern almost opaquely on its support."""
         mask, colors = variables
-        opaque = to_box(torch.full_like(mask, SEED))
-        return torch.where(support, opaque, mask), torch.where(
-            support, to_box(pattern, 1 - SEED), colors
-        )
+        mask = torch.where(support, to_box(torch.full_like(mask, SEED)), mask)
+        if self.one_color:
+            inside = (pattern * support).sum((-2, -1), keepdim=True)
+            return mask, to_box(inside / support.sum((-2, -1), keepdim=True), 1 - SEED)
+        return mask, torch.where(support, to_box(pattern, 1 - SEED), colors)
 
     def decode(self, variables: Parts) -> Parts:
         """Return mask and pattern in (0, 1)."""
         mask, pattern = variables
-        return from_box(mask), from_box(pattern)
+        colors = from_box(pattern)
+        return from_box(mask), colors.expand(*colors.shape[:-2], *mask.shape[-2:])
 
     def stamp(self, parts: Parts, x: Images) -> Images:
         """Return `(1 - m) x + m p`."""
@@ -144,8 +160,10 @@ class MaskPattern:
         """Return the variables, or a jittered restart from the stored mask and pattern."""
         if not self.jitter:
             return variables
-        noise = (torch.rand(p.shape, generator=rng).to(p) * 2 - 1 for p in parts)
-        return tuple(to_box(p + self.jitter * n) for p, n in zip(parts, noise, strict=True))
+        mask, colors = parts
+        before = (mask, colors[..., :1, :1]) if self.one_color else (mask, colors)
+        noise = (torch.rand(p.shape, generator=rng).to(p) * 2 - 1 for p in before)
+        return tuple(to_box(p + self.jitter * n) for p, n in zip(before, noise, strict=True))
 
     def to_trigger(self, parts: Parts) -> Trigger:
         """Return a patch."""

@@ -22,10 +22,9 @@ from gifthorse.workflows.compare.judging import Row
 HEAD = ("method", "pair", "pixels", "ASR [95 %]", "at min", "s", "image-steps")
 LEGEND = (
     "pair: source:target, * for all other classes; pixels: changed by 1/255 or more; ASR: attack "
-    "success in % on {unseen} images that no search used, with its 95 % interval; at min: the same "
-    "of the trigger cut to the pixels of the smallest one of its pair that works on half of the "
-    "search images; s and image-steps: work of "
-    "the search, for that pair."
+    "success in % on images of the source, of {unseen} that no search used, with its 95 % "
+    "interval; at min: the same of the trigger cut to the pixels of the smallest one of its pair "
+    "that works on half of the search images; s and image-steps: work of the search, for that pair."
 )
 
 
