@@ -93,7 +93,7 @@ def moved(markdown: str, folder: str) -> str:
         target, mark, anchor = link.partition("#")
         path = posixpath.normpath(posixpath.join(folder, target))
         there = ELSEWHERE.get(path) or path.removeprefix("docs/")
-        on_site = path in ELSEWHERE or path.startswith("docs/")
+        on_site = path in ELSEWHERE or (path.startswith("docs/") and "." in path)
         return f"[{words}]({there}{mark}{anchor})" if on_site else words
 
     parts, end = [], 0
