@@ -74,6 +74,8 @@ BRIEF: dict[str, object] = {
 OWN: dict[str, dict[str, object]] = {
     "neo": {"images": 10, "most": 2},
     "strip": {"partners": 20},
+    "activation_clustering": {"dims": 2},
+    "activation_clustering_dataset": {"dims": 2},
     "hardening_nc_iterative": {"every": 1},
 }
 FEW: dict[str, object] = {"partners": 4, "inverter.config.rounds": 4}
