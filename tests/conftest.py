@@ -18,6 +18,32 @@ settings.load_profile("repeatable")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# Rows that take many seconds of two cores; others of their table hold the same in less.
+SECONDS = {
+    "tests/attacks/test_input_aware.py": ["on_their_own_images_and_hardly_on_others"],
+    "tests/bench/test_ray.py": ["of_a_lost_node", "of_its_own_outlives"],
+    "tests/contract/test_attacks.py": ["[input_aware]", "[imc_mp]", "[natural]"],
+    "tests/contract/test_defenses.py": ["in_any_batches[ensemble]"],
+    "tests/contract/test_filters.py": [
+        "test_inputs_stay_as_they_were[ensemble]",
+        "test_labels_of_suspects_have_no_part_in_it[ensemble]",
+        "test_scores_follow_the_order_of_the_suspects[ensemble]",
+        "whatever_else_is_random[ensemble]",
+    ],
+    "tests/remedies/test_hardening.py": ["lies_far_from_them_afterwards"],
+    "tests/test_device.py": ["[standin-gangsweep]", "[standin-transferability]"],
+    "tests/workflows/test_make.py": ["test_signs_are_drawn_and_divided"],
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark these rows as slow."""
+    for item in items:
+        path, _, name = item.nodeid.partition("::")
+        if any(part in name for part in SECONDS.get(path, ())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

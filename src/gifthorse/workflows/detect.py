@@ -96,6 +96,7 @@ def detect(
             missed[name] = _failure(name, found)
             failed += [found] if isinstance(found, Exception) else []
     label, reason = _sum_up(verdicts, checks, tuple(missed.values()), failed)
+    stopped = bool(missed) or any(map(_stopped, verdicts))
     return Report(
         label=label,
         reason=reason,
@@ -104,9 +105,7 @@ def detect(
         verdicts=tuple(verdicts),
         checks=(*checks, *(m for m in missed.values() if m not in checks)),
         not_covered=_not_covered(subject, verdicts, missed),
-        next_steps=_next(
-            label, bool(missed) or any(map(_stopped, verdicts)), shown=_shown(verdicts)
-        ),
+        next_steps=_next(label, stopped, shown=_shown(verdicts)),
         confidence=_confidence(verdicts, label, bags, subject.classes),
     )
 
