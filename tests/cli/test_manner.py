@@ -220,3 +220,8 @@ def test_a_scan_that_comes_out_wrong_is_an_error(
 def test_little_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._warned(1 << 20).startswith(" - LITTLE")
     assert doctor._warned(1 << 40) == ""
+
+
+def test_a_device_that_is_not_there_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--device", "cuda:99"]) == 4
+    assert capsys.readouterr().out == ""

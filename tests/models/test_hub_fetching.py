@@ -17,7 +17,8 @@ import pytest
 from tests.models.hub_server import COMMIT, SECRET, Hub, Repository
 
 from gifthorse.cli.commands import run
-from gifthorse.core.errors import Unfetched, UnreadableModel, UsageError
+from gifthorse.core.errors import BadOption, Unfetched, UnreadableModel, UsageError
+from gifthorse.models.hub import fetching
 from gifthorse.models.hub.fetching import fetch, is_hub_name, wanted
 
 pytest.importorskip("huggingface_hub")
@@ -279,3 +280,12 @@ def test_a_folder_of_a_hub_is_scanned_by_its_name(hub: Hub, tmp_path: Path) -> N
     rows = out.read_text().splitlines()
     assert len(rows) == 3
     assert all(f"hf:org/vit@{COMMIT}" in row and "INCONCLUSIVE" in row for row in rows[1:])
+
+
+def test_settings_that_the_library_refuses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(name: str) -> None:
+        raise ValueError("Invalid IPv6 URL")
+
+    monkeypatch.setattr(fetching, "import_module", refuses)
+    with pytest.raises(BadOption, match=r"refuses its settings .*: Invalid IPv6 URL"):
+        fetch("hf:org/net")

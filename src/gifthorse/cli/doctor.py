@@ -45,6 +45,9 @@ def doctor(
     ] = True,
 ) -> None:
     """Say what is installed, what the machine has, and try a scan whose answer is known."""
+    from gifthorse.core.device import choose
+
+    choose(device)  # one that is not there is a wrong call, no failure of the self-test
     for title, rows in sections():
         tell(f"{title}\n{_table(rows)}")
     if self_test:

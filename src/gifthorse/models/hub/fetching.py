@@ -99,6 +99,10 @@ def _library() -> Any:
         raise BadOption(
             "a model by its name on a hub needs its library: pip install 'gifthorse[hub]'"
         ) from error
+    except ValueError as error:  # it reads the address of the hub as it is imported
+        raise BadOption(
+            f"the hub's library refuses its settings (HF_ENDPOINT?): {error}"
+        ) from error
     hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     hub.utils.disable_progress_bars()
     hub.utils.logging.set_verbosity_error()  # else it prints where a redirect led
