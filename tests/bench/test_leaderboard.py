@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +21,7 @@ from gifthorse.core.errors import UsageError
 from gifthorse.report.site import embedded
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 VOID = {"meta", "link", "input", "br", "wbr", "img", "path", "circle", "line"}
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}\u202e\x1b[31m"
@@ -343,21 +341,6 @@ def test_a_chart_numbers_defenses_and_names_them_below(tmp_path: Path) -> None:
 
 # 2. In a browser ------------------------------------------------------------------------------
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("there is no chromium on this machine")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
-
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -368,20 +351,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         one["times"]["seconds"] = float(37 * i % 108)  # as text, 9 would come after 80
     records[5] |= {"status": "timeout", "error": "too slow", "figures": {}}
     return write_site(records, tmp_path_factory.mktemp("site"), "A bench")[0].as_uri()
-
-
-@pytest.fixture(params=[1280, 390])
-def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
-    """The page, opened; it may not complain, nor ask for anything that is not on the disk."""
-    opened = browser.new_page(viewport={"width": request.param, "height": 844})
-    wrong: list[str] = []
-    opened.on("console", lambda message: wrong.append(message.text))
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("request", lambda r: None if r.url.startswith("file://") else wrong.append(r.url))
-    opened.goto(address)
-    yield opened
-    opened.close()
-    assert wrong == []
 
 
 def times(page: Page) -> list[float]:

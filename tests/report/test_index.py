@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.bench.test_leaderboard import FLAGS, HOSTILE, Html, fits
+from tests.bench.test_leaderboard import HOSTILE, Html, fits
 from tests.report.examples import backdoored, inconclusive, nothing_found
 from tests.report.test_hostile import ACTING, poisoned
 
@@ -21,7 +19,7 @@ from gifthorse.report.index import HEIGHT, WIDTH, histories, marks, write_index
 from gifthorse.report.json import collect
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 
 def scan(report: Report, path: str, day: int, sha256: str = "") -> Report:
@@ -145,34 +143,8 @@ def test_the_command_leaves_out_what_is_no_result(
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("there is no chromium on this machine")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return site(tmp_path_factory.mktemp("site"), many())[0].as_uri()
-
-
-@pytest.fixture(params=[1280, 390])
-def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
-    """The page, opened; it may not complain, nor ask for anything that is not on the disk."""
-    opened = browser.new_page(viewport={"width": request.param, "height": 844})
-    wrong: list[str] = []
-    opened.on("console", lambda message: wrong.append(message.text))
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("request", lambda r: None if r.url.startswith("file://") else wrong.append(r.url))
-    opened.goto(address)
-    yield opened
-    opened.close()
-    assert wrong == []
 
 
 def column(page: Page, number: int) -> list[str]:
