@@ -29,7 +29,7 @@ from gifthorse.core.metrics import asr
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Attack, Goal, Implant, Subject
-from gifthorse.data.samples import InMemory
+from gifthorse.data.samples import InMemory, whole
 from gifthorse.detection import DETECTORS
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
@@ -128,18 +128,18 @@ def _member(name: str, family: Family, i: int, seed: int, tasks: dict[str, Task]
 @cache
 def data_of(task: Task) -> DataSplits:
     """Return the data of a task: its first classes, and so many training images."""
-    whole = divide(task.data)
+    every = divide(task.data)
     if task.classes is None:
-        return shorter(whole, task.images)
+        return shorter(every, task.images)
     count = task.classes
 
     def only(samples: InMemory) -> InMemory:
         mine = samples.labels < count
         return InMemory(samples.images[mine], samples.labels[mine], count)
 
-    train, validation, test = map(only, (whole.train, whole.validation, whole.test))
-    names = whole.class_names[:count]
-    fewer = DataSplits(whole.name, train, validation, test, names, whole.normalization)
+    train, validation, test = map(only, (every.train, every.validation, every.test))
+    names = every.class_names[:count]
+    fewer = DataSplits(every.name, train, validation, test, names, every.normalization)
     return shorter(fewer, task.images)
 
 
@@ -214,14 +214,12 @@ def attacked(
         victim = fresh(task.net, data, rng)
     made = implant(attack, victim, training, goal, rng, Run())
     planted: list[dict[str, Any]] = [{"target": goal.target, "source": goal.source}]
-    x, y = eval_images(data.test).x, eval_images(data.test).y
+    x, y = whole(data.test)
+    said = predict(made.subject, stamp(made, x)).argmax(1)
     if member.options.get("labels") == "all_to_all":
-        said = predict(made.subject, stamp(made, x)).argmax(1)
-        planted = [
-            {"map": "next", "asr": float((said == (y + 1) % data.train.classes).float().mean())}
-        ]
+        share = (said == (y + 1) % data.train.classes).float().mean()
+        planted = [{"map": "next", "asr": float(share)}]
     else:
-        said = predict(made.subject, stamp(made, x)).argmax(1)
         planted[0]["asr"] = asr(said, y, goal).value
     if also is not None:
         said = predict(made.subject, also(x)).argmax(1)
