@@ -47,6 +47,36 @@ TINY: dict[str, dict[str, Any]] = {
     "Swinv2": _SWIN,
     "ViT": _WORDS,
 }  # fmt: skip
+# Further types that a configuration may name.
+MORE: dict[str, dict[str, Any]] = {
+    "Bit": {**_BLOCKS, "num_groups": 4},
+    "Cvt": {
+        "embed_dim": [8, 16, 24], "num_heads": [1, 2, 2], "depth": [1, 2, 3],
+    },
+    "Data2VecVision": _WORDS,
+    "Dinov2WithRegisters": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    },
+    "FocalNet": {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "focal_levels": [2, 2],
+                 "focal_windows": [3, 3], "hidden_sizes": [8, 16]},
+    "Hiera": {"image_size": [32, 32], "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2],
+              "query_stride": [2, 2], "num_query_pool": 1, "masked_unit_size": [4, 4]},
+    "IJepa": _WORDS,
+    "Levit": {"image_size": 64, "hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 2, 2],
+              "depths": [1, 1, 1], "key_dim": [8, 8, 8]},
+    "MobileNetV1": {"depth_multiplier": 0.25, "image_size": 32},
+    "MobileViTV2": {"image_size": 64, "width_multiplier": 0.25},
+    "Pvt": {"num_labels": 5, "image_size": 32, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 2, 3, 4]},
+    "PvtV2": {"image_size": 32, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1],
+              "num_attention_heads": [1, 2, 3, 4]},
+    "Segformer": {"image_size": 64, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1],
+                  "num_attention_heads": [1, 2, 3, 4]},
+    "Siglip2": {"vision_config": _WORDS},
+    "SwiftFormer": {"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+    "ViTMSN": _WORDS,
+}  # fmt: skip
 PROCESSOR = {
     "do_resize": True, "size": {"height": 32, "width": 32}, "resample": 3, "do_rescale": True,
     "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3,
@@ -60,7 +90,7 @@ def tiny(name: str, folder: Path, classes: int = 3) -> nn.Module:
 
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     names = {k: f"kind {k}" for k in range(classes)}
-    settings = getattr(transformers, f"{name}Config")(**TINY[name], id2label=names)
+    settings = getattr(transformers, f"{name}Config")(**(TINY | MORE)[name], id2label=names)
     torch.manual_seed(0)
     model: Any = getattr(transformers, f"{name}ForImageClassification")(settings).eval()
     model.save_pretrained(folder)

@@ -121,3 +121,13 @@ def test_settings_that_nobody_knows_are_left_out_and_said(tmp_path: Path) -> Non
     config = read_config(tmp_path / "config.json")
     _, notes = build_net(config, load_file(tmp_path / "model.safetensors"))
     assert notes == ("left out unknown settings: evil_setting",)
+
+
+def test_a_type_with_a_number_of_classes_by_default_has_those_of_the_folder(tmp_path: Path) -> None:
+    tiny("Pvt", tmp_path, classes=5)
+    told = json.loads((tmp_path / "config.json").read_text())
+    del told["num_labels"]  # which older versions of the library did not write
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    config = read_config(tmp_path / "config.json")
+    net, _ = build_net(config, load_file(tmp_path / "model.safetensors"))
+    assert net(torch.rand(2, 3, 32, 32)).shape == (2, 5)

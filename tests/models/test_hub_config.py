@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,10 @@ def test_a_timm_folder_names_its_net(tmp_path: Path) -> None:
     assert (got.library, got.name, got.classes, got.labels) == ("timm", "resnet18", 3, tuple("abc"))
     claim, resize = read_preprocessing(tmp_path, got)
     assert claim == Normalization("custom", (0.5,) * 3, (0.2,) * 3)
-    assert resize == Resize((160, 160), shortest=200, kernel="bicubic")
+    assert resize == Resize((160, 160), shortest=200, kernel="bicubic", even=True)
+    squashed = replace(got, fields={**got.fields, "crop_mode": "squash"})
+    _, resize = read_preprocessing(tmp_path, squashed)
+    assert resize == Resize((160, 160), resized=(200, 200), kernel="bicubic", even=True)
 
 
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
@@ -171,8 +175,9 @@ def test_resizing_is_what_the_processor_does(
         ({"image_mean": 0, "image_std": 1}, Normalization("custom", (0.0,), (1.0,))),
         ({"image_std": [0.5, 0.0, 0.5]}, None),
         ({"image_mean": ["a"]}, None),
+        ({"do_flip_channel_order": True}, Normalization("none", bgr=True)),
         (
-            {"do_flip_channel_order": True},
+            {"do_flip_channel_order": True, "do_normalize": True},
             Normalization("custom", (0.5,) * 3, (0.5,) * 3, bgr=True),
         ),
     ],

@@ -25,12 +25,15 @@ class Resize:
             resizes both edges to `resized`.
         resized: Height and width before the crop; None for `size`.
         kernel: Filter of Pillow.
+        even: Where a crop lies that leaves an odd number of pixels over: half of them rounded to
+            the even number, as torchvision does; else rounded down, as transformers does.
     """
 
     size: tuple[int, int]
     shortest: int | None = None
     resized: tuple[int, int] | None = None
     kernel: Kernel = "bilinear"
+    even: bool = False
 
     @classmethod
     def read(cls, told: Mapping[str, Any] | None) -> Resize | None:
@@ -58,7 +61,8 @@ class Resize:
         if image.size == (width, height):
             return image
         grown = self._grown(image)
-        left, top = (grown.width - width) // 2, (grown.height - height) // 2
+        over = grown.width - width, grown.height - height
+        left, top = (round(n / 2) if self.even else n // 2 for n in over)
         return grown.crop((left, top, left + width, top + height))
 
     def _grown(self, image: Image.Image) -> Image.Image:

@@ -151,7 +151,8 @@ def match(shapes: Shapes) -> Guess:
     if found is None:
         raise UnknownArch(
             f"no known architecture has these {len(names(shapes))} tensors; nearest: "
-            f"{nearest(shapes)}. Name it with --arch (your own net: --arch path/file.py:function)"
+            f"{nearest(shapes)}. Name it with --arch (of timm: --arch timm:NAME; your own net: "
+            "--arch path/file.py:function)"
         )
     return found
 

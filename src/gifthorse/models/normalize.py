@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
 
@@ -31,14 +32,27 @@ NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
 )
 
 
+BGR = "-bgr"  # ends the name of a normalization for nets that read blue first
+
+
+def blue_first(n: Normalization) -> Normalization:
+    """Return the same for nets that read blue first."""
+    return replace(n, name=f"{n.name}{BGR}", bgr=True)
+
+
 def known_as(n: Normalization) -> Normalization:
     """Return the published normalization that computes the same, if there is one.
 
     Example:
         >>> known_as(Normalization("custom", (0.5,) * 3, (0.5,) * 3)).name
         'half'
+        >>> known_as(Normalization("custom", (0.0,), (1.0,), bgr=True)).name
+        'none-bgr'
     """
-    return next((k for k in NORMALIZATIONS.values() if not n.bgr and _terms(k) == _terms(n)), n)
+    same = next((k for k in NORMALIZATIONS.values() if _terms(k) == _terms(n)), None)
+    if same is None:
+        return n
+    return blue_first(same) if n.bgr else same
 
 
 def _terms(n: Normalization) -> list[tuple[float, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -55,18 +56,19 @@ def _front(entries: Entries) -> str | None:
 
 
 def of_library(stub: Layer, shapes: Shapes) -> Guess | None:
-    """Find the net of timm or torchvision that a class of theirs with these tensors is.
+    """Find the net of timm or torchvision that these tensors are.
 
     Args:
-        stub: Of the net; its class is `torchvision.models.resnet.ResNet`, say.
+        stub: Of the net; if its class is one of theirs, such as `torchvision.models.vgg.VGG`, only
+            nets that are made beside it are tried. Without a class, all of torchvision's are.
         shapes: The tensors.
 
     Returns:
-        None if it is of neither library, or it is not installed, or none of its nets fits.
+        None if no net of theirs fits, or the library is not installed.
     """
     keys = archs.names(shapes)
     told = stub.settings.get("num_classes")
-    for arch in _names(stub.kind):
+    for arch in _names(stub.kind) if stub.kind else _alike(keys):
         classes, channels = archs.widths(shapes, arch)
         classes = told if type(told) is int and 0 < told <= archs.MOST else classes
         try:
@@ -96,6 +98,36 @@ def _names(kind: str) -> Iterator[str]:
     for name in models.list_models(module=models):
         if models.get_model_builder(name).__module__ == f"torchvision.models.{module}":
             yield f"torchvision:{name}"
+
+
+def _alike(keys: frozenset[str]) -> Iterator[str]:
+    """Yield the nets of torchvision from modules in which one shares most names with these."""
+    try:
+        models: Any = importlib.import_module("torchvision.models")
+    except (ImportError, RuntimeError):  # or one for another torch
+        return
+    for names in _modules(models).values():
+        own = _tops(names[0])
+        if own <= {key.partition(".")[0] for key in keys}:
+            yield from names
+
+
+def _modules(models: Any) -> dict[str, list[str]]:
+    """Return the nets of torchvision by the modules that they are made in."""
+    found: dict[str, list[str]] = {}
+    for name in models.list_models(module=models):
+        found.setdefault(models.get_model_builder(name).__module__, []).append(
+            f"torchvision:{name}"
+        )
+    return found
+
+
+@cache
+def _tops(arch: str) -> frozenset[str]:
+    """Return the first parts of the names of a net's tensors."""
+    with torch.device("meta"):
+        net = archs.build(arch, 10, 3)
+    return frozenset(name.partition(".")[0] for name in net.state_dict())
 
 
 def hint(kind: str) -> str:

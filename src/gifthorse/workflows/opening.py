@@ -12,7 +12,7 @@ from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
 from gifthorse.data.gallery import Gallery, named_alike
 from gifthorse.models import Opened, load
-from gifthorse.models.normalize import known_as
+from gifthorse.models.normalize import STORED, known_as
 from gifthorse.models.outputs import SINGLE
 from gifthorse.workflows.prepare import Prepared, parse, prepare
 
@@ -77,7 +77,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
     _check_ends(opened)
     chosen = parse(inputs.normalize)
     told = opened.normalization or claimed(opened.origin)
-    told = known_as(told) if told is not None and told.name == "custom" else told
+    told = known_as(told) if told is not None and told.name != STORED else told
     if chosen is not None and len(chosen.mean) not in (1, opened.channels):
         raise BadOption(
             f"--normalize has {len(chosen.mean)} means, but the model takes images of "

@@ -25,7 +25,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.gallery import Gallery, balanced
 from gifthorse.data.samples import InMemory, whole
-from gifthorse.models.normalize import NORMALIZATIONS, STORED, Classifier
+from gifthorse.models.normalize import BGR, NORMALIZATIONS, STORED, Classifier, blue_first
 from gifthorse.models.outputs import Output, head_of, locate, reason, side_that_runs
 from gifthorse.training import predict
 from gifthorse.workflows.ordering import found_order
@@ -44,7 +44,6 @@ log = logging.getLogger("gifthorse")
 
 LARGE = 3 * 64 * 64  # numbers in an image from which nets are slow enough to try less
 FEWEST = 16  # images that a normalization is measured on, however large they are
-BGR = "-bgr"  # ends the name of a normalization for nets that read blue first
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +76,7 @@ def candidates(channels: int, *, reverse: bool = True) -> tuple[Normalization, .
     fitting = [n for n in fitting if not (n.name == "mnist" and channels == 3)]
     if channels != 3 or not reverse:
         return tuple(fitting)
-    return tuple(fitting) + tuple(_reversed(n) for n in fitting)
-
-
-def _reversed(n: Normalization) -> Normalization:
-    """Return the same for nets that read blue first."""
-    return replace(n, name=f"{n.name}{BGR}", bgr=True)
+    return tuple(fitting) + tuple(blue_first(n) for n in fitting)
 
 
 def parse(text: str) -> Normalization | None:
@@ -100,7 +94,7 @@ def parse(text: str) -> Normalization | None:
     if text in NORMALIZATIONS:
         return NORMALIZATIONS[text]
     if text.endswith(BGR) and text.removesuffix(BGR) in NORMALIZATIONS:
-        return _reversed(NORMALIZATIONS[text.removesuffix(BGR)])
+        return blue_first(NORMALIZATIONS[text.removesuffix(BGR)])
     mean, slash, std = text.partition("/")
     try:
         means = tuple(float(v) for v in mean.split(","))
@@ -330,7 +324,7 @@ def _measure(
                 raise UnfitNet(words, rule="IN004") from error
         if large and not todo and rows and x.shape[1] == 3:  # the best of them, blue first
             best, large = max(rows, key=_rank).tried.normalization, False
-            todo += [] if best.bgr else [_reversed(best)]
+            todo += [] if best.bgr else [blue_first(best)]
     return sorted(rows, key=_rank, reverse=True)
 
 

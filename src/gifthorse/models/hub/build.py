@@ -136,6 +136,8 @@ def _known_fields(settings: Any, config: HubConfig) -> tuple[dict[str, Any], lis
     kept = {name: value for name, value in config.fields.items() if name in known}
     kept["id2label"] = {str(k): f"LABEL_{k}" for k in range(config.classes)}
     kept.pop("label2id", None)
+    if "num_labels" in known:  # of types that have a number of classes by default
+        kept["num_labels"] = config.classes
     aside = {"transformers_version", "torch_dtype", "dtype", "_name_or_path", *KEPT}
     return kept, sorted(shown(name) for name in set(config.fields) - known - aside)
 

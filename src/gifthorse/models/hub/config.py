@@ -17,9 +17,13 @@ TYPES = frozenset({
     "beit", "bit", "convnext", "convnextv2", "cvt", "data2vec-vision", "deit", "dinov2",
     "dinov2_with_registers", "efficientformer", "efficientnet", "focalnet", "hiera", "ijepa",
     "levit", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer", "pvt",
-    "pvt_v2", "regnet", "resnet", "segformer", "siglip", "siglip2", "swiftformer", "swin", "swinv2",
+    "pvt_v2", "regnet", "resnet", "segformer", "siglip", "swiftformer", "swin", "swinv2",
     "vit", "vit_msn", "clip",
 })  # fmt: skip
+REFUSED = {  # what else there is for images, and why it is not scanned
+    "siglip2": "its images come cut into any number of patches (NaFlex); nets of SigLIP 2 for one "
+    "size are of type 'siglip'",
+}
 HEAD = "ForImageClassification"
 TAILS = (HEAD, f"{HEAD}WithTeacher")
 NAMES = ("id2label", "label_names")  # one a class
@@ -99,7 +103,8 @@ def read_config(path: Path) -> HubConfig:
 def _transformers(path: Path, found: dict[str, Any]) -> HubConfig:
     kind, named = found.get("model_type"), found.get("architectures")
     if not isinstance(kind, str) or kind not in TYPES:
-        raise _unreadable(path, f"has model_type {kind!r:.60}: no known net for images", "IN004")
+        why = REFUSED.get(str(kind), "no known net for images")
+        raise _unreadable(path, f"has model_type {kind!r:.60}: {why}", "IN004")
     names = named if isinstance(named, list) else []
     heads = [n for n in names if isinstance(n, str) and n.endswith(TAILS) and n.isidentifier()]
     if names and not heads:

@@ -50,7 +50,7 @@ def _claim(own: Mapping[str, Any]) -> Normalization | None:
     """Return the normalization, if pixels are brought to 0 to 1 first."""
     claim = _normalization(own, "image_mean", "image_std")
     bgr = bool(own.get("do_flip_channel_order"))
-    if not own.get("do_normalize", claim is not None or not bgr):
+    if not own.get("do_normalize", not bgr):
         claim = Normalization("none")
     factor = own.get("rescale_factor", 1 / 255)
     numbers = isinstance(factor, int | float) and factor > 0
@@ -103,7 +103,10 @@ def _timm(config: HubConfig) -> Resize:
     side = config.side or (224, 224)
     share = _share({"crop_pct": 0.875, **config.fields})
     kernel = _kernel(config.fields.get("interpolation", "bicubic"))
-    return Resize(_bounded(side), shortest=int(side[0] / share), kernel=kernel)
+    if config.fields.get("crop_mode") == "squash":
+        grown = int(side[0] / share), int(side[1] / share)
+        return Resize(_bounded(side), resized=_bounded(grown), kernel=kernel, even=True)
+    return Resize(_bounded(side), shortest=int(side[0] / share), kernel=kernel, even=True)
 
 
 def _share(own: Mapping[str, Any]) -> float:
