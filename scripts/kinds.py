@@ -22,6 +22,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,11 @@ framework that users write it with (or laid out by hand as that framework does, 
 and opened as `gifthorse scan FILE --images DIR` opens it, with no other option than the row names.
 The images are labeled by the framework's own answers. *Difference* is the largest one between its
 logits and ours on 16 pictures (of log-probabilities, where the model ends in a softmax), over the
-largest logit if that is over 1, preprocessing included; it is *right* below 1e-4. *Seconds* are for opening, reading the images and
-finding the normalization. The page is made by `python scripts/kinds.py --page` from
-`evidence/kinds.json`, which `python scripts/kinds.py` fills.
+largest logit if that is over 1, preprocessing included; it is *right* below 1e-4. *Seconds* are for
+opening, reading the images and finding the normalization, on one busy core. Where a file does not
+say how pictures are normalized, several normalizations may answer alike; where another one was
+found than the framework was fed with, the row says so and names the right one. The page is made by
+`python scripts/kinds.py --page` from `evidence/kinds.json`, which `python scripts/kinds.py` fills.
 """
 
 
@@ -120,16 +123,22 @@ def tried(kind: Kind, folder: Path) -> dict[str, Any]:
     source = labeled(folder / "images", images, answers)
     looked = inspect(made.path)
     row: dict[str, Any] = {"inspect": looked.safety, "size": size_of(made.path)}
+    asked = Inputs(str(source), arch=kind.arch)
     begun = time.perf_counter()
     try:
-        prepared = opened(str(made.path), Inputs(str(source), arch=kind.arch))
+        prepared = opened(str(made.path), asked)
+        row["seconds"] = round(time.perf_counter() - begun, 1)
+        found = prepared.preparation
+        if "best of" in found.how and found.normalization.name != made.normalize:
+            row["normalize"] = f"{made.normalize} (found: {found.normalization.name})"
+            prepared = opened(str(made.path), replace(asked, normalize=made.normalize))
         if not torch.equal(prepared.samples.labels, answers):
             raise RuntimeError("the images came in another order")
         ours = predict(prepared.subject, whole(prepared.samples)[0])
     except GifthorseError as error:
         fine = bool(kind.refused) and kind.refused in str(error)
         return row | {"opened": str(error), "verdict": "refused" if fine else "WRONG: refused"}
-    row |= {"seconds": round(time.perf_counter() - begun, 1), "opened": how(prepared)}
+    row["opened"] = how(prepared)
     row["difference"] = float(f"{difference(ours, theirs):.1e}")
     row["answers"] = len(answers.unique())
     right = row["difference"] < CLOSE and not kind.refused
@@ -158,6 +167,8 @@ def keep(name: str, row: dict[str, Any]) -> None:
 def line(kind: Kind, row: dict[str, Any]) -> str:
     """Return a kind's row of the page."""
     named = f"; with `--arch {kind.arch}`" if kind.arch else ""
+    if "normalize" in row:
+        named += f"; with `--normalize {row['normalize'].replace(' ', '` ', 1)}"
     by_hand = ", laid out by hand" if kind.layout else ""
     cells = (
         kind.name,

@@ -56,7 +56,8 @@ def of_keras(name: str, ending: str, path: Path) -> Instance:
     draw(net, (x[..., 0] if gray else x) * (255 if raw else 1))
     path.mkdir()
     net.save(path / f"net.{ending}")
-    return Instance(path / f"net.{ending}", keras_says(net, raw), (height, width), gray)
+    normal = "0-255" if raw else "none"
+    return Instance(path / f"net.{ending}", keras_says(net, raw), (height, width), gray, normal)
 
 
 def of_lambda(path: Path) -> Instance:
@@ -103,7 +104,7 @@ def exported(net: nn.Module, side: int, path: Path, *, new: bool, apart: bool = 
     file, x = path / "net.onnx", torch.rand(1, 3, side, side)
     more: dict[str, Any] = {"external_data": apart} if new else {}
     torch.onnx.export(net, (x,), str(file), dynamo=new, verbose=False, **more)
-    return Instance(file, partial(said_by_runtime, file), (side, side))
+    return Instance(file, partial(said_by_runtime, file), (side, side), normalize="none")
 
 
 def of_built_in(arch: str, path: Path, *, new: bool, apart: bool = False) -> Instance:
@@ -156,7 +157,8 @@ def of_keras_graph(name: str, path: Path) -> Instance:
     path.mkdir()
     file = path / "net.onnx"
     net.export(str(file), format="onnx", verbose=False)
-    return Instance(file, partial(said_by_runtime, file, last=True), (height, width))
+    says = partial(said_by_runtime, file, last=True)
+    return Instance(file, says, (height, width), normalize="none")
 
 
 def of_ultralytics(path: Path) -> Instance:
@@ -176,7 +178,7 @@ def of_ultralytics(path: Path) -> Instance:
     made.model = lively(net, logits, (64, 64))
     made.ckpt_path = made.model.pt_path = str(path / "net.pt")
     file = Path(made.export(format="onnx", imgsz=64, simplify=False, verbose=False))
-    return Instance(file, partial(said_by_runtime, file), (64, 64))
+    return Instance(file, partial(said_by_runtime, file), (64, 64), normalize="none")
 
 
 KERAS = (
@@ -189,34 +191,34 @@ KERAS = (
     Kind("Keras weights alone, .weights.h5", keras_weights, ("keras",), refused="whole model"),
 )
 BUILT_IN = ("resnet20_fc", "vgg11_bn_cifar", "mobilenetv2_cifar", "densenet121_cifar", "vit_cifar")
-RUNTIME = ("onnxruntime",)
+RUN = ("onnxruntime",)
 ONNX = (
     *(
-        Kind(f"ONNX of {arch}, torch's {way} exporter", partial(of_built_in, arch, new=new), RUNTIME)
+        Kind(f"ONNX of {arch}, torch's {way} exporter", partial(of_built_in, arch, new=new), RUN)
         for arch in BUILT_IN
         for way, new in (("new", True), ("old", False))
     ),
     Kind(
         "ONNX of resnet20_fc, numbers in a file beside it",
         partial(of_built_in, "resnet20_fc", new=True, apart=True),
-        RUNTIME,
+        RUN,
     ),
     *(
-        Kind(f"ONNX of transformers {n}", partial(of_transformers, n), (*RUNTIME, "transformers"))
+        Kind(f"ONNX of transformers {n}", partial(of_transformers, n), (*RUN, "transformers"))
         for n in FIFTEEN
     ),
     *(
-        Kind(f"ONNX of torchvision {n}", partial(of_torchvision, n), (*RUNTIME, "torchvision"))
-        for n in ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x0_5", "swin_t")
+        Kind(f"ONNX of torchvision {n}", partial(of_torchvision, n), (*RUN, "torchvision"))
+        for n in ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "swin_t")
     ),
     *(
-        Kind(f"ONNX of timm {n}", partial(of_timm, n), (*RUNTIME, "timm"))
+        Kind(f"ONNX of timm {n}", partial(of_timm, n), (*RUN, "timm"))
         for n in ("test_vit", "test_efficientnet", "test_convnext2", "mobilevit_xxs", "regnetx_002")
     ),
     *(
-        Kind(f"ONNX of Keras {n}, its own exporter", partial(of_keras_graph, n), (*RUNTIME, "keras"))
+        Kind(f"ONNX of Keras {n}, its own exporter", partial(of_keras_graph, n), (*RUN, "keras"))
         for n in ("MobileNetV2", "ResNet")
     ),
     Kind("ONNX of ultralytics yolo11n-cls, its own exporter", of_ultralytics,
-         (*RUNTIME, "ultralytics")),
+         (*RUN, "ultralytics")),
 )  # fmt: skip

@@ -166,7 +166,7 @@ OTHERS = (
             f"{n}, state dict alone",
             partial(alone, n, lambda net, path: torch.save(net.state_dict(), path)),
             NEEDS,
-            refused="config.json",
+            refused="config.json beside them",
         )
         for n in ("ViT", "Swin", "ConvNext")
     ),

@@ -27,12 +27,14 @@ class Instance:
         says: Outputs `(N, K)` of the framework for pictures, its own preprocessing included.
         size: Height and width of the pictures; those of a model that resizes may have any.
         gray: Whether pictures have one channel.
+        normalize: How its pictures are normalized, where no file says so.
     """
 
     path: Path
     says: Says
     size: tuple[int, int]
     gray: bool = False
+    normalize: str = "imagenet"
 
 
 @dataclass(frozen=True)

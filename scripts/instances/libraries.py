@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 Write = Callable[[nn.Module, Path], None]
 WORDS: dict[str, Any] = {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 96}
+WINDOWS: dict[str, Any] = {"depths": (1, 1), "num_heads": (2, 2), "embed_dim": 16}
 STAGES: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
 
 # Nets of timm in folders, with settings that make them small.
@@ -29,12 +30,12 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "MobileNetV2": ("mobilenetv2_035", {}),
     "MobileNetV3": ("mobilenetv3_small_050", {}),
     "MobileViT": ("mobilevit_xxs", {}),
-    "PoolFormer": ("poolformer_s12", STAGES),
+    "PoolFormer": ("poolformer_s12", {}),
     "RegNet": ("regnetx_002", {}),
     "ResNet": ("resnet10t", {}),
     "SigLIP": ("vit_base_patch16_siglip_224", WORDS),
-    "Swin": ("swin_tiny_patch4_window7_224", {"depths": (1, 1), "num_heads": (2, 2), "embed_dim": 16, "img_size": 112}),
-    "SwinV2": ("swinv2_tiny_window8_256", {"depths": (1, 1), "num_heads": (2, 2), "embed_dim": 16, "img_size": 128}),
+    "Swin": ("swin_tiny_patch4_window7_224", WINDOWS | {"img_size": 112}),
+    "SwinV2": ("swinv2_tiny_window8_256", WINDOWS | {"img_size": 128}),
     "ViT": ("vit_tiny_patch16_224", WORDS),
 }  # fmt: skip
 # Nets of timm as they are, in files.

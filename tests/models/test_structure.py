@@ -12,11 +12,11 @@ import torch
 from tests.models.pickled import logits, net, saved
 from torch import nn
 
-from gifthorse.models import load
+from gifthorse.models import architectures, load
 from gifthorse.models.architectures import shapes_of
 from gifthorse.models.reading.entries import CheckpointEntry
 from gifthorse.models.reading.pickles import Layer
-from gifthorse.models.structure import adopt, hint, labels, of_library, own_net
+from gifthorse.models.structure import CLAIM, adopt, hint, labels, of_library, own_net
 
 
 def entry(*path: str) -> CheckpointEntry:
@@ -124,7 +124,11 @@ class Libraries:
             make.__module__ = f"{source}.models.small"
             return make
 
-        makers = {"small3": maker(3), "small4": maker(4)}
+        def odd(num_classes: int = 1000, **_: object) -> nn.Module:
+            return Small(int(torch.arange(3).sum().item()), num_classes)
+
+        odd.__module__ = f"{source}.models.small"
+        makers = {"odd3": odd, "small3": maker(3), "small4": maker(4)}
         return {
             "list_models": lambda module=None: list(makers),
             "get_model_builder": makers.__getitem__,
@@ -148,6 +152,22 @@ def test_nets_of_libraries_are_found_by_their_class(
     assert of_library(stub, {"fc.weight": (7, 5)}) is None
     assert of_library(Layer("", stub.kind, {"num_classes": 6}), shapes) is None
     assert of_library(Layer("", "gone.models.small.Small", {}), shapes) is None
+    without = of_library(Layer("", "", {}), shapes)  # all that torchvision has is tried
+    assert without is not None
+    assert without.arch == "torchvision:small4"
+
+
+def test_what_a_net_of_timm_says_it_is_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    Libraries(monkeypatch)
+    shapes = shapes_of(Small(4, 7).state_dict())
+    tried: list[str] = []
+    build = architectures.build
+    monkeypatch.setattr(architectures, "build", lambda *a: tried.append(a[0]) or build(*a))
+    for claim, first in (("small4", "small4"), ("mine.py:net", "odd3"), (3, "odd3")):
+        tried.clear()
+        found = of_library(Layer("", "timm.models.other.Other", {CLAIM: claim}), shapes)
+        assert found is not None
+        assert (found.arch, tried[0]) == ("timm:small4", f"timm:{first}")
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,3 +175,6 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert of_library(Layer("", "torchvision.models.resnet.ResNet", {}), {}) is None
     assert "--arch torchvision:NAME" in hint("torchvision.models.resnet.ResNet")
     assert hint("") == ""
+    assert "with its config.json" in hint("transformers.models.vit.modeling_vit.ViTModel")
+    assert "the config.json beside them" in hint("", ["vit.layernorm.weight", "classifier.weight"])
+    assert hint("", ["layer1.0.weight"]) == ""

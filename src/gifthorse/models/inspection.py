@@ -10,6 +10,7 @@ from pathlib import Path
 from gifthorse.core.errors import SeveralNets, UnreadableModel
 from gifthorse.core.types import Finding
 from gifthorse.models import architectures as archs
+from gifthorse.models import structure
 from gifthorse.models.graphs.graph import choosing, described
 from gifthorse.models.parts import Chosen, choose
 from gifthorse.models.reading import isolation
@@ -138,10 +139,11 @@ def _architecture(chosen: Chosen, found: Survey) -> tuple[str, str]:
         return found.kind, described(found.graph)
     if not chosen.entries:
         return "", "not guessed: the file's tensors are not listed"
-    guess = chosen.fit
+    shapes = {name: entry.shape or () for name, entry in chosen.entries.items()}
+    stub = structure.own_net(found.layers, chosen.entries)
+    guess = chosen.fit or structure.of_library(stub, shapes)
     if guess is not None:
         ends = f"{guess.classes} classes, {guess.channels} input channels"
         also = f"; {', '.join(guess.ties)} would fit as well" * bool(guess.ties)
         return guess.arch, f"guessed from {len(chosen.entries)} tensors: {ends}{also}"
-    shapes = {name: entry.shape or () for name, entry in chosen.entries.items()}
     return "", f"no known architecture fits; nearest: {archs.nearest(shapes)}"

@@ -378,7 +378,7 @@ def _match(shapes: archs.Shapes, kind: str) -> archs.Guess:
     try:
         return archs.match(shapes)  # which raises, naming what comes near
     except UnknownArch as error:
-        raise UnknownArch(f"{error}{structure.hint(kind)}") from error
+        raise UnknownArch(f"{error}{structure.hint(kind, shapes)}") from error
 
 
 # Saving ---------------------------------------------------------------------------------------

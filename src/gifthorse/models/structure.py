@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gifthorse.core.errors import BadOption, UnknownMethod
 from gifthorse.models import architectures as archs
 from gifthorse.models.architectures import Guess, Shapes
+from gifthorse.models.hub.config import TYPES
 from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.pickles import Layer
 from gifthorse.models.reading.ratings import CODE
@@ -27,6 +29,7 @@ COUNTS = ("stride", "dilation", "num_heads", "kernel_size")  # which are 1 or mo
 MOST = 100  # of a setting that is believed
 FEW = 3  # layers that are named of each kind
 TORCH = "torch.nn.modules."
+CLAIM = "pretrained_cfg.architecture"  # what nets of timm keep of their maker's name
 
 Entries = Mapping[str, CheckpointEntry]
 
@@ -59,8 +62,9 @@ def of_library(stub: Layer, shapes: Shapes) -> Guess | None:
     """Find the net of timm or torchvision that these tensors are.
 
     Args:
-        stub: Of the net; if its class is one of theirs, such as `torchvision.models.vgg.VGG`, only
-            nets that are made beside it are tried. Without a class, all of torchvision's are.
+        stub: Of the net; if its class is one of theirs, such as `torchvision.models.vgg.VGG`, the
+            net that it says it is comes first, then those that are made beside its class. Without a
+            class, all of torchvision's are tried.
         shapes: The tensors.
 
     Returns:
@@ -68,23 +72,21 @@ def of_library(stub: Layer, shapes: Shapes) -> Guess | None:
     """
     keys = archs.names(shapes)
     told = stub.settings.get("num_classes")
-    for arch in _names(stub.kind) if stub.kind else _alike(keys):
+    for arch in dict.fromkeys(_names(stub)) if stub.kind else _alike(keys):
         classes, channels = archs.widths(shapes, arch)
         classes = told if type(told) is int and 0 < told <= archs.MOST else classes
         try:
-            with torch.device("meta"):
-                net = archs.build(arch, classes, channels)
+            own = _blank(arch, classes, channels)
         except (BadOption, UnknownMethod, RuntimeError, NotImplementedError):
             continue
-        own = archs.shapes_of(net.state_dict())
         if archs.names(own) == keys and not archs.difference(own, shapes):
             return Guess(arch, classes, channels, shapes=own)
     return None
 
 
-def _names(kind: str) -> Iterator[str]:
-    """Yield the nets of the library that a class is of which are made in its module."""
-    library, _, rest = kind.partition(".models.")
+def _names(stub: Layer) -> Iterator[str]:
+    """Yield the net that a stub says it is, and those of its library made in its class's module."""
+    library, _, rest = stub.kind.partition(".models.")
     module = rest.rpartition(".")[0]
     if library not in ("timm", "torchvision") or not module:
         return
@@ -93,6 +95,8 @@ def _names(kind: str) -> Iterator[str]:
     except ImportError:
         return
     if library == "timm":
+        claim = str(stub.settings.get(CLAIM, ""))
+        yield from [f"timm:{claim}"] * claim.isidentifier()  # never a file of the user's own
         yield from (f"timm:{name}" for name in models.list_models(module=module))
         return
     for name in models.list_models(module=models):
@@ -116,28 +120,55 @@ def _modules(models: Any) -> dict[str, list[str]]:
     """Return the nets of torchvision by the modules that they are made in."""
     found: dict[str, list[str]] = {}
     for name in models.list_models(module=models):
-        found.setdefault(models.get_model_builder(name).__module__, []).append(
-            f"torchvision:{name}"
-        )
+        module = models.get_model_builder(name).__module__
+        found.setdefault(module, []).append(f"torchvision:{name}")
     return found
 
 
 @cache
 def _tops(arch: str) -> frozenset[str]:
     """Return the first parts of the names of a net's tensors."""
-    with torch.device("meta"):
-        net = archs.build(arch, 10, 3)
-    return frozenset(name.partition(".")[0] for name in net.state_dict())
+    return frozenset(name.partition(".")[0] for name in _blank(arch, 10, 3))
 
 
-def hint(kind: str) -> str:
-    """Say what class a file names for its net, for an error on its tensors."""
-    if not kind:
-        return ""
-    told = f". The file's own class is {shown(kind)}"
+class _WithoutWeights(TorchFunctionMode):
+    """Makes tensors that would be filled later, as weights are, on the meta device."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        return func(*args, **(given | {"device": "meta"} if func is torch.empty else given))
+
+
+def _blank(arch: str, classes: int, channels: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a library's net, made without its weights."""
+    try:
+        with torch.device("meta"):
+            net = archs.build(arch, classes, channels)
+    except (RuntimeError, NotImplementedError):  # RegNet works its widths out with tensors
+        with _WithoutWeights():
+            net = archs.build(arch, classes, channels)
+    return archs.shapes_of(net.state_dict())
+
+
+def hint(kind: str, names: Iterable[str] = ()) -> str:
+    """Say what class a file names for its net, or what its tensors lack, for an error on these.
+
+    Args:
+        kind: Name of the class; empty if the file names none.
+        names: Of its tensors.
+    """
     library = kind.partition(".")[0]
+    told = f". The file's own class is {shown(kind)}" if kind else ""
+    if library == "transformers":
+        return f"{told}: write it with save_pretrained and scan that folder, with its config.json"
     if library in ("timm", "torchvision"):
         told += f": after pip install 'gifthorse[models]', name its net with --arch {library}:NAME"
+    if not kind and TYPES & {name.partition(".")[0] for name in names}:
+        return (
+            ". They are named as in transformers: scan the folder with the config.json beside them"
+        )
     return told
 
 

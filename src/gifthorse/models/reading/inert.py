@@ -31,6 +31,7 @@ PROGRAM = "__torch__."  # begins what TorchScript calls its classes
 COMPILED_NET = "torch._dynamo.eval_frame.OptimizedModule"
 LAYERS = 20_000
 SETTINGS = 40  # of a layer
+TABLES = ("pretrained_cfg",)  # attributes whose own settings are of use
 MOST_CLASSES = 10_000
 LONGEST = 100  # characters of a setting
 WORDS = 8  # numbers of one
@@ -243,7 +244,10 @@ def _members(stub: Node) -> _Members:
         buffers = _table(state.get("_buffers"))
         kept = {name: buffer for name, buffer in buffers.items() if name not in passing}
         tensors, below = {**_table(state.get("_parameters")), **kept}, _table(state.get("_modules"))
-    plain = [(k, v) for k, v in state.items() if not k.startswith("_") and _plain(v)]
+    open_ = {k: v for k, v in state.items() if not k.startswith("_")}
+    plain = [(k, v) for k, v in open_.items() if _plain(v)]
+    for k in TABLES:
+        plain += [(f"{k}.{key}", v) for key, v in _table(open_.get(k)).items() if _plain(v)]
     return _Members(
         kind,
         module,

@@ -43,7 +43,8 @@ class Layer:
     Attributes:
         name: Where it stands, with dots.
         kind: Name of its class.
-        settings: Its plain attributes: numbers, short texts, few numbers.
+        settings: Its plain attributes: numbers, short texts, few numbers; those of a table of its
+            settings as `TABLE.NAME`.
         names: Of classes, in the order of their numbers, if it keeps such a table.
     """
 
