@@ -47,9 +47,12 @@ KNOWN = {"vit_tiny_patch16_224": "vit_tiny_patch16_224", "resnet18": "resnet18"}
 SIDES = {"vit_b_16": 224, "swin_t": 64, "inception_v3": 139, "maxvit_t": 224, "alexnet": 64}
 NETS = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet",
-    "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small",
-    "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5",
-    "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vit_b_16",
+    "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18",
+    "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vit_b_16",
+)  # fmt: skip
+PICKLED = (
+    "convnext_tiny", "densenet121", "efficientnet_b0", "mobilenet_v3_small", "regnet_y_400mf",
+    "resnet18", "swin_t", "vit_b_16",
 )  # fmt: skip
 
 
@@ -147,6 +150,9 @@ TIMM = (
 )
 TORCHVISION = tuple(
     Kind(f"torchvision {name}, {form}", partial(torchvision_file, name, write), ("torchvision",))
-    for form, write in (("state dict", weights), ("whole model pickled", torch.save))
-    for name in NETS
+    for form, write, names in (
+        ("state dict", weights, NETS),
+        ("whole model pickled", torch.save, PICKLED),
+    )
+    for name in names
 )

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models import hostile
+from tests.models.hub import tiny
 from tests.models.pickled import (
     Make,
     learner,
@@ -33,8 +34,9 @@ from tests.models.pickled import (
 )
 from torch import Tensor, nn
 
-from gifthorse.core.errors import UnknownArch, UnreadableModel, UnsafeModel
+from gifthorse.core.errors import BadOption, UnknownArch, UnreadableModel, UnsafeModel
 from gifthorse.core.isolated import readers
+from gifthorse.core.resizing import Resize
 from gifthorse.models import architectures, inspect, load
 from gifthorse.models.reading import inert
 from gifthorse.models.reading.blocks import read_tensors
@@ -391,3 +393,27 @@ def test_a_foreign_pickle_is_no_file_of_torch() -> None:
     assert [(f.rule, f.severity) for f in told.findings] == [("FS002", "HIGH")]
     with pytest.raises(UnsafeModel):
         read_tensors(BytesIO(hostile.archived({"archive/data.pkl": b"\x80\x02cos\nsystem\n."})))
+
+
+def test_a_whole_net_of_transformers_is_described_by_its_own_configuration(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs gifthorse[hub]")
+    path, theirs = tmp_path / "model.pt", tiny("ViT", tmp_path / "folder")
+    theirs.config.odd = argparse.Namespace(lr=1)
+    path.write_bytes(saved(theirs))
+    told = seen(path.read_bytes()).layers[0].settings["config"]
+    assert (told["hidden_size"], told["id2label"]["2"]) == (32, "kind 2")
+    assert sum("config" in layer.settings for layer in seen(path.read_bytes()).layers) == 1
+    got, listed = load(path), inspect(path)
+    assert got.origin.arch == listed.arch == "ViTForImageClassification"
+    assert got.labels == ("kind 0", "kind 1", "kind 2")
+    assert got.resize == Resize((32, 32))
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(got.net(x), theirs(pixel_values=x).logits, atol=1e-5)
+    with pytest.raises(BadOption, match="save_pretrained"):
+        got.writable()
+    theirs.config.hidden_size = 10**9
+    path.write_bytes(saved(theirs))
+    assert inspect(path).how.startswith("not opened: its own config has")
+    with pytest.raises(UnreadableModel, match="hidden_size"):
+        load(path)

@@ -16,7 +16,7 @@ from gifthorse.models import architectures, load
 from gifthorse.models.architectures import shapes_of
 from gifthorse.models.reading.entries import CheckpointEntry
 from gifthorse.models.reading.pickles import Layer
-from gifthorse.models.structure import CLAIM, adopt, hint, labels, of_library, own_net
+from gifthorse.models.structure import adopt, hint, labels, of_library, own_net
 
 
 def entry(*path: str) -> CheckpointEntry:
@@ -165,7 +165,8 @@ def test_what_a_net_of_timm_says_it_is_comes_first(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(architectures, "build", lambda *a: tried.append(a[0]) or build(*a))
     for claim, first in (("small4", "small4"), ("mine.py:net", "odd3"), (3, "odd3")):
         tried.clear()
-        found = of_library(Layer("", "timm.models.other.Other", {CLAIM: claim}), shapes)
+        told = {"pretrained_cfg": {"architecture": claim}}
+        found = of_library(Layer("", "timm.models.other.Other", told), shapes)
         assert found is not None
         assert (found.arch, tried[0]) == ("timm:small4", f"timm:{first}")
 

@@ -141,6 +141,13 @@ def _architecture(chosen: Chosen, found: Survey) -> tuple[str, str]:
         return "", "not guessed: the file's tensors are not listed"
     shapes = {name: entry.shape or () for name, entry in chosen.entries.items()}
     stub = structure.own_net(found.layers, chosen.entries)
+    try:
+        told = structure.of_transformers(stub) if chosen.fit is None else None
+    except UnreadableModel as error:
+        return "", f"not opened: {error}"
+    if told is not None:
+        ends = f"{told.classes} classes, {told.channels} input channels"
+        return told.name, f"described by the configuration in the file: {ends}"
     guess = chosen.fit or structure.of_library(stub, shapes)
     if guess is not None:
         ends = f"{guess.classes} classes, {guess.channels} input channels"

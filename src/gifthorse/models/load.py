@@ -21,6 +21,8 @@ from gifthorse.models import architectures as archs
 from gifthorse.models import structure
 from gifthorse.models.graphs.build import build_graph
 from gifthorse.models.graphs.graph import Graph, described
+from gifthorse.models.hub.build import HubNet, build_net
+from gifthorse.models.hub.config import HubConfig
 from gifthorse.models.normalize import STORED
 from gifthorse.models.outputs import ends
 from gifthorse.models.parts import Chosen, choose
@@ -66,9 +68,14 @@ class Opened:
         """Return the same if weights of its net, once written, can be opened again.
 
         Raises:
-            BadOption: If the file describes its own graph, whose weights fit no net that has a
-                name.
+            BadOption: If the file describes its own net, whose weights fit none that has a name.
         """
+        if isinstance(self.net, HubNet) and "folder" not in self.origin.format:
+            raise BadOption(
+                f"the net of {shown(self.origin.path)!r} is described by a configuration within "
+                "the file: changed weights of it could not be opened again. Write it with "
+                "save_pretrained first, and name that folder"
+            )
         if self.origin.format in GRAPHS:
             raise BadOption(
                 f"the net of {shown(self.origin.path)!r} is a graph that only its file describes: "
@@ -152,7 +159,7 @@ def _built(
     fitted = _fit(state, chosen, fits, stub)
     unlike = structure.unlike(stub.kind, fitted.arch)
     adopted = structure.adopt(fitted.net, found.layers, chosen.entries)
-    origin = _origin(found, chosen, fitted, (*casts, *unlike, *adopted))
+    origin = _origin(found, chosen, fitted, (*casts, *fitted.notes, *unlike, *adopted))
     beside = [by_path[e.path] for e in chosen.normalization or ()]
     return Opened(
         fitted.net,
@@ -161,7 +168,8 @@ def _built(
         origin,
         nonfinite(fitted.net),
         _normalization(beside),
-        labels=structure.labels(found.layers, fitted.classes),
+        resize=Resize(fitted.side) if fitted.side else None,
+        labels=fitted.labels or structure.labels(found.layers, fitted.classes),
     )
 
 
@@ -352,6 +360,9 @@ class _Fitted:
     classes: int
     channels: int
     how: str
+    notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    side: tuple[int, int] | None = None
 
 
 def _fit(
@@ -362,6 +373,9 @@ def _fit(
 ) -> _Fitted:
     """Make the net that the tensors are, of the class that the file names, and fill it."""
     shapes = archs.shapes_of(state)
+    told = structure.of_transformers(stub) if chosen.fit is None else None
+    if told is not None and not isinstance(fits, archs.Named):
+        return _described(state, told)
     if not isinstance(fits, archs.Named):
         guess = chosen.fit or structure.of_library(stub, shapes) or _match(shapes, stub.kind)
         net = archs.fill(archs.build(guess.arch, guess.classes, guess.channels), state, guess.arch)
@@ -372,6 +386,14 @@ def _fit(
     net = archs.fill(fits.built(shapes), state, fits.arch)
     classes, channels = fits.ends if fits.arch in NETS else ends(net, fits.ends[0])
     return _Fitted(net, fits.arch, classes, channels, "named with --arch")
+
+
+def _described(state: Mapping[str, Tensor], told: HubConfig) -> _Fitted:
+    """Make the net of transformers that a configuration in the file describes, and fill it."""
+    net, notes = build_net(told, state)
+    ends = told.classes, told.channels
+    how = "described by the configuration in the file"
+    return _Fitted(net, told.name, *ends, how, notes, told.labels, told.side)
 
 
 def _match(shapes: archs.Shapes, kind: str) -> archs.Guess:

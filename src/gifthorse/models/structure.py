@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from gifthorse.core.errors import BadOption, UnknownMethod
 from gifthorse.models import architectures as archs
 from gifthorse.models.architectures import Guess, Shapes
-from gifthorse.models.hub.config import TYPES
+from gifthorse.models.hub.config import TYPES, HubConfig, of_fields
 from gifthorse.models.reading.entries import CheckpointEntry, shown
 from gifthorse.models.reading.pickles import Layer
 from gifthorse.models.reading.ratings import CODE
@@ -29,7 +30,6 @@ COUNTS = ("stride", "dilation", "num_heads", "kernel_size")  # which are 1 or mo
 MOST = 100  # of a setting that is believed
 FEW = 3  # layers that are named of each kind
 TORCH = "torch.nn.modules."
-CLAIM = "pretrained_cfg.architecture"  # what nets of timm keep of their maker's name
 
 Entries = Mapping[str, CheckpointEntry]
 
@@ -84,6 +84,27 @@ def of_library(stub: Layer, shapes: Shapes) -> Guess | None:
     return None
 
 
+def of_transformers(stub: Layer) -> HubConfig | None:
+    """Return the configuration that a net of transformers keeps, checked like one of a folder.
+
+    Args:
+        stub: Of the net.
+
+    Returns:
+        None if it is no such net, or keeps none.
+
+    Raises:
+        UnreadableModel: If the configuration is not believable.
+    """
+    library, _, rest = stub.kind.partition(".models.")
+    told, types = stub.settings.get("config"), {t.replace("-", "_"): t for t in TYPES}
+    kind = types.get(rest.partition(".")[0])
+    if library != "transformers" or kind is None or not isinstance(told, Mapping):
+        return None
+    named = {"model_type": kind, "architectures": [rest.rpartition(".")[2]]}
+    return of_fields(Path("its own config"), {**told, **named})
+
+
 def _names(stub: Layer) -> Iterator[str]:
     """Yield the net that a stub says it is, and those of its library made in its class's module."""
     library, _, rest = stub.kind.partition(".models.")
@@ -95,7 +116,8 @@ def _names(stub: Layer) -> Iterator[str]:
     except ImportError:
         return
     if library == "timm":
-        claim = str(stub.settings.get(CLAIM, ""))
+        told = stub.settings.get("pretrained_cfg")  # what a net of timm keeps of its making
+        claim = str(told.get("architecture")) if isinstance(told, Mapping) else ""
         yield from [f"timm:{claim}"] * claim.isidentifier()  # never a file of the user's own
         yield from (f"timm:{name}" for name in models.list_models(module=module))
         return

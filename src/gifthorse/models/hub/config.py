@@ -97,10 +97,11 @@ def read_config(path: Path) -> HubConfig:
             rule="FS002",
         )
     timm = found.get("architecture")
-    return _timm(path, found) if isinstance(timm, str) else _transformers(path, found)
+    return _timm(path, found) if isinstance(timm, str) else of_fields(path, found)
 
 
-def _transformers(path: Path, found: dict[str, Any]) -> HubConfig:
+def of_fields(path: Path, found: dict[str, Any]) -> HubConfig:
+    """Return what the fields of a configuration of transformers say; see `read_config`."""
     kind, named = found.get("model_type"), found.get("architectures")
     if not isinstance(kind, str) or kind not in TYPES:
         why = REFUSED.get(str(kind), "no known net for images")

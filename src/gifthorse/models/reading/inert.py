@@ -31,7 +31,7 @@ PROGRAM = "__torch__."  # begins what TorchScript calls its classes
 COMPILED_NET = "torch._dynamo.eval_frame.OptimizedModule"
 LAYERS = 20_000
 SETTINGS = 40  # of a layer
-TABLES = ("pretrained_cfg",)  # attributes whose own settings are of use
+TABLES = ("config", "pretrained_cfg")  # attributes that say how a net was made
 MOST_CLASSES = 10_000
 LONGEST = 100  # characters of a setting
 WORDS = 8  # numbers of one
@@ -188,7 +188,26 @@ class _Walk:
         """Add what a module's stub shows."""
         if len(self.layers) < LAYERS and len(name) < 10 * LONGEST:
             kind = shown(_unmangled(inside.kind))
-            self.layers.append(Layer(name, kind, inside.settings, inside.names))
+            first = {k: table for k, table in inside.tables.items() if id(table) not in self.seen}
+            tables = {k: self.table(table) for k, table in first.items()}
+            self.layers.append(Layer(name, kind, {**inside.settings, **tables}, inside.names))
+
+    def table(self, value: object, depth: int = 0) -> object:
+        """Return the plain values in a list, a table or an object's state; None for all others."""
+        self.note(())
+        if not isinstance(value, Node | tuple):
+            return value if _plain(value) else None
+        items = items_of(value)
+        if isinstance(value, Node) and items is None and value.kind == "call":
+            items = list(_state(value).items())
+        if items is None or depth >= WORDS:
+            return None
+        if isinstance(value, tuple) or value.kind == "list":
+            return [self.table(item, depth + 1) for _, item in items]
+        self.seen.add(id(value))
+        own = {k: v for k, v in items if not k.startswith("_") and len(k) <= LONGEST}
+        made = {k: self.table(v, depth + 1) for k, v in own.items()}
+        return {k: v for k, v in made.items() if v is not None or own[k] is None}
 
 
 def _unmangled(kind: str) -> str:
@@ -233,6 +252,7 @@ class _Members:
     below: Mapping[str, Node]
     settings: Mapping[str, object]
     names: tuple[str, ...]
+    tables: Mapping[str, Node]
 
 
 def _members(stub: Node) -> _Members:
@@ -244,10 +264,8 @@ def _members(stub: Node) -> _Members:
         buffers = _table(state.get("_buffers"))
         kept = {name: buffer for name, buffer in buffers.items() if name not in passing}
         tensors, below = {**_table(state.get("_parameters")), **kept}, _table(state.get("_modules"))
-    open_ = {k: v for k, v in state.items() if not k.startswith("_")}
-    plain = [(k, v) for k, v in open_.items() if _plain(v)]
-    for k in TABLES:
-        plain += [(f"{k}.{key}", v) for key, v in _table(open_.get(k)).items() if _plain(v)]
+    own = {k: v for k, v in state.items() if not k.startswith("_")}
+    plain = [(k, v) for k, v in own.items() if _plain(v)]
     return _Members(
         kind,
         module,
@@ -255,6 +273,7 @@ def _members(stub: Node) -> _Members:
         {name: n for name, n in below.items() if isinstance(n, Node) and n.kind == "call"},
         dict(plain[:SETTINGS]),
         _class_names(state.get("names")),
+        {k: v for k in TABLES if isinstance(v := own.get(k), Node)},
     )
 
 

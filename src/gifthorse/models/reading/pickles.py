@@ -43,8 +43,8 @@ class Layer:
     Attributes:
         name: Where it stands, with dots.
         kind: Name of its class.
-        settings: Its plain attributes: numbers, short texts, few numbers; those of a table of its
-            settings as `TABLE.NAME`.
+        settings: Its plain attributes: numbers, short texts, few numbers; and the tables that say
+            how a net was made, such as a `config`, once of all layers that have it.
         names: Of classes, in the order of their numbers, if it keeps such a table.
     """
 
