@@ -23,7 +23,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,10 @@ found than the framework was fed with, the row says so and names the right one. 
 
 def versions(kind: Kind) -> str | None:
     """Return the packages of a kind with their versions; None if one is not installed."""
-    try:
-        return ", ".join(f"{name} {version(name)}" for name in kind.needs)
-    except PackageNotFoundError:
+    known = packages_distributions()  # one may be shipped under several names
+    if any(name not in known for name in kind.needs):
         return None
+    return ", ".join(f"{name} {version(known[name][0])}" for name in kind.needs)
 
 
 def labeled(folder: Path, images: Pictures, labels: Tensor) -> Path:
@@ -123,7 +123,8 @@ def tried(kind: Kind, folder: Path) -> dict[str, Any]:
     source = labeled(folder / "images", images, answers)
     looked = inspect(made.path)
     row: dict[str, Any] = {"inspect": looked.safety, "size": size_of(made.path)}
-    asked = Inputs(str(source), arch=kind.arch)
+    file = kind.arch is not None and ".py" in kind.arch  # of the folder that was made
+    asked = Inputs(str(source), arch=f"{folder}/model/{kind.arch}" if file else kind.arch)
     begun = time.perf_counter()
     try:
         prepared = opened(str(made.path), asked)

@@ -26,6 +26,14 @@ from torch import Tensor, nn
 from gifthorse.models import build
 
 SIDE = 32
+FASTAI = """\
+from fastai.vision.learner import create_vision_model
+from torchvision.models import resnet18
+
+
+def net(classes, channels=3):
+    return create_vision_model(resnet18, classes, pretrained=False)
+"""
 Make = Callable[[nn.Module], Any]
 
 
@@ -96,7 +104,7 @@ def of_lightning(path: Path, *, torchvision: bool = False) -> Instance:
 
 def of_fastai(path: Path, *, exported: bool) -> Instance:
     """A learner of fastai on one of torchvision's bodies: exported, or its weights saved."""
-    from fastai.data.core import DataLoaders
+    from fastai.data.core import DataLoaders, Datasets
     from fastai.learner import Learner
     from fastai.vision.learner import create_vision_model
     from torchvision.models import resnet18
@@ -104,7 +112,7 @@ def of_fastai(path: Path, *, exported: bool) -> Instance:
     net = create_vision_model(resnet18, CLASSES, pretrained=False)
     lively(net.eval(), plain(net), (64, 64))
     net.requires_grad_(True)
-    data = torch.utils.data.TensorDataset(torch.rand(8, 3, 64, 64), torch.zeros(8).long())
+    data = Datasets(range(8), [[partial(torch.full, (3, 64, 64))], [torch.tensor]])
     loaders = DataLoaders.from_dsets(data, data, bs=4, device="cpu")
     made = Learner(loaders, net, loss_func=nn.CrossEntropyLoss(), path=path)
     path.mkdir(exist_ok=True)
@@ -116,6 +124,7 @@ def of_fastai(path: Path, *, exported: bool) -> Instance:
         made.save("saved")
         target = path / "models" / "saved.pth"
     net.eval().requires_grad_(False)
+    (path / "net.py").write_text(FASTAI)
     return Instance(target, plain(net), (64, 64))
 
 
@@ -178,8 +187,17 @@ KINDS = (
     Kind("TorchScript of tiny, scripted", partial(file, program, arch="tiny")),
     Kind("Our ViT, whole model pickled", partial(file, lambda net: net, arch="vit_cifar")),
     Kind("ResNet-20, Lightning checkpoint", of_lightning, ("lightning",)),
-    Kind("fastai resnet18, saved", partial(of_fastai, exported=False), ("fastai",)),
-    Kind("fastai resnet18, exported", partial(of_fastai, exported=True), ("fastai",)),
+    *(
+        Kind(
+            f"fastai resnet18, {form}{way}",
+            partial(of_fastai, exported=form == "exported"),
+            ("fastai",),
+            arch=arch,
+            refused="" if arch else "--arch path/file.py:function",
+        )
+        for form in ("saved", "exported")
+        for way, arch in ((", its net not named", None), ("", "net.py:net"))
+    ),
     *(
         Kind(f"ultralytics {name}", partial(of_ultralytics, name), ("ultralytics",))
         for name in YOLO

@@ -397,7 +397,8 @@ def test_a_foreign_pickle_is_no_file_of_torch() -> None:
 
 def test_a_whole_net_of_transformers_is_described_by_its_own_configuration(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs gifthorse[hub]")
-    path, theirs = tmp_path / "model.pt", tiny("ViT", tmp_path / "folder")
+    path = tmp_path / "model.pt"
+    theirs: Any = tiny("ViT", tmp_path / "folder")
     theirs.config.odd = argparse.Namespace(lr=1)
     path.write_bytes(saved(theirs))
     told = seen(path.read_bytes()).layers[0].settings["config"]

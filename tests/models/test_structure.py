@@ -162,7 +162,12 @@ def test_what_a_net_of_timm_says_it_is_comes_first(monkeypatch: pytest.MonkeyPat
     shapes = shapes_of(Small(4, 7).state_dict())
     tried: list[str] = []
     build = architectures.build
-    monkeypatch.setattr(architectures, "build", lambda *a: tried.append(a[0]) or build(*a))
+
+    def noted(arch: str, classes: int, channels: int) -> nn.Module:
+        tried.append(arch)
+        return build(arch, classes, channels)
+
+    monkeypatch.setattr(architectures, "build", noted)
     for claim, first in (("small4", "small4"), ("mine.py:net", "odd3"), (3, "odd3")):
         tried.clear()
         told = {"pretrained_cfg": {"architecture": claim}}
