@@ -46,6 +46,7 @@ from gifthorse.workflows.prepare import Prepared
 ROOT = Path(__file__).parents[1]
 KEPT, PAGE = ROOT / "evidence" / "kinds.json", ROOT / "docs" / "kinds.md"
 CLOSE = 1e-4
+LONG = 500  # characters of a refusal
 GROUPS: dict[str, Sequence[Kind]] = {
     "Folders of transformers": hub_folders.TRANSFORMERS,
     "Nets of transformers in other files": hub_folders.OTHERS,
@@ -138,12 +139,20 @@ def tried(kind: Kind, folder: Path) -> dict[str, Any]:
         ours = predict(prepared.subject, whole(prepared.samples)[0])
     except GifthorseError as error:
         fine = bool(kind.refused) and kind.refused in str(error)
-        return row | {"opened": str(error), "verdict": "refused" if fine else "WRONG: refused"}
+        return row | {
+            "opened": shortened(str(error)),
+            "verdict": "refused" if fine else "WRONG: refused",
+        }
     row["opened"] = how(prepared)
     row["difference"] = float(f"{difference(ours, theirs):.1e}")
     row["answers"] = len(answers.unique())
     right = row["difference"] < CLOSE and not kind.refused
     return row | {"verdict": "right" if right else "WRONG"}
+
+
+def shortened(words: str) -> str:
+    """Return a refusal without its middle, if it is long."""
+    return words if len(words) < LONG else f"{words[: LONG // 2]} ... {words[-LONG // 2 :]}"
 
 
 def size_of(path: Path) -> int:

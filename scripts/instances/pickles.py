@@ -102,6 +102,16 @@ def of_lightning(path: Path, *, torchvision: bool = False) -> Instance:
     return Instance(path / "last.ckpt", plain(net), (SIDE, SIDE))
 
 
+def image_of(item: int) -> Tensor:
+    """An image of a data set that a learner knows."""
+    return torch.full((3, 64, 64), float(item))
+
+
+def label_of(item: int) -> Tensor:
+    """A label of it."""
+    return torch.tensor(item % CLASSES)
+
+
 def of_fastai(path: Path, *, exported: bool) -> Instance:
     """A learner of fastai on one of torchvision's bodies: exported, or its weights saved."""
     from fastai.data.core import DataLoaders, Datasets
@@ -112,7 +122,7 @@ def of_fastai(path: Path, *, exported: bool) -> Instance:
     net = create_vision_model(resnet18, CLASSES, pretrained=False)
     lively(net.eval(), plain(net), (64, 64))
     net.requires_grad_(True)
-    data = Datasets(range(8), [[partial(torch.full, (3, 64, 64))], [torch.tensor]])
+    data = Datasets(range(8), [[image_of], [label_of]])
     loaders = DataLoaders.from_dsets(data, data, bs=4, device="cpu")
     made = Learner(loaders, net, loss_func=nn.CrossEntropyLoss(), path=path)
     path.mkdir(exist_ok=True)
