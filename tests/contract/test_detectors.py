@@ -134,6 +134,7 @@ TOY: dict[str, dict[str, object]] = {
         "most": 1,
         "inverter.config.rounds": 40,
     },
+    "umd": {"inverter.config.rounds": 30},
     "usb": {
         "inverter.initial": 0.01,
         "inverter.patience": 2,
@@ -311,6 +312,8 @@ def test_the_table_has_one_row_a_goal(name: str, on: str) -> None:
         goals = []
     elif name.startswith("k_arm") and on != "bands":  # what the screening left
         goals = [Goal(where(1))]
+    elif name == "umd":
+        goals = [Goal(t, s) for s in range(BANDS) for t in range(BANDS) if s != t]
     assert [arm.goal for arm in got.arms] == goals
     for arm in got.arms:
         assert 0 < arm.size <= SIDE * SIDE

@@ -72,9 +72,9 @@ def test_the_order_of_pairs_changes_nothing(rng: Generator) -> None:
 
 
 def test_prominence_by_hand() -> None:
-    """Inverse sizes 1 and 0.5 against 0.1, 0.2, 0.3, 0.4, 0.5: median 0.3, MAD 0.1."""
+    """Inverse sizes 0.5 and 1 against 0.1, 0.2, 0.3, 0.4, 0.5: median 0.3, MAD 0.1."""
     sizes = torch.tensor([1.0, 2.0, 10.0, 5.0, 1 / 0.3, 2.5, 2.0])
-    assert prominence(sizes, [0, 1]) == pytest.approx((0.75 - 0.3) / (1.4826 * 0.1))
+    assert prominence(sizes, [0, 1]) == pytest.approx((0.5 - 0.3) / (1.4826 * 0.1))
 
 
 def test_equal_sizes_outside_have_a_deviation_of_a_twentieth() -> None:

@@ -14,7 +14,6 @@ from tests.report.examples import nothing_found
 from tests.toys import BANDS, band_images, bands
 from torch import Generator, nn
 
-from gifthorse.core.errors import NotApplicable
 from gifthorse.core.options import vary
 from gifthorse.core.run import Run
 from gifthorse.core.types import Goal, Subject, Verdict
@@ -40,14 +39,17 @@ def given(sizes: Mapping[Goal, float]) -> UMD:
 
 def scanned(detector: UMD, net: nn.Module, seed: int = 0, run: Run | None = None) -> Verdict:
     return detector(
-        subject(net), band_images(12), Generator().manual_seed(seed), Run() if run is None else run
+        subject(net), band_images(8), Generator().manual_seed(seed), Run() if run is None else run
     )
 
 
 # 1. What a search finds --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pairs", [NEXT, MIXED], ids=["next", "permuted"])
+@pytest.mark.parametrize(
+    "pairs",
+    [pytest.param(NEXT, id="next"), pytest.param(MIXED, id="permuted", marks=pytest.mark.slow)],
+)
 def test_all_to_all_is_named_with_its_map(pairs: tuple[tuple[int, int], ...]) -> None:
     """One bright pixel in the corner is all that any of the pairs needs."""
     assert isinstance(SHORT, UMD)
@@ -60,13 +62,14 @@ def test_all_to_all_is_named_with_its_map(pairs: tuple[tuple[int, int], ...]) ->
         assert f"class {source} -> class {target}" in first.message
     assert {f.goal for f in rest if f.evidence["size"] == 1} == set(goals(pairs))
     assert first.confirmation is not None
-    assert first.confirmation.asr.trials == 6 * BANDS  # unseen images of every class
+    assert first.confirmation.asr.trials == 4 * BANDS  # unseen images of every class
     assert first.confirmation.asr.value > first.confirmation.control.value + 0.5
 
 
 def test_a_pair_alone_is_named_as_one() -> None:
-    assert isinstance(SHORT, UMD)
-    got = scanned(SHORT, Pairs((4, 1)))
+    longer = vary(SHORT, {"inverter.config.rounds": 50})
+    assert isinstance(longer, UMD)
+    got = scanned(longer, Pairs((4, 1)))
     first = got.findings[0]
     assert (got.label, first.rule, first.goal) == ("BACKDOORED", "BD002", Goal(1, 4))
     assert "class 4 -> class 1" in first.message
@@ -80,11 +83,11 @@ def test_one_pair_that_was_met_is_enough_for_the_map() -> None:
     """One trigger of 6 turns every class, and all others are as large as those of no pair."""
     got = scanned(given({Goal(1, 0): 50.0}), Pairs(*NEXT))
     assert (got.label, got.findings[0].rule) == ("BACKDOORED", "BD007")
-    assert got.statistics["map_score"] == 2  # all classes, where half of them is the bound
+    assert got.statistics["map_score"] == 6 / 4  # all six, where four are more than half of them
 
 
 def test_some_classes_with_small_triggers_are_a_core() -> None:
-    """Three of six classes are turned into two: no more than half of them."""
+    """Three of six classes are turned, into two others: no more than half of them."""
     pairs = ((0, 3), (1, 4), (2, 3))
     got = scanned(given(dict.fromkeys(goals(pairs), 2.0)), Pairs(*pairs))
     assert got.statistics["map_score"] < 1 < got.statistics["core_score"]
@@ -122,18 +125,20 @@ def test_what_the_last_layer_is_near_to_is_searched_where_classes_are_many() -> 
     assert set(got.coverage) == set(searched)
 
 
-def test_too_few_pairs_are_refused() -> None:
+def test_too_few_pairs_are_no_answer() -> None:
     data = band_images(4)
     two = InMemory(data.images[data.labels < 2], data.labels[data.labels < 2], BANDS)
-    with pytest.raises(NotApplicable, match="there are 2"):
-        given({})(bands(), two, Generator(), Run())
+    got = given({})(bands(), two, Generator(), Run())
+    assert (got.label, got.findings[0].rule) == ("INCONCLUSIVE", "IN002")
+    assert "there are 2" in got.findings[0].message
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    brief = vary(DETECTORS["umd"], {"inverter.config.rounds": 4})
+    brief = vary(DETECTORS["umd"], {"inverter.config.rounds": 2})
     assert isinstance(brief, UMD)
     whole = scanned(brief, Pairs(*NEXT))
-    cut = scanned(brief, Pairs(*NEXT), run=Run(budget=3000, store=tmp_path / "state"))
+    half = int(whole.image_steps / 2)
+    cut = scanned(brief, Pairs(*NEXT), run=Run(budget=half, store=tmp_path / "state"))
     assert (cut.label, cut.coverage) == ("INCONCLUSIVE", ())
     assert same(scanned(brief, Pairs(*NEXT), run=Run(store=tmp_path / "state")), whole)
 

@@ -39,8 +39,8 @@ _K_ARM_PIXEL = PixelBackdoor(config=SearchConfig(success_threshold=0.99))
 # One image an arm: rounds of two steps, none of which is spent on a change that is settled.
 _SINGLE = replace(QUICK, min_steps=2, patience=15, min_rounds=30, rounds=80)
 
-# Ten images of one class an arm, all of them in a step: pairs are many, and need no more.
-_PAIR = replace(PIXEL_QUICK.config, max_images=10, batch=10, min_steps=2)
+# Ten images of one class an arm, all of them in a step, and fewer rounds: pairs are many.
+_PAIR = replace(PIXEL_QUICK.config, max_images=10, batch=10, min_steps=2, min_rounds=30, patience=8)
 
 DETECTORS: dict[str, Detector] = {
     "abs": Inspector(ABS(), every=False),

@@ -90,7 +90,8 @@ def prominence(sizes: Tensor, core: Sequence[int]) -> float:
     """Return by how many robust deviations a core's triggers are smaller than all others.
 
     `(median in the core - median outside) / (1.4826 MAD outside)` of the inverse sizes, which tell
-    small triggers apart and do not care how large the large ones are.
+    small triggers apart and do not care how large the large ones are. Of an even core the median is
+    the lower of the two in the middle: one small trigger is not to speak for two pairs.
 
     Args:
         sizes: Trigger sizes, `(N,)`, in pixels, above 0.
@@ -107,7 +108,7 @@ def prominence(sizes: Tensor, core: Sequence[int]) -> float:
     members[list(core)] = True
     others = inverse[~members]
     usual = median(others)
-    return float((median(inverse[members]) - usual) / mad(others, 0.05 * float(usual)))
+    return float((inverse[members].median() - usual) / mad(others, 0.05 * float(usual)))
 
 
 def bound_of_many(count: int, sure: float = 0.95) -> float:

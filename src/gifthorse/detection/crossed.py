@@ -87,11 +87,6 @@ class Crossed:
         ]
         return torch.stack(columns, 1)
 
-    def leader(self, core: Sequence[int]) -> int:
-        """Return the pair of a core whose trigger turns most images of the others."""
-        own = self.transfer()[core][:, core].sum(1)
-        return core[int(own.argmax())]
-
     def map_of(self, pair: int) -> tuple[Goal, ...]:
         """Return the classes that the trigger of a pair turns, each as a pair with its target.
 
@@ -111,10 +106,3 @@ class Crossed:
             if target not in (-1, source) and share >= self.bar:
                 out.append(Goal(target, source))
         return tuple(out)
-
-    def reach(self, pair: int) -> float:
-        """Return the share of classes that a trigger turns each into a class of its own.
-
-        What turns several classes into the same one counts once.
-        """
-        return len({goal.target for goal in self.map_of(pair)}) / max(1, self.classes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
-from gifthorse.core.errors import NotApplicable
 from gifthorse.core.fields import AtLeast, OpenShare, PositiveShare, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import log_depth
@@ -29,8 +29,10 @@ from gifthorse.detection.crossed import Crossed
 from gifthorse.detection.inspector import winners
 from gifthorse.detection.nearest import nearest_pairs
 from gifthorse.detection.sentences import Linked
-from gifthorse.detection.verdict import Work, too_few, unfinished
+from gifthorse.detection.verdict import Work, doubt, too_few, unfinished
 from gifthorse.search import Exhaustive, finish
+
+LISTED = 50  # pairs of one trigger that have a finding of their own
 
 
 @method
@@ -65,7 +67,8 @@ class UMD:
     2023 (arXiv 2305.18651): links, clustering, inverse sizes, threshold. Differs: a screening by
     the last layer where classes are many; a trigger that turns most classes is enough, as a core
     needs the searches of several pairs to have met it; a pair alone is judged as well, by the
-    logarithm of its size and on unseen images; the deviation has a floor; the score is divided by
+    logarithm of its size; triggers that fail on unseen images of their own class make no core; the
+    median of an even core is the lower one, and the deviation has a floor; the score is divided by
     its threshold, which depends on the number of pairs; nothing is called backdoored unless one
     trigger does all that is said of it on images that the search did not use, and a shuffled one
     does not.
@@ -83,14 +86,16 @@ class UMD:
     wide: Annotated[float, PositiveShare] = 0.5
 
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
-        """Return the verdict over the class pairs that were searched.
-
-        Raises:
-            NotApplicable: If too few classes have an image for search and confirmation.
-        """
+        """Return the verdict over the class pairs that were searched."""
         work, kept = Work(run), run.keyed(self, subject, clean, rng)
         used = split(clean, self.proof.share, spawn(rng))
         goals = self._pairs(subject, *used, run)
+        if len(goals) <= self.least:
+            words = (
+                f"A class pair is compared with {self.least} others or more, and there are "
+                f"{len(goals)} with two images of the source: give images of more classes."
+            )
+            return work.judged(self, doubt("IN002", words), subject)
         inversion = self.inverter(subject, used[0], goals, spawn(rng))
         stopped = finish(inversion, Exhaustive(), kept)
         best = inversion.best
@@ -123,11 +128,6 @@ class UMD:
         sources = set(labels_of(search).tolist()) & set(labels_of(unseen).tolist())
         targets = winners(subject, search, run).nonzero().flatten().tolist()
         pairs = [Goal(t, s) for s in sorted(sources) for t in targets if s != t]
-        if len(pairs) <= self.least:
-            raise NotApplicable(
-                f"UMD compares a class pair with {self.least} others or more, and there are "
-                f"{len(pairs)} with two images of the source: add images, or take another detector"
-            )
         if subject.classes <= self.every:
             return pairs
         count = min(self.most, max(self.least + 1, round(self.share * len(pairs))))
@@ -138,33 +138,49 @@ class UMD:
     ) -> tuple[list[Suspect], dict[str, float]]:
         """Return the triggers to try on unseen images, the most suspicious first, and the scores.
 
-        What stands out is named by all that its trigger does. With few images of a class a pair's
-        trigger may be small since it fits just those, so a pair alone must do for unseen ones too.
+        What stands out is named by all that its trigger does. With few images of a class a trigger
+        may be small since it fits just those, so it must turn unseen ones of its own class, too.
         """
-        best, every = crossed.best, range(len(crossed.best))
-        widest = max(every, key=lambda i: (crossed.reach(i), -best[i].size))
-        several = len({goal.target for goal in crossed.map_of(widest)}) > 2
-        ranked = [(several * crossed.reach(widest) / self.wide, widest)]
-        linked = links(crossed.transfer(), crossed.sources)
-        core = closest_core(linked, crossed.sources, starts=self.starts, least=self.least)
-        if core and len(crossed.map_of(lead := crossed.leader(core))) > 1:
-            sizes = torch.tensor([c.size for c in best])
-            ranked.append((max(0.0, prominence(sizes, core)) / bound, lead))
-        general = [i for i in every if crossed.unseen[i] >= self.proof.success]
-        singles = [(alone[i].item(), i) for i in general]
-        scores = {
-            "map_score": ranked[0][0],
-            "core_score": sum(score for score, _ in ranked[1:]),
-            "pair_score": max((score for score, _ in singles), default=0.0),
+        best = crossed.best
+        sizes = torch.tensor([c.size for c in best])
+        general = [i for i in range(len(best)) if crossed.unseen[i] >= self.proof.success]
+        ranked = {kind: [(0.0, i) for i in general[:1]] for kind in ("map", "core", "pair")}
+        ranked["pair"] += [(alone[i].item(), i) for i in general]
+        ranked["map"] += [(self._map_score(crossed, i), i) for i in general]
+        core, lead = self._core(crossed, general)
+        if core and len(crossed.map_of(lead)) > 1:
+            ranked["core"].append((max(0.0, prominence(sizes, core)) / bound, lead))
+        top = {
+            kind: max(some, key=lambda at: (at[0], -best[at[1]].size), default=(0.0, -1))
+            for kind, some in ranked.items()
         }
+        order = sorted([top["map"], top["core"], *ranked["pair"]], reverse=True)
         found, named = list[Suspect](), set[Goal]()
-        for score, i in sorted([*ranked, *singles], reverse=True):
-            if best[i].feasible and best[i].goal not in named:
+        for score, i in order:
+            if i >= 0 and best[i].goal not in named:
                 more = self._suspect(crossed, i, score, subject)
                 found += more
                 named |= {goal for suspect in more for goal in suspect.goals}
         found.sort(key=lambda s: (s.stands_out, not s.held, bool(s.also), s.score), reverse=True)
-        return found, scores
+        return found, {f"{kind}_score": score for kind, (score, _) in top.items()}
+
+    def _core(self, crossed: Crossed, some: Sequence[int]) -> tuple[list[int], int]:
+        """Return the closest core among some pairs, and which of it turns the others best."""
+        transfer, sources = crossed.transfer()[some][:, some], crossed.sources[some]
+        linked, least = links(transfer, sources), self.least - (len(crossed.best) - len(some))
+        inner = closest_core(linked, sources, starts=self.starts, least=max(0, least))
+        if not inner:
+            return [], -1
+        lead = inner[int(transfer[inner][:, inner].sum(1).argmax())]
+        return [some[i] for i in inner], some[lead]
+
+    def _map_score(self, crossed: Crossed, i: int) -> float:
+        """Return into how many classes a trigger turns others, over how many would be too many.
+
+        Two are none: they may be two that everything is close to.
+        """
+        reached = len({goal.target for goal in crossed.map_of(i)})
+        return reached / (int(self.wide * crossed.classes) + 1) if reached > 2 else 0.0
 
     def _suspect(self, crossed: Crossed, i: int, score: float, subject: Subject) -> list[Suspect]:
         """Return a trigger under suspicion with all that it does, then its pairs one by one.
@@ -181,5 +197,5 @@ class UMD:
         lead = Suspect(found, score, score >= 1, wide, facts, goals[1:] if score >= 1 else ())
         if not several or not lead.stands_out:
             return [lead]
-        own = (replace(found, goal=goal) for goal in goals)  # so that each can be unlearned
+        own = (replace(found, goal=goal) for goal in goals[:LISTED])  # for each to be unlearned
         return [lead, *(Suspect(one, score, True, True, facts) for one in own)]

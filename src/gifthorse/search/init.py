@@ -70,7 +70,7 @@ class PatchInit:
             found = self.best_patches(net, pool, rng)
             return FromPatches(found)(net, pool, target, form, variables, rng)
         sources, arm = own.unique(dim=0, return_inverse=True)
-        each = min(max(1, self.images // 2), max(1, SOURCED // len(sources)), sources.shape[1])
+        each = min(max(1, self.images // 4), max(1, SOURCED // len(sources)), sources.shape[1])
         x = pool[sources[:, :each]]  # (S, m, C, H, W)
         pattern, support = self._best(net, x, rng, (arm, target))
         return form.init_from(variables, pattern, support)
