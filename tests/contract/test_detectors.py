@@ -192,14 +192,14 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
 }
 ELSEWHERE = {"warp"}  # tests/detection/test_whole_image.py has toys that it is made for
 # Rows that take seconds a run are judged on the toy that the options above are made for.
-SLOW = {("deep_inspect", "bands"), ("gangsweep", "tiles")}
+SLOW = {("deep_inspect", "bands"), ("gangsweep", "tiles"), ("umd", "tiles")}
 
 # With seed 0 the search of `pixel` begins with a black corner on tiles, where clipping lets no
 # gradient through; the rows that start from a probe are there for that.
 SEEDS = (1, 2)
 ROWS = [(name, on) for name in sorted(DETECTORS) for on in TOYS]
 JUDGED = [row for row in ROWS if row not in EXEMPT and row not in SLOW]
-ONCE = {"deep_inspect", "gangsweep"}  # seconds a run: the first seed only
+ONCE = {"deep_inspect", "gangsweep", "umd"}  # seconds a run: the first seed only
 CASES = [(*row, seed) for row in JUDGED for seed in SEEDS[: 1 if row[0] in ONCE else None]]
 
 names = pytest.mark.parametrize("name", sorted(DETECTORS))

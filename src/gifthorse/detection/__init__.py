@@ -89,6 +89,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "blend",
         "warp",
         "k_arm",
+        "umd",
         "usb",
     ),
 }
