@@ -36,7 +36,7 @@ SECONDS = {
         "whatever_else_is_random[ensemble]",
     ],
     "tests/remedies/test_hardening.py": ["lies_far_from_them_afterwards"],
-    "tests/test_device.py": ["[standin-gangsweep]", "[standin-transferability]"],
+    "tests/test_device.py": ["[standin-gangsweep]", "[standin-transferability]", "[standin-umd]"],
     "tests/workflows/test_make.py": ["test_signs_are_drawn_and_divided"],
 }
 
