@@ -58,7 +58,7 @@ class UMD:
         images: Most images of a class on which the triggers of other pairs are tried.
         starts: Strongest links that a core is grown from.
         least: Pairs outside a core that it must be compared with.
-        sure: Share of clean nets whose largest deviation, were it normal, stays below the threshold.
+        sure: Share of clean nets whose largest deviation, if normal, stays below the threshold.
         wide: A trigger that turns more than this share of the classes, each into a class of its
             own, is suspicious whatever its size: what turns classes by nature turns most of them
             into the same few.
