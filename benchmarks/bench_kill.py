@@ -1,9 +1,10 @@
 """What is left of a bench whose processes are killed: the same records, nothing done twice.
 
 Runs a plan in peace, then again while its driver, a worker, the process that forks them or a Ray
-node is killed with SIGKILL at random moments; a driver that was killed is started anew at once. If a run is over before there
-were enough kills, another one begins. The mean time between two kills is the share that a kill has
-in the time of the run in peace, but at least what a run needs for its first task.
+node is killed with SIGKILL at random moments; a driver that was killed is started anew at once. If
+a run is over before there were enough kills, another one begins. The mean time between two kills is
+the share that a kill has in the time of the run in peace, but at least what a run needs for its
+first task.
 
     python benchmarks/bench_kill.py --executor pool --kills 20
     python benchmarks/bench_kill.py --executor ray

@@ -113,7 +113,7 @@ def test_the_shipped_file_can_be_written_again(tmp_path: Path) -> None:
         '{"name": "x"}',
         '{"name": "x", "detectors": {"a": {"clean": [], "backdoored": [1], "lines": [[1, 1]]}}}',
         '{"name": "x", "detectors": {"a": {"clean": [NaN], "backdoored": [1], "lines": [[1, 1]]}}}',
-        '{"name": "", "detectors": {"a": {"clean": [1e99], "backdoored": [1], "lines": [[1, 1]]}}}',
+        '{"name": "", "detectors": {"a": {"clean": [1], "backdoored": [1], "lines": [[0, 2e9]]}}}',
     ],
 )
 def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
