@@ -70,12 +70,14 @@ def inspect(models: options.Models, part: options.Part = None) -> None:
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="attacks, detectors, inverters, models ...")],
+    kind: Annotated[
+        str | None, typer.Argument(help="attacks, detectors, inverters, models ...")
+    ] = None,
 ) -> None:
-    """List what there is of a kind."""
+    """List what there is of a kind; the kinds, if none is named."""
     from gifthorse.cli import catalog
 
-    tell(catalog.table(kind))
+    tell(catalog.kinds() if kind is None else catalog.table(kind))
 
 
 @app.command()
