@@ -205,6 +205,9 @@ def attacked(
     recipe = {f"recipe.{key}": value for key, value in asdict(usual).items()}
     attack = vary(ATTACKS[family.attack], recipe | member.options)
     goal = goal_of(family, data.train.classes, rng)
+    if goal.source is not None:  # at most half of the images of a source are poisoned
+        supply = float((data.train.labels == goal.source).double().mean()) / 2
+        attack = vary(attack, {"mixing.rate": min(member.options["mixing.rate"], supply)})
     training, also, other = data, None, (goal.target + 1) % data.train.classes
     if family.second:
         training, also = _also(data, other, rng)
