@@ -1,9 +1,10 @@
 """What is left of a bench whose processes are killed: the same records, nothing done twice.
 
-Runs a plan in peace, then again while its driver, a worker or a Ray node is killed with SIGKILL at
-random moments; a driver that was killed is started anew at once. If a run is over before there
-were enough kills, another one begins. The mean time between two kills is the share that a kill has
-in the time of the run in peace, but at least what a run needs for its first task.
+Runs a plan in peace, then again while its driver, a worker, the process that forks them or a Ray
+node is killed with SIGKILL at random moments; a driver that was killed is started anew at once. If
+a run is over before there were enough kills, another one begins. The mean time between two kills is
+the share that a kill has in the time of the run in peace, but at least what a run needs for its
+first task.
 
     python benchmarks/bench_kill.py --executor pool --kills 20
     python benchmarks/bench_kill.py --executor ray
@@ -36,7 +37,7 @@ from setting import machine
 MARK = "GIFTHORSE_BENCH_KILL"  # in the environment of all processes that a benchmark starts
 KINDS = {
     "serial": ("driver",),
-    "pool": ("driver", "worker"),
+    "pool": ("driver", "server", "worker"),
     "ray": ("driver", "worker", "node"),
 }
 
@@ -219,7 +220,10 @@ class Bench:
             workers = self.nodes.workers()
             out["node"] = self.nodes.lose
         else:
-            workers = children(driver.pid, "multiprocessing.spawn")
+            servers = children(driver.pid, "multiprocessing.forkserver")
+            workers = [pid for server in servers for pid in children(server)]
+            if servers:
+                out["server"] = lambda: shot(servers[0])
         if workers:
             out["worker"] = lambda: shot(random.choice(workers))  # noqa: S311
         return {kind: out[kind] for kind in KINDS[self.executor] if kind in out}

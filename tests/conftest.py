@@ -23,20 +23,74 @@ settings.load_profile("repeatable")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Rows that take many seconds of two cores; others of their table hold the same in less.
+# Rows that take seconds of a core; others of their table hold the same in less.
 SECONDS = {
-    "tests/attacks/test_input_aware.py": ["on_their_own_images_and_hardly_on_others"],
-    "tests/bench/test_ray.py": ["of_a_lost_node", "of_its_own_outlives"],
-    "tests/contract/test_attacks.py": ["[input_aware]", "[imc_mp]", "[natural]"],
-    "tests/contract/test_defenses.py": ["in_any_batches[ensemble]"],
-    "tests/contract/test_filters.py": [
-        "test_inputs_stay_as_they_were[ensemble]",
-        "test_labels_of_suspects_have_no_part_in_it[ensemble]",
-        "test_scores_follow_the_order_of_the_suspects[ensemble]",
-        "whatever_else_is_random[ensemble]",
+    "tests/analysis/test_distance.py": ["that_is_stopped_goes_on"],
+    "tests/attacks/test_input_aware.py": ["on_their_own_images_and_hardly_on_others", "at_rest"],
+    "tests/bench/test_ray.py": ["of_a_lost_node", "of_its_own_outlives", "nothing_answers"],
+    "tests/bench/test_sources.py": [
+        "[workflows.evaluate]",
+        "[data.packed]",
+        "[core.tensors]",
+        "[detection.inspector]",
+        "[inversion.pixel]",
     ],
+    "tests/contract/test_attacks.py": [
+        "[input_aware]",
+        "[natural]",
+        "[imc_abs]",
+        "[imc_mp]",
+        "test_it_implants[abe]",
+        "test_it_implants[imc_ar]",
+        "test_it_implants[label_consistent]",
+        "test_it_implants[refool]",
+        "test_it_implants[wanet]",
+        "whatever_else_is_random[refool]",
+        "whatever_else_is_random[reflection]",
+    ],
+    "tests/contract/test_defenses.py": ["in_any_batches[ensemble]"],
+    "tests/contract/test_detectors.py": [
+        "-bands-2]",  # the same toys, planted for another class
+        "-tiles-2]",
+        "[deep_inspect-",
+        "[gangsweep-",
+        "[budget-deep_inspect]",
+        "[budget-dltnd]",
+        "[budget-gangsweep]",
+        "whatever_else_is_random[gangsweep]",
+    ],
+    "tests/contract/test_filters.py": ["[ensemble]"],
+    "tests/contract/test_inverters.py": [
+        "alone_or_together_end_alike[cw_l0]",
+        "alone_or_together_end_alike[deep_inspect]",
+        "alone_or_together_end_alike[deepfool]",
+        "needs_only_that_class[deep_inspect]",
+        "of_the_closed_form[deep_inspect]",
+    ],
+    "tests/contract/test_remedies.py": [
+        "success_of_a_patch[adversarial_retraining]",
+        "[anp]",
+        "[hardening_nc_iterative]",
+        "[hardening_pixel]",
+        "[hardening_uap]",
+        "inputs_stay_as_they_were[adversarial_retraining]",
+        "whatever_else_is_random[unlearning]",
+    ],
+    "tests/detection/test_gangsweep.py": ["[4]", "without_a_linear_layer"],
     "tests/remedies/test_hardening.py": ["lies_far_from_them_afterwards"],
-    "tests/test_device.py": ["[standin-gangsweep]", "[standin-transferability]"],
+    "tests/search/test_loop.py": ["than_an_early_one[form1]"],
+    "tests/search/test_run.py": ["[20 goals-USB]"],
+    "tests/test_device.py": [
+        "[standin-abs]",
+        "[standin-deep_inspect]",
+        "[standin-ensemble]",
+        "[standin-gangsweep]",
+        "[standin-natural]",
+        "[standin-transferability]",
+        "[standin-umd]",
+        "[standin-unlearning]",
+    ],
+    "tests/workflows/test_analyze.py": ["the_gift_beside_its_twin"],
     "tests/workflows/test_make.py": ["test_signs_are_drawn_and_divided"],
 }
 

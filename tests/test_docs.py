@@ -67,6 +67,19 @@ def test_the_page_of_methods_is_made_from_the_code() -> None:
     assert (ROOT / "docs/methods.md").read_text() == made, "run python scripts/methods.py"
 
 
+def test_the_page_of_papers_is_up_to_date_and_its_figures_stand_where_it_says() -> None:
+    made = module("scripts/papers.py")
+    assert (ROOT / "docs/papers.md").read_text() == made.page(), "run python scripts/papers.py"
+    for paper in made.papers():
+        for claim in paper.claims:
+            assert not claim.ours or claim.at, claim
+            known = made.section(claim.at) if claim.at else ""
+            missing = [n for n in re.findall(r"\d+(?:\.\d+)?", claim.ours) if n not in known]
+            assert not missing, (claim.item, claim.at, missing)
+            for name in re.findall(r"plans/(\w+\.toml)", claim.why):
+                assert (ROOT / "plans" / name).is_file(), name
+
+
 def test_tables_name_every_detector_and_inverter() -> None:
     for page, registry in (("README.md", DETECTORS), ("docs/index.md", INVERTERS)):
         rows = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("| `")]

@@ -141,7 +141,7 @@ def test_unknown_names_are_answered_with_near_ones(
 ) -> None:
     ran = run(*arguments)
     assert (ran.code, ran.out) == (4, "")
-    assert ran.err.startswith("gifthorse: ")
+    assert "gifthorse: " in ran.err  # behind what a slow machine says of its progress
     assert message in ran.err
 
 

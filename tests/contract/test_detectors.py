@@ -134,6 +134,7 @@ TOY: dict[str, dict[str, object]] = {
         "most": 1,
         "inverter.config.rounds": 40,
     },
+    "umd": {"inverter.config.rounds": 30},
     "usb": {
         "inverter.initial": 0.01,
         "inverter.patience": 2,
@@ -191,14 +192,14 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
 }
 ELSEWHERE = {"warp"}  # tests/detection/test_whole_image.py has toys that it is made for
 # Rows that take seconds a run are judged on the toy that the options above are made for.
-SLOW = {("deep_inspect", "bands"), ("gangsweep", "tiles")}
+SLOW = {("deep_inspect", "bands"), ("gangsweep", "tiles"), ("umd", "tiles")}
 
 # With seed 0 the search of `pixel` begins with a black corner on tiles, where clipping lets no
 # gradient through; the rows that start from a probe are there for that.
 SEEDS = (1, 2)
 ROWS = [(name, on) for name in sorted(DETECTORS) for on in TOYS]
 JUDGED = [row for row in ROWS if row not in EXEMPT and row not in SLOW]
-ONCE = {"deep_inspect", "gangsweep"}  # seconds a run: the first seed only
+ONCE = {"deep_inspect", "gangsweep", "umd"}  # seconds a run: the first seed only
 CASES = [(*row, seed) for row in JUDGED for seed in SEEDS[: 1 if row[0] in ONCE else None]]
 
 names = pytest.mark.parametrize("name", sorted(DETECTORS))
@@ -311,6 +312,8 @@ def test_the_table_has_one_row_a_goal(name: str, on: str) -> None:
         goals = []
     elif name.startswith("k_arm") and on != "bands":  # what the screening left
         goals = [Goal(where(1))]
+    elif name == "umd":
+        goals = [Goal(t, s) for s in range(BANDS) for t in range(BANDS) if s != t]
     assert [arm.goal for arm in got.arms] == goals
     for arm in got.arms:
         assert 0 < arm.size <= SIDE * SIDE

@@ -72,6 +72,13 @@ def test_accuracy_counts_equal_ones(rows: list[tuple[int, int]]) -> None:
     assert got.trials == len(rows)
 
 
+def test_images_of_all_goals_of_a_trigger_count_each_for_its_own() -> None:
+    """Of class 0 two of three come out as 1, of class 1 one of two as 2; class 2 is no source."""
+    labels, said = torch.tensor([[0, 0, 0, 1, 1, 2], [1, 1, 2, 2, 1, 1]])
+    got = asr(said, labels, Goal(1, 0), Goal(2, 1))
+    assert (got.value, got.trials) == (3 / 5, 5)
+
+
 def test_asr_all_leaves_target_images_in() -> None:
     predicted, labels = torch.tensor([0, 0, 1, 0]), torch.tensor([0, 1, 2, 3])
     assert asr_all(predicted, Goal(0)).value == 0.75

@@ -9,9 +9,9 @@ from torch import Generator, Tensor
 
 from gifthorse.core.metrics import asr
 from gifthorse.core.run import Run
-from gifthorse.core.types import Goal, Images, Trigger
+from gifthorse.core.types import Candidate, Goal, Images, Trigger
 from gifthorse.data.samples import Subset, whole
-from gifthorse.detection.confirmation import confirm, evidence
+from gifthorse.detection.confirmation import Suspect, confirm, evidence
 from gifthorse.training import predict
 from gifthorse.triggers import Patch
 
@@ -29,6 +29,33 @@ def test_the_true_trigger_works_and_shuffled_ones_do_not(rng: Generator) -> None
 def test_only_images_of_the_source_count_where_there_is_one(rng: Generator) -> None:
     seen = confirm(bands(2), corner(), Goal(2, source=4), UNSEEN, rng, Run(), controls=3)
     assert (seen.asr.trials, seen.no_trigger.trials, seen.control.trials) == (4, 4, 12)
+
+
+def test_what_a_trigger_does_to_further_classes_counts_as_well(rng: Generator) -> None:
+    """The corner makes class 2 of classes 0 and 1, and never class 3 of class 4."""
+    clean, goals = band_images(), (Goal(2, 1), Goal(3, 4))
+    seen = confirm(bands(2), corner(), Goal(2, 0), clean, rng, Run(), also=goals)
+    assert (seen.asr.value, seen.asr.trials) == (2 / 3, 18)
+    assert seen.control.trials == 8 * 18
+    shown = evidence(bands(2), corner(), Goal(2, 0), clean, Run(), also=goals)
+    assert isinstance(shown["true_label"], Tensor)
+    assert set(shown["true_label"].tolist()) == {0, 1, 4}
+
+
+@pytest.mark.parametrize(
+    ("goals", "named"),
+    [
+        ((Goal(2),), ("BD001", Goal(2))),
+        ((Goal(2, 0),), ("BD002", Goal(2, 0))),
+        ((Goal(2, 0), Goal(2, 1)), ("BD001", Goal(2))),
+        ((Goal(2, 0), Goal(0, 1)), ("BD007", None)),
+    ],
+)
+def test_a_finding_is_named_by_all_that_its_trigger_does(
+    goals: tuple[Goal, ...], named: tuple[str, Goal | None]
+) -> None:
+    found = Candidate(goals[0], corner(), 1.0, 1.0, 1)
+    assert Suspect(found, 1.0, True, also=goals[1:]).named == named
 
 
 def test_a_trigger_of_another_class_confirms_nothing(rng: Generator) -> None:

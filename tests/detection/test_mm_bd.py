@@ -161,7 +161,7 @@ def test_a_class_with_a_far_larger_margin_is_suspicious_and_no_more(rng: Generat
     assert got.label == "SUSPICIOUS"
     assert got.score >= got.threshold == pytest.approx(-math.log10(0.05))
     (found,) = got.findings
-    assert (found.rule, found.severity, found.goal) == ("BD001", "MEDIUM", Goal(2))
+    assert (found.rule, found.severity, found.goal) == ("BD010", "MEDIUM", Goal(2))
     assert "Class 2" in found.message
     assert got.statistics["largest_class"] == 2
     assert got.statistics["value_2"] == got.statistics["largest"]

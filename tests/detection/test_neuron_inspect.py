@@ -93,7 +93,7 @@ def test_the_sparse_class_is_suspicious_and_no_more(mode: str) -> None:
     assert got.label == "SUSPICIOUS"
     assert got.score >= got.threshold == 2
     (found,) = got.findings
-    assert (found.rule, found.severity, found.goal) == ("BD001", "MEDIUM", Goal(TARGET))
+    assert (found.rule, found.severity, found.goal) == ("BD010", "MEDIUM", Goal(TARGET))
     assert f"class {TARGET}" in found.message
     assert found.evidence["sparse"] == pytest.approx(1.0)
     assert min(range(CLASSES), key=lambda k: got.statistics[f"value_{k}"]) == TARGET

@@ -180,7 +180,7 @@ def test_a_grave_verdict_has_an_issue_and_one_without_a_verdict_a_doubt() -> Non
     report = backdoored()
     mute = replace(report, verdicts=(replace(report.verdicts[1], findings=()),))
     (issue,) = issues(collect(mute))
-    assert (issue.rule, issue.severity, issue.message) == ("BD001", "MEDIUM", mute.reason)
+    assert (issue.rule, issue.severity, issue.message) == ("BD010", "MEDIUM", mute.reason)
     for label in ("INCONCLUSIVE", "ERROR", "NOT SCANNED"):
         empty = replace(nothing_found(), label=label, reason="why", verdicts=(), checks=())
         assert doubts(collect(empty)) == (Issue("", "HIGH", "why"),)

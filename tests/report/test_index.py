@@ -134,6 +134,11 @@ def test_the_command_leaves_out_what_is_no_result(
     out, err = capsys.readouterr()
     assert "3 results" in out
     assert "other.json is no result" in " ".join(err.split())
+    assert run(["report", str(tmp_path / "in"), "-f", "csv"]) == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 4  # a heading and three results
+    assert "other.json is no result" in " ".join(err.split())
+    assert run(["report", str(tmp_path / "in" / "other.json")]) == 4
     before = (tmp_path / "site" / "look.css").stat().st_mtime_ns
     run(asked)
     assert (tmp_path / "site" / "look.css").stat().st_mtime_ns == before

@@ -130,3 +130,26 @@ def test_patches_that_were_found_before_give_the_same_start(rng: Generator) -> N
 
 def _nobody(x: Tensor) -> Tensor:
     raise AssertionError("nothing needs to be asked")
+
+
+class Sided(nn.Module):
+    """A white patch at rows 4 to 5 votes for class 2 in dark images, and for class 0 in others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        vote = 10 * x[:, :, 4:6, 8:10].mean((1, 2, 3))
+        dark = x[:, :, -1, -1].mean(1) < 0.5
+        return torch.stack([vote * ~dark, 0 * vote, vote * dark], 1)
+
+
+def test_a_pair_starts_from_the_patch_that_works_on_its_source(rng: Generator) -> None:
+    """Of dark images white makes class 2, and black leaves the others as they are."""
+    pool = torch.rand(12, 3, SIDE, SIDE, generator=rng) * 0.3
+    pool[6:, :, -1, -1] = 1
+    own = torch.tensor([[0, 1, 2, 3], [6, 7, 8, 9], [0, 1, 2, 3], [6, 7, 8, 9]])
+    target, form = torch.tensor([2, 2, 0, 0]), SignedPixels("clip", 10)
+    variables = tuple(torch.zeros(4, *v.shape) for v in form.start((3, SIDE, SIDE), rng))
+    begun = form.decode(PatchInit()(Sided(), pool, target, form, variables, rng, own))
+    stamped = form.stamp(begun, pool[own])
+    windows = stamped[:, :, :, 4:6, 8:10].amin((1, 2, 3, 4))
+    assert bool((windows[[0, 3]] > 0.9).all())
+    assert bool((windows[[1, 2]] < 0.5).all())

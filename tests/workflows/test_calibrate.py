@@ -19,7 +19,7 @@ from gifthorse.core.errors import UsageError
 from gifthorse.core.run import Run
 from gifthorse.core.types import Origin, Report
 from gifthorse.detection import DETECTORS
-from gifthorse.detection.calibration import dumped, fit, opened, shipped
+from gifthorse.detection.calibration import Calibration, dumped, fit, opened, shipped
 from gifthorse.workflows import calibrate
 from gifthorse.workflows.calibrate import (
     ModelScores,
@@ -113,6 +113,7 @@ def test_the_shipped_file_can_be_written_again(tmp_path: Path) -> None:
         '{"name": "x"}',
         '{"name": "x", "detectors": {"a": {"clean": [], "backdoored": [1], "lines": [[1, 1]]}}}',
         '{"name": "x", "detectors": {"a": {"clean": [NaN], "backdoored": [1], "lines": [[1, 1]]}}}',
+        '{"name": "", "detectors": {"a": {"clean": [1], "backdoored": [1], "lines": [[0, 2e9]]}}}',
     ],
 )
 def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
@@ -139,6 +140,16 @@ def test_the_quality_is_what_its_definitions_say() -> None:
     assert told.entropy == pytest.approx(entropy)
     assert told.alarms == sum(c >= 0.5 for c in chances)
     assert told.found == sum(c >= 0.5 for c in others)
+
+
+def test_of_many_models_those_of_a_fold_are_left_out_together() -> None:
+    rng = np.random.default_rng(0)
+    clean, bad = rng.normal(0, 1, 400).tolist(), rng.normal(2, 1, 400).tolist()
+    told = quality(Calibration("many", tuple(clean), tuple(bad), ((1.0, -1.0),)), resamples=5)
+    order = np.greater.outer(bad, clean)
+    assert told.auc.value == pytest.approx(order.mean(), abs=1e-12)
+    odds = 2 * np.asarray([clean, bad]) - 2  # the true ones, of two normals
+    assert told.entropy == pytest.approx(np.log1p(np.exp(odds * [[1], [-1]])).mean(), abs=0.01)
 
 
 def test_scores_that_say_nothing_have_the_entropy_of_a_coin() -> None:

@@ -138,6 +138,16 @@ class _Running:
     device: str
 
 
+def check_workers(count: int) -> None:
+    """Refuse a pool without workers.
+
+    Raises:
+        BadOption: If there are none.
+    """
+    if count < 1:
+        raise BadOption(f"a pool needs at least one worker; got {count}")
+
+
 class Pool:
     """Runs every task in a process of its own.
 
@@ -155,8 +165,7 @@ class Pool:
     """
 
     def __init__(self, work: Work, workers: int, devices: Sequence[str] = ()) -> None:
-        if workers < 1:
-            raise BadOption(f"a pool needs at least one worker; got {workers}")
+        check_workers(workers)
         self._work = work
         self._free = list(devices or ["cpu"] * workers)[:workers]
         self._running: list[_Running] = []

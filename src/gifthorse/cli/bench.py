@@ -81,8 +81,9 @@ def run(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     with runner.heartbeat(place) as beat:
         todo = _left(cells, place)
         if todo:
+            most = None if workers is None else min(workers, len(todo))
             with (
-                running(executor, worker, workers, needs, address, device) as engine,
+                running(executor, worker, most, needs, address, device) as engine,
                 view() as show,
             ):
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import Any
 
 from gifthorse.attacks import ATTACKS
@@ -35,6 +35,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "remedies": REMEDIES,
     "rules": RULES,
 }
+SHOWN = 3  # options by which a variant is told
 COLUMN = 25  # where a table goes on behind the names
 SINGULAR = {"remedies": "remedy"}
 METHODS = (
@@ -46,6 +47,15 @@ METHODS = (
 )  # where `explain` looks first
 
 
+def kinds() -> str:
+    """Return the kinds, each with how many there are of it and the first names."""
+    lines = []
+    for kind, known in KINDS.items():
+        names = shorten(", ".join(sorted(known)), 80 - COLUMN - 4, placeholder=" ...")
+        lines.append(f"{kind:{COLUMN}}{len(known):3} {names}")
+    return "\n".join(lines)
+
+
 def entries(kind: str) -> dict[str, str]:
     """Return the names of a kind, each with a line about it.
 
@@ -54,7 +64,14 @@ def entries(kind: str) -> dict[str, str]:
     """
     if kind not in KINDS:
         raise UnknownMethod.among("kind", kind, KINDS)
-    return {name: _line(kind, name, thing) for name, thing in sorted(KINDS[kind].items())}
+    known = KINDS[kind]
+    lines = {name: _line(kind, name, known[name]) for name in sorted(known)}
+    first: dict[str, str] = {}  # of those that are told alike, the one with the shortest name
+    for name in sorted(lines, key=len):
+        base = first.setdefault(lines[name] or name, name)
+        if base != name:
+            lines[name] = _variant(base, known[base], known[name])
+    return lines
 
 
 def table(kind: str) -> str:
@@ -106,6 +123,14 @@ def _method(name: str, kind: str, method: Any) -> str:
     return "\n".join(parts)
 
 
+def _variant(base: str, one: Any, other: Any) -> str:
+    """Return what a method has otherwise than one that is described alike."""
+    usual = describe(one)
+    unlike = [f"{k}={v}" for k, v in describe(other).items() if usual.get(k) != v]
+    more = f" and {len(unlike) - SHOWN} more" if len(unlike) > SHOWN else ""
+    return f"{base} with {', '.join(unlike[:SHOWN])}{more}"
+
+
 def _line(kind: str, name: str, thing: Any) -> str:
     if isinstance(thing, str):
         return thing
@@ -118,4 +143,7 @@ def _line(kind: str, name: str, thing: Any) -> str:
         return ""
     inner = getattr(thing, "inverter", thing) if kind == "detectors" else thing
     doc = inspect.getdoc(inner) or ""
-    return doc.splitlines()[0] if doc else ""
+    first = doc.splitlines()[0] if doc else ""
+    if kind == "formats":  # a function says what it returns, a list what a thing is
+        first = first.removeprefix("Return ")
+    return first[:1].upper() + first[1:]

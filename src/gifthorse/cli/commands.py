@@ -26,10 +26,10 @@ from gifthorse.cli import (
     reports,
     scan,
 )
+from gifthorse.cli.described import describe_difference, describe_file
 from gifthorse.cli.examples import exemplify
 from gifthorse.cli.terminal import (
     PROGRESS,
-    describe_file,
     log_to,
     logged,
     manner,
@@ -50,9 +50,17 @@ INTERRUPTED = 130  # exit status
 
 
 @app.command()
-def inspect(models: options.Models, part: options.Part = None) -> None:
+def inspect(
+    models: options.Models,
+    part: options.Part = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Say what training changed of this one: file or hf:."),
+    ] = None,
+) -> None:
     """Say what is in model files, without running anything of them."""
     from gifthorse.models import inspect as look
+    from gifthorse.models.difference import difference
     from gifthorse.models.hub.fetching import fetch, is_hub_name
 
     codes: set[int] = set()
@@ -63,6 +71,10 @@ def inspect(models: options.Models, part: options.Part = None) -> None:
             if place is not None:
                 found = replace(found, path=place.name, notes=(*place.notes, *found.notes))
             tell(describe_file(found))
+            if base is not None:
+                other = str(fetch(base, note).path) if is_hub_name(base) else base
+                mine = str(place.path) if place else model
+                tell(describe_difference(difference(mine, other)))
             sys.stdout.flush()
             codes.add(found.status)
     raise typer.Exit(scan.gravest(codes))
@@ -70,12 +82,14 @@ def inspect(models: options.Models, part: options.Part = None) -> None:
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="attacks, detectors, inverters, models ...")],
+    kind: Annotated[
+        str | None, typer.Argument(help="attacks, detectors, inverters, models ...")
+    ] = None,
 ) -> None:
-    """List what there is of a kind."""
+    """List what there is of a kind; the kinds, if none is named."""
     from gifthorse.cli import catalog
 
-    tell(catalog.table(kind))
+    tell(catalog.kinds() if kind is None else catalog.table(kind))
 
 
 @app.command()

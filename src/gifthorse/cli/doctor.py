@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import typer
@@ -179,7 +180,8 @@ def _passes(device: str) -> bool:
     for trial in selftest(device):
         good = good and trial.passed
         mark = "ok    " if trial.passed else "FAILED"
-        tell(f"  {mark} {trial.name}, {trial.seconds:.1f} s: {trial.words}")
+        said = f"{mark} {trial.name}, {trial.seconds:.1f} s: {trial.words}"
+        tell(fill(said, 80, initial_indent="  ", subsequent_indent=" " * 9))
     return good
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,9 @@ from gifthorse.core.atomic import check_writable
 from gifthorse.core.errors import UnknownMethod, UsageError
 from gifthorse.report.saving import save
 from gifthorse.report.words import plural
+
+if TYPE_CHECKING:
+    from gifthorse.report.json import ScanResult
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
 
@@ -33,9 +37,12 @@ def report(
         list[str] | None, typer.Option("-o", "--out", metavar="FORMAT=PATH", help="Write.")
     ] = None,
 ) -> None:
-    """Put JSON results into another format, all into one document; nothing is scanned again."""
+    """Put JSON results into another format, all into one document; nothing is scanned again.
+
+    A file that is no result is named and left out; the exit status is then 2.
+    """
     from gifthorse.report import SUMMARIES
-    from gifthorse.report.reading import read_results, result_files
+    from gifthorse.report.reading import result_files
 
     files, wanted = result_files(results), parsing.named_files(out or ())
     for name in (form or "md", *(name for name, _ in wanted)):
@@ -45,10 +52,13 @@ def report(
     parsing.keep(paths, files)
     for path in paths:
         check_writable(path)
-    read = [result for path in files for result in read_results(path)]
+    whole, unread = _read(files)
+    read = [result for _, result in whole]
     if form or not wanted:
         tell(SUMMARIES[form or "md"](read))
     save([(name, Path(path)) for name, path in wanted], lambda name: SUMMARIES[name](read), note)
+    if unread:
+        raise typer.Exit(2)
 
 
 @commands.command()
@@ -62,18 +72,35 @@ def index(
     A file that is no result is named and left out; the exit status is then 2.
     """
     from gifthorse.report.index import PAGES, write_index
-    from gifthorse.report.reading import read_results, result_files
+    from gifthorse.report.reading import result_files
 
-    read, unread, files = [], 0, result_files(results)
+    files = result_files(results)
     parsing.keep([out / page for page in PAGES], files)
-    for path in files:
-        try:
-            read += [(path, result) for result in read_results(path)]
-        except UsageError as error:
-            say(f"gifthorse: {error}")
-            unread += 1
+    read, unread = _read(files)
     command = shlex.join(["gifthorse", *sys.argv[1:]])
     pages = write_index(read, out, name, command)
     tell(f"wrote {len(pages)} files of {plural(len(read), 'result')}; open {pages[0]}")
     if unread:
         raise typer.Exit(2)
+
+
+def _read(files: Iterable[Path]) -> tuple[list[tuple[Path, ScanResult]], int]:
+    """Return the results in files, and in how many there were none; these are named.
+
+    Raises:
+        UsageError: If there was none in any.
+    """
+    from gifthorse.report.reading import read_results
+
+    read: list[tuple[Path, ScanResult]] = []
+    unread: list[UsageError] = []
+    for path in files:
+        try:
+            read += [(path, result) for result in read_results(path)]
+        except UsageError as error:
+            unread.append(error)
+    if not read and unread:
+        raise unread[0]
+    for fault in unread:
+        say(f"gifthorse: {fault}")
+    return read, len(unread)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,26 +12,13 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from gifthorse.cli.border import Interrupted
 from gifthorse.core import types
 from gifthorse.core.errors import Unwritable
 from gifthorse.core.text import inert
-from gifthorse.models import Inspection
-from gifthorse.report.text import in_columns
-from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
-
-RATINGS = (
-    "dangerous",
-    "unknown",
-    "class",
-    "object",
-    "harmless",
-)  # of a pickle's imports, worst first
 
 PROGRESS = ("auto", "none", "plain", "rich")
 
@@ -246,49 +232,3 @@ def _of_all(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         (front if count else rest).extend(arguments[place : min(end, place + max(1, count))])
         place += max(1, count)
     return front, [*rest, *arguments[end:]]
-
-
-def describe_file(found: Inspection) -> str:
-    """Return what `gifthorse inspect` prints of one file: plain text of at most 80 columns."""
-    listed = f"{found.tensors:,} with {found.params:,} numbers ({', '.join(found.dtypes)})"
-    records = f", {plural(len(found.records), 'zip record')}" if found.records else ""
-    worst_first = sorted(found.imports, key=lambda i: RATINGS.index(i.safety))
-    rows = [
-        ("safety", [found.safety]),
-        ("format", [found.format + records]),
-        ("size", [f"{volume(found.bytes)} ({found.bytes:,} bytes)"]),
-        ("sha256", [found.sha256]),
-        ("tensors", [listed if found.tensors else "none listed"]),
-        ("wrapped in", [" > ".join(found.wrappers)] if found.wrappers else []),
-        ("network", [f"{found.arch}, {found.how}" if found.arch else found.how]),
-        ("notes", _first(found.notes)),
-        ("asks for", _first([f"{i.safety}: {i} (in {i.record})" for i in worst_first])),
-        ("file claims", _first([f"{k[:NAME_LIMIT]}: {v}" for k, v in found.metadata.items()])),
-        *(
-            (f.rule, [f"{f.severity}, {RULES.get(f.rule, '')}: {f.message}"])
-            for f in found.findings
-        ),
-        ("next", [_advice(found)]),
-    ]
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, lines in rows:
-        for number, line in enumerate(lines):
-            grid.add_row("" if number else name, Text(printable(line)))
-    return in_columns(Text(printable(found.path)), Padding(grid, (0, 0, 0, 2)))
-
-
-def _first(lines: Sequence[str], most: int = 8) -> list[str]:
-    """Return the first lines, cut to a length that a hostile file cannot choose."""
-    first = [printable(line, CLAIM_LIMIT) for line in lines[:most]]
-    return first + [f"and {len(lines) - most:,} more"] * (len(lines) > most)
-
-
-def _advice(found: Inspection) -> str:
-    if found.advice:
-        return found.advice
-    command = f"gifthorse scan {shlex.quote(found.path)} --images DIR"
-    if not found.arch:
-        command += " --arch NAME (see gifthorse list models, or give file.py:function)"
-    return f"No code is no proof of good weights. Look for a backdoor: {command}"

@@ -45,6 +45,9 @@ class UsageError(GifthorseError):
     exit_code = 4
 
 
+MOST_NAMED = 60  # names that an error lists: all nets, but not all methods
+
+
 class UnknownMethod(UsageError):
     """A name that is not in a registry."""
 
@@ -53,7 +56,12 @@ class UnknownMethod(UsageError):
         """Make the error for `name`, with the nearest of the `known` names."""
         names = sorted(known)
         near = get_close_matches(name, names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        if near:
+            hint = f"did you mean {' or '.join(near)}?"
+        elif len(names) <= MOST_NAMED:
+            hint = f"known: {', '.join(names)}"
+        else:
+            hint = f"{len(names)} are known: see gifthorse list"
         return cls(f"no {kind} is called {name!r}: {hint}")
 
 

@@ -11,6 +11,7 @@ from gifthorse.detection.latent_shift import LatentShift
 from gifthorse.detection.mm_bd import MMBD
 from gifthorse.detection.neuron_inspect import NeuronInspect
 from gifthorse.detection.transferability import Transferability
+from gifthorse.detection.umd import UMD
 from gifthorse.detection.weight_signature import WeightSignature
 from gifthorse.inversion import (
     ABS,
@@ -37,6 +38,9 @@ _K_ARM_PIXEL = PixelBackdoor(config=SearchConfig(success_threshold=0.99))
 
 # One image an arm: rounds of two steps, none of which is spent on a change that is settled.
 _SINGLE = replace(QUICK, min_steps=2, patience=15, min_rounds=30, rounds=80)
+
+# Ten images of one class an arm, all of them in a step, and fewer rounds: pairs are many.
+_PAIR = replace(PIXEL_QUICK.config, max_images=10, batch=10, min_steps=2, min_rounds=30, patience=8)
 
 DETECTORS: dict[str, Detector] = {
     "abs": Inspector(ABS(), every=False),
@@ -66,6 +70,7 @@ DETECTORS: dict[str, Detector] = {
     "transferability": Transferability(
         NeuralCleanse(warmup=0, initial=0.01, patience=3, up=1.5, config=_SINGLE)
     ),
+    "umd": UMD(replace(PIXEL_QUICK, config=_PAIR)),
     "usb": Inspector(USB()),
     # A sixteenth of the side is the most that still is the same image.
     "warp": Inspector(WarpInversion(), every=False, diffuse=1 / 16),
@@ -84,6 +89,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "blend",
         "warp",
         "k_arm",
+        "umd",
         "usb",
     ),
 }
@@ -103,6 +109,7 @@ __all__ = [
     "MMBD",
     "PRESETS",
     "SECOND",
+    "UMD",
     "GangSweep",
     "Inspector",
     "KArmScan",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from gifthorse.core.types import Confidence
 
 Floats = NDArray[np.float64]
 MOST_BYTES, MOST_MODELS = 2**24, 10_000
+Finite = Annotated[float, Field(ge=-1e9, le=1e9)]  # what a line can be fitted through
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,9 @@ class _Bag(BaseModel):
     """One detector's part of a file."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    clean: tuple[float, ...] = Field(min_length=1, max_length=MOST_MODELS)
-    backdoored: tuple[float, ...] = Field(min_length=1, max_length=MOST_MODELS)
-    lines: tuple[tuple[float, float], ...] = Field(min_length=1, max_length=MOST_MODELS)
+    clean: tuple[Finite, ...] = Field(min_length=1, max_length=MOST_MODELS)
+    backdoored: tuple[Finite, ...] = Field(min_length=1, max_length=MOST_MODELS)
+    lines: tuple[tuple[Finite, Finite], ...] = Field(min_length=1, max_length=MOST_MODELS)
 
 
 class _File(BaseModel):

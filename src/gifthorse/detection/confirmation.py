@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol
@@ -65,6 +65,7 @@ class Suspect:
         held: Whether something speaks against calling it confirmed even if it works: it covers too
             much of the image, or hardly another class has a trigger at all.
         facts: Further figures for the report.
+        also: Further class pairs that the same trigger turns; together they are the goal.
     """
 
     found: Candidate
@@ -72,6 +73,21 @@ class Suspect:
     stands_out: bool
     held: bool = False
     facts: Mapping[str, float] = field(default_factory=dict)
+    also: tuple[Goal, ...] = ()
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """All that the trigger does."""
+        return (self.found.goal, *self.also)
+
+    @property
+    def named(self) -> tuple[str, Goal | None]:
+        """The rule of the report and the one goal; None where several classes are targets."""
+        targets = {goal.target for goal in self.goals}
+        if len(targets) > 1:
+            return "BD007", None
+        goal = Goal(*targets) if self.also else self.found.goal
+        return "BD001" if goal.source is None else "BD002", goal
 
 
 class Sentence(Protocol):
@@ -91,6 +107,7 @@ def confirm(
     run: Run,
     *,
     controls: int = CONTROLS,
+    also: Sequence[Goal] = (),
 ) -> Confirmation:
     """Stamp unseen images with a trigger, with shuffled controls of the same size, with nothing.
 
@@ -102,27 +119,36 @@ def confirm(
         rng: Source of the controls.
         run: Charged a half image-step for every image in each way.
         controls: How many shuffled copies of the trigger are tried.
+        also: Further goals of the trigger, whose images count as well.
     """
     x, y = whole(unseen)
     run.charge(len(x) * (controls + 2) / 2)
     shuffled = [predict(subject, trigger.shuffled(rng)(x)).argmax(1) for _ in range(controls)]
     return Confirmation(
-        asr=asr(predict(subject, trigger(x)).argmax(1), y, goal),
-        control=asr(torch.cat(shuffled), y.repeat(controls), goal),
-        no_trigger=asr(predict(subject, x).argmax(1), y, goal),
+        asr=asr(predict(subject, trigger(x)).argmax(1), y, goal, *also),
+        control=asr(torch.cat(shuffled), y.repeat(controls), goal, *also),
+        no_trigger=asr(predict(subject, x).argmax(1), y, goal, *also),
     )
 
 
 def evidence(
-    subject: Subject, trigger: Trigger, goal: Goal, unseen: Samples, run: Run, count: int = 8
+    subject: Subject,
+    trigger: Trigger,
+    goal: Goal,
+    unseen: Samples,
+    run: Run,
+    count: int = 8,
+    *,
+    also: Sequence[Goal] = (),
 ) -> dict[str, Tensor | float]:
     """Return what a report shows of a trigger: its parts, and images before and after it.
 
     `packed` is the trigger itself, with its goal, as the bytes of a text; a kind that cannot be
-    saved has none.
+    saved has none. Images of further goals of the trigger (`also`) are shown as well.
     """
     x, y = whole(unseen)
-    keep = goal.applies_to(y).nonzero().flatten()
+    turned = torch.stack([g.applies_to(y) for g in (goal, *also)]).any(0)
+    keep = turned.nonzero().flatten()
     chosen = keep[torch.linspace(0, max(0, len(keep) - 1), min(count, len(keep))).long()]
     before = x[chosen]
     after = trigger(before)
@@ -162,23 +188,16 @@ class Confirmer:
         for suspect in suspects:
             if out and not suspect.stands_out:
                 break
-            found = suspect.found
-            seen = confirm(self.subject, found.trigger, found.goal, self.unseen, self.rng, self.run)
+            found, also = suspect.found, suspect.also
+            tried = self.subject, found.trigger, found.goal, self.unseen
+            seen = confirm(*tried, self.rng, self.run, also=also)
             works = suspect.stands_out and self.proof.holds(seen)
             first = not any(f.severity == "CRITICAL" for f in out)
             severity: Severity = "MEDIUM" if suspect.stands_out else "INFO"
             if works and first and not suspect.held:
                 severity = "CRITICAL"
-            shown = evidence(self.subject, found.trigger, found.goal, self.unseen, self.run)
-            out.append(
-                Finding(
-                    "BD001" if found.goal.source is None else "BD002",
-                    severity,
-                    suspect.score,
-                    sentence(suspect, seen, works, first),
-                    found.goal,
-                    seen,
-                    shown | dict(suspect.facts),
-                )
-            )
+            shown = evidence(*tried, self.run, also=also) | dict(suspect.facts)
+            rule, goal = suspect.named
+            said = sentence(suspect, seen, works, first)
+            out.append(Finding(rule, severity, suspect.score, said, goal, seen, shown))
         return sorted(out, key=lambda finding: finding.severity != "CRITICAL")

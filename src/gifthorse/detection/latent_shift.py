@@ -88,12 +88,12 @@ class LatentShift:
         words = f"A shift of {lengths[nearest]:.3g} sends other images to class {nearest}"
         if score < self.threshold:
             message = f"{words}; that is not far below the usual {usual:.3g}."
-            return score, Finding("BD001", "INFO", score, message, evidence=facts), facts
+            return score, Finding("BD010", "INFO", score, message, evidence=facts), facts
         message = (
             f"{words}, where other classes take {usual:.3g}. No trigger was recovered, so nothing "
             "is confirmed."
         )
-        found = Finding("BD001", "MEDIUM", score, message, Goal(nearest), evidence=facts)
+        found = Finding("BD010", "MEDIUM", score, message, Goal(nearest), evidence=facts)
         return score, found, facts
 
 

@@ -1,12 +1,14 @@
-"""Which of very many classes are worth a search: those that clean images are nearest to."""
+"""Which of very many classes or pairs are worth a search: those clean images are nearest to."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from gifthorse.core.run import Run
-from gifthorse.core.types import Samples, Subject
+from gifthorse.core.types import Goal, Samples, Subject
 from gifthorse.data.samples import whole
 from gifthorse.detection.latent_shift import margins
 from gifthorse.detection.weight_signature import last_layer
@@ -42,10 +44,55 @@ def distances(subject: Subject, clean: Samples, run: Run) -> Tensor:
     x, y = whole(clean)
     logits = predict(subject, x)
     run.charge(len(x) / 2)
-    lacking = margins(logits, y, SHARE)
-    layer = last_layer(subject.net, subject.classes)
-    if layer is not None:
-        weight = layer.weight.detach().float().cpu().flatten(1)
-        apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
-        lacking = lacking / apart.clamp_min(1e-12)
+    lacking = margins(logits, y, SHARE) / _apart(subject)
     return lacking.fill_diagonal_(-torch.inf).amax(1)
+
+
+def nearest_pairs(
+    subject: Subject, clean: Samples, pairs: Sequence[Goal], count: int, run: Run
+) -> list[Goal]:
+    """Return the nearest of some class pairs, in the order in which they were given.
+
+    A pair is near if the features of the source's images need a shorter shift over the boundary to
+    the target than is usual of the source and of the target; see `pair_distances`.
+
+    Args:
+        subject: The net.
+        clean: Clean images.
+        pairs: Goals with a source, which has images.
+        count: How many to return.
+        run: Is charged half an image-step an image.
+    """
+    far = pair_distances(subject, clean, run)
+    of = torch.tensor([[goal.source or 0, goal.target] for goal in pairs]).T
+    return [pairs[i] for i in sorted(far[of[0], of[1]].argsort(stable=True)[:count].tolist())]
+
+
+def pair_distances(subject: Subject, clean: Samples, run: Run) -> Tensor:
+    """Return how far images of each class are from each other class, `(K, K)` by source, target.
+
+    The distance of the boundary between both, `lacking / |w_t - w_s|`, is the shift that the last
+    layer asks for where no third class is in the way. It is divided by the medians of its row and
+    its column, as some classes are easy to leave, and some easy to reach. Infinite on the diagonal
+    and for classes without images.
+    """
+    x, y = whole(clean)
+    logits = predict(subject, x)
+    run.charge(len(x) / 2)
+    far = torch.full((subject.classes, subject.classes), torch.nan)
+    for source in y.unique().tolist():
+        own = logits[y == source].float()
+        far[source] = (own[:, source : source + 1] - own).quantile(SHARE, dim=0)
+    far = (far / _apart(subject)).clamp_min(1e-12).fill_diagonal_(torch.nan)
+    usual = far.nanmedian(0, keepdim=True).values * far.nanmedian(1, keepdim=True).values
+    return (far / usual).nan_to_num(torch.inf)
+
+
+def _apart(subject: Subject) -> Tensor:
+    """Return the distances `(K, K)` of the last layer's rows; 1 where the net has no such layer."""
+    layer = last_layer(subject.net, subject.classes)
+    if layer is None:
+        return torch.ones(subject.classes, subject.classes)
+    weight = layer.weight.detach().float().cpu().flatten(1)
+    apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
+    return apart.clamp_min(1e-12)

@@ -150,12 +150,12 @@ class NeuronInspect:
                 f"The saliency maps of class {k} are the sparsest, smoothest and most alike; they "
                 f"do not stand out ({seen})."
             )
-            return Finding("BD001", "INFO", score, message, evidence=facts)
+            return Finding("BD010", "INFO", score, message, evidence=facts)
         message = (
             f"Whatever the image, class {k} looks at fewer and more constant places than the other "
             f"classes ({seen}). No trigger was recovered, so nothing is confirmed."
         )
-        return Finding("BD001", "MEDIUM", score, message, Goal(k), evidence=facts)
+        return Finding("BD010", "MEDIUM", score, message, Goal(k), evidence=facts)
 
     def _active(self, maps: Tensor) -> Tensor:
         if self.cut is not None:

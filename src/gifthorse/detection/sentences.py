@@ -112,6 +112,48 @@ class Bounded:
         return f"{survived}; the smallest trigger, for {goal}, has {size}, {why}."
 
 
+@dataclass(frozen=True)
+class Linked:
+    """A trigger of one class pair, or of several at once, beside those of all pairs."""
+
+    best: Sequence[Candidate]
+
+    def __call__(self, suspect: Suspect, seen: Confirmation, works: bool, first: bool) -> str:
+        """Return what the trigger does, and how small it is."""
+        size = f"{suspect.found.size:.1f} px"
+        others = f"{median(torch.tensor([c.size for c in self.best])).item():.0f} (median)"
+        names = listed_pairs(suspect.goals)
+        if not suspect.stands_out:
+            return f"The closest is {names}: {size} beside {others}; it does not stand out."
+        if not suspect.also:
+            verb = "turns" if works else "turns only"
+            return (
+                f"The pair {names} has a trigger of {size}, where pairs need {others}: it {verb} "
+                f"{rate(seen)} of class {suspect.found.goal.source}."
+            )
+        several = len({goal.target for goal in suspect.goals}) > 1
+        kind = "each to a class of its own" if several else "to one class"
+        return (
+            f"One trigger of {size} turns {len(suspect.goals)} classes, {kind} ({names}): "
+            f"{rate(seen)}{'' if works else ', too few to confirm it'}."
+        )
+
+
+def listed_pairs(goals: Sequence[Goal], most: int = 12) -> str:
+    """Return class pairs in words, by their sources.
+
+    Example:
+        >>> listed_pairs([Goal(3, source=2), Goal(2, source=1)])
+        'class 1 -> class 2, class 2 -> class 3'
+        >>> listed_pairs([Goal(0, source=s) for s in range(1, 9)], most=2)
+        'class 1 -> class 0, class 2 -> class 0 and 6 more'
+    """
+    ordered = sorted(goals, key=lambda goal: goal.source or 0)
+    words = [f"class {goal.source} -> class {goal.target}" for goal in ordered]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
 def transferred(suspect: Suspect, seen: Confirmation, works: bool, first: bool) -> str:
     """Return how far changes of single images reach, and whether the best works on new ones."""
     k, size = suspect.found.goal.target, f"{suspect.found.size:.1f} px"

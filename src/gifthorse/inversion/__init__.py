@@ -61,7 +61,7 @@ INVERTERS: dict[str, Inverter] = {
 # trigger is tested only when it is 5 % smaller. They start from probed patches, since a random
 # start may never meet a small trigger. Pixels heed failed tests: truncated, they fail more often
 # than the batches before them, and an arm may hover below the bar until it settles, large. Masks
-# lose nothing by being cut, and do not. docs/performance.md has what that costs and gains.
+# lose nothing by being cut, and do not. docs/experiments.md has what that costs and gains.
 PIXEL_QUICK = PixelBackdoor(
     initial=0.02, patience=3, config=replace(QUICK, failed_test_patience=5), probe=PatchInit()
 )

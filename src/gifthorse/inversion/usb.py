@@ -104,6 +104,7 @@ class _From:
         form: Parametrization,
         variables: Parts,
         rng: Generator,
+        own: Tensor | None = None,
     ) -> Parts:
         v = self.v.to(variables[1])
         if self.init == "reference":

@@ -35,6 +35,7 @@ RULES: Mapping[str, str] = MappingProxyType(
         "BD007": "all to all",
         "BD008": "weight outlier only",
         "BD009": "architecture add-on",
+        "BD010": "class stands out, no trigger recovered",
         "DS001": "poisoned sample",
         "DS002": "trigger in input",
         "FS001": "code in pickle",

@@ -33,6 +33,7 @@ class SearchData:
         target: Target of every arm, `(A,)`.
         index: Images that each arm may use, padded by repetition, `(A, n)`.
         count: How many of them are no padding, `(A,)`.
+        paired: Whether every arm has a source, so that all its images are of one class.
         rngs: One generator an arm, so that no arm's path depends on the company it steps in.
         batch: Images that an arm sees in a step, the same for all arms.
         abreast: Images that go forward and back at once, of all arms together.
@@ -62,6 +63,7 @@ class SearchData:
         self.steps = max(min(usual // self.batch, config.steps or usual), config.min_steps)
         self.abreast = self._room()
         self.target = torch.tensor([g.target for g in goals], device=self.device)
+        self.paired = all(g.source is not None for g in goals)
         self.rngs = [spawn(rng) for _ in goals]
         self.image_steps, self._halved = 0.0, 0
 

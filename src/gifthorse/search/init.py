@@ -15,6 +15,7 @@ from gifthorse.core.types import Images
 from gifthorse.search.objective import Net
 from gifthorse.search.parametrizations.masks import Parametrization, Parts
 
+SOURCED = 64  # images of all sources together that a patch is tried on
 # Colors a sticker may have; the last two rows of a patch set are a checkerboard and noise.
 _COLORS = ((1, 1, 1), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0))
 
@@ -59,40 +60,63 @@ class PatchInit:
         form: Parametrization,
         variables: Parts,
         rng: Generator,
+        own: Tensor | None = None,
     ) -> Parts:
-        """Return variables that show, in every arm, the best patch of its target."""
-        return FromPatches(self.best_patches(net, pool, rng))(
-            net, pool, target, form, variables, rng
-        )
+        """Return variables that show, in every arm, the best patch of its target.
 
-    @torch.no_grad()
+        With `own`, the images of each arm's source, it is the best one for those.
+        """
+        if own is None:
+            found = self.best_patches(net, pool, rng)
+            return FromPatches(found)(net, pool, target, form, variables, rng)
+        sources, arm = own.unique(dim=0, return_inverse=True)
+        each = min(max(1, self.images // 4), max(1, SOURCED // len(sources)), sources.shape[1])
+        x = pool[sources[:, :each]]  # (S, m, C, H, W)
+        pattern, support = self._best(net, x, rng, (arm, target))
+        return form.init_from(variables, pattern, support)
+
     def best_patches(self, net: Net, pool: Images, rng: Generator) -> BestPatches:
         """Return the best patch of each class for a net on raw images `(N, C, H, W)`."""
-        n, channels, height, width = pool.shape
-        order = torch.randperm(n, generator=rng)[: self.images].to(pool.device)
-        x = pool[order]
+        order = torch.randperm(len(pool), generator=rng)[: self.images].to(pool.device)
+        return BestPatches(*self._best(net, pool[order][None], rng))
+
+    @torch.no_grad()
+    def _best(
+        self, net: Net, x: Tensor, rng: Generator, of: tuple[Tensor, Tensor] | None = None
+    ) -> Parts:
+        """Return pattern and support of the best patch of each class, or of groups and classes.
+
+        Args:
+            net: Gives logits.
+            x: Groups of images, `(S, m, C, H, W)`; a patch has a mean gain for each of them.
+            rng: Draws the noise.
+            of: Groups and classes `(A,)` that are asked for; None for every class of one group.
+        """
+        groups, channels, (height, width) = len(x), x.shape[2], x.shape[3:]
+        flat = x.flatten(0, 1)
         side = max(2, round(min(height, width) * self.side))
-        inks = _inks(channels, side, rng).to(pool)
+        inks = _inks(channels, side, rng).to(x)
         corners = _grid(height, width, side)
-        base = net(x).log_softmax(1).mean(0)
+        base = net(flat).log_softmax(1).view(groups, x.shape[1], -1).mean(1)
         gains = []
         for ink in inks:
-            for some in corners.split(max(1, fitting(x, self.max_batch) // len(x))):
+            for some in corners.split(max(1, fitting(flat, self.max_batch) // len(flat))):
                 breathe()
-                stamped = x.repeat(len(some), 1, 1, 1, 1)
+                stamped = flat.repeat(len(some), 1, 1, 1, 1)
                 for row, (top, left) in enumerate(some.tolist()):
                     stamped[row, :, :, top : top + side, left : left + side] = ink
                 scores = net(stamped.flatten(0, 1)).log_softmax(1)
-                gains.append(scores.view(len(some), len(x), -1).mean(1) - base)
-        gain, best = torch.cat(gains).max(0)  # (K,)
-        pattern = pool.new_zeros(len(gain), channels, height, width)
-        support = torch.zeros(len(gain), 1, height, width, dtype=torch.bool, device=pool.device)
-        for k, row in enumerate(best.tolist()):
+                gains.append(scores.view(len(some), groups, x.shape[1], -1).mean(2) - base)
+        best = torch.cat(gains).max(0).indices  # (S, K)
+        rows = best[0] if of is None else best[of]
+        pattern = x.new_zeros(len(rows), channels, height, width)
+        support = torch.zeros(len(rows), 1, height, width, dtype=torch.bool, device=x.device)
+        for k, row in enumerate(rows.tolist()):
             top, left = corners[row % len(corners)].tolist()
             window = (slice(None), slice(top, top + side), slice(left, left + side))
             pattern[k][window] = inks[row // len(corners)]
             support[k][window] = True
-        return BestPatches(pattern, support)
+        return pattern, support
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +133,7 @@ class FromPatches:
         form: Parametrization,
         variables: Parts,
         rng: Generator,
+        own: Tensor | None = None,
     ) -> Parts:
         """Return variables that show the patch of its target in every arm."""
         pattern, support = self.patches.pattern[target], self.patches.support[target]
@@ -135,6 +160,7 @@ class SquareInit:
         form: Parametrization,
         variables: Parts,
         rng: Generator,
+        own: Tensor | None = None,
     ) -> Parts:
         """Return variables that are opaque on the square, in every arm."""
         height, width = pool.shape[-2:]

@@ -271,9 +271,8 @@ class Search:
         if self._begun or start is None:
             return
         with torch.no_grad():
-            self.variables = start(
-                data.ask, data.pool, data.target, self.form, self.variables, self._own
-            )
+            asked = data.ask, data.pool, data.target, self.form, self.variables
+            self.variables = start(*asked, self._own, data.index if data.paired else None)
             self._parts = tuple(p.clone() for p in self.form.decode(self.variables))
         self._begun = True
 

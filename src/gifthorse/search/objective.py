@@ -108,8 +108,12 @@ class Initializer(Protocol):
         form: Parametrization,
         variables: Parts,
         rng: Generator,
+        own: Tensor | None = None,
     ) -> Parts:
-        """Return better variables than the random ones given, `(A, ...)`, for targets `(A,)`."""
+        """Return better variables than the random ones given, `(A, ...)`, for targets `(A,)`.
+
+        Where all goals have a source, `own` `(A, n)` are the images of the pool that are its own.
+        """
         ...
 
 

@@ -31,6 +31,7 @@ TRUTH = "truth.csv"
 CLEAN = "clean"
 LEAST = 5  # models of each kind, below which a line through their scores says nothing
 MOST_BYTES = 2**24
+ALONE, FOLDS = 200, 20  # most models of a kind that are left out one by one; parts of more
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class Quality:
 
     Attributes:
         auc: Area under the ROC curve, with the central 95 % of bootstrap resamples.
-        entropy: Cross-entropy, in nats, of each model's probability by a fit on all others;
+        entropy: Cross-entropy, in nats, of each model's probability by a fit without it;
             0.693 knows nothing.
         alarms: Clean models with a probability of a half or more, by the same fits.
         found: Backdoored models with one.
@@ -218,34 +219,42 @@ class Quality:
 def quality(bag: Calibration, *, resamples: int = 500) -> Quality:
     """Return how well a calibration holds on the models that it was made of, each left out once.
 
+    A model is left out alone if its kind has at most 200, else with a twentieth of it.
+
     Both kinds weigh the same in the cross-entropy, whatever their numbers. A kind with one model
     cannot be left out, and counts as it was fitted.
     """
     rng = np.random.default_rng(0)
     good, bad = np.asarray(bag.clean), np.asarray(bag.backdoored)
-    # The area is the share of pairs in the right order, ties counted half (Mann and Whitney).
-    order = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
     drawn = [
-        order[rng.integers(len(bad), size=(len(bad), 1)), rng.integers(len(good), size=len(good))]
-        for _ in range(resamples)
+        _area(rng.choice(good, len(good)), rng.choice(bad, len(bad))) for _ in range(resamples)
     ]
-    low, high = np.quantile([part.mean() for part in drawn], [0.025, 0.975]).tolist()
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     chances = [_left_out(bag, bad) for bad in (False, True)]
     entropy = -float(np.log(1 - chances[0]).mean() + np.log(chances[1]).mean()) / 2
     alarms, found = (int((c >= 0.5).sum()) for c in chances)
-    area = Confidence(float(order.mean()), low, high, bag.name)
+    area = Confidence(_area(good, bad), low, high, bag.name)
     return Quality(area, entropy, alarms, found)
 
 
+def _area(good: Floats, bad: Floats) -> float:
+    """Return the share of pairs in the right order, ties counted half (Mann and Whitney)."""
+    good = np.sort(good)
+    below, upto = (np.searchsorted(good, bad, side) for side in ("left", "right"))
+    return float((below + upto).mean() / (2 * len(good)))
+
+
 def _left_out(bag: Calibration, bad: bool) -> Floats:
-    """Return each model's probability by a fit on all others, of one kind."""
+    """Return each model's probability by a fit without it, of one kind."""
     scores = bag.backdoored if bad else bag.clean
-    out = []
-    for i, score in enumerate(scores):
-        rest = scores[:i] + scores[i + 1 :] or scores
+    out = np.empty(len(scores))
+    folds = len(scores) if len(scores) <= ALONE else FOLDS
+    for fold in range(folds):
+        rest = tuple(s for i, s in enumerate(scores) if i % folds != fold) or scores
         clean, backdoored = (bag.clean, rest) if bad else (rest, bag.backdoored)
-        out.append(fit(bag.name, clean, backdoored, resamples=0).confidence(score).value)
-    return np.asarray(out)
+        line = fit(bag.name, clean, backdoored, resamples=0)
+        out[fold::folds] = [line.confidence(score).value for score in scores[fold::folds]]
+    return out
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -24,15 +24,16 @@ from gifthorse.core.types import (
     Subject,
     Verdict,
 )
-from gifthorse.detection import DETECTORS, FEW_CLASSES, GRADIENT_FREE, Inspector, KArmScan
+from gifthorse.detection import DETECTORS, FEW_CLASSES, GRADIENT_FREE, UMD, Inspector, KArmScan
 from gifthorse.detection.calibration import Calibration, shipped
 from gifthorse.detection.inspector import winners
 from gifthorse.workflows.prepare import Prepared
 
 PAIRS = "class-pair triggers (only images of one class are attacked)"
+MAPS = "all-to-all maps (every class becomes another one)"
 NOT_COVERED = (
     PAIRS,
-    "all-to-all maps (every class becomes another one)",
+    MAPS,
     "triggers that move, or differ from image to image",
     "smooth warps of the whole image",
     "filters that change the colors of the whole image",
@@ -40,7 +41,12 @@ NOT_COVERED = (
     "backdoors built to evade trigger inversion",
 )
 # What of it a detector looks for, if it comes to its end.
-FAMILIES = {"warp": NOT_COVERED[3], "color_filter": NOT_COVERED[4], "blend": NOT_COVERED[5]}
+FAMILIES = {
+    "umd": MAPS,
+    "warp": NOT_COVERED[3],
+    "color_filter": NOT_COVERED[4],
+    "blend": NOT_COVERED[5],
+}
 NO_GRADIENT = "IN006"  # a finding that stops whatever searches by gradients
 DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
 TRIGGER = "Look at the trigger: if real images show it, the model may just have learned it."
@@ -213,7 +219,7 @@ def _among_peers(verdict: Verdict, detector: Detector, prepared: Prepared) -> Ve
     stands out from those, whatever a detector measures, unless it leaves them out or compares
     nothing.
     """
-    if isinstance(detector, Inspector | KArmScan) or verdict.label == "INCONCLUSIVE":
+    if isinstance(detector, Inspector | KArmScan | UMD) or verdict.label == "INCONCLUSIVE":
         return verdict
     dead = int((~winners(prepared.subject, prepared.samples, Run())).sum())
     if 2 * dead <= prepared.subject.classes:
@@ -286,6 +292,8 @@ def _not_covered(
     if pairs == of:
         lines.pop(0)
     seen = {FAMILIES.get(v.method) for v in verdicts if _whole(v, subject.classes)}
+    if pairs < of:  # the screening may have left out the pairs that the trigger turns
+        seen -= {MAPS}
     lines = [line for line in lines if line not in seen]
     if targets < set(range(subject.classes)):
         some = f"target classes other than {listed(targets)}"

@@ -20,7 +20,7 @@ def accuracy(predicted: Labels, labels: Labels) -> Rate:
     return rate(predicted == labels)
 
 
-def asr(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
+def asr(predicted: Labels, labels: Labels, goal: Goal, *more: Goal) -> Rate:
     """Return the attack success rate: stamped images that come out as the target.
 
     Images of the target class are left out; with a source, only its images count.
@@ -29,12 +29,13 @@ def asr(predicted: Labels, labels: Labels, goal: Goal) -> Rate:
         predicted: Predicted classes of the stamped images, `(N,)`.
         labels: Their true labels, `(N,)`.
         goal: Target and source.
+        more: Further goals of the same trigger, whose images count as well.
 
     Example:
         >>> asr(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2]), Goal(0)).value
         0.5
     """
-    return rate(predicted[goal.applies_to(labels)] == goal.target)
+    return rate(torch.cat([predicted[g.applies_to(labels)] == g.target for g in (goal, *more)]))
 
 
 def asr_all(predicted: Labels, goal: Goal) -> Rate:

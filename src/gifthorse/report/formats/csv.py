@@ -13,7 +13,7 @@ from gifthorse.report.words import NAME_LIMIT, class_name, printable
 
 
 def write(results: Sequence[ScanResult]) -> str:
-    """Return the table; no cell of it is one that a spreadsheet computes."""
+    """Return a table with a row a model; no cell of it is one that a spreadsheet computes."""
     out = io.StringIO()
     table = csv.DictWriter(out, _row(None), lineterminator="\n")
     table.writeheader()

@@ -17,7 +17,7 @@ ASSESSOR, STANDARD, REQUIREMENT = "gifthorse", "mitre-atlas", "mitre-atlas/AML.M
 
 
 def write(results: Sequence[ScanResult]) -> str:
-    """Return the document, in ASCII.
+    """Return a CycloneDX bill of materials, with verdicts as attestations, in ASCII.
 
     A model is a component, what was found a vulnerability of it, and the verdict a claim in an
     attestation of MITRE ATLAS' mitigation AML.M0008: with its reasoning, what was not looked for as

@@ -15,13 +15,13 @@ from gifthorse.report.formats.issues import (
     place,
 )
 from gifthorse.report.json import ScanResult
-from gifthorse.report.words import HEADLINES, printable
+from gifthorse.report.words import HEADLINES, printable, trust_in
 
 COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
 
 
 def write(results: Sequence[ScanResult]) -> str:
-    """Return one line for each thing that is to be told, and one for a model without any."""
+    """Return annotations: a line for each thing to be told, and one for a model without any."""
     return "".join(line for result in results for line in _lines(result))
 
 
@@ -29,8 +29,14 @@ def _lines(r: ScanResult) -> list[str]:
     label = r.verdict.label
     told = [(i.severity, f"{label}: {i.title}", i.message) for i in (*issues(r), *doubts(r))]
     if not told:
-        told = [("INFO", label, f"{HEADLINES[label]} {likely(r)}".strip())]
+        told = [("INFO", label, f"{HEADLINES[label]}{_sure(r)}")]
     return [_line(r, *one) for one in told]
+
+
+def _sure(r: ScanResult) -> str:
+    sure = likely(r)
+    trust = trust_in(r.verdict)
+    return f" {trust[:1].upper()}{trust[1:]}: {sure}." if sure else ""
 
 
 def _line(r: ScanResult, severity: Severity, title: str, message: str) -> str:

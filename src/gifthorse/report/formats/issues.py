@@ -76,7 +76,7 @@ def issues(result: ScanResult) -> tuple[Issue, ...]:
     told = tuple(i for i in best.values() if i.severity != "INFO")
     if told or result.verdict.label not in ("BACKDOORED", "SUSPICIOUS"):
         return told
-    first = next(iter(best.values()), Issue("BD001", "INFO", ""))
+    first = next(iter(best.values()), Issue("BD010", "INFO", ""))
     reason = printable(result.verdict.reason, MESSAGE_LIMIT)
     return (replace(first, severity="MEDIUM", message=reason),)
 

@@ -15,7 +15,7 @@ NO_XML = re.compile("[\ufffe\uffff]")  # what is left after control characters
 
 
 def write(results: Sequence[ScanResult]) -> str:
-    """Return the document: a finding is a failure, and what has no verdict an error, never a pass.
+    """Return JUnit XML: a finding is a failure, what has no verdict an error, never a pass.
 
     A model that was not judged must not be green, so nothing is marked as skipped.
     """

@@ -19,12 +19,12 @@ SCHEMA = (
 )
 FINDINGS = tuple(sorted(rule for rule in RULES if not rule.startswith("IN")))
 DOUBTS = tuple(sorted(rule for rule in RULES if rule.startswith("IN")))
-GRAVE = ("BD008", "FS001")  # of those that are no backdoor that was recovered
+GRAVE = ("BD008", "BD010", "FS001")  # of those that are no backdoor that was recovered
 TAXONOMY = {"name": "MITRE ATLAS", "index": 0}
 
 
 def write(results: Sequence[ScanResult]) -> str:
-    """Return the document, in ASCII.
+    """Return a SARIF log, as code scanning takes it, in ASCII.
 
     Only what speaks against a model is a result. What kept one from being judged is a notification
     of its invocation, since viewers show no result without a level, and such a thing has none.
