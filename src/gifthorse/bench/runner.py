@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from gifthorse.bench.store import Store
 from gifthorse.bench.tasks import Cell, Task, judging, tasks
 from gifthorse.core.errors import BadOption, GifthorseError, UsageError
+from gifthorse.core.heap import keep_freed
 
 Work: TypeAlias = Callable[[Any], None]  # does one job, of the kind that the run consists of
 
@@ -258,6 +259,7 @@ def _alone(work: Work, task: WorkItem, answer: Connection) -> None:
     """Do a task in a process of its own, which ends with its parent and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
+    keep_freed()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from gifthorse.cli import border
+from gifthorse.core.heap import keep_freed
 
 
 def main() -> None:
@@ -14,6 +15,7 @@ def main() -> None:
     128 more than its number after a signal.
     """
     border.open_streams()
+    keep_freed()
     signals = border.Signals()
     status = border.ERROR
     try:
