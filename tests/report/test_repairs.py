@@ -108,7 +108,7 @@ def test_the_text_has_every_figure_before_and_after() -> None:
     assert "recovered trigger 90.5 % [78, 96] 2.4 % [0, 12]" in lines
     assert "shuffled, same size 0.9 % [0, 3] 0.9 % [0, 3]" in lines
     whole = squeezed(text)
-    assert "accuracy drop 2.4 % [-5, 8], on 42 images it did not use" in whole
+    assert "drop 2.4 % [-5, 8] of accuracy, on 42 images it did not use" in whole
     assert "left out: accuracy 47.6 % [33, 62] mirrored, 97.6 % [88, 100] as they are" in whole
     assert "7 px before, 66.5 px after, the mean of 1 pair of classes, +850% over pairs" in whole
     assert "3 without a trigger" in whole

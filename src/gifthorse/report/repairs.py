@@ -252,8 +252,9 @@ def _blocks(repair: RepairRecord) -> Iterable[RenderableType]:
     word, sentence = _outcome(repair)
     yield from (Padding(Text(f"{word}. {sentence}"), (0, 0, 0, 2)), Text())
     yield Padding(_table(repair), (0, 0, 0, 2), expand=False)
-    lost = f"{_rate(repair.accuracy.drop)}, on {repair.images.judged:,} images it did not use"
-    rest = [("accuracy drop", lost), ("distances", _apart(repair)), ("next", _last(repair))]
+    drop = f"{_rate(repair.accuracy.drop)} of accuracy, "
+    drop += f"on {repair.images.judged:,} images it did not use"
+    rest = [("drop", drop), ("distances", _apart(repair)), ("next", _last(repair))]
     yield from (Text(), Padding(facts_grid(rest), (0, 0, 0, 2), expand=False))
 
 
