@@ -20,6 +20,7 @@ from gifthorse import __version__
 from gifthorse.core.atomic import atomic
 from gifthorse.core.errors import GifthorseError, UsageError
 from gifthorse.core.files import parse_json, read_file
+from gifthorse.core.stats import auroc
 from gifthorse.core.types import Confidence, ProgressCallback, Report
 from gifthorse.detection.calibration import Calibration, dumped, fit
 from gifthorse.models.opening import digest_now
@@ -238,10 +239,7 @@ def quality(bag: Calibration, *, resamples: int = 500) -> Quality:
 
 
 def _area(good: Floats, bad: Floats) -> float:
-    """Return the share of pairs in the right order, ties counted half (Mann and Whitney)."""
-    good = np.sort(good)
-    below, upto = (np.searchsorted(good, bad, side) for side in ("left", "right"))
-    return float((below + upto).mean() / (2 * len(good)))
+    return auroc(torch.from_numpy(good), torch.from_numpy(bad))
 
 
 def _left_out(bag: Calibration, bad: bool) -> Floats:
