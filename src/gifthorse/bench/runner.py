@@ -139,16 +139,6 @@ class _Running:
     device: str
 
 
-def check_workers(count: int) -> None:
-    """Refuse a pool without workers.
-
-    Raises:
-        BadOption: If there are none.
-    """
-    if count < 1:
-        raise BadOption(f"a pool needs at least one worker; got {count}")
-
-
 class Pool:
     """Runs every task in a process of its own.
 
@@ -166,7 +156,8 @@ class Pool:
     """
 
     def __init__(self, work: Work, workers: int, devices: Sequence[str] = ()) -> None:
-        check_workers(workers)
+        if workers < 1:
+            raise BadOption(f"a pool needs at least one worker; got {workers}")
         self._work = work
         self._free = list(devices or ["cpu"] * workers)[:workers]
         self._running: list[_Running] = []

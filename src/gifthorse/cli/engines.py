@@ -51,7 +51,6 @@ def running(
         engine = runner.Serial(work, *(runner.cards(needs.gpus) or [str(choose(device))])[:1])
     elif name == "pool":
         count = runner.processors() if workers is None else workers
-        runner.check_workers(count)
         shared = [str(choose(device))] * count  # without a card for each they share one device
         engine = runner.Pool(work, count, runner.cards(needs.gpus) or shared)
     else:
