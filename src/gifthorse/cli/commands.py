@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -64,15 +65,16 @@ def inspect(
     from gifthorse.models.hub.fetching import fetch, is_hub_name
 
     codes: set[int] = set()
+    fetched = cache(lambda name: fetch(name, note))  # one base serves all models
     for model in models:
         with scan.contained(model, codes, alone=len(models) == 1):
-            place = fetch(model, note) if is_hub_name(model) else None
+            place = fetched(model) if is_hub_name(model) else None
             found = look(str(place.path) if place else model, part)
             if place is not None:
                 found = replace(found, path=place.name, notes=(*place.notes, *found.notes))
             tell(describe_file(found))
             if base is not None:
-                other = str(fetch(base, note).path) if is_hub_name(base) else base
+                other = str(fetched(base).path) if is_hub_name(base) else base
                 mine = str(place.path) if place else model
                 tell(describe_difference(difference(mine, other)))
             sys.stdout.flush()

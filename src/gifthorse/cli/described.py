@@ -10,11 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gifthorse.models import Inspection
 from gifthorse.report.text import in_columns
 from gifthorse.report.words import CLAIM_LIMIT, NAME_LIMIT, RULES, plural, printable, volume
 
 if TYPE_CHECKING:
+    from gifthorse.models import Inspection
     from gifthorse.models.difference import Difference
 
 RATINGS = (
@@ -48,7 +48,7 @@ def describe_file(found: Inspection) -> str:
         ),
         ("next", [_advice(found)]),
     ]
-    return _grid(found.path, rows)
+    return in_columns(Text(printable(found.path)), named(rows))
 
 
 def describe_difference(found: Difference) -> str:
@@ -72,18 +72,18 @@ def describe_difference(found: Difference) -> str:
         ("gone", _first(found.removed)),
         ("classes", _first(classes)),
     ]
-    return _grid("beside its base", rows)
+    return in_columns(Text("beside its base"), named(rows))
 
 
-def _grid(title: str, rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Return named lines below a title, as plain text of at most 80 columns."""
+def named(rows: Iterable[tuple[str, Sequence[str]]]) -> Padding:
+    """Return lines behind their names, free of control characters, two columns in."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, lines in rows:
         for number, line in enumerate(lines):
-            grid.add_row("" if number else name, Text(printable(line)))
-    return in_columns(Text(printable(title)), Padding(grid, (0, 0, 0, 2)))
+            grid.add_row("" if number else Text(printable(name)), Text(printable(line)))
+    return Padding(grid, (0, 0, 0, 2))
 
 
 def _first(lines: Sequence[str], most: int = 8) -> list[str]:

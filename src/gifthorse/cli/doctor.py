@@ -8,21 +8,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from textwrap import fill
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from gifthorse import __version__
 from gifthorse.cli import options
+from gifthorse.cli.described import named
 from gifthorse.cli.terminal import tell
 from gifthorse.report.text import in_columns
-from gifthorse.report.words import plural, printable, volume
+from gifthorse.report.words import plural, volume
 
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 
@@ -50,7 +49,7 @@ def doctor(
 
     choose(device)  # one that is not there is a wrong call, no failure of the self-test
     for title, rows in sections():
-        tell(f"{title}\n{_table(rows)}")
+        tell(f"{title}\n{_lines(rows)}")
     if self_test:
         tell("self-test")
         if not _passes(device):
@@ -185,16 +184,11 @@ def _passes(device: str) -> bool:
     return good
 
 
-def _table(rows: list[Row]) -> str:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(Text(f"  {printable(name)}"), Text(printable(value)))
-    return in_columns(grid)
+def _lines(rows: Iterable[Row]) -> str:
+    return in_columns(named((name, [value]) for name, value in rows))
 
 
 def here() -> str:
     """Return versions, devices and where the package lies, for a report of a bug."""
     place = str(Path(__file__).parents[1])
-    return _table([*versions(), *_devices(), ("package", place)])
+    return _lines([*versions(), *_devices(), ("package", place)])
