@@ -24,7 +24,7 @@ from gifthorse import __version__
 from gifthorse.attacks import ATTACKS
 from gifthorse.cli import app as cli
 from gifthorse.cli import catalog
-from gifthorse.core.errors import UsageError
+from gifthorse.core.errors import Halted, UsageError
 from gifthorse.detection import DETECTORS, PRESETS
 from gifthorse.inversion import INVERTERS
 from gifthorse.report.words import RULES
@@ -614,6 +614,28 @@ def test_ctrl_c_keeps_the_search_and_says_how_to_go_on(
     ran = scanned(run, MODEL, *SHORT)
     assert ran.code == 130
     assert ran.err.endswith("gifthorse: interrupted; nothing was written for the file at hand")
+
+
+def test_what_a_search_left_is_kept_however_it_ended(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, step = tmp_path / "state", Search.step
+    ends: list[BaseException] = [Halted("the time is over"), RuntimeError("out of luck")]
+
+    def ended(self: Search, arms: torch.Tensor, /) -> None:
+        if ends and int(self.rounds.max()) == 1:
+            raise ends.pop(0)
+        step(self, arms)
+
+    monkeypatch.setattr(Search, "step", ended)
+    monkeypatch.chdir(tmp_path)  # where the record of an error goes
+    for said in ((3, "INCONCLUSIVE"), (2, "ERROR")):
+        ran, loaded = result(run, tmp_path, "--resume", str(folder))
+        assert (ran.code, loaded["verdict"]["label"]) == said
+        assert len(list(folder.glob("*.safetensors"))) == 1
+    ran, loaded = result(run, tmp_path, "--resume", str(folder))
+    assert loaded["verdict"]["label"] not in ("INCONCLUSIVE", "ERROR")
+    assert not list(folder.glob("*.safetensors"))
 
 
 # 5. inspect -----------------------------------------------------------------------------------

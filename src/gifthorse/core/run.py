@@ -113,11 +113,6 @@ class Run:
         over = self.seconds is not None and spent >= self.seconds + grace
         return f"the time limit of {self.seconds:g} s is reached" if over else ""
 
-    @property
-    def was_stopped(self) -> bool:
-        """Whether a part was told to stop, or not to begin."""
-        return bool(self._meter.stopped)
-
     def part(self, store: Path | None = None) -> Run:
         """Return a run within this one: it keeps its state in a file of its own."""
         part = Run(self.progress, store=store, device=self.device, whole=self)

@@ -47,6 +47,7 @@ from gifthorse.models import load
 from gifthorse.models.hub.fetching import fetch, is_hub_name
 from gifthorse.models.opening import digest_now
 from gifthorse.report.facts import leads
+from gifthorse.report.status import limited
 from gifthorse.workflows.detect import detect, refused, unprepared
 from gifthorse.workflows.opening import Inputs, take_in
 
@@ -150,7 +151,7 @@ def _scanned(
         )
     with paced(lambda kept: run.overtime(GRACE)):
         report = illustrated(report, prepared.subject)
-    steps = (*_go_on(request, run.parts), *report.next_steps)
+    steps = (*_go_on(request, run.parts, report), *report.next_steps)
     report = _of_then(report) if _changed(path, digest) else report
     return replace(report, next_steps=steps, run=clock.record(request, device))
 
@@ -237,12 +238,12 @@ def state_file(request: Request, digest: str, name: str) -> Path | None:
     return request.resume / f"{digest[:12]}-{name}.safetensors" if request.resume else None
 
 
-def _go_on(request: Request, parts: Sequence[Run]) -> tuple[str, ...]:
+def _go_on(request: Request, parts: Sequence[Run], report: Report) -> tuple[str, ...]:
     """Say how a stopped scan goes on; forget the states of one that is complete."""
     kept = [t.store for t in parts if t.store is not None and t.store.exists()]
-    if not any(t.was_stopped for t in parts):
-        for path in kept:
-            path.unlink()
+    if not limited(report):
+        for path in () if any(check.rule == "IN007" for check in report.checks) else kept:
+            path.unlink()  # a detector that failed may get on in another version
         return ()
     if kept:
         again = request.command or "the same scan with the same folder"
