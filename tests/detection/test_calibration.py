@@ -18,7 +18,7 @@ from torch import Generator
 from gifthorse.core.run import Run
 from gifthorse.core.types import Finding, Goal, Label, Report, Samples, Subject, Verdict
 from gifthorse.detection import DETECTORS, Inspector
-from gifthorse.detection.calibration import fit, shipped
+from gifthorse.detection.calibration import fit, scaled, shipped
 from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, detect
 from gifthorse.workflows.prepare import Prepared
 
@@ -30,7 +30,7 @@ BAG = fit("toy", CLEAN, BAD, resamples=40)
 def test_the_fit_maximizes_the_likelihood_of_platts_targets() -> None:
     def loss(line: np.ndarray) -> float:
         def part(scores: tuple[float, ...], target: float) -> float:
-            p = 1 / (1 + np.exp(-(line[0] * np.asarray(scores) + line[1])))
+            p = 1 / (1 + np.exp(-(line[0] * np.log1p(scores) + line[1])))
             return float(-np.mean(target * np.log(p) + (1 - target) * np.log(1 - p)))
 
         return part(CLEAN, 1 / (len(CLEAN) + 2)) + part(BAD, (len(BAD) + 1) / (len(BAD) + 2))
@@ -58,6 +58,12 @@ def test_a_small_bag_carries_little_confidence() -> None:
     assert few.confidence(1e6).low < many.confidence(1e6).low
 
 
+def test_large_scores_do_not_make_the_smallest_found_one_unlikely() -> None:
+    bag = fit("toy", (1.0, 1.5, 2.0, 2.3) * 5, (4.4, 5.5, 9.0, 12.0, 18.0, 90.0) * 3, resamples=0)
+    assert bag.confidence(4.4).value > 0.5 > bag.confidence(2.3).value
+    assert scaled([-3.0, 0.0, 3.0]).tolist() == [-math.log(4), 0.0, math.log(4)]
+
+
 def test_scores_that_say_nothing_give_even_odds() -> None:
     same = tuple(map(float, range(50)))
     assert fit("toy", same, same, resamples=0).confidence(10.0).value == pytest.approx(
@@ -68,7 +74,7 @@ def test_scores_that_say_nothing_give_even_odds() -> None:
 def test_numbers_of_models_are_no_prior() -> None:
     few = fit("toy", CLEAN, BAD, resamples=0)
     many = fit("toy", CLEAN * 20, BAD, resamples=0)
-    middle = -few.lines[0][1] / few.lines[0][0]
+    middle = math.expm1(-few.lines[0][1] / few.lines[0][0])
     assert math.isclose(many.confidence(middle).value, 0.5, abs_tol=0.12)
 
 

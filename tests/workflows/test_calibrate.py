@@ -104,6 +104,9 @@ def test_the_shipped_file_can_be_written_again(tmp_path: Path) -> None:
     assert opened(tmp_path / "again.json") == bags
 
 
+OF_NOW = '{"name": "x", "scale": "log1p", "detectors": {"a": %s}}'
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -111,15 +114,20 @@ def test_the_shipped_file_can_be_written_again(tmp_path: Path) -> None:
         "[]",
         "{" * 5000,
         '{"name": "x"}',
-        '{"name": "x", "detectors": {"a": {"clean": [], "backdoored": [1], "lines": [[1, 1]]}}}',
-        '{"name": "x", "detectors": {"a": {"clean": [NaN], "backdoored": [1], "lines": [[1, 1]]}}}',
-        '{"name": "", "detectors": {"a": {"clean": [1], "backdoored": [1], "lines": [[0, 2e9]]}}}',
+        '{"name": "x", "detectors": {"a": {"clean": [1], "backdoored": [1], "lines": [[1, 1]]}}}',
+        OF_NOW % '{"clean": [], "backdoored": [1], "lines": [[1, 1]]}',
+        OF_NOW % '{"clean": [NaN], "backdoored": [1], "lines": [[1, 1]]}',
+        OF_NOW % '{"clean": [1], "backdoored": [1], "lines": [[0, 2e9]]}',
     ],
 )
 def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "odd.json").write_text(text)
     with pytest.raises(UsageError, match=r"odd.json is no calibration"):
         opened(tmp_path / "odd.json")
+    (tmp_path / "right.json").write_text(
+        OF_NOW % '{"clean": [1], "backdoored": [1], "lines": [[1, 1]]}'
+    )
+    assert list(opened(tmp_path / "right.json")) == ["a"]
 
 
 def test_the_quality_is_what_its_definitions_say() -> None:

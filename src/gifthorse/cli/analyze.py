@@ -96,8 +96,8 @@ def summary(case: AnalysisResult) -> list[tuple[str, str]]:
             both = [f"{row[k].distance.value:.2%} ({k})" for k in ("original", "target")]
             lines.append(("Table 19", f"{name}: {', '.join(both)}"))
     view, curve = case.view, case.curves["model"]
-    apart = "" if view.silhouette is None else f"silhouette {view.silhouette:.2f}, "
-    told = "" if view.probe is None else f"probe AUROC {view.probe.auroc:.3f}"
+    apart = "" if view.silhouette is None else f"silhouette {view.silhouette:.2f} (1 is apart), "
+    told = "" if view.probe is None else f"probe AUROC {view.probe.auroc:.3f} (0.5 is chance)"
     lines.append(("features", apart + told or "too few images of the target class to compare"))
     half = curve[-1]
     words = f"{half.value:.2f} over {half.units} neurons (chance {half.chance:.2f})"
@@ -111,7 +111,7 @@ def summary(case: AnalysisResult) -> list[tuple[str, str]]:
         ("CKA against", case.likeness.against),
     ):
         shown = [f"{v:.2f}" for v in row_of.values()][-8:]
-        lines += [(word, f"{' '.join(shown)} (stage by stage)")] if shown else []
+        lines += [(word, f"{' '.join(shown)} (stages, 1 is alike)")] if shown else []
     left = case.silenced
     count = len(case.path.nodes)
     words = (

@@ -21,6 +21,16 @@ from gifthorse.core.errors import BadOption, UnknownMethod, UsageError
 from gifthorse.core.files import owned
 from gifthorse.core.run import Run
 
+FIGURES = {
+    "accuracy": "clean images that come out right",
+    "ccc": "probability of the true class",
+    "ccc_correct": "the same, where it wins",
+    "asr": "stamped images: the target class",
+    "asr_all": "the same, with the target's own",
+    "ra": "stamped images: their own class",
+    "tmc": "probability of the target, on hits",
+}
+
 commands = typer.Typer()  # what `gifthorse.cli.app` takes its commands from
 
 Resume = Annotated[
@@ -175,7 +185,8 @@ def kept(resume: Path | None, run: tuple[object, ...]) -> Path | None:
 def finish(written: list[Path], made: Any, store: Path | None) -> None:
     """Print what was made, figures with intervals and files; forget the unfinished run."""
     for key, r in made.known.items():
-        tell(f"{key:11} {r.value:7.2%}  [{r.low:.2%}, {r.high:.2%}]  n={r.trials}")
+        spread = f"[{r.low:.2%}, {r.high:.2%}]"
+        tell(f"{key:11} {r.value:7.2%}  {spread:17} {FIGURES.get(key, ''):35} n={r.trials}")
     tell(f"seconds     {made.seconds:.0f}")
     for path in written:
         tell(f"wrote       {path}")

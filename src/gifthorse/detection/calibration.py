@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from gifthorse.core.errors import UsageError
@@ -26,14 +26,14 @@ Finite = Annotated[float, Field(ge=-1e9, le=1e9)]  # what a line can be fitted t
 
 @dataclass(frozen=True)
 class Calibration:
-    """Platt scaling of one detector's scores, with the bag it was fitted on.
+    """Platt scaling of one detector's scores on a log scale, with the bag it was fitted on.
 
     Attributes:
         name: What the bag is, in words.
         clean: Scores of clean models.
         backdoored: Scores of backdoored models.
-        lines: Slope and intercept of the log odds; the first pair is the fit, the others are fits
-            on bootstrap resamples of the bag.
+        lines: Slope and intercept of the log odds over `scaled(score)`; the first pair is the fit,
+            the others are fits on bootstrap resamples of the bag.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Calibration:
             True
         """
         slopes, intercepts = np.asarray(self.lines).T
-        odds = np.clip(slopes * score + intercepts, -700, 700)
+        odds = np.clip(slopes * scaled(score) + intercepts, -700, 700)
         values = 1 / (1 + np.exp(-odds))
         low, high = np.quantile(values, [0.025, 0.975]).tolist()
         # A line goes on for ever; what the bag can carry does not.
@@ -65,10 +65,20 @@ class Calibration:
         return Confidence(value, low, high, self.name)
 
 
+def scaled(scores: ArrayLike) -> Floats:
+    """Return scores on the scale on which the log odds are a line: `sign(s) log(1 + |s|)`.
+
+    Scores of found backdoors spread over an order of magnitude; on their own scale the largest of
+    them flatten the line, until the smallest come out as likely clean.
+    """
+    s = np.asarray(scores, float)
+    return np.sign(s) * np.log1p(np.abs(s))
+
+
 def fit(
     name: str, clean: Sequence[float], backdoored: Sequence[float], *, resamples: int = 200
 ) -> Calibration:
-    """Fit the log odds of a backdoor as a line in the score.
+    """Fit the log odds of a backdoor as a line in the logarithm of the score; see `scaled`.
 
     Platt's targets, `(B + 1) / (B + 2)` for backdoored and `1 / (C + 2)` for clean models, keep the
     probability away from 0 and 1 by what the size of the bag can carry, also where the two kinds
@@ -81,6 +91,8 @@ def fit(
         resamples: Bootstrap fits for the interval, drawn with a fixed seed.
 
     Source: Platt, Probabilistic Outputs for Support Vector Machines, 1999.
+
+    Differs: the line is in the logarithm of the score.
     """
     rng = np.random.default_rng(0)
     good, bad = np.asarray(clean, float), np.asarray(backdoored, float)
@@ -93,7 +105,7 @@ def fit(
 def _line(good: Floats, bad: Floats) -> tuple[float, float]:
     from sklearn.linear_model import LogisticRegression
 
-    scores = np.concatenate([good, bad])
+    scores = scaled(np.concatenate([good, bad]))
     low, high = 1 / (len(good) + 2), (len(bad) + 1) / (len(bad) + 2)
     share = np.concatenate([np.full(len(good), low), np.full(len(bad), high)])
     weight = np.concatenate([np.full(len(good), 1 / len(good)), np.full(len(bad), 1 / len(bad))])
@@ -151,7 +163,8 @@ def dumped(name: str, bags: Mapping[str, Calibration], made: Mapping[str, object
         key: {"clean": bag.clean, "backdoored": bag.backdoored, "lines": bag.lines}
         for key, bag in bags.items()
     }
-    return json.dumps({"name": name, "made": dict(made), "detectors": detectors}) + "\n"
+    file = {"name": name, "scale": "log1p", "made": dict(made), "detectors": detectors}
+    return json.dumps(file) + "\n"
 
 
 class _Bag(BaseModel):
@@ -168,5 +181,6 @@ class _File(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(max_length=500)
+    scale: Literal["log1p"]  # of the scores under the lines; earlier files have none
     detectors: dict[str, _Bag]
     made: dict[str, JsonValue] = {}
