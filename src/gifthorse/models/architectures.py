@@ -325,7 +325,8 @@ def nearest(shapes: Shapes, count: int = 3) -> str:
 
     likeness = {arch: similarity(arch) for arch in NETS}
     best = sorted(NETS, key=lambda arch: likeness[arch], reverse=True)[:count]
-    return "; ".join(f"{a} ({likeness[a]:.0%} of names: {_contrast(a, shapes)})" for a in best)
+    first, *others = (f"{arch} ({likeness[arch]:.0%} of names" for arch in best)
+    return "; ".join([f"{first}: {_contrast(best[0], shapes)})", *(f"{o})" for o in others)])
 
 
 def _contrast(arch: str, shapes: Shapes) -> str:
