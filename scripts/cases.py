@@ -48,7 +48,7 @@ def row(case: Case, kept: Mapping[str, Any]) -> str:
     """One line of the table; a fault is in bold."""
     got = f"exit {kept['status']}" + "".join(f"; **{fault}**" for fault in kept["wrong"])
     cells = (case.name, case.fed, case.right, got, f"{kept['seconds']:.0f}", f"{kept['memory']}")
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
 def played(cases: list[Case], keep: Path | None, jobs: int) -> Iterator[tuple[Case, Any]]:
