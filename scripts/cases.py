@@ -85,7 +85,24 @@ def page(found: Mapping[str, tuple[Case, Any]]) -> str:
         names = [name for name in rest if name.startswith(words)]
         rows = [row(*rest.pop(name)) for name in names]
         parts.append("\n".join([f"\n## {title}\n", HEADER, *rows, ""]))
-    return PAGE + "".join(parts)
+    return PAGE + "".join(parts) + fuzzed()
+
+
+def fuzzed() -> str:
+    """Return what fuzzing ran, found and left as samples, of what is kept of its runs."""
+    told = json.loads((ROOT / "evidence/fuzzing.json").read_text())
+    counts = told["executions"]
+    rows = (f"| {name} | {count:,} |" for name, count in counts.items())
+    found = (f"| {f['was']} | {f['now']} | `{f['sample']}` |" for f in told["findings"])
+    return "\n".join([
+        "\n## Fuzzing\n",
+        "`make fuzz` mutates files by libFuzzer, a parser after the other.",
+        f"So far {told['minutes']} minutes,",
+        f"{sum(counts.values()):,} executions at commits {', '.join(told['commits'])}. `agreement`",
+        "compares our reader with those of torch and safetensors on the same bytes.\n",
+        "| parser | executions |\n|---|---|", *rows,
+        "\n| found | now | sample in tests/corpus |\n|---|---|---|", *found, "",
+    ])  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
