@@ -17,6 +17,7 @@ from gifthorse import __version__
 from gifthorse.cli import doctor, terminal
 from gifthorse.cli.commands import app, run
 from gifthorse.cli.examples import EXAMPLES
+from gifthorse.cli.panels import PANELS
 from gifthorse.cli.terminal import manner, with_command
 from gifthorse.report import WRITERS
 from gifthorse.workflows.selftest import TARGET, BandNet, selftest, weights
@@ -41,6 +42,21 @@ def test_every_command_shows_an_example_that_fits_it(
     assert shown.endswith(f"Example: gifthorse {name} {EXAMPLES[name]}")
     words = shlex.split(EXAMPLES[name])
     command.make_context(name, words)  # raises on what it does not know, and on what it lacks
+
+
+def test_every_option_is_in_a_panel_and_every_panel_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    known = {"help"}
+    for name, command in leaves():
+        own = {p.name for p in command.params if p.param_type_name == "option"}
+        assert own <= PANELS.keys(), name
+        known |= {str(option) for option in own}
+        assert run([*name.split(), "--help"]) == 0
+        titles = re.findall(r"^(\w[\w ]*):$", capsys.readouterr().out, re.MULTILINE)
+        assert {t for t in titles if t != "Arguments"} == {PANELS[str(o)] for o in {*own, "help"}}
+        assert len(titles) == len(set(titles)), name
+    assert known == PANELS.keys()
 
 
 def test_no_example_is_of_nothing() -> None:

@@ -29,6 +29,7 @@ from gifthorse.cli import (
 )
 from gifthorse.cli.described import describe_difference, describe_file
 from gifthorse.cli.examples import exemplify
+from gifthorse.cli.panels import group
 from gifthorse.cli.terminal import (
     PROGRESS,
     log_to,
@@ -110,6 +111,7 @@ bench.commands.registered_commands += records.commands.registered_commands
 app.add_typer(bench.commands, name="bench")
 exemplify(app.registered_commands)
 exemplify(bench.commands.registered_commands, "bench")
+group([*app.registered_commands, *bench.commands.registered_commands])
 
 
 @app.callback(invoke_without_command=True)
