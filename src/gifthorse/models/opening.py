@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from gifthorse.core.errors import BadOption
@@ -13,6 +14,7 @@ from gifthorse.models.inspection import Inspection, inspect_file
 from gifthorse.models.load import Opened, load_file
 from gifthorse.models.reading import isolation
 from gifthorse.models.reading.isolation import DEADLINE, MEMORY
+from gifthorse.models.signatures import signed
 
 
 def load(
@@ -43,9 +45,12 @@ def load(
     path = only_file(Path(path))
     if not is_folder(path):
         check_folder(path)
-        return load_file(path, arch, part, memory=memory, deadline=deadline)
-    _check_named(arch, part)
-    return open_folder(path, memory=memory, deadline=deadline)
+        opened = load_file(path, arch, part, memory=memory, deadline=deadline)
+    else:
+        _check_named(arch, part)
+        opened = open_folder(path, memory=memory, deadline=deadline)
+    notes = (*opened.origin.notes, *signed(path))
+    return replace(opened, origin=replace(opened.origin, notes=notes))
 
 
 def inspect(path: str | Path, part: str | None = None) -> Inspection:
@@ -62,9 +67,11 @@ def inspect(path: str | Path, part: str | None = None) -> Inspection:
     path = only_file(Path(path))
     if not is_folder(path):
         check_folder(path)
-        return inspect_file(path, part)
-    _check_named(None, part)
-    return inspect_folder(path)
+        found = inspect_file(path, part)
+    else:
+        _check_named(None, part)
+        found = inspect_folder(path)
+    return replace(found, notes=(*found.notes, *signed(path)))
 
 
 def digest_now(path: str | Path) -> str:
