@@ -71,8 +71,8 @@ def scaled(scores: ArrayLike) -> Floats:
     Scores of found backdoors spread over an order of magnitude; on their own scale the largest of
     them flatten the line, until the smallest come out as likely clean.
     """
-    s = np.asarray(scores, float)
-    return np.sign(s) * np.log1p(np.abs(s))
+    s: Floats = np.asarray(scores, float)
+    return np.copysign(np.log1p(np.abs(s)), s)
 
 
 def fit(
