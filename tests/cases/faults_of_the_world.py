@@ -177,6 +177,16 @@ MAKING = tuple(
     for number, status in ((15, 143), (9, -9))
 )  # fmt: skip
 
+REPAIR = tuple(
+    Case(f"world: repair and signal {number} after {wait} s", "a signal while a net is repaired",
+         "nothing half written, no orphan",
+         lambda folder: ["repair", MODEL, "--images", IMAGES, "--normalize", "gtsrb", "-o",
+                         "out.safetensors"], (status,), seconds=100, world=_early(number, wait),
+         check=_unhurt, spares=PARTS if number == 9 else ())
+    for number, status in ((15, 143), (9, -9))
+    for wait in (8, 14)
+)  # fmt: skip
+
 BENCH = tuple(
     Case(f"hostile 52: bench and signal {number} after {wait} s", "a signal during bench run",
          "no orphan, nothing half written", _bench, (status,), seconds=100,
@@ -204,4 +214,4 @@ RESOURCES = (
     ),
 )  # fmt: skip
 
-CASES = (*EARLY, *SEARCH, *MAKING, *BENCH, *RESOURCES) if sys.platform == "linux" else ()
+CASES = (*EARLY, *SEARCH, *MAKING, *REPAIR, *BENCH, *RESOURCES) if sys.platform == "linux" else ()
