@@ -116,6 +116,7 @@ TOY: dict[str, dict[str, object]] = {
     "k_arm": {"scheduler.rounds": 100},
     "k_arm_pixel": PIXEL | {"scheduler.rounds": 200},
     "mm_bd": {"starts": 6, "steps": 100},
+    "mm_bd_quick": {"starts": 6, "steps": 100},
     "neural_cleanse": {
         "inverter.config.steps": 0,
         "inverter.config.min_steps": 0,

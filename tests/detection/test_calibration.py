@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tests.toys import BANDS, band_images, bands
 from torch import Generator
 
 from gifthorse.core.run import Run
-from gifthorse.core.types import Finding, Goal, Label, Report, Samples, Subject, Verdict
+from gifthorse.core.types import Arm, Finding, Goal, Label, Report, Samples, Subject, Verdict
 from gifthorse.detection import DETECTORS, Inspector
 from gifthorse.detection.calibration import fit, scaled, shipped
 from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, detect
@@ -181,6 +181,48 @@ def test_a_detector_that_fails_keeps_the_others_from_nothing(
     assert f"what {name} looks for: it did not run" in report.not_covered
     with pytest.raises(ZeroDivisionError):
         report_on(monkeypatch, Failing("INCONCLUSIVE"))
+
+
+def led(goal: Goal) -> Fixed:
+    """A search that passes a net, in doubt, with its smallest trigger for this class."""
+    smallest = Finding("BD001", "INFO", 2.95, "The smallest trigger.", goal)
+    return Searched("NO BACKDOOR FOUND", (smallest,), score=2.95)
+
+
+@dataclass(frozen=True)
+class Searched(Fixed):
+    """One that has a table of what it tried."""
+
+    def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
+        arms = (Arm(Goal(0), 0.0, 1.0, 0.0, True, 1),)
+        return replace(super().__call__(subject, clean, rng, run), arms=arms)
+
+
+ODD = Finding("BD010", "MEDIUM", 9.0, "Class 2 is odd.", Goal(2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "leads", "label", "words"),
+    [
+        (Fixed("SUSPICIOUS", (ODD,)), 2, "SUSPICIOUS", "Class 2 is odd. It is the class that"),
+        (Fixed("SUSPICIOUS", (ODD,)), 1, "NO BACKDOOR FOUND", "No search leads to that class"),
+        (Fixed("INCONCLUSIVE", (Finding("IN004", "HIGH", 0.0, "Few."),)), 2, None, ""),
+        (Fixed("INCONCLUSIVE", (STOPPED,)), 2, "INCONCLUSIVE", "Time is up."),
+        (CLEAN_ROW, 2, "NO BACKDOOR FOUND", ""),
+        (Searched("SUSPICIOUS", (ODD,)), 1, "SUSPICIOUS", "Class 2 is odd."),
+    ],
+)
+def test_what_searches_no_trigger_counts_in_doubt_for_the_class_that_a_search_leads_with(
+    asked: Fixed,
+    leads: int,
+    label: Label | None,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = report_on(monkeypatch, led(Goal(leads)), asked, first=1)
+    assert [v.label for v in report.verdicts[1:]] == ([label] if label else [])
+    assert report.label == (label or "NO BACKDOOR FOUND")
+    assert words in "".join(f.message for v in report.verdicts[1:] for f in v.findings)
 
 
 @pytest.mark.parametrize(

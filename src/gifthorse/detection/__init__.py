@@ -58,6 +58,7 @@ DETECTORS: dict[str, Detector] = {
     "k_arm_pixel": KArmScan(_K_ARM_PIXEL, _K_ARM_PIXEL, KArm(gains=1000)),
     "latent_shift": LatentShift(),
     "mm_bd": MMBD(),
+    "mm_bd_quick": MMBD(starts=4, steps=40),
     "neural_cleanse": Inspector(NeuralCleanse()),
     "neural_cleanse_quick": Inspector(
         NeuralCleanse(warmup=0, initial=0.01, patience=3, up=1.5, config=QUICK, probe=PatchInit())
@@ -93,9 +94,10 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "usb",
     ),
 }
-# What it runs as well where those leave doubt: the other calibrated detector, which looks for small
-# masks where pixels are many.
-SECOND: dict[str, tuple[str, ...]] = {"standard": ("neural_cleanse_quick",)}
+# What it runs as well where those leave doubt: a statistic that counts if it names the class that
+# they lead with, and the other calibrated detector, which looks for small masks where pixels are
+# many.
+SECOND: dict[str, tuple[str, ...]] = {"standard": ("mm_bd_quick", "neural_cleanse_quick")}
 # What compares no class with others, and so can judge two.
 FEW_CLASSES = frozenset({"transferability"})
 # What needs no gradient of the net.

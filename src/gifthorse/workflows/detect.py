@@ -97,7 +97,8 @@ def detect(
         found = _tried(detector, prepared, stream, own)
         if isinstance(found, Verdict):
             found = _among_peers(replace(found, method=name), detector, prepared)
-            verdicts.append(_tempered(found, bags, subject.classes))
+            found = _tempered(found, bags, subject.classes)
+            verdicts += _seconding(found, verdicts) if name in late else [found]
         else:
             missed[name] = _failure(name, found)
             failed += [found] if isinstance(found, Exception) else []
@@ -210,6 +211,27 @@ def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
         return True
     bag = bags.get(verdict.method)
     return bag is not None and bag.confidence(verdict.score).value >= DOUBT
+
+
+def _seconding(verdict: Verdict, first: Sequence[Verdict]) -> list[Verdict]:
+    """Return what a detector that was asked in doubt adds: one verdict, or none.
+
+    One that searches no trigger accuses clean nets too often to be believed alone. It counts for
+    the class that a search leads with, where two independent kinds of evidence meet, and what it
+    cannot judge is no gap, since it was to decide a doubt only.
+    """
+    if verdict.arms or _stopped(verdict):
+        return [verdict]
+    if verdict.label != "SUSPICIOUS":
+        return [] if verdict.label == "INCONCLUSIVE" else [verdict]
+    lead, *others = verdict.findings
+    led = [v.method for v in first if v.arms and lead.goal in [f.goal for f in v.findings[:1]]]
+    if led:
+        words = f"{lead.message} It is the class that {led[0]} has the smallest trigger for, too."
+        return [replace(verdict, findings=(replace(lead, message=words), *others))]
+    words = f"{lead.message} No search leads to that class: alone, this is no suspicion."
+    lead = replace(lead, severity="LOW", message=words)
+    return [replace(verdict, label="NO BACKDOOR FOUND", findings=(lead, *others))]
 
 
 def _among_peers(verdict: Verdict, detector: Detector, prepared: Prepared) -> Verdict:
