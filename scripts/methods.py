@@ -13,7 +13,7 @@ from typing import Any
 
 from gifthorse.attacks import ATTACKS
 from gifthorse.core import options
-from gifthorse.detection import DETECTORS, PRESETS, SECOND
+from gifthorse.detection import BESIDE, DETECTORS, PRESETS, SECOND
 from gifthorse.detection.calibration import shipped
 from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
@@ -76,10 +76,13 @@ def page() -> str:
     """Return docs/methods.md."""
     parts = [HEAD, "## Attacks\n", "They exist to make labeled test models for defenses.\n"]
     parts += groups(ATTACKS)
-    runs = ((f"`{n}`", names(run), names(SECOND.get(n, ()))) for n, run in PRESETS.items())
+    runs = (
+        (f"`{n}`", names(run), names(BESIDE.get(n, ())), names(SECOND.get(n, ())))
+        for n, run in PRESETS.items()
+    )
     parts += [
         DETECTION,
-        table(("preset", "detectors", "in doubt"), runs),
+        table(("preset", "detectors", "beside them", "in doubt"), runs),
         OVERVIEW,
         overview(),
         *groups(DETECTORS),

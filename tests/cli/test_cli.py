@@ -25,13 +25,13 @@ from gifthorse.attacks import ATTACKS
 from gifthorse.cli import app as cli
 from gifthorse.cli import catalog
 from gifthorse.core.errors import Halted, UsageError
-from gifthorse.detection import DETECTORS, PRESETS
+from gifthorse.detection import BESIDE, DETECTORS, PRESETS, SECOND
 from gifthorse.inversion import INVERTERS
 from gifthorse.report.words import RULES
 from gifthorse.search import Search
 from gifthorse.workflows import scan as scanning
 from gifthorse.workflows.opening import Inputs
-from gifthorse.workflows.scan import Request, chosen, second
+from gifthorse.workflows.scan import Request, chosen, further
 
 GIFT = Path(__file__).parents[2] / "examples" / "gift"
 REFUSED = 2  # NOT SCANNED: an unreadable or hostile file is an error
@@ -554,7 +554,8 @@ def test_a_preset_is_what_runs_without_detector() -> None:
 
 
 def test_only_the_default_as_it_was_calibrated_asks_a_second_detector() -> None:
-    assert list(second(Request())) == ["mm_bd_quick", "neural_cleanse_quick"]
+    assert list(further(Request(), BESIDE)) == ["mm_bd_quick"]
+    assert list(further(Request(), SECOND)) == ["neural_cleanse_quick"]
     changes: tuple[dict[str, Any], ...] = (
         {"preset": "quick"},
         {"preset": "thorough"},
@@ -564,7 +565,7 @@ def test_only_the_default_as_it_was_calibrated_asks_a_second_detector() -> None:
         {"pairs": True},
     )
     for change in changes:
-        assert second(Request(**change)) == {}
+        assert further(Request(**change), SECOND) == {}
 
 
 def test_flags_reach_the_request(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

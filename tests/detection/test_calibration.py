@@ -112,11 +112,11 @@ class Fixed:
 
 
 def report_on(
-    monkeypatch: pytest.MonkeyPatch, *made: Fixed, over: int = 9, first: int = 9
+    monkeypatch: pytest.MonkeyPatch, *made: Fixed, over: int = 9, first: int = 9, near: int = 9
 ) -> Report:
     """A scan by detectors under the names of calibrated ones.
 
-    The run is over from `over`; those from `first` are asked in doubt only.
+    The run is over from `over`; those from `first` are asked in doubt only, from `near` beside.
     """
     detectors = dict(zip(sorted(shipped()), made, strict=False))
     for name, detector in detectors.items():
@@ -125,8 +125,8 @@ def report_on(
     assert preparation is not None
     prepared = Prepared(bands(), band_images(), preparation, ())
     rng, rows = Generator().manual_seed(0), list(detectors.items())
-    now, later = dict(rows[:first]), dict(rows[first:])
-    return detect(prepared, now, rng, Run(budget=over), second=later)
+    now, later, beside = dict(rows[: min(first, near)]), dict(rows[first:]), dict(rows[near:])
+    return detect(prepared, now, rng, Run(budget=over), second=later, beside=beside)
 
 
 def test_a_whole_scan_is_calibrated_and_a_stopped_one_is_not(
@@ -184,9 +184,9 @@ def test_a_detector_that_fails_keeps_the_others_from_nothing(
 
 
 def led(goal: Goal) -> Fixed:
-    """A search that passes a net, in doubt, with its smallest trigger for this class."""
-    smallest = Finding("BD001", "INFO", 2.95, "The smallest trigger.", goal)
-    return Searched("NO BACKDOOR FOUND", (smallest,), score=2.95)
+    """A search that passes a net, with its smallest trigger for this class."""
+    smallest = Finding("BD001", "INFO", 0.5, "The smallest trigger.", goal)
+    return Searched("NO BACKDOOR FOUND", (smallest,), score=0.5)
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,22 @@ class Searched(Fixed):
     def __call__(self, subject: Subject, clean: Samples, rng: Generator, run: Run) -> Verdict:
         arms = (Arm(Goal(0), 0.0, 1.0, 0.0, True, 1),)
         return replace(super().__call__(subject, clean, rng, run), arms=arms)
+
+
+@pytest.mark.parametrize(
+    ("first", "asked"),
+    [
+        (CLEAN_ROW, True),
+        (Fixed("INCONCLUSIVE"), True),
+        (BAD_ROW, False),
+        (Fixed("NO BACKDOOR FOUND", (STOPPED,)), False),
+    ],
+)
+def test_a_detector_beside_is_asked_unless_a_backdoor_was_found_or_a_limit_reached(
+    first: Fixed, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = report_on(monkeypatch, first, CLEAN_ROW, near=1)
+    assert len(report.verdicts) == 1 + asked
 
 
 ODD = Finding("BD010", "MEDIUM", 9.0, "Class 2 is odd.", Goal(2))
@@ -212,14 +228,14 @@ ODD = Finding("BD010", "MEDIUM", 9.0, "Class 2 is odd.", Goal(2))
         (Searched("SUSPICIOUS", (ODD,)), 1, "SUSPICIOUS", "Class 2 is odd."),
     ],
 )
-def test_what_searches_no_trigger_counts_in_doubt_for_the_class_that_a_search_leads_with(
+def test_what_searches_no_trigger_counts_for_the_class_that_a_search_leads_with(
     asked: Fixed,
     leads: int,
     label: Label | None,
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    report = report_on(monkeypatch, led(Goal(leads)), asked, first=1)
+    report = report_on(monkeypatch, led(Goal(leads)), asked, near=1)
     assert [v.label for v in report.verdicts[1:]] == ([label] if label else [])
     assert report.label == (label or "NO BACKDOOR FOUND")
     assert words in "".join(f.message for v in report.verdicts[1:] for f in v.findings)

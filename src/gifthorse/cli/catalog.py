@@ -12,7 +12,7 @@ from gifthorse.core.errors import UnknownMethod
 from gifthorse.core.options import allowed, describe, meaning
 from gifthorse.data import READERS
 from gifthorse.data.packed import PACKED
-from gifthorse.detection import DETECTORS, PRESETS, SECOND
+from gifthorse.detection import BESIDE, DETECTORS, PRESETS, SECOND
 from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
 from gifthorse.models.normalize import NORMALIZATIONS
@@ -135,8 +135,9 @@ def _line(kind: str, name: str, thing: Any) -> str:
     if isinstance(thing, str):
         return thing
     if kind == "presets":
-        more = SECOND.get(name, ())
-        return ", ".join(thing) + (f"; in doubt {', '.join(more)}" if more else "")
+        near, more = BESIDE.get(name, ()), SECOND.get(name, ())
+        beside = f"; beside them {', '.join(near)}" if near else ""
+        return ", ".join(thing) + beside + (f"; in doubt {', '.join(more)}" if more else "")
     if kind == "normalizations":
         return f"mean {thing.mean}, std {thing.std}"
     if kind == "models":

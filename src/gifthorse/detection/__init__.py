@@ -94,16 +94,19 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "usb",
     ),
 }
-# What it runs as well where those leave doubt: a statistic that counts if it names the class that
-# they lead with, and the other calibrated detector, which looks for small masks where pixels are
-# many.
-SECOND: dict[str, tuple[str, ...]] = {"standard": ("mm_bd_quick", "neural_cleanse_quick")}
+# What it runs as well, in seconds, unless those found a backdoor: it counts for the class that they
+# lead with alone.
+BESIDE: dict[str, tuple[str, ...]] = {"standard": ("mm_bd_quick",), "thorough": ("mm_bd_quick",)}
+# And where they leave doubt: the other calibrated detector, which looks for small masks where
+# pixels are many.
+SECOND: dict[str, tuple[str, ...]] = {"standard": ("neural_cleanse_quick",)}
 # What compares no class with others, and so can judge two.
 FEW_CLASSES = frozenset({"transferability"})
 # What needs no gradient of the net.
 GRADIENT_FREE = frozenset({"weight_signature"})
 
 __all__ = [
+    "BESIDE",
     "DETECTORS",
     "DLTND",
     "FEW_CLASSES",

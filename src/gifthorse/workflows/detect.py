@@ -60,6 +60,7 @@ def detect(
     rng: Generator,
     run: Run,
     *,
+    beside: Mapping[str, Detector] | None = None,
     second: Mapping[str, Detector] | None = None,
     calibrations: Mapping[str, Calibration] | None = None,
     store: Callable[[str], Path | None] = lambda name: None,
@@ -68,13 +69,15 @@ def detect(
 
     Without usable gradients only those run that need none. A detector whose time has run out before
     it starts does not run, and one that fails keeps the others from nothing; the report says so.
-    One that was to be asked in doubt only, and was not, is no gap.
+    One that was to be asked beside them or in doubt, and was not, is no gap.
 
     Args:
         prepared: Subject, clean images and self-checks.
         detectors: What to run, by name.
         rng: Source of all randomness.
         run: What limits all of them together.
+        beside: What runs after those unless they found a backdoor, and counts, if it searches no
+            trigger, for the class that one of them leads with alone.
         second: Others to run as well if those leave doubt: a suspicion that was not confirmed, no
             verdict, or nothing found at a probability of `DOUBT` or more.
         calibrations: What makes a score a probability, by detector; None for those that come with
@@ -84,11 +87,13 @@ def detect(
     Returns:
         The report but for its record of the run.
     """
-    subject, checks, late = prepared.subject, _checks(prepared), second or {}
-    bags = _bags(detectors := {**detectors, **late}, calibrations)
+    subject, checks, near, late = prepared.subject, _checks(prepared), beside or {}, second or {}
+    bags = _bags(detectors := {**detectors, **near, **late}, calibrations)
     verdicts, missed, failed = list[Verdict](), dict[str, Finding](), list[Exception]()
     for name, detector in {} if _blocked(checks) else detectors.items():
         if name in late and not any(_doubtful(v, bags) for v in verdicts):
+            continue
+        if name in near and any(_stopped(v) or v.label == "BACKDOORED" for v in verdicts):
             continue
         own, stream = run.part(store(name)), spawn(rng)
         if why := _hindered(name, own, checks, subject.classes):
@@ -98,7 +103,7 @@ def detect(
         if isinstance(found, Verdict):
             found = _among_peers(replace(found, method=name), detector, prepared)
             found = _tempered(found, bags, subject.classes)
-            verdicts += _seconding(found, verdicts) if name in late else [found]
+            verdicts += _seconding(found, verdicts) if name in near or name in late else [found]
         else:
             missed[name] = _failure(name, found)
             failed += [found] if isinstance(found, Exception) else []
@@ -214,11 +219,11 @@ def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
 
 
 def _seconding(verdict: Verdict, first: Sequence[Verdict]) -> list[Verdict]:
-    """Return what a detector that was asked in doubt adds: one verdict, or none.
+    """Return what a detector that was asked beside others adds: one verdict, or none.
 
     One that searches no trigger accuses clean nets too often to be believed alone. It counts for
     the class that a search leads with, where two independent kinds of evidence meet, and what it
-    cannot judge is no gap, since it was to decide a doubt only.
+    cannot judge is no gap, since it only joins in.
     """
     if verdict.arms or _stopped(verdict):
         return [verdict]

@@ -39,7 +39,7 @@ from gifthorse.core.types import (
     Trigger,
 )
 from gifthorse.data.readers import sniff
-from gifthorse.detection import DETECTORS, FEW_CLASSES, PRESETS, SECOND
+from gifthorse.detection import BESIDE, DETECTORS, FEW_CLASSES, PRESETS, SECOND
 from gifthorse.detection.calibration import Calibration
 from gifthorse.detection.calibration import opened as calibrations
 from gifthorse.models import inspect as look
@@ -145,7 +145,8 @@ def _scanned(
             detectors,
             rng,
             run,
-            second=second(request),
+            beside=further(request, BESIDE),
+            second=further(request, SECOND),
             calibrations=given(request),
             store=lambda name: state_file(request, digest, name),
         )
@@ -311,10 +312,10 @@ def few(request: Request) -> dict[str, Detector]:
     return {name: vary(DETECTORS[name], request.options) for name in sorted(FEW_CLASSES)}
 
 
-def second(request: Request) -> dict[str, Detector]:
-    """Return what a preset runs as well in doubt, if it runs as it was calibrated."""
+def further(request: Request, table: Mapping[str, Sequence[str]]) -> dict[str, Detector]:
+    """Return what else a preset runs by `BESIDE` or `SECOND`, if it runs as it was calibrated."""
     changed = request.detectors or request.options or request.pairs or request.classes
-    return {} if changed else {name: DETECTORS[name] for name in SECOND.get(request.preset, ())}
+    return {} if changed else {name: DETECTORS[name] for name in table.get(request.preset, ())}
 
 
 def _everywhere(
