@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from gifthorse.core.run import Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import Goal, Samples, Subject
+from gifthorse.detection import DETECTORS
 from gifthorse.detection.mm_bd import MMBD, margin, surprise
 
 NOTHING = cast(Samples, None)  # the method has no use for images
@@ -248,3 +249,12 @@ def test_the_same_seed_gives_the_same_verdict_and_nothing_else_moves() -> None:
     assert runs[0] == runs[1]
     assert all(torch.equal(v, before[k]) for k, v in subject.net.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in subject.net.parameters())
+
+
+def test_the_quick_one_flags_one_in_a_hundred_nets_without_a_backdoor() -> None:
+    """Of ten classes whose margins are Gamma distributed, by its own threshold."""
+    rng, quick = np.random.default_rng(0), DETECTORS["mm_bd_quick"]
+    assert isinstance(quick, MMBD)
+    drawn = (surprise(torch.from_numpy(rng.gamma(16, size=10))) for _ in range(300))
+    assert sum(score >= quick.threshold for score in drawn) <= 9
+    assert MMBD().threshold < quick.threshold
