@@ -214,6 +214,18 @@ def test_a_detector_beside_is_asked_unless_a_backdoor_was_found_or_a_limit_reach
     assert len(report.verdicts) == 1 + asked
 
 
+def test_what_cannot_judge_two_classes_is_no_gap_beside_what_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gifthorse.workflows.detect.FEW_CLASSES", {sorted(shipped())[0]})
+    two = replace(bands(), classes=2)
+    monkeypatch.setattr("tests.detection.test_calibration.bands", lambda: two)
+    report = report_on(monkeypatch, Fixed("INCONCLUSIVE"), CLEAN_ROW, near=1)
+    assert len(report.verdicts) == 1
+    assert not [line for line in report.not_covered if "did not run" in line]
+    assert "IN004" not in [check.rule for check in report.checks if "needs three" in check.message]
+
+
 ODD = Finding("BD010", "MEDIUM", 9.0, "Class 2 is odd.", Goal(2))
 
 

@@ -91,19 +91,15 @@ def detect(
     bags = _bags(detectors := {**detectors, **near, **late}, calibrations)
     verdicts, missed, failed = list[Verdict](), dict[str, Finding](), list[Exception]()
     for name, detector in {} if _blocked(checks) else detectors.items():
-        if name in late and not any(_doubtful(v, bags) for v in verdicts):
-            continue
-        if name in near and any(_stopped(v) or v.label == "BACKDOORED" for v in verdicts):
-            continue
         own, stream = run.part(store(name)), spawn(rng)
-        if why := _hindered(name, own, checks, subject.classes):
-            missed[name] = why
+        why = _hindered(name, own, checks, subject.classes)
+        if not _asked(verdicts, bags, why, near=name in near, late=name in late):
             continue
-        found = _tried(detector, prepared, stream, own)
+        found = why or _tried(detector, prepared, stream, own)
         if isinstance(found, Verdict):
             found = _among_peers(replace(found, method=name), detector, prepared)
             found = _tempered(found, bags, subject.classes)
-            verdicts += _seconding(found, verdicts) if name in near or name in late else [found]
+            verdicts += [found] if name not in {*near, *late} else _seconding(found, verdicts)
         else:
             missed[name] = _failure(name, found)
             failed += [found] if isinstance(found, Exception) else []
@@ -130,7 +126,9 @@ def _bags(
     return {n: bag for n, bag in known.items() if n in detectors and detectors[n] == DETECTORS[n]}
 
 
-def _failure(name: str, error: BaseException) -> Finding:
+def _failure(name: str, error: BaseException | Finding) -> Finding:
+    if isinstance(error, Finding):
+        return error
     if isinstance(error, Halted):
         return Finding("IN003", "HIGH", 0.0, f"{name} was not finished: {error}.")
     return Finding("IN007", "HIGH", 0.0, f"{name} failed: {type(error).__name__}: {error}")
@@ -216,6 +214,25 @@ def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
         return True
     bag = bags.get(verdict.method)
     return bag is not None and bag.confidence(verdict.score).value >= DOUBT
+
+
+def _asked(
+    verdicts: Sequence[Verdict],
+    bags: Mapping[str, Calibration],
+    why: Finding | None,
+    *,
+    near: bool,
+    late: bool,
+) -> bool:
+    """Return whether a detector that is to join others has anything to do after their verdicts.
+
+    One that cannot judge such a net (`why`) is not asked, and no gap; one that a limit keeps is.
+    """
+    if (near or late) and why is not None and why.rule != "IN003":
+        return False
+    if late:
+        return any(_doubtful(v, bags) for v in verdicts)
+    return not (near and any(_stopped(v) or v.label == "BACKDOORED" for v in verdicts))
 
 
 def _seconding(verdict: Verdict, first: Sequence[Verdict]) -> list[Verdict]:
