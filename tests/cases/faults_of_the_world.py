@@ -58,7 +58,7 @@ def _goes_on(folder: Path) -> list[str]:
     again = [*COMMAND, *_copied(folder, "--time-limit", "1")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = run(again, cwd=folder, env=environment, capture_output=True, check=False)
-    kept = list((folder / "state").glob("*.safetensors"))  # by this limit, too
+    kept = list((folder / "state").glob("*.safetensors"))
     wrong = [] if done.returncode == 3 else [f"resuming exits with {done.returncode}"]
     return wrong + ([] if kept else ["nothing is kept"])
 
