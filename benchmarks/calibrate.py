@@ -29,7 +29,8 @@ from gifthorse.core.run import Run
 from gifthorse.core.stats import wilson
 from gifthorse.core.types import Goal, Subject, Verdict
 from gifthorse.detection import DETECTORS
-from gifthorse.detection.calibration import Calibration, dumped, fit
+from gifthorse.detection.calibration import Calibration, fit
+from gifthorse.detection.calibrations import dumped
 from gifthorse.models import load
 from gifthorse.models.normalize import Classifier
 from gifthorse.training import Recipe

@@ -303,12 +303,21 @@ def measure(member: Member, task: Task, name: str, out: Path) -> dict[str, Any]:
     return record
 
 
+def picked(members: list[Member], a: argparse.Namespace) -> list[Member]:
+    """Return the members that options ask for, in their order."""
+    kept = [m for m in members if a.only in m.name and a.half in (None, m.half)]
+    if not a.tasks:
+        return kept
+    return sorted((m for m in kept if m.task in a.tasks), key=lambda m: a.tasks.index(m.task))
+
+
 def main() -> None:
     """List, split, make or measure the population."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["list", "split", "make", "measure"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", default="", help="names that contain this")
+    parser.add_argument("--tasks", nargs="+", help="only these, in this order")
     parser.add_argument("--half", choices=HALVES, help="only this half")
     parser.add_argument("--detectors", nargs="+", default=["pixel_quick"])
     a = parser.parse_args()
@@ -317,9 +326,7 @@ def main() -> None:
         halves = {half: sorted(m.name for m in members if m.half == half) for half in HALVES}
         print(json.dumps(halves, indent=1))
         return
-    for m in members:
-        if a.only not in m.name or a.half not in (None, m.half):
-            continue
+    for m in picked(members, a):
         if a.what == "list":
             print(f"{m.name:18} {m.task:14} {m.half:8} {m.options}")
         elif a.what == "make":

@@ -14,7 +14,7 @@ from typing import Any
 from gifthorse.attacks import ATTACKS
 from gifthorse.core import options
 from gifthorse.detection import BESIDE, DETECTORS, PRESETS, SECOND
-from gifthorse.detection.calibration import shipped
+from gifthorse.detection.calibrations import shipped
 from gifthorse.filtering import FILTERS
 from gifthorse.inversion import INVERTERS
 from gifthorse.remedies import REMEDIES
@@ -99,7 +99,7 @@ def overview() -> str:
     for name, detector in DETECTORS.items():
         kind, inner = type(detector), getattr(detector, "inverter", None)
         inverter = "" if inner is None else link(title(INVERTERS, type(inner)))
-        calibrated = "yes" if name in shipped() else ""
+        calibrated = "yes" if name in shipped().detectors else ""
         rows.append((f"`{name}`", link(title(DETECTORS, kind)), inverter, calibrated))
     return table(("detector", "is", "around", "calibrated"), rows)
 

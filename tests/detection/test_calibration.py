@@ -18,8 +18,10 @@ from torch import Generator
 from gifthorse.core.run import Run
 from gifthorse.core.types import Arm, Finding, Goal, Label, Report, Samples, Subject, Verdict
 from gifthorse.detection import DETECTORS, Inspector
-from gifthorse.detection.calibration import fit, scaled, shipped
-from gifthorse.workflows.detect import DOUBT, NOT_COVERED, PAIRS, detect
+from gifthorse.detection.calibration import fit, scaled
+from gifthorse.detection.calibrations import shipped
+from gifthorse.workflows.answer import DOUBT
+from gifthorse.workflows.detect import NOT_COVERED, PAIRS, detect
 from gifthorse.workflows.prepare import Prepared
 
 CLEAN = (0.1, 0.8, 1.2, 1.9, 2.5, 3.4, 0.4, 1.1)
@@ -79,8 +81,8 @@ def test_numbers_of_models_are_no_prior() -> None:
 
 
 def test_shipped_calibrations_name_detectors_and_hold_enough_models() -> None:
-    assert shipped()
-    for name, bag in shipped().items():
+    assert shipped().detectors
+    for name, bag in shipped().detectors.items():
         assert name in DETECTORS
         assert len(bag.clean) >= 12
         assert len(bag.backdoored) >= 12
@@ -118,7 +120,7 @@ def report_on(
 
     The run is over from `over`; those from `first` are asked in doubt only, from `near` beside.
     """
-    detectors = dict(zip(sorted(shipped()), made, strict=False))
+    detectors = dict(zip(sorted(shipped().detectors), made, strict=False))
     for name, detector in detectors.items():
         monkeypatch.setitem(DETECTORS, name, detector)
     preparation = nothing_found().preparation
@@ -148,11 +150,11 @@ CLEAN_ROW, BAD_ROW = Fixed("NO BACKDOOR FOUND", score=0.5), Fixed("BACKDOORED", 
 def test_a_detector_that_did_not_run_is_named_and_only_a_finding_wins_over_it(
     first: Fixed, label: Label, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = sorted(shipped())[1]
+    name = sorted(shipped().detectors)[1]
     assert report_on(monkeypatch, CLEAN_ROW, CLEAN_ROW).label == "NO BACKDOOR FOUND"
     report = report_on(monkeypatch, first, CLEAN_ROW, over=1)
     assert report.label == label
-    assert [v.method for v in report.verdicts] == sorted(shipped())[:1]
+    assert [v.method for v in report.verdicts] == sorted(shipped().detectors)[:1]
     assert report.not_covered[-1] == f"what {name} looks for: it did not run"
     (check,) = report.checks
     assert check.rule == "IN003"
@@ -173,7 +175,7 @@ class Failing(Fixed):
 def test_a_detector_that_fails_keeps_the_others_from_nothing(
     other: Fixed, label: Label, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = sorted(shipped())[0]
+    name = sorted(shipped().detectors)[0]
     report = report_on(monkeypatch, Failing("INCONCLUSIVE"), other)
     assert report.label == label
     (check,) = report.checks
@@ -217,7 +219,7 @@ def test_a_detector_beside_is_asked_unless_a_backdoor_was_found_or_a_limit_reach
 def test_what_cannot_judge_two_classes_is_no_gap_beside_what_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gifthorse.workflows.detect.FEW_CLASSES", {sorted(shipped())[0]})
+    monkeypatch.setattr("gifthorse.workflows.detect.FEW_CLASSES", {sorted(shipped().detectors)[0]})
     two = replace(bands(), classes=2)
     monkeypatch.setattr("tests.detection.test_calibration.bands", lambda: two)
     report = report_on(monkeypatch, Fixed("INCONCLUSIVE"), CLEAN_ROW, near=1)
@@ -276,7 +278,7 @@ def test_a_second_detector_is_asked_where_the_first_leaves_doubt(
 
 
 def test_doubt_begins_above_all_clean_models_of_the_default_and_below_its_threshold() -> None:
-    bag, detector = shipped()["pixel_quick"], DETECTORS["pixel_quick"]
+    bag, detector = shipped().detectors["pixel_quick"], DETECTORS["pixel_quick"]
     assert isinstance(detector, Inspector)
     assert bag.confidence(max(bag.clean)).value < DOUBT < bag.confidence(detector.threshold).value
 
@@ -307,7 +309,7 @@ def test_a_few_class_pairs_searched_are_not_all_of_them(monkeypatch: pytest.Monk
 def test_label_and_probability_never_contradict_each_other(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = sorted(shipped())[number]
+    name = sorted(shipped().detectors)[number]
     seen = set()
     for label in ("BACKDOORED", "NO BACKDOOR FOUND"):
         for score in torch.linspace(0, 12, 49).tolist():
@@ -315,7 +317,7 @@ def test_label_and_probability_never_contradict_each_other(
             report = report_on(monkeypatch, *rows)
             verdict = report.verdicts[number]
             assert verdict.method == name
-            chance = shipped()[name].confidence(score).value
+            chance = shipped().detectors[name].confidence(score).value
             seen.add(verdict.label)
             if verdict.label == "BACKDOORED":
                 assert chance >= 0.5

@@ -38,7 +38,8 @@ from gifthorse.data.decode import decode
 from gifthorse.data.gallery import Wanted
 from gifthorse.data.readers import read_npz
 from gifthorse.data.tabled import read_table
-from gifthorse.detection.calibration import dumped, fit, loaded
+from gifthorse.detection.calibration import fit
+from gifthorse.detection.calibrations import dumped, loaded
 from gifthorse.models.architectures import within
 from gifthorse.models.parts import choose
 from gifthorse.models.reading import child

@@ -13,6 +13,7 @@ from gifthorse.core.types import (
     Arm,
     Confidence,
     Confirmation,
+    FamilyChance,
     Finding,
     Goal,
     Normalization,
@@ -225,6 +226,10 @@ def backdoored() -> Report:
             "Scan the repaired file again, with another seed.",
         ),
         confidence=Confidence(0.97, 0.91, 0.99, "40 clean resnet18 on GTSRB"),
+        families=(
+            FamilyChance("patch", Confidence(0.96, 0.9, 0.99, "40 clean resnet18 on GTSRB")),
+            FamilyChance("warp", Confidence(0.04, 0.01, 0.2, "40 clean resnet18 on GTSRB")),
+        ),
         run=run("gifthorse scan traffic.safetensors --images ./clean --seed 7"),
     )
 
@@ -253,6 +258,7 @@ def nothing_found() -> Report:
         verdicts=(verdict,),
         next_steps=("Keep the SHA-256 with this report and compare it before each deployment.",),
         confidence=None,
+        families=(),
         run=run("gifthorse scan cifar.pt --images ./clean"),
     )
 

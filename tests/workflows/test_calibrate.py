@@ -19,7 +19,9 @@ from gifthorse.core.errors import UsageError
 from gifthorse.core.run import Run
 from gifthorse.core.types import Origin, Report
 from gifthorse.detection import DETECTORS
-from gifthorse.detection.calibration import Calibration, dumped, fit, opened, shipped
+from gifthorse.detection.calibration import Calibration, fit
+from gifthorse.detection.calibrations import Calibrations, dumped, opened, shipped
+from gifthorse.detection.fusion import Evidence
 from gifthorse.workflows import calibrate
 from gifthorse.workflows.calibrate import (
     ModelScores,
@@ -79,29 +81,32 @@ def test_a_folder_without_a_table_is_told_what_it_needs(tmp_path: Path) -> None:
 
 def found(clean: tuple[float, ...] = CLEAN, bad: tuple[float, ...] = BAD) -> list[ModelScores]:
     rows = [("clean", s) for s in clean] + [("3", s) for s in bad]
-    return [ModelScores(f"m{i}", "0", t, {"blend": s}) for i, (t, s) in enumerate(rows)]
+    return [ModelScores(f"m{i}", "0", t, {"blend": Evidence(s)}) for i, (t, s) in enumerate(rows)]
 
 
 def test_what_is_written_is_the_fit_of_the_scores_and_can_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(written("mine", found(), Request(command="gifthorse calibrate")))
-    (bag,) = opened(path).values()
+    (bag,) = opened(path).detectors.values()
     assert bag == fit("mine", sorted(CLEAN), sorted(BAD))
     made = json.loads(path.read_text())["made"]
     assert [m["target"] for m in made["models"]] == ["clean"] * 6 + ["3"] * 5
 
 
 def test_a_detector_that_scored_too_few_has_no_calibration() -> None:
-    few = [*found(), *(ModelScores("more", "0", "clean", {"warp": 1.0}) for _ in range(9))]
+    few = [
+        *found(),
+        *(ModelScores("more", "0", "clean", {"warp": Evidence(1.0)}) for _ in range(9)),
+    ]
     assert set(calibrated("mine", few)) == {"blend"}
     with pytest.raises(UsageError, match=r"no detector .* 5 clean and 5 backdoored .*: no image"):
         written("mine", [ModelScores("m", "0", "clean", {}, "no images")] * 9, Request())
 
 
 def test_the_shipped_file_can_be_written_again(tmp_path: Path) -> None:
-    bags = shipped()
+    bags = shipped().detectors
     (tmp_path / "again.json").write_text(dumped(next(iter(bags.values())).name, bags, {}))
-    assert opened(tmp_path / "again.json") == bags
+    assert opened(tmp_path / "again.json").detectors == bags
 
 
 OF_NOW = '{"name": "x", "scale": "log1p", "detectors": {"a": %s}}'
@@ -127,7 +132,7 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str) -> 
     (tmp_path / "right.json").write_text(
         OF_NOW % '{"clean": [1], "backdoored": [1], "lines": [[1, 1]]}'
     )
-    assert list(opened(tmp_path / "right.json")) == ["a"]
+    assert list(opened(tmp_path / "right.json").detectors) == ["a"]
 
 
 def test_the_quality_is_what_its_definitions_say() -> None:
@@ -174,7 +179,7 @@ def test_a_given_calibration_takes_the_place_of_the_shipped_one() -> None:
     plain = detect(prepared, only, rng, Run())
     assert plain.confidence is None
     bag = fit("mine", CLEAN, BAD)
-    own = detect(prepared, only, rng, Run(), calibrations={"latent_shift": bag})
+    own = detect(prepared, only, rng, Run(), calibrations=Calibrations({"latent_shift": bag}))
     (verdict,) = own.verdicts
     assert own.label in ("NO BACKDOOR FOUND", "SUSPICIOUS")
     assert own.confidence == bag.confidence(verdict.score)
@@ -209,7 +214,7 @@ def test_scores_are_kept_and_a_model_is_not_scanned_again(
 def test_the_command_says_what_comes_with_the_package() -> None:
     status, out, _ = run("evidence")
     assert status == 0
-    for name, bag in shipped().items():
+    for name, bag in shipped().detectors.items():
         told = quality(bag)
         line = next(line for line in out.splitlines() if line.startswith(name))
         assert line.split()[1:3] == [str(len(bag.clean)), str(len(bag.backdoored))]
@@ -238,7 +243,7 @@ def test_the_command_calibrates_on_copies_of_the_shipped_models(tmp_path: Path) 
     command = ("calibrate", str(tmp_path), "--images", images, "-o", str(out))
     status, _, _ = run(*command, "--detector", "latent_shift")
     assert status == 0
-    (bag,) = opened(out).values()
+    (bag,) = opened(out).detectors.values()
     assert len(bag.clean) == len(bag.backdoored) == 5
     status, told, _ = run("evidence", str(out))
     assert status == 0

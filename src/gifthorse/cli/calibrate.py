@@ -75,20 +75,26 @@ def evidence(
     ] = None,
 ) -> None:
     """Say what the probabilities rest on: how many models, and how well scores tell them apart."""
-    from gifthorse.detection.calibration import opened, shipped
+    from gifthorse.detection.calibrations import opened, shipped
     from gifthorse.workflows.calibrate import quality
 
-    bags = shipped() if calibration is None else opened(calibration)
+    known = shipped() if calibration is None else opened(calibration)
+    bags = known.detectors
     names = {bag.name for bag in bags.values()}
     tell("; ".join(sorted(names)) or "no calibration")
     row = "{:20} {:>5} {:>10} {:20} {:>7} {:>6} {:>5}"
     heads = ("detector", "clean", "backdoored", "AUC", "entropy", "alarms", "found")
     tell(row.format(*heads).rstrip())
     for name, bag in bags.items():
-        told = quality(bag)
-        area = f"{told.auc.value:.3f} [{told.auc.low:.3f}, {told.auc.high:.3f}]"
-        cells = (f"{told.entropy:.3f}", told.alarms, told.found)
+        held = quality(bag)
+        area = f"{held.auc.value:.3f} [{held.auc.low:.3f}, {held.auc.high:.3f}]"
+        cells = (f"{held.entropy:.3f}", held.alarms, held.found)
         tell(row.format(name, len(bag.clean), len(bag.backdoored), area, *cells))
+    for fusion in known.together:
+        tell(f"{', '.join(fusion.detectors)}, together:")
+        for family, m in fusion.families.items():
+            told = (f"{m.auc:.3f}", f"{m.entropy:.3f}", m.alarms, m.found)
+            tell(row.format(f"  {family}", m.clean, m.backdoored, *told))
     tell(
         "Each model's probability is by a fit on all others; alarms and found are those\n"
         "of a half or more. A cross-entropy of 0.693 knows nothing."

@@ -486,6 +486,14 @@ class Confidence:
 
 
 @dataclass(frozen=True)
+class FamilyChance:
+    """The calibrated probability that the model has a backdoor of one family of triggers."""
+
+    family: str
+    confidence: Confidence
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """How a report came about: exact command, seed, device, time, versions."""
 
@@ -512,6 +520,8 @@ class Report:
         next_steps: What to do now.
         confidence: None means uncalibrated.
         run: Command, seed, device, time and versions.
+        families: The probability of each family of triggers, where several detectors were read
+            together; likeliest first.
     """
 
     label: Label
@@ -524,3 +534,4 @@ class Report:
     next_steps: tuple[str, ...]
     confidence: Confidence | None
     run: RunRecord = RunRecord("", 0, "cpu", 0.0, "")
+    families: tuple[FamilyChance, ...] = ()

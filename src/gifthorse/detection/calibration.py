@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from gifthorse.core.errors import UsageError
-from gifthorse.core.files import parse_json, read_file
 from gifthorse.core.stats import wilson
 from gifthorse.core.types import Confidence
 
 Floats = NDArray[np.float64]
-MOST_BYTES, MOST_MODELS = 2**24, 10_000
-Finite = Annotated[float, Field(ge=-1e9, le=1e9)]  # what a line can be fitted through
 
 
 @dataclass(frozen=True)
@@ -117,70 +107,3 @@ def _line(good: Floats, bad: Floats) -> tuple[float, float]:
         np.concatenate([weight * share, weight * (1 - share)]) * len(scores),
     )
     return round(float(model.coef_[0, 0]), 6), round(float(model.intercept_[0]), 6)
-
-
-@cache
-def shipped() -> dict[str, Calibration]:
-    """Return the calibrations that come with the package, by detector name."""
-    path = files("gifthorse.detection").joinpath("calibration.json")
-    return loaded(path.read_text(), str(path)) if path.is_file() else {}
-
-
-def opened(path: Path) -> dict[str, Calibration]:
-    """Return the calibrations in a file that `gifthorse calibrate` wrote, by detector name.
-
-    Raises:
-        UsageError: If there is no such file, or it is none.
-    """
-    return loaded(read_file(path, MOST_BYTES), str(path))
-
-
-def loaded(text: str | bytes, where: str) -> dict[str, Calibration]:
-    """Return the calibrations that a JSON text holds.
-
-    Args:
-        text: What `dumped` returns.
-        where: What to call it in an error.
-
-    Raises:
-        UsageError: If it is none.
-    """
-    try:
-        file = _File.model_validate(parse_json(text))
-    except ValueError as error:
-        raise UsageError(
-            f"{where} is no calibration, as gifthorse calibrate writes one: {str(error)[:300]}"
-        ) from error
-    return {
-        name: Calibration(file.name, bag.clean, bag.backdoored, bag.lines)
-        for name, bag in file.detectors.items()
-    }
-
-
-def dumped(name: str, bags: Mapping[str, Calibration], made: Mapping[str, object]) -> str:
-    """Return calibrations as JSON, with how they were made."""
-    detectors = {
-        key: {"clean": bag.clean, "backdoored": bag.backdoored, "lines": bag.lines}
-        for key, bag in bags.items()
-    }
-    file = {"name": name, "scale": "log1p", "made": dict(made), "detectors": detectors}
-    return json.dumps(file) + "\n"
-
-
-class _Bag(BaseModel):
-    """One detector's part of a file."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    clean: tuple[Finite, ...] = Field(min_length=1, max_length=MOST_MODELS)
-    backdoored: tuple[Finite, ...] = Field(min_length=1, max_length=MOST_MODELS)
-    lines: tuple[tuple[Finite, Finite], ...] = Field(min_length=1, max_length=MOST_MODELS)
-
-
-class _File(BaseModel):
-    """A calibration file."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(max_length=500)
-    scale: Literal["log1p"]  # of the scores under the lines; earlier files have none
-    detectors: dict[str, _Bag]
-    made: dict[str, JsonValue] = {}

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from gifthorse.core.fields import AtLeast, NotNegative, OpenShare, Positive, method
 from gifthorse.core.run import Run
 from gifthorse.core.stats import log_depth
-from gifthorse.core.types import Finding, Goal, Samples, Subject, Verdict
+from gifthorse.core.types import Finding, Goal, Samples, Severity, Subject, Verdict
 from gifthorse.data.samples import batches, near
 from gifthorse.detection.verdict import Judged, Work, doubt
 from gifthorse.detection.weight_signature import by_class, last_layer
@@ -86,14 +86,15 @@ class LatentShift:
         facts = {"nearest_class": float(nearest), "usual": usual, "spacing": spacing}
         facts |= by_class(lengths / max(spacing, 1e-12))
         words = f"A shift of {lengths[nearest]:.3g} sends other images to class {nearest}"
-        if score < self.threshold:
-            message = f"{words}; that is not far below the usual {usual:.3g}."
-            return score, Finding("BD010", "INFO", score, message, evidence=facts), facts
+        calm = score < self.threshold
         message = (
-            f"{words}, where other classes take {usual:.3g}. No trigger was recovered, so nothing "
-            "is confirmed."
+            f"{words}; that is not far below the usual {usual:.3g}."
+            if calm
+            else f"{words}, where other classes take {usual:.3g}. No trigger was recovered, so "
+            "nothing is confirmed."
         )
-        found = Finding("BD010", "MEDIUM", score, message, Goal(nearest), evidence=facts)
+        grave: Severity = "INFO" if calm else "MEDIUM"
+        found = Finding("BD010", grave, score, message, Goal(nearest), evidence=facts)
         return score, found, facts
 
 

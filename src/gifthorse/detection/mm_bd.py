@@ -171,7 +171,7 @@ class MMBD:
         )
         if score < self.threshold:
             message = f"The largest margin is that of class {largest} ({seen}); it is no outlier."
-            return Finding("BD010", "INFO", score, message, evidence=facts)
+            return Finding("BD010", "INFO", score, message, Goal(largest), evidence=facts)
         message = (
             f"Class {largest} can be pushed to a far larger margin than the others ({seen}). "
             "No trigger was recovered, so nothing is confirmed."

@@ -80,7 +80,7 @@ class WeightSignature:
                 f"Class {largest} has the largest mean weight in the last layer; it does not stand "
                 f"out (p = {facts['p']:.2g})."
             )
-            return Finding("BD008", "INFO", score, message, evidence=facts)
+            return Finding("BD008", "INFO", score, message, Goal(largest), evidence=facts)
         message = (
             f"The weights of class {largest} in the last layer are larger on average than those of "
             f"all other classes, by more than chance explains (p = {facts['p']:.2g}). No trigger "

@@ -93,6 +93,7 @@ def write(report: Report) -> str:
     return template("template.html").render(
         report=report,
         headline=words.HEADLINES[report.label],
+        families=words.families(report.families),
         tone=report.label.lower().replace(" ", "-"),
         views=views,
         more=max(0, len(found) - FINDINGS),

@@ -18,6 +18,7 @@ from gifthorse.core.types import (
     Arm,
     Confidence,
     Confirmation,
+    FamilyChance,
     Finding,
     Goal,
     Label,
@@ -50,13 +51,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FileVerdict:
-    """The verdict on the file; without `confidence` it is uncalibrated."""
+    """The verdict on the file; without `confidence` it is uncalibrated.
+
+    `families` has the probability of each family of triggers, where several detectors were read
+    together; likeliest first.
+    """
 
     label: Label
     reason: str
     confidence: Confidence | None
     not_covered: tuple[str, ...]
     next_steps: tuple[str, ...]
+    families: tuple[FamilyChance, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from gifthorse.report.words import (
     certainty,
     class_names,
     effort,
+    families,
     figure,
     goal_label,
     interval,
@@ -100,6 +101,8 @@ def _blocks(report: Report) -> Iterable[RenderableType]:
         yield from (_indented(_methods(report), 2), Text())
     yield _indented(_verdict_line(report), 2)
     yield _indented(Text(printable(report.reason) or HEADLINES[report.label]), 4)
+    if report.families:
+        yield from (Text(), _indented(facts_grid([("families", families(report.families))]), 4))
     if report.label in ("INCONCLUSIVE", "NOT SCANNED") and report.preparation:
         yield from (Text(), _indented(_normalizations(report.preparation), 4))
     found = leads(report)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from gifthorse.core.text import visible
-from gifthorse.core.types import Confidence, Goal, Label, Rate, Report, Verdict
+from gifthorse.core.types import Confidence, FamilyChance, Goal, Label, Rate, Report, Verdict
 
 NAME_LIMIT = 40  # characters of a class name
 CLAIM_LIMIT = 200  # characters of a metadata value; the file's author chooses its length
@@ -35,7 +35,8 @@ RULES: Mapping[str, str] = MappingProxyType(
         "BD007": "all to all",
         "BD008": "weight outlier only",
         "BD009": "architecture add-on",
-        "BD010": "class stands out, no trigger recovered",
+        "BD010": "margin of one class, no trigger recovered",
+        "BD011": "evidence of several detectors",
         "DS001": "poisoned sample",
         "DS002": "trigger in input",
         "FS001": "code in pickle",
@@ -228,6 +229,12 @@ def certainty(verdict: Rated) -> str:
     """Return the confidence with its interval, or `uncalibrated`."""
     c = verdict.confidence
     return "uncalibrated" if c is None else f"{c.value:.2f} [{c.low:.2f}, {c.high:.2f}]"
+
+
+def families(rows: Sequence[FamilyChance]) -> str:
+    """Return the probability of each family of triggers, as they come."""
+    each = (f"{printable(row.family, NAME_LIMIT)} {row.confidence.value:.2f}" for row in rows)
+    return " · ".join(each)
 
 
 def opened(report: Report) -> str:

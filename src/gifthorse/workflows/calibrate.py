@@ -8,7 +8,7 @@ import io
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from gifthorse.core.errors import GifthorseError, UsageError
 from gifthorse.core.files import parse_json, read_file
 from gifthorse.core.stats import auroc
 from gifthorse.core.types import Confidence, ProgressCallback, Report
-from gifthorse.detection.calibration import Calibration, dumped, fit
+from gifthorse.detection.calibration import Calibration, fit
+from gifthorse.detection.calibrations import dumped
+from gifthorse.detection.fusion import Evidence, Fusion, KnownEvidence, evidence, fuse
 from gifthorse.models.opening import digest_now
 from gifthorse.workflows.opening import Inputs
 from gifthorse.workflows.scan import Request, chosen, scan
@@ -30,8 +32,9 @@ from gifthorse.workflows.scan import Request, chosen, scan
 Floats = NDArray[np.float64]
 TRUTH = "truth.csv"
 CLEAN = "clean"
+UNNAMED = "unnamed"  # the family of a backdoored model that the table says nothing of
 LEAST = 5  # models of each kind, below which a line through their scores says nothing
-MOST_BYTES = 2**24
+MOST_BYTES, FAMILY = 2**24, 100
 ALONE, FOLDS = 200, 20  # most models of a kind that are left out one by one; parts of more
 
 
@@ -43,11 +46,13 @@ class KnownModel:
         path: Its file or folder.
         target: What it was planted for, in words; `clean` for nothing.
         images: Its clean images; None for those of the whole table.
+        family: What kind of trigger was planted, in words; empty if nobody says.
     """
 
     path: Path
     target: str
     images: str | None = None
+    family: str = ""
 
     @property
     def backdoored(self) -> bool:
@@ -59,7 +64,8 @@ def known_models(folder: Path) -> list[KnownModel]:
     """Return the models of a folder, as its `truth.csv` has them.
 
     The table has a header and the columns `model` (from the folder), `target` (`clean`, or what
-    was planted: a class) and, if they have not all the same, `images`.
+    was planted: a class) and, if they have not all the same, `images`; and, for a probability of
+    each family of triggers by several detectors, `family`.
 
     Raises:
         UsageError: If there is no such table, a column or a model is missing, or a kind has fewer
@@ -80,7 +86,8 @@ def known_models(folder: Path) -> list[KnownModel]:
         if not (folder / name).exists():
             raise UsageError(f"line {number} of {path} names {name}, which is not in {folder}")
         images = (row.get("images") or "").strip() or None
-        models.append(KnownModel(folder / name, target.lower(), images))
+        family = (row.get("family") or "").strip()[:FAMILY]
+        models.append(KnownModel(folder / name, target.lower(), images, family))
     bad = sum(m.backdoored for m in models)
     if min(bad, len(models) - bad) < LEAST:
         raise UsageError(
@@ -98,15 +105,21 @@ class ModelScores:
         model: Its name.
         sha256: Of its bytes.
         target: As in the table.
-        scores: By detector; without those that came to no verdict.
+        evidence: By detector; without those that came to no verdict.
         reason: Why there is none, if there is none.
+        family: What kind of trigger was planted, in words.
+        classes: How many the model has.
+        sides: Height and width of its images.
     """
 
     model: str
     sha256: str
     target: str
-    scores: Mapping[str, float]
+    evidence: Mapping[str, Evidence]
     reason: str = ""
+    family: str = ""
+    classes: int = 0
+    sides: tuple[int, int] = (0, 0)
 
 
 def judge(
@@ -131,10 +144,10 @@ def judge(
     if kept is not None and kept.exists():
         before = _read(kept)
         if before.pop("asked") == asked:
-            return ModelScores(**before | {"target": model.target})
+            return ModelScores(**before | {"target": model.target, "family": model.family})
     found = scored(scan(str(model.path), given, only, progress), model)
     if kept is not None:
-        text = json.dumps(vars(found) | {"scores": dict(found.scores), "asked": asked})
+        text = json.dumps(asdict(found) | {"asked": asked})
         with atomic(kept) as file:
             file.write(text.encode())
     return found
@@ -152,23 +165,51 @@ def _asked(model: KnownModel, inputs: Inputs, request: Request) -> str:
 
 def scored(report: Report, model: KnownModel) -> ModelScores:
     """Return the scores in a report, of detectors that came to a verdict."""
-    scores = {v.method: v.score for v in report.verdicts if v.label != "INCONCLUSIVE"}
-    reason = "" if scores else report.reason
-    return ModelScores(model.path.name, report.origin.sha256, model.target, scores, reason)
+    said = {v.method: evidence(v) for v in report.verdicts if v.label != "INCONCLUSIVE"}
+    made = report.preparation
+    return ModelScores(
+        model.path.name,
+        report.origin.sha256,
+        model.target,
+        said,
+        "" if said else report.reason,
+        model.family,
+        len(made.per_class) if made is not None else 0,
+        made.shape[1:] if made is not None else (0, 0),
+    )
 
 
 def calibrated(name: str, found: Iterable[ModelScores]) -> dict[str, Calibration]:
     """Return a calibration of each detector that scored enough models of both kinds."""
     rows = list(found)
     out = {}
-    for detector in dict.fromkeys(key for row in rows for key in row.scores):
+    for detector in dict.fromkeys(key for row in rows for key in row.evidence):
         kinds: tuple[list[float], list[float]] = ([], [])
         for row in rows:
-            if detector in row.scores:
-                kinds[row.target != CLEAN].append(round(row.scores[detector], 3))
+            if detector in row.evidence:
+                kinds[row.target != CLEAN].append(round(row.evidence[detector].score, 3))
         if min(map(len, kinds)) >= LEAST:
             out[detector] = fit(name, *map(sorted, kinds))
     return out
+
+
+def together(name: str, found: Sequence[ModelScores]) -> list[Fusion]:
+    """Return what reads all detectors at once, if there are several and models of both kinds.
+
+    Only models count on which all of them came to a verdict.
+    """
+    every = list(dict.fromkeys(key for row in found for key in row.evidence))
+    rows = [row for row in found if len(row.evidence) == len(every)]
+    bad = sum(row.target != CLEAN for row in rows)
+    if len(every) < 2 or min(bad, len(rows) - bad) < LEAST:
+        return []
+    counts, sides = [row.classes for row in rows], [side for row in rows for side in row.sides]
+    known = [
+        KnownEvidence(row.evidence, None if row.target == CLEAN else row.family or UNNAMED)
+        for row in rows
+    ]
+    spans = (min(counts), max(counts)), (min(sides), max(sides))
+    return [fuse(name, every, known, classes=spans[0], sides=spans[1])]
 
 
 def written(name: str, found: Sequence[ModelScores], request: Request) -> str:
@@ -196,7 +237,7 @@ def written(name: str, found: Sequence[ModelScores], request: Request) -> str:
             {"model": row.model, "sha256": row.sha256, "target": row.target} for row in found
         ],
     }
-    return dumped(name, bags, made)
+    return dumped(name, bags, made, together(name, found))
 
 
 @dataclass(frozen=True)
@@ -258,8 +299,16 @@ def _left_out(bag: Calibration, bad: bool) -> Floats:
 def _read(path: Path) -> dict[str, Any]:
     try:
         kept = parse_json(read_file(path, MOST_BYTES))
-        scores = {str(k): float(v) for k, v in kept["scores"].items()}
+        said = {str(k): _evidence(v) for k, v in kept["evidence"].items()}
         words = {key: str(kept[key]) for key in ("model", "sha256", "target", "reason", "asked")}
+        height, width = map(int, kept["sides"])
+        size = {"classes": int(kept["classes"]), "sides": (height, width)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} holds no scores that were kept: remove it") from error
-    return {**words, "scores": scores}
+    return {**words, **size, "evidence": said}
+
+
+def _evidence(kept: Mapping[str, Any]) -> Evidence:
+    target = kept["target"]
+    number = None if target is None else int(target)
+    return Evidence(float(kept["score"]), number, float(kept["transfer"]))

@@ -14,7 +14,6 @@ from gifthorse.core.pacing import paced
 from gifthorse.core.run import GRACE, Run
 from gifthorse.core.tensors import spawn
 from gifthorse.core.types import (
-    Confidence,
     Detector,
     Finding,
     Label,
@@ -25,8 +24,19 @@ from gifthorse.core.types import (
     Verdict,
 )
 from gifthorse.detection import DETECTORS, FEW_CLASSES, GRADIENT_FREE, UMD, Inspector, KArmScan
-from gifthorse.detection.calibration import Calibration, shipped
+from gifthorse.detection.calibrations import Calibrations, shipped
 from gifthorse.detection.inspector import winners
+from gifthorse.workflows.answer import (
+    NO_GRADIENT,
+    Said,
+    answer,
+    asked,
+    blocked,
+    seconding,
+    stopped,
+    tempered,
+    whole,
+)
 from gifthorse.workflows.prepare import Prepared
 
 PAIRS = "class-pair triggers (only images of one class are attacked)"
@@ -47,11 +57,7 @@ FAMILIES = {
     "color_filter": NOT_COVERED[4],
     "blend": NOT_COVERED[5],
 }
-NO_GRADIENT = "IN006"  # a finding that stops whatever searches by gradients
-DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
 TRIGGER = "Look at the trigger: if real images show it, the model may just have learned it."
-GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
-RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "BACKDOORED")
 
 
 def detect(
@@ -62,7 +68,7 @@ def detect(
     *,
     beside: Mapping[str, Detector] | None = None,
     second: Mapping[str, Detector] | None = None,
-    calibrations: Mapping[str, Calibration] | None = None,
+    calibrations: Calibrations | None = None,
     store: Callable[[str], Path | None] = lambda name: None,
 ) -> Report:
     """Run the detectors, unless the self-checks already say that no verdict is possible.
@@ -80,50 +86,55 @@ def detect(
             trigger, for the class that one of them leads with alone.
         second: Others to run as well if those leave doubt: a suspicion that was not confirmed, no
             verdict, or nothing found at a probability of `DOUBT` or more.
-        calibrations: What makes a score a probability, by detector; None for those that come with
-            the package.
+        calibrations: What makes scores probabilities; None for what comes with the package.
         store: Gives the file that keeps the state of a detector, by name.
 
     Returns:
         The report but for its record of the run.
     """
     subject, checks, near, late = prepared.subject, _checks(prepared), beside or {}, second or {}
-    bags = _bags(detectors := {**detectors, **near, **late}, calibrations)
+    known = _holding(detectors := {**detectors, **near, **late}, calibrations)
     verdicts, missed, failed = list[Verdict](), dict[str, Finding](), list[Exception]()
-    for name, detector in {} if _blocked(checks) else detectors.items():
+    bags, confirmed = known.detectors, set[str]()
+    for name, detector in {} if blocked(checks) else detectors.items():
         own, stream = run.part(store(name)), spawn(rng)
         why = _hindered(name, own, checks, subject.classes)
-        if not _asked(verdicts, bags, why, near=name in near, late=name in late):
+        if not asked(verdicts, bags, why, near=name in near, late=name in late):
             continue
         found = why or _tried(detector, prepared, stream, own)
         if isinstance(found, Verdict):
             found = _among_peers(replace(found, method=name), detector, prepared)
-            found = _tempered(found, bags, subject.classes)
-            verdicts += [found] if name not in {*near, *late} else _seconding(found, verdicts)
+            confirmed |= {name} if found.label == "BACKDOORED" else set()
+            found = tempered(found, bags, subject.classes)
+            verdicts += [found] if name not in {*near, *late} else seconding(found, verdicts)
         else:
             missed[name] = _failure(name, found)
             failed += [found] if isinstance(found, Exception) else []
-    label, reason = _sum_up(verdicts, checks, tuple(missed.values()), failed)
-    stopped = bool(missed) or any(map(_stopped, verdicts))
+    said = Said(tuple(verdicts), frozenset(confirmed), tuple(missed.values()), tuple(failed))
+    all_in_all = answer(said, checks, known, subject)
+    cut = bool(missed) or any(map(stopped, verdicts))
     return Report(
-        label=label,
-        reason=reason,
+        label=all_in_all.label,
+        reason=all_in_all.reason,
         origin=subject.origin,
         preparation=prepared.preparation,
-        verdicts=tuple(verdicts),
-        checks=(*checks, *(m for m in missed.values() if m not in checks)),
+        verdicts=all_in_all.verdicts,
+        checks=(*checks, *all_in_all.findings, *(m for m in missed.values() if m not in checks)),
         not_covered=_not_covered(subject, verdicts, missed),
-        next_steps=_next(label, stopped, shown=_shown(verdicts)),
-        confidence=_confidence(verdicts, label, bags, subject.classes),
+        next_steps=_next(all_in_all.label, cut, shown=_shown(all_in_all.verdicts)),
+        confidence=all_in_all.confidence,
+        families=all_in_all.families,
     )
 
 
-def _bags(
-    detectors: Mapping[str, Detector], given: Mapping[str, Calibration] | None
-) -> dict[str, Calibration]:
+def _holding(detectors: Mapping[str, Detector], given: Calibrations | None) -> Calibrations:
     """Return the calibrations that hold: of detectors as they were, not with other options."""
     known = shipped() if given is None else given
-    return {n: bag for n, bag in known.items() if n in detectors and detectors[n] == DETECTORS[n]}
+    same = {name for name, detector in detectors.items() if detector == DETECTORS[name]}
+    return Calibrations(
+        {name: bag for name, bag in known.detectors.items() if name in same},
+        tuple(fusion for fusion in known.together if same.issuperset(fusion.detectors)),
+    )
 
 
 def _failure(name: str, error: BaseException | Finding) -> Finding:
@@ -172,7 +183,7 @@ def unprepared(origin: Origin, halt: Halted) -> Report:
 def _checks(prepared: Prepared) -> list[Finding]:
     """Return the self-checks, and whether there are classes enough to compare."""
     checks = list(prepared.checks)
-    if prepared.subject.classes < 3 and not _blocked(checks):
+    if prepared.subject.classes < 3 and not blocked(checks):
         words = (
             "With two classes none can stand out from others: what turns single images is all that "
             "was tried, which is not calibrated, so that finding nothing is no answer."
@@ -190,70 +201,6 @@ def _hindered(name: str, own: Run, checks: Sequence[Finding], classes: int) -> F
         return Finding("IN003", "HIGH", 0.0, f"{name} did not run: {own.stop_reason}.")
     blind = next((c for c in checks if c.rule == NO_GRADIENT), None)
     return None if name in GRADIENT_FREE else blind
-
-
-def _blocked(checks: Sequence[Finding]) -> bool:
-    return any(c.severity in ("HIGH", "CRITICAL") and c.rule != NO_GRADIENT for c in checks)
-
-
-def _stopped(verdict: Verdict) -> bool:
-    """Whether a detector reached a limit before it was done."""
-    return any(f.rule == "IN003" for f in verdict.findings)
-
-
-def _whole(verdict: Verdict, classes: int) -> bool:
-    """Whether a detector searched all classes to its end: only such scans were calibrated."""
-    return not _stopped(verdict) and len({goal.target for goal in verdict.coverage}) == classes
-
-
-def _doubtful(verdict: Verdict, bags: Mapping[str, Calibration]) -> bool:
-    """Whether a detector that came to its end left open what to think of the file."""
-    if _stopped(verdict) or verdict.label == "BACKDOORED":
-        return False
-    if verdict.label != "NO BACKDOOR FOUND":
-        return True
-    bag = bags.get(verdict.method)
-    return bag is not None and bag.confidence(verdict.score).value >= DOUBT
-
-
-def _asked(
-    verdicts: Sequence[Verdict],
-    bags: Mapping[str, Calibration],
-    why: Finding | None,
-    *,
-    near: bool,
-    late: bool,
-) -> bool:
-    """Return whether a detector that is to join others has anything to do after their verdicts.
-
-    One that cannot judge such a net (`why`) is not asked, and no gap; one that a limit keeps is.
-    """
-    if (near or late) and why is not None and why.rule != "IN003":
-        return False
-    if late:
-        return any(_doubtful(v, bags) for v in verdicts)
-    return not (near and any(_stopped(v) or v.label == "BACKDOORED" for v in verdicts))
-
-
-def _seconding(verdict: Verdict, first: Sequence[Verdict]) -> list[Verdict]:
-    """Return what a detector that was asked beside others adds: one verdict, or none.
-
-    One that searches no trigger accuses clean nets too often to be believed alone. It counts for
-    the class that a search leads with, where two independent kinds of evidence meet, and what it
-    cannot judge is no gap, since it only joins in.
-    """
-    if verdict.arms or _stopped(verdict):
-        return [verdict]
-    if verdict.label != "SUSPICIOUS":
-        return [] if verdict.label == "INCONCLUSIVE" else [verdict]
-    lead, *others = verdict.findings
-    led = [v.method for v in first if v.arms and lead.goal in [f.goal for f in v.findings[:1]]]
-    if led:
-        words = f"{lead.message} It is the class that {led[0]} has the smallest trigger for, too."
-        return [replace(verdict, findings=(replace(lead, message=words), *others))]
-    words = f"{lead.message} No search leads to that class: alone, this is no suspicion."
-    lead = replace(lead, severity="LOW", message=words)
-    return [replace(verdict, label="NO BACKDOOR FOUND", findings=(lead, *others))]
 
 
 def _among_peers(verdict: Verdict, detector: Detector, prepared: Prepared) -> Verdict:
@@ -277,52 +224,6 @@ def _among_peers(verdict: Verdict, detector: Detector, prepared: Prepared) -> Ve
     return replace(verdict, label="INCONCLUSIVE", findings=(why, *verdict.findings))
 
 
-def _tempered(verdict: Verdict, bags: Mapping[str, Calibration], classes: int) -> Verdict:
-    """Return a verdict whose label agrees with its calibrated probability.
-
-    Without calibration it is at most SUSPICIOUS, and so is one that a limit cut short or that left
-    classes out, since whole scans were calibrated. With it, BACKDOORED takes a probability of a
-    half or more, and nothing is found only below that.
-    """
-    if verdict.method not in bags or not _whole(verdict, classes):
-        return replace(verdict, label="SUSPICIOUS") if verdict.label == "BACKDOORED" else verdict
-    likely = bags[verdict.method].confidence(verdict.score).value >= 0.5
-    if verdict.label == ("NO BACKDOOR FOUND" if likely else "BACKDOORED"):
-        return replace(verdict, label="SUSPICIOUS")
-    return verdict
-
-
-def _sum_up(
-    verdicts: Sequence[Verdict],
-    checks: Sequence[Finding],
-    missed: Sequence[Finding],
-    failed: Sequence[Exception],
-) -> tuple[Label, str]:
-    """Return label and reason of all verdicts together.
-
-    Raises:
-        Exception: The first that a detector failed by, if none came to a verdict.
-    """
-    if failed and not verdicts:
-        raise failed[0]
-    stop = next((c for c in (*checks, *missed) if c.severity in ("HIGH", "CRITICAL")), None)
-    if _blocked(checks) or not verdicts:
-        return "INCONCLUSIVE", stop.message if stop else "No detector ran."
-    worst = max(verdicts, key=lambda v: (RANK.index(v.label), v.score))
-    if worst.label == "NO BACKDOOR FOUND":
-        stop = stop or next((c for c in checks if c.severity == "MEDIUM"), None)
-        if stop is not None:  # nothing was found, but not all ran, or the images are in doubt
-            return "INCONCLUSIVE", stop.message
-        return worst.label, (
-            "No class has a trigger that stands out from the others. That is not a proof: see "
-            "what was not looked for."
-        )
-    grave = sorted(worst.findings, key=lambda f: GRAVITY.index(f.severity))
-    if worst.label != "INCONCLUSIVE":  # a limit is no reason for suspicion
-        grave = [f for f in grave if f.rule != "IN003"]
-    return worst.label, grave[0].message if grave else "The detector gave no reason."
-
-
 def _not_covered(
     subject: Subject, verdicts: Sequence[Verdict], missed: Iterable[str]
 ) -> tuple[str, ...]:
@@ -335,7 +236,7 @@ def _not_covered(
         lines[lines.index(PAIRS)] = f"{PAIRS}: {pairs:,} of {of:,} pairs were searched"
     if pairs == of:
         lines.pop(0)
-    seen = {FAMILIES.get(v.method) for v in verdicts if _whole(v, subject.classes)}
+    seen = {FAMILIES.get(v.method) for v in verdicts if whole(v, subject.classes)}
     if pairs < of:  # the screening may have left out the pairs that the trigger turns
         seen -= {MAPS}
     lines = [line for line in lines if line not in seen]
@@ -343,7 +244,7 @@ def _not_covered(
         some = f"target classes other than {listed(targets)}"
         lines.insert(0, some if targets else "all target classes: none was searched")
     lines += [f"what {name} looks for: it did not run" for name in missed]
-    cut = [v.method for v in verdicts if _stopped(v)]
+    cut = [v.method for v in verdicts if stopped(v)]
     lines += [f"what {name} finds in more rounds: a limit stopped it" for name in cut]
     return tuple(lines)
 
@@ -362,24 +263,13 @@ def listed(numbers: Iterable[int]) -> str:
     return ", ".join(parts)
 
 
-def _confidence(
-    verdicts: Sequence[Verdict], label: Label, bags: Mapping[str, Calibration], classes: int
-) -> Confidence | None:
-    """Return the calibrated probability behind the leading verdict, or None."""
-    known = [v for v in verdicts if v.method in bags and v.label == label and _whole(v, classes)]
-    if not known or label not in RANK or label == "INCONCLUSIVE":
-        return None
-    # Scores of two detectors do not compare, probabilities do.
-    return max((bags[v.method].confidence(v.score) for v in known), key=lambda c: c.value)
-
-
 def _shown(verdicts: Sequence[Verdict]) -> bool:
     """Return whether a finding that speaks against the model comes with a trigger to look at."""
     grave = [f for v in verdicts for f in v.findings if f.severity != "INFO"]
     return any(f.confirmation is not None or "mask" in f.evidence for f in grave)
 
 
-def _next(label: Label, stopped: bool, *, shown: bool = False) -> tuple[str, ...]:
+def _next(label: Label, cut: bool, *, shown: bool = False) -> tuple[str, ...]:
     if label in ("BACKDOORED", "SUSPICIOUS"):
         return (
             "Do not deploy this file. Ask where it came from and compare its hash.",
@@ -388,6 +278,6 @@ def _next(label: Label, stopped: bool, *, shown: bool = False) -> tuple[str, ...
         )
     if label == "NO BACKDOOR FOUND":
         return ("Read what was not looked for, and keep watching the model in use.",)
-    if stopped:
+    if cut:
         return ("Scan again with a higher limit: this file has no verdict yet.",)
     return ("Fix what the reason names and scan again; this file has no verdict yet.",)

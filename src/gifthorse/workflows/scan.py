@@ -40,8 +40,8 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.readers import sniff
 from gifthorse.detection import BESIDE, DETECTORS, FEW_CLASSES, PRESETS, SECOND
-from gifthorse.detection.calibration import Calibration
-from gifthorse.detection.calibration import opened as calibrations
+from gifthorse.detection.calibrations import Calibrations
+from gifthorse.detection.calibrations import opened as calibrations
 from gifthorse.models import inspect as look
 from gifthorse.models import load
 from gifthorse.models.hub.fetching import fetch, is_hub_name
@@ -298,7 +298,7 @@ def chosen(request: Request) -> dict[str, Detector]:
     return found
 
 
-def given(request: Request) -> dict[str, Calibration] | None:
+def given(request: Request) -> Calibrations | None:
     """Return the calibrations of a request; None for those that come with the package.
 
     Raises:

@@ -26,6 +26,7 @@ SIGNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **{f"BD00{n}": _POISONED for n in range(1, 9)},
         "BD009": ("AML.T0018.001",),
         "BD010": _POISONED,
+        "BD011": _POISONED,
         "DS001": ("AML.T0020",),
         "DS002": ("AML.T0043.004",),
         "FS001": ("AML.T0018.002", "AML.T0011.000"),
