@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from gifthorse.core.types import Detector
 from gifthorse.detection.dltnd import DLTND
+from gifthorse.detection.free_eagle import FreeEagle
 from gifthorse.detection.gangsweep import GangSweep
 from gifthorse.detection.inspector import Inspector
 from gifthorse.detection.k_arm import KArmScan
@@ -49,6 +50,7 @@ DETECTORS: dict[str, Detector] = {
     "color_filter": Inspector(FilterInversion(), every=False),
     "deep_inspect": Inspector(DeepInspect()),
     "dltnd": DLTND(),
+    "free_eagle": FreeEagle(),
     "gangsweep": GangSweep(),
     "k_arm": KArmScan(
         replace(_K_ARM, probe=PatchInit()),
@@ -116,6 +118,7 @@ __all__ = [
     "PRESETS",
     "SECOND",
     "UMD",
+    "FreeEagle",
     "GangSweep",
     "Inspector",
     "KArmScan",
