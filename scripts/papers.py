@@ -21,8 +21,9 @@ HEAD = """\
 Each table and figure of the four papers behind this project: what it claims in a sentence, the
 paper's figures and ours, and whether it holds here. This page is made by `python
 scripts/papers.py`; a test looks up every figure of ours in the section that its row links to,
-where the command is that printed it, with net, data, seeds, cost, machine and commit. Most runs
-here are of small nets and one seed, since they were made on two threads: what does not hold on
+where the command is that printed it, with net, data, seeds, cost, machine and commit.
+[Coverage](coverage.md) goes through the papers row by row, methods as well as experiments. Most
+runs here are of small nets and one seed, since they were made on two threads: what does not hold on
 them may hold on the paper's. Not to be had here are CIFAR-100, SVHN, LISA, VGGFace2, ISIC and
 NIST's TrojAI models.
 """
@@ -33,6 +34,7 @@ class Claim:
     """One claim of a paper.
 
     Attributes:
+        id: What rows.toml calls it.
         item: Its table or figure.
         claim: What it says, in a sentence.
         state: One of `STATES`.
@@ -42,6 +44,7 @@ class Claim:
         why: What speaks for the state, if it is not that the claim holds.
     """
 
+    id: str
     item: str
     claim: str
     state: str
@@ -70,11 +73,16 @@ class Paper:
 
 def papers() -> list[Paper]:
     """Return all papers with their claims."""
+    return list(by_key().values())
+
+
+def by_key() -> dict[str, Paper]:
+    """Return all papers with their claims, by what rows.toml calls them."""
     told = tomllib.loads(CLAIMS.read_text())["papers"]
-    return [
-        Paper(one["title"], one["about"], tuple(Claim(**row) for row in one["row"]))
-        for one in told.values()
-    ]
+    return {
+        key: Paper(one["title"], one["about"], tuple(Claim(**row) for row in one["row"]))
+        for key, one in told.items()
+    }
 
 
 def slug(heading: str) -> str:

@@ -15,6 +15,7 @@ from gifthorse.bench.plan import MOST_FILES, PROFILES, BenchPlan, read
 from gifthorse.bench.results import opened
 from gifthorse.bench.tasks import Cell, Choice, family, judging, spoken, tasks
 from gifthorse.core.errors import BadOption, GifthorseError, UnknownMethod, UsageError
+from gifthorse.data.packed import PACKED
 
 PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.toml"))
 
@@ -202,6 +203,7 @@ def test_the_plans_that_come_along_can_be_read(path: Path) -> None:
     plan = read(path)
     assert plan.about
     assert len({judging(c).key for c in plan.cells}) == len(plan.cells)
+    assert all(cell.data in PACKED or cell.data.startswith("trojai:") for cell in plan.cells)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
