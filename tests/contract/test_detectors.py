@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import get_args
@@ -104,6 +105,7 @@ TOY: dict[str, dict[str, object]] = {
         "inverter.config.rounds": 120,
     },
     "dltnd": {"rounds": 7, "each": 2},
+    "free_eagle": {"steps": 100},
     # A mask may cost a class about 25 pixels of light, little beside the default allowance.
     "gangsweep": {
         "width": 8,
@@ -160,6 +162,16 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "NO BACKDOOR FOUND",
         "the net has no layer with neurons to stimulate",
     ),
+    ("free_eagle", "bands"): (
+        "INCONCLUSIVE",
+        "INCONCLUSIVE",
+        "the net has one layer, which cannot be cut",
+    ),
+    ("free_eagle", "tiles"): (
+        "NO BACKDOOR FOUND",
+        "NO BACKDOOR FOUND",
+        "no class needs the trigger's neuron: tests/detection/test_free_eagle.py has a net",
+    ),
     ("latent_shift", "bands"): (
         "INCONCLUSIVE",
         "INCONCLUSIVE",
@@ -191,7 +203,8 @@ EXEMPT: dict[tuple[str, str], tuple[Label, Label, str]] = {
         "the net has no linear layer, which the verdict says in words",
     ),
 }
-ELSEWHERE = {"warp"}  # tests/detection/test_whole_image.py has toys that it is made for
+# tests/detection/test_whole_image.py and test_free_eagle.py have toys that they are made for.
+ELSEWHERE = {"free_eagle", "warp"}
 # Rows that take seconds a run are judged on the toy that the options above are made for.
 SLOW = {("deep_inspect", "bands"), ("gangsweep", "tiles"), ("umd", "tiles")}
 
@@ -279,7 +292,7 @@ def test_an_exempted_row_says_what_the_table_says(name: str, on: str) -> None:
     for v in got:
         if v.label == "INCONCLUSIVE":
             assert {f.severity for f in v.findings} == {"HIGH"}
-            assert "no linear layer" in v.findings[0].message
+            assert re.search("no linear layer|cannot be cut", v.findings[0].message)
 
 
 # 4. What a verdict is made of --------------------------------------------------------------------

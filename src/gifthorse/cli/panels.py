@@ -14,7 +14,8 @@ from typer.models import CommandInfo
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
         "Model": "arch base model net part",
-        "Images": "class_order data images input_size limit normalize per_class split train_limit",
+        "Images": "class_order data images input_size limit no_images normalize per_class split "
+        "train_limit",
         "What is known": "against calibration kind place scan trigger truth",
         "Method": "all_pairs benign changes class_pairs classes detector distances fpr method "
         "most options points preset rounds self_test share source target",

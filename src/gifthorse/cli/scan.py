@@ -33,7 +33,12 @@ commands = typer.Typer()  # what `gifthorse.cli.app` takes its command from
 
 @commands.command()
 def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
-    images: options.Images,
+    images: Annotated[
+        str | None, typer.Option(help="Clean images: folder, .npz, NAME[:SPLIT].")
+    ] = None,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="Run only what needs none (weaker; no verdict).")
+    ] = False,
     models: Annotated[
         list[str] | None, typer.Argument(metavar="MODEL...", help="Model files and folders.")
     ] = None,
@@ -102,6 +107,13 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows import scan as scanning
     from gifthorse.workflows.opening import Inputs
 
+    if (images is None) != no_images:
+        raise BadOption(
+            "--images and --no-images exclude each other"
+            if no_images
+            else "clean images are missing: name a folder or a file with --images, or say "
+            "--no-images, which can only raise suspicion"
+        )
     inputs = Inputs(
         images, arch, normalize, parsing.size(input_size), limit, device, part, class_order
     )

@@ -103,6 +103,8 @@ BESIDE: dict[str, tuple[str, ...]] = {"standard": ("mm_bd_quick",), "thorough": 
 # And where they leave doubt: the other calibrated detector, which looks for small masks where
 # pixels are many.
 SECOND: dict[str, tuple[str, ...]] = {"standard": ("neural_cleanse_quick",)}
+# What needs no images.
+DATA_FREE = ("weight_signature", "free_eagle", "mm_bd_quick")
 # What compares no class with others, and so can judge two.
 FEW_CLASSES = frozenset({"transferability"})
 # What needs no gradient of the net.
@@ -110,6 +112,7 @@ GRADIENT_FREE = frozenset({"weight_signature"})
 
 __all__ = [
     "BESIDE",
+    "DATA_FREE",
     "DETECTORS",
     "DLTND",
     "FEW_CLASSES",

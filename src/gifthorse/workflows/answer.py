@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gifthorse.core.types import (
     Confidence,
@@ -33,13 +33,13 @@ class Said:
     Attributes:
         verdicts: Those of the detectors that came to one, each as its own calibration allows.
         confirmed: The detectors whose trigger held on unseen images, whatever their calibration.
-        missed: Why detectors came to none.
+        missed: Why detectors came to none, by their names.
         failed: What detectors failed by.
     """
 
     verdicts: tuple[Verdict, ...]
     confirmed: frozenset[str] = frozenset()
-    missed: tuple[Finding, ...] = ()
+    missed: Mapping[str, Finding] = field(default_factory=dict)
     failed: tuple[Exception, ...] = ()
 
 
@@ -236,7 +236,7 @@ def _sum_up(said: Said, checks: Sequence[Finding]) -> tuple[Label, str]:
     Raises:
         Exception: The first that a detector failed by, if none came to a verdict.
     """
-    verdicts, missed, failed = said.verdicts, said.missed, said.failed
+    verdicts, missed, failed = said.verdicts, said.missed.values(), said.failed
     if failed and not verdicts:
         raise failed[0]
     stop = next((c for c in (*checks, *missed) if c.severity in ("HIGH", "CRITICAL")), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -57,6 +57,7 @@ FAMILIES = {
     "color_filter": NOT_COVERED[4],
     "blend": NOT_COVERED[5],
 }
+NO_TRIGGER = "triggers of any kind: without images none can be searched"
 TRIGGER = "Look at the trigger: if real images show it, the model may just have learned it."
 
 
@@ -92,39 +93,67 @@ def detect(
     Returns:
         The report but for its record of the run.
     """
-    subject, checks, near, late = prepared.subject, _checks(prepared), beside or {}, second or {}
+    checks, near, late = _checks(prepared), beside or {}, second or {}
     known = _holding(detectors := {**detectors, **near, **late}, calibrations)
+    order = _Order({} if blocked(checks) else detectors, frozenset(near), frozenset(late))
+    said = _said(prepared, order, checks, known, rng, run, store)
+    found = answer(said, checks, known, prepared.subject)
+    missed = tuple(m for m in said.missed.values() if m not in checks)
+    cut = bool(said.missed) or any(map(stopped, said.verdicts))
+    return Report(
+        label=found.label,
+        reason=found.reason,
+        origin=prepared.subject.origin,
+        preparation=prepared.preparation,
+        verdicts=found.verdicts,
+        checks=(*checks, *found.findings, *missed),
+        not_covered=(
+            *((NO_TRIGGER,) if prepared.blind else ()),
+            *_not_covered(prepared.subject, said.verdicts, said.missed),
+        ),
+        next_steps=_next(found.label, cut, shown=_shown(found.verdicts)),
+        confidence=found.confidence,
+        families=found.families,
+    )
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The detectors in their order, and the names of those that join others, or doubt."""
+
+    detectors: Mapping[str, Detector]
+    near: frozenset[str]
+    late: frozenset[str]
+
+
+def _said(
+    prepared: Prepared,
+    order: _Order,
+    checks: Sequence[Finding],
+    known: Calibrations,
+    rng: Generator,
+    run: Run,
+    store: Callable[[str], Path | None],
+) -> Said:
+    """Run what is to run; return what came of it."""
     verdicts, missed, failed = list[Verdict](), dict[str, Finding](), list[Exception]()
-    bags, confirmed = known.detectors, set[str]()
-    for name, detector in {} if blocked(checks) else detectors.items():
+    bags, classes, confirmed = known.detectors, prepared.subject.classes, set[str]()
+    for name, detector in order.detectors.items():
         own, stream = run.part(store(name)), spawn(rng)
-        why = _hindered(name, own, checks, subject.classes)
-        if not asked(verdicts, bags, why, near=name in near, late=name in late):
+        why = _hindered(name, own, checks, classes)
+        near, late = name in order.near, name in order.late
+        if not asked(verdicts, bags, why, near=near, late=late):
             continue
         found = why or _tried(detector, prepared, stream, own)
-        if isinstance(found, Verdict):
-            found = _among_peers(replace(found, method=name), detector, prepared)
-            confirmed |= {name} if found.label == "BACKDOORED" else set()
-            found = tempered(found, bags, subject.classes)
-            verdicts += [found] if name not in {*near, *late} else seconding(found, verdicts)
-        else:
+        if not isinstance(found, Verdict):
             missed[name] = _failure(name, found)
             failed += [found] if isinstance(found, Exception) else []
-    said = Said(tuple(verdicts), frozenset(confirmed), tuple(missed.values()), tuple(failed))
-    all_in_all = answer(said, checks, known, subject)
-    cut = bool(missed) or any(map(stopped, verdicts))
-    return Report(
-        label=all_in_all.label,
-        reason=all_in_all.reason,
-        origin=subject.origin,
-        preparation=prepared.preparation,
-        verdicts=all_in_all.verdicts,
-        checks=(*checks, *all_in_all.findings, *(m for m in missed.values() if m not in checks)),
-        not_covered=_not_covered(subject, verdicts, missed),
-        next_steps=_next(all_in_all.label, cut, shown=_shown(all_in_all.verdicts)),
-        confidence=all_in_all.confidence,
-        families=all_in_all.families,
-    )
+            continue
+        found = _among_peers(replace(found, method=name), detector, prepared)
+        confirmed |= {name} if found.label == "BACKDOORED" else set()
+        found = tempered(found, bags, classes)
+        verdicts += seconding(found, verdicts) if near or late else [found]
+    return Said(tuple(verdicts), frozenset(confirmed), missed, tuple(failed))
 
 
 def _holding(detectors: Mapping[str, Detector], given: Calibrations | None) -> Calibrations:
@@ -183,7 +212,7 @@ def unprepared(origin: Origin, halt: Halted) -> Report:
 def _checks(prepared: Prepared) -> list[Finding]:
     """Return the self-checks, and whether there are classes enough to compare."""
     checks = list(prepared.checks)
-    if prepared.subject.classes < 3 and not blocked(checks):
+    if prepared.subject.classes < 3 and not blocked(checks) and not prepared.blind:
         words = (
             "With two classes none can stand out from others: what turns single images is all that "
             "was tried, which is not calibrated, so that finding nothing is no answer."
@@ -210,7 +239,8 @@ def _among_peers(verdict: Verdict, detector: Detector, prepared: Prepared) -> Ve
     stands out from those, whatever a detector measures, unless it leaves them out or compares
     nothing.
     """
-    if isinstance(detector, Inspector | KArmScan | UMD) or verdict.label == "INCONCLUSIVE":
+    compared = not isinstance(detector, Inspector | KArmScan | UMD) and not prepared.blind
+    if not compared or verdict.label == "INCONCLUSIVE":
         return verdict
     dead = int((~winners(prepared.subject, prepared.samples, Run())).sum())
     if 2 * dead <= prepared.subject.classes:

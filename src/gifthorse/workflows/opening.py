@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from gifthorse.core.device import choose
 from gifthorse.core.errors import BadImages, BadOption, UnfitNet
 from gifthorse.core.files import parse_json
@@ -11,12 +13,21 @@ from gifthorse.core.resizing import Resize
 from gifthorse.core.types import Finding, Normalization, Origin
 from gifthorse.data import read
 from gifthorse.data.gallery import Gallery, named_alike
+from gifthorse.data.samples import InMemory
 from gifthorse.models import Opened, load
-from gifthorse.models.normalize import STORED, known_as
-from gifthorse.models.outputs import SINGLE
+from gifthorse.models.normalize import NORMALIZATIONS, STORED, known_as
+from gifthorse.models.outputs import SINGLE, side_that_runs
 from gifthorse.workflows.prepare import Prepared, parse, prepare
 
 ORDERS = ("given", "found")
+NOISE = 16  # images of noise where there are no others
+BLIND = Finding(
+    "IN002",
+    "MEDIUM",
+    0.0,
+    "No images were given: only tests that need none were run, which find some backdoors and "
+    "confirm none, so that finding nothing is no answer. Whether the net does its job is unknown.",
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,8 @@ class Inputs:
     """How to open a model and its clean images.
 
     Attributes:
-        images: Where clean images are: a folder, an `.npz` file, `NAME[:SPLIT]`.
+        images: Where clean images are: a folder, an `.npz` file, `NAME[:SPLIT]`; None if there
+            are none.
         arch: Architecture, or None to guess it from the tensors.
         normalize: `auto`, a name or `MEAN/STD`.
         input_size: Height and width, or None for what a model folder says, or else
@@ -40,7 +52,7 @@ class Inputs:
         BadOption: If the normalization or the order is none, or the device is not there.
     """
 
-    images: str
+    images: str | None
     arch: str | None = None
     normalize: str = "auto"
     input_size: tuple[int, int] | None = None
@@ -75,16 +87,10 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         UnfitNet: If the net cannot be run on them.
     """
     _check_ends(opened)
+    if inputs.images is None:
+        return unseen(opened, inputs)
     chosen = parse(inputs.normalize)
-    told = opened.normalization or claimed(opened.origin)
-    told = known_as(told) if told is not None and told.name != STORED else told
-    if chosen is not None and len(chosen.mean) not in (1, opened.channels):
-        raise BadOption(
-            f"--normalize has {len(chosen.mean)} means, but the model takes images of "
-            f"{opened.channels} channels: give 1 or {opened.channels}"
-        )
-    if told is not None and len(told.mean) not in (1, opened.channels):
-        told = None  # whatever the file means by it
+    told = _told(opened, chosen)
     resize = Resize(inputs.input_size) if inputs.input_size else opened.resize
     gallery = _gallery(opened, inputs, resize)
     gallery = named_alike(gallery, opened.labels)
@@ -97,7 +103,61 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
         claimed=told,
         reorder=inputs.class_order == "found",
     )
-    prepared = replace(prepared, resize=resize)
+    return _finite(replace(prepared, resize=resize), opened)
+
+
+def unseen(opened: Opened, inputs: Inputs) -> Prepared:
+    """Put the net behind its normalization without any image; noise stands for them.
+
+    Nothing says whether the net does its job, or with which normalization: what its file says is
+    believed, and without a word there it is ImageNet's for color, and a half for gray.
+
+    Raises:
+        BadOption: If nobody says what size the net's images have.
+        UnfitNet: If the net cannot be run.
+    """
+    chosen = parse(inputs.normalize)
+    claim = _told(opened, chosen)
+    told = chosen or claim or NORMALIZATIONS["imagenet" if opened.channels > 1 else "half"]
+    size = inputs.input_size or (opened.resize.size if opened.resize is not None else None)
+    if size is None:
+        side = side_that_runs(opened.net, opened.channels)
+        size = (side, side)
+    if not size[0]:
+        raise BadOption("the net runs on no usual size of images: give --input-size HxW")
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (NOISE, opened.channels, *size), generator=noise, dtype=torch.uint8)
+    samples = InMemory(pixels, torch.full((NOISE,), -1), max(opened.classes, 1))
+    words = f"no image was given: {size[0]}x{size[1]} noise stands for them"
+    gallery = Gallery(samples, "model", opened.labels, source="random noise", notes=(words,))
+    prepared = prepare(
+        opened.net.to(choose(inputs.device)),
+        opened.classes,
+        gallery,
+        origin=opened.origin,
+        chosen=told,
+    )
+    return _finite(replace(prepared, checks=(BLIND,), blind=True), opened)
+
+
+def _told(opened: Opened, chosen: Normalization | None) -> Normalization | None:
+    """Return the normalization that a file claims, if it can be.
+
+    Raises:
+        BadOption: If the one that was asked for is for another number of channels.
+    """
+    told = opened.normalization or claimed(opened.origin)
+    told = known_as(told) if told is not None and told.name != STORED else told
+    if chosen is not None and len(chosen.mean) not in (1, opened.channels):
+        raise BadOption(
+            f"--normalize has {len(chosen.mean)} means, but the model takes images of "
+            f"{opened.channels} channels: give 1 or {opened.channels}"
+        )
+    return told if told is None or len(told.mean) in (1, opened.channels) else None
+
+
+def _finite(prepared: Prepared, opened: Opened) -> Prepared:
+    """Add the finding on weights that are no numbers, if there are such."""
     if not opened.nonfinite:
         return prepared
     names = ", ".join(opened.nonfinite[:3])
@@ -110,6 +170,7 @@ def take_in(opened: Opened, inputs: Inputs) -> Prepared:
 
 def _gallery(opened: Opened, inputs: Inputs, resize: Resize | None) -> Gallery:
     """Read the images as the net takes them; one logit is two classes."""
+    assert inputs.images is not None
     single = opened.classes == 1
     try:
         return read(

@@ -56,6 +56,7 @@ class Prepared:
         preparation: The record for the report.
         checks: Findings; any of severity HIGH means that no verdict is possible.
         resize: How its images came to their size; None if they had it.
+        blind: Whether noise stands for images, since there are none.
     """
 
     subject: Subject
@@ -63,6 +64,7 @@ class Prepared:
     preparation: Preparation
     checks: tuple[Finding, ...]
     resize: Resize | None = None
+    blind: bool = False
 
 
 def candidates(channels: int, *, reverse: bool = True) -> tuple[Normalization, ...]:

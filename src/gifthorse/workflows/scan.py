@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +39,7 @@ from gifthorse.core.types import (
     Trigger,
 )
 from gifthorse.data.readers import sniff
-from gifthorse.detection import BESIDE, DETECTORS, FEW_CLASSES, PRESETS, SECOND
+from gifthorse.detection import BESIDE, DATA_FREE, DETECTORS, FEW_CLASSES, PRESETS, SECOND
 from gifthorse.detection.calibrations import Calibrations
 from gifthorse.detection.calibrations import opened as calibrations
 from gifthorse.models import inspect as look
@@ -50,6 +50,7 @@ from gifthorse.report.facts import leads
 from gifthorse.report.status import limited
 from gifthorse.workflows.detect import detect, refused, unprepared
 from gifthorse.workflows.opening import Inputs, take_in
+from gifthorse.workflows.prepare import Prepared
 
 log = logging.getLogger("gifthorse")
 
@@ -135,8 +136,8 @@ def _scanned(
     except Halted as halt:
         origin = opened.origin if opened is not None else _unopened(path)
         return replace(unprepared(origin, halt), run=clock.record(request, device))
-    if prepared.subject.classes < 3 and not request.detectors:
-        detectors = few(request)
+    if not request.detectors:
+        detectors = usual(prepared, request, detectors)
     rng = torch.Generator().manual_seed(request.seed)
     digest = prepared.subject.origin.sha256
     with owned(state_file(request, digest, "scan")):
@@ -145,8 +146,8 @@ def _scanned(
             detectors,
             rng,
             run,
-            beside=further(request, BESIDE),
-            second=further(request, SECOND),
+            beside={} if prepared.blind else further(request, BESIDE),
+            second={} if prepared.blind else further(request, SECOND),
             calibrations=given(request),
             store=lambda name: state_file(request, digest, name),
         )
@@ -163,10 +164,13 @@ def check(inputs: Inputs, request: Request) -> None:
     Raises:
         UsageError: If an option, a limit, a folder or the images are.
     """
-    chosen(request)
+    found = chosen(request)
     given(request)
     limits(request)
-    sniff(inputs.images)
+    if inputs.images is not None:
+        sniff(inputs.images)
+    elif request.detectors:
+        check_blind(found)
     if inputs.limit is not None and inputs.limit < 1:
         raise BadOption(f"limit must be 1 or more; got {inputs.limit}")
 
@@ -307,9 +311,30 @@ def given(request: Request) -> Calibrations | None:
     return None if request.calibration is None else calibrations(request.calibration)
 
 
-def few(request: Request) -> dict[str, Detector]:
-    """Return what every preset runs on two classes."""
-    return {name: vary(DETECTORS[name], request.options) for name in sorted(FEW_CLASSES)}
+def usual(prepared: Prepared, request: Request, preset: dict[str, Detector]) -> dict[str, Detector]:
+    """Return what runs if no detector is named: the preset, but on two classes or no images."""
+    if prepared.blind:
+        names: Iterable[str] = DATA_FREE
+    elif prepared.subject.classes < 3:
+        names = sorted(FEW_CLASSES)
+    else:
+        return preset
+    return {name: vary(DETECTORS[name], request.options) for name in names}
+
+
+def check_blind(detectors: Iterable[str]) -> None:
+    """Refuse detectors that need images where there are none.
+
+    Raises:
+        BadOption: If there is such a one.
+    """
+    able = {*DATA_FREE, "mm_bd"}
+    needy = [name for name in detectors if name not in able]
+    if needy:
+        raise BadOption(
+            f"{', '.join(needy)} cannot run without images: give --images, or take one of "
+            f"{', '.join(sorted(able))}"
+        )
 
 
 def further(request: Request, table: Mapping[str, Sequence[str]]) -> dict[str, Detector]:
