@@ -3,97 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from scripts import gate
 from scripts.action import FILES, WrongInput, before, changed, models
+from scripts.runner import ACTION, EXPRESSION, ROOT, STEPS, Runner, git
 
-ROOT = Path(__file__).parents[2]
 GIFT = ROOT / "examples" / "gift"
-ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
-STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
-EXPRESSION = re.compile(r"\$\{\{ *([\w.-]+) *\}\}")
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """What a step left: its status, its output, and the runner's files."""
-
-    status: int
-    said: str
-    outputs: dict[str, str]
-    summary: str
-
-
-def step(name: str) -> dict[str, Any]:
-    (found,) = [s for s in STEPS if s.get("id") == name or f"{name} == 'true'" in str(s.get("if"))]
-    return found
-
-
-class Runner:
-    """A workspace, and what GitHub's runner does with a step of a composite action."""
-
-    def __init__(self, folder: Path) -> None:
-        self.workspace, self.temp = folder / "work", folder / "temp"
-        for path in (self.workspace, self.temp / "gifthorse" / "bin"):
-            path.mkdir(parents=True)
-        command = self.temp / "gifthorse" / "bin" / "gifthorse"
-        line = "from gifthorse.cli.app import main; main()"
-        command.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{line}' \"$@\"\n")
-        (command.parent / "python").symlink_to(sys.executable)
-        command.chmod(0o755)
-
-    def run(self, name: str, event: Mapping[str, Any] | None = None, **inputs: str) -> Stepped:
-        values = {f"inputs.{key}": str(about.get("default", ""))
-                  for key, about in ACTION["inputs"].items()}  # fmt: skip
-        values |= {f"inputs.{key.replace('_', '-')}": value for key, value in inputs.items()}
-        values |= {"github.action_path": str(ROOT), "runner.temp": str(self.temp)}
-        values |= {"github.event.pull_request.number": "7"}
-        values |= {"steps.scan.outputs.md": str(self.workspace / "gifthorse-out" / "summary.md")}
-        files = {key: self.temp / key.lower() for key in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
-        for path in files.values():
-            path.write_text("")
-        told = self.temp / "event.json"
-        told.write_text(json.dumps(event or {}))
-        asked = step(name)
-        environment = {key: EXPRESSION.sub(lambda m: values.get(m[1], ""), str(value))
-                       for key, value in asked["env"].items()}  # fmt: skip
-        script = self.temp / "step.sh"
-        script.write_text(asked["run"])
-        done = subprocess.run(
-            ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
-            cwd=self.workspace,
-            env={**os.environ, **environment, **{k: str(p) for k, p in files.items()},
-                 "GITHUB_EVENT_PATH": str(told), "GITHUB_REPOSITORY": "org/name",
-                 "PATH": f"{self.temp}/gifthorse/bin:{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )  # fmt: skip
-        rows = files["GITHUB_OUTPUT"].read_text().splitlines()
-        outputs = dict(row.split("=", 1) for row in rows)
-        summary = files["GITHUB_STEP_SUMMARY"].read_text()
-        return Stepped(done.returncode, done.stdout + done.stderr, outputs, summary)
 
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false")
-    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
-    return done.stdout.decode().strip()
 
 
 # 1. The file ----------------------------------------------------------------------------------
@@ -236,17 +161,22 @@ def test_a_comment_is_written_once_and_then_changed(runner: Runner, known: str) 
 
 @pytest.mark.slow
 def test_the_gift_turns_the_gate_red_and_its_twin_leaves_it_green(runner: Runner) -> None:
-    git(runner.workspace, "init", "-q", "-b", "main")
-    shutil.copy(GIFT / "twin.safetensors", runner.workspace)
-    git(runner.workspace, "add", ".")
-    git(runner.workspace, "commit", "-qm", "a model")
-    first = git(runner.workspace, "rev-parse", "HEAD")
-    images = str(GIFT / "clean.npz")
-    assert runner.run("scan", images=images).status == 0
-    shutil.copy(GIFT / "gift.safetensors", runner.workspace)
-    git(runner.workspace, "add", ".")
-    git(runner.workspace, "commit", "-qm", "another model")
-    ran = runner.run("scan", {"before": first}, images=images)
+    gate.sample(runner.workspace)
+    green, red = (gate.pushed(runner, GIFT / f"{name}.safetensors") for name in ("twin", "gift"))
+    assert (green.status, green.outputs["models"]) == (0, "1"), green.said
+    assert (red.status, red.outputs["models"]) == (1, "1"), red.said
+    assert f"| `{gate.MODEL}` | **BACKDOORED** | class 14" in red.summary
+    assert f"::error file={gate.MODEL},title=BACKDOORED%3A BD001" in gate.told(red)
+
+
+def test_a_push_to_the_sample_scans_the_model_as_the_page_on_gates_says(runner: Runner) -> None:
+    gate.sample(runner.workspace)
+    workflow, hooks = gate.blocks()
+    assert (runner.workspace / gate.WORKFLOW).read_text() == workflow
+    assert (runner.workspace / gate.CONFIG).read_text() == hooks
+    stub = runner.venv / "bin" / "gifthorse"  # says how it was called, and finds something
+    stub.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
+    ran = gate.pushed(runner, GIFT / "gift.safetensors")
     assert (ran.status, ran.outputs["models"]) == (1, "1")
-    assert "| `gift.safetensors` | **BACKDOORED** | class 14" in ran.summary
-    assert "::error file=gift.safetensors,title=BACKDOORED%3A BD001" in ran.said
+    assert re.search(rf"^scan --images={gate.CLEAN} .*-- {gate.MODEL}$", ran.said, re.MULTILINE)
+    assert len(list((runner.workspace / gate.CLEAN).glob("*/*.png"))) == 86
