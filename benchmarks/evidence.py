@@ -39,11 +39,12 @@ ROOT = Path(__file__).parents[1]
 RECORDS = {"tuning": ROOT / "evidence/records.jsonl", "judging": ROOT / "evidence/judging.jsonl"}
 PAGE = ROOT / "docs/evidence.md"
 SHIPPED = ROOT / "src/gifthorse/detection/calibration.json"
-STATISTICS = ("weight_signature", "latent_shift", "mm_bd_quick")
+DATA_FREE = ("weight_signature", "free_eagle", "mm_bd_quick")
+STATISTICS = (*DATA_FREE, "latent_shift")
 DETECTORS = (*STATISTICS, "pixel_quick", "blend", "warp")
-# What reads several at once: what each preset runs, and what takes no search.
+# What reads several at once: what is run without images, and by the presets.
 SETS = {
-    "statistics": STATISTICS,
+    "no images": DATA_FREE,
     "standard": (*STATISTICS, "pixel_quick"),
     "thorough": (*STATISTICS, "pixel_quick", "blend", "warp"),
 }
@@ -189,10 +190,7 @@ def ship() -> None:
     ]
     bad = sum(bool(row["planted"]) for row in rows)
     name = f"tuning half of the population: {len(rows) - bad} clean, {bad} backdoored models"
-    joint = [
-        fuse(name, SETS[preset], models, classes=(3, 43), sides=(28, 32))
-        for preset in ("standard", "thorough")
-    ]
+    joint = [fuse(name, SETS[preset], models, classes=(3, 43), sides=(28, 32)) for preset in SETS]
     known, held = loaded(SHIPPED.read_text(), str(SHIPPED)), json.loads(SHIPPED.read_text())
     SHIPPED.write_text(dumped(held["name"], known.detectors, held["made"], joint))
 

@@ -87,7 +87,6 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("pixel_quick",),
     "standard": ("pixel_quick",),
     "thorough": (
-        "weight_signature",
         "pixel_quick",
         "neural_cleanse_quick",
         "blend",
@@ -97,14 +96,17 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "usb",
     ),
 }
-# What it runs as well, in seconds, unless those found a backdoor: it counts for the class that they
-# lead with alone.
-BESIDE: dict[str, tuple[str, ...]] = {"standard": ("mm_bd_quick",), "thorough": ("mm_bd_quick",)}
+# What needs no images.
+DATA_FREE = ("weight_signature", "free_eagle", "mm_bd_quick")
+# What it runs as well, in seconds, unless those found a backdoor, so that all can be read together;
+# where they are not, each counts for the class that a search leads with alone.
+BESIDE: dict[str, tuple[str, ...]] = {
+    "standard": (*DATA_FREE, "latent_shift"),
+    "thorough": (*DATA_FREE, "latent_shift"),
+}
 # And where they leave doubt: the other calibrated detector, which looks for small masks where
 # pixels are many.
 SECOND: dict[str, tuple[str, ...]] = {"standard": ("neural_cleanse_quick",)}
-# What needs no images.
-DATA_FREE = ("weight_signature", "free_eagle", "mm_bd_quick")
 # What compares no class with others, and so can judge two.
 FEW_CLASSES = frozenset({"transferability"})
 # What needs no gradient of the net.

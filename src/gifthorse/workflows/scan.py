@@ -40,7 +40,7 @@ from gifthorse.core.types import (
 )
 from gifthorse.data.readers import sniff
 from gifthorse.detection import BESIDE, DATA_FREE, DETECTORS, FEW_CLASSES, PRESETS, SECOND
-from gifthorse.detection.calibrations import Calibrations
+from gifthorse.detection.calibrations import Calibrations, shipped
 from gifthorse.detection.calibrations import opened as calibrations
 from gifthorse.models import inspect as look
 from gifthorse.models import load
@@ -146,7 +146,7 @@ def _scanned(
             detectors,
             rng,
             run,
-            beside={} if prepared.blind else further(request, BESIDE),
+            beside=beside(request, prepared),
             second={} if prepared.blind else further(request, SECOND),
             calibrations=given(request),
             store=lambda name: state_file(request, digest, name),
@@ -341,6 +341,17 @@ def further(request: Request, table: Mapping[str, Sequence[str]]) -> dict[str, D
     """Return what else a preset runs by `BESIDE` or `SECOND`, if it runs as it was calibrated."""
     changed = request.detectors or request.options or request.pairs or request.classes
     return {} if changed else {name: DETECTORS[name] for name in table.get(request.preset, ())}
+
+
+def beside(request: Request, prepared: Prepared) -> dict[str, Detector]:
+    """Return what a preset runs by `BESIDE`, on a net that a calibration reads several of.
+
+    On others it would count for little, and with a thousand classes it takes long.
+    """
+    known = given(request) or shipped()
+    subject = prepared.subject
+    covered = any(f.covers(subject.classes, subject.shape[1:]) for f in known.together)
+    return further(request, BESIDE) if covered and not prepared.blind else {}
 
 
 def _everywhere(
