@@ -263,6 +263,7 @@ def test_numbers_in_a_file_beside_it_belong_to_it(made: Path) -> None:
     assert torch.equal(got.net(x), whole_file.net(x))
     before = digest_now(made)
     assert before == got.origin.sha256 == inspect(made).sha256
+    assert got.files == inspect(made).files == (made.name, beside.name)
     with pytest.raises(UnreadableModel, match="more than the limit"):
         load(made, memory=made.stat().st_size + 10)
     beside.write_bytes(beside.read_bytes()[:-4] + b"1234")

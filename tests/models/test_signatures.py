@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from gifthorse.core.errors import UnreadableModel
+from gifthorse.core.errors import BadOption, UnreadableModel
 from gifthorse.models import inspect, load
 from gifthorse.models.load import save
 from gifthorse.models.signatures import LARGEST, PREDICATES, read_signature, signed
@@ -44,7 +45,7 @@ def test_a_signature_is_told_as_not_verified_with_the_command_that_does(model: P
     (model.parent / "evil.py").write_text("")
     said, verify, left = signed(model)
     assert "signed with a key, not verified: model.sig claims to cover 1 file" in said
-    assert "model_signing verify key" in verify
+    assert "give --signer-key FILE, or model_signing verify key" in verify
     assert "evil.py" in left
     assert "net.safetensors" not in left
     assert set(signed(model)) <= set(inspect(model).notes)
@@ -104,3 +105,12 @@ def test_what_is_no_signature_is_said_so(model: Path, content: bytes) -> None:
         read_signature(path)
     (said,) = signed(model)
     assert "is no signature that can be read" in said
+
+
+def test_without_the_library_a_key_is_refused_with_what_to_install(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "model_signing", None)  # as if it were not installed
+    for look in (load, inspect):
+        with pytest.raises(BadOption, match=r"pip install 'gifthorse\[signing\]'"):
+            look(model, signer=model)

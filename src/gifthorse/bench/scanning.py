@@ -89,7 +89,7 @@ def jobs_of(
             bytes_ = digest_now(model)
         except GifthorseError:
             bytes_ = ""  # whatever is wrong with it, the scan says so
-        text = json.dumps([*common, model, bytes_])
+        text = json.dumps([*common, model, bytes_, *_signed(model, inputs)])
         key = hashlib.sha256(text.encode()).hexdigest()[:24]
         kept = request.resume / "states" / key if request.resume else None
         jobs.append(ScanJob(key, model, inputs, replace(request, resume=kept), row))
@@ -100,6 +100,14 @@ def _read(inputs: Inputs, request: Request) -> list[str]:
     """Return what tells one content of what a scan reads beside the model from another."""
     named = (inputs.images, request.calibration, (inputs.arch or "").partition(":")[0])
     return [_content(str(place)) if place else "" for place in named]
+
+
+def _signed(model: str, inputs: Inputs) -> list[str]:
+    """Return what tells one signature, its key and the files that it may cover from others."""
+    if inputs.signer is None:
+        return []
+    folder = model if os.path.isdir(model) else str(Path(model).parent)
+    return [_content(str(inputs.signer)), _content(folder)]
 
 
 def _content(place: str) -> str:

@@ -34,6 +34,7 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = None,
     arch: options.Arch = None,
     part: options.Part = None,
+    signer_key: options.SignerKey = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     changes: options.Options = None,
@@ -50,11 +51,13 @@ def analyze(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows.opening import opened as taken
 
     analysis = vary(TriggerAnalysis(), parsing.pairs(changes))
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
+    size = parsing.size(input_size)
+    inputs = Inputs(images, arch, normalize, size, device=device, part=part, signer=signer_key)
     prepared = taken(model, inputs)
     known = open_known(trigger)
     fit(known, prepared.subject, trigger)
-    other = taken(against, replace(inputs, part=None)).subject if against is not None else None
+    alone = replace(inputs, part=None, signer=None)
+    other = taken(against, alone).subject if against is not None else None
     make(out)
     rng = Generator().manual_seed(seed)
     case = analysis(

@@ -55,6 +55,7 @@ INTERRUPTED = 130  # exit status
 def inspect(
     models: options.Models,
     part: options.Part = None,
+    signer_key: options.SignerKey = None,
     base: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Say what training changed of this one: file or hf:."),
@@ -63,21 +64,22 @@ def inspect(
     """Say what is in model files, without running anything of them."""
     from gifthorse.models import inspect as look
     from gifthorse.models.difference import difference
-    from gifthorse.models.hub.fetching import fetch, is_hub_name
+    from gifthorse.models.hub.fetching import check_fetched, fetch, is_hub_name
 
     codes: set[int] = set()
     fetched = cache(lambda name: fetch(name, note))  # one base serves all models
     for model in models:
         with scan.contained(model, codes, alone=len(models) == 1):
+            check_fetched(model, signer_key)
             place = fetched(model) if is_hub_name(model) else None
-            found = look(str(place.path) if place else model, part)
+            found = look(str(place.path) if place else model, part, signer=signer_key)
             if place is not None:
                 found = replace(found, path=place.name, notes=(*place.notes, *found.notes))
             tell(describe_file(found))
             if base is not None:
                 other = str(fetched(base).path) if is_hub_name(base) else base
                 mine = str(place.path) if place else model
-                tell(describe_difference(difference(mine, other)))
+                tell(describe_difference(difference(mine, other, signer_key)))
             sys.stdout.flush()
             codes.add(found.status)
     raise typer.Exit(scan.gravest(codes))

@@ -30,6 +30,7 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     images: options.Images,
     arch: options.Arch = None,
     part: options.Part = None,
+    signer_key: options.SignerKey = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     limit: Annotated[int | None, typer.Option(help="Use at most so many images.")] = None,
@@ -90,7 +91,8 @@ def compare_triggers(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     goals = partial(read_goals, targets=classes, pairs_of=class_pairs, every=all_pairs)
     goals(0)
     seconds = parsing.seconds(time_limit)
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), limit, device, part)
+    size = parsing.size(input_size)
+    inputs = Inputs(images, arch, normalize, size, limit, device, part, signer=signer_key)
     if out is not None:
         comparing.make(out)
     prepared = sane(model, inputs)

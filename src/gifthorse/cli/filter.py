@@ -34,6 +34,7 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = "activation_clustering",
     arch: options.Arch = None,
     part: options.Part = None,
+    signer_key: options.SignerKey = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     fpr: Annotated[float, typer.Option(help="Share of clean images that may be flagged.")] = 0.05,
@@ -58,10 +59,11 @@ def filter_(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     from gifthorse.workflows.opening import Inputs, opened
 
     chosen = _method(method, changes)
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
+    size = parsing.size(input_size)
+    inputs = Inputs(images, arch, normalize, size, device=device, part=part, signer=signer_key)
     screening.check_most(most)
     paths = screening.targets(out) if out is not None else {}
-    parsing.keep(paths.values(), (data, model, images, arch))
+    parsing.keep(paths.values(), (data, model, images, arch, signer_key))
     for path in paths.values():
         check_writable(path)
     prepared = opened(model, inputs)

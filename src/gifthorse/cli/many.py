@@ -105,7 +105,8 @@ def scan_many(
         raise BadOption("there is no model to scan: name some, or list them with --from")
     fail = parsing.fail_on(fail_on)
     files = outputs(form, out, models)
-    read = (*models, crowd.source, inputs.images, inputs.arch, request.calibration)
+    named = inputs.images, inputs.arch, inputs.signer
+    read = (*models, crowd.source, *named, request.calibration)
     parsing.keep(files.paths, read)
     check(inputs, request)
     todo = scanning.jobs_of(models, inputs, request, files.each)

@@ -18,6 +18,10 @@ Arch = Annotated[
 Part = Annotated[
     str | None, typer.Option(metavar="NAME", help="The part that is the net, of a file of several.")
 ]
+SignerKey = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Refuse what the holder of this public key did not sign."),
+]
 Normalize = Annotated[str, typer.Option(help="auto, none, cifar10 ... or MEAN/STD.")]
 InputSize = Annotated[str | None, typer.Option(help="HxW to resize images to.")]
 Device = Annotated[

@@ -13,7 +13,7 @@ from typer.models import CommandInfo
 # By the name of a parameter, which means the same in every command that has it.
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
-        "Model": "arch base model net part",
+        "Model": "arch base model net part signer_key",
         "Images": "class_order data images input_size limit no_images normalize per_class split "
         "train_limit",
         "What is known": "against calibration kind place scan trigger truth",

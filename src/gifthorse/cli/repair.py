@@ -43,6 +43,7 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     ] = None,
     arch: options.Arch = None,
     part: options.Part = None,
+    signer_key: options.SignerKey = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     share: Annotated[float, typer.Option(help="Share of the images that may be used.")] = 0.5,
@@ -78,12 +79,15 @@ def repair(  # noqa: PLR0913, PLR0917 - a flag is a parameter
         raise UnknownMethod.among("remedy", method, REMEDIES)
     drawn, named = _reports(report or ()), parsing.pairs(changes)
     outputs = [*repairing.outputs(out), *(path for _, path in drawn)]
-    _check_outputs(outputs, (model, scan, images, arch, truth))
+    _check_outputs(outputs, (model, scan, images, arch, truth, signer_key))
     remedy = vary(REMEDIES[method], named)
-    inputs = Inputs(images, arch, normalize, parsing.size(input_size), device=device, part=part)
+    inputs = Inputs(
+        images, arch, normalize, parsing.size(input_size), device=device, part=part,
+        signer=signer_key,
+    )  # fmt: skip
     known = repairing.open_truth(truth) if truth is not None else None
     found = repairing.open_scan(scan) if scan is not None else None
-    opened = load(model, arch, part).writable()
+    opened = load(model, arch, part, signer=signer_key).writable()
     informed = remedy if found is None else _informed(remedy, found, opened, method)
     prepared = take_in(opened, inputs)
     rng, far = Generator().manual_seed(seed), None

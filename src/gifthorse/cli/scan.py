@@ -53,6 +53,7 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
     address: Address = None,
     arch: options.Arch = None,
     part: options.Part = None,
+    signer_key: options.SignerKey = None,
     normalize: options.Normalize = "auto",
     input_size: options.InputSize = None,
     limit: Annotated[int, typer.Option(help="Use at most so many images.")] = 1000,
@@ -114,9 +115,8 @@ def scan(  # noqa: PLR0913, PLR0917 - a flag is a parameter
             else "clean images are missing: name a folder or a file with --images, or say "
             "--no-images, which can only raise suspicion"
         )
-    inputs = Inputs(
-        images, arch, normalize, parsing.size(input_size), limit, device, part, class_order
-    )
+    size = parsing.size(input_size)
+    inputs = Inputs(images, arch, normalize, size, limit, device, part, class_order, signer_key)
     request = scanning.Request(
         detectors=tuple(detector or ()),
         options=parsing.pairs(changes),
@@ -168,7 +168,7 @@ class _Reports:
         from gifthorse.workflows import scan as scanning
 
         files = parsing.outputs(self.form, self.out, models)
-        read = (*models, inputs.images, inputs.arch, self.truth, request.calibration)
+        read = (*models, inputs.images, inputs.arch, self.truth, request.calibration, inputs.signer)
         parsing.keep(files.paths, read)
         scanning.check(inputs, request)
         known = open_trigger(self.truth) if self.truth is not None else None

@@ -54,6 +54,31 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
+class Signer:
+    """Whose signature of a model was verified.
+
+    Attributes:
+        key: SHA-256 of the public key, as PEM, in hex.
+        signature: Name of the file with the signature.
+        files: How many files it covers; every one is as it was signed.
+    """
+
+    key: str
+    signature: str
+    files: int
+
+    @property
+    def words(self) -> str:
+        """The same as a sentence."""
+        files = "the file" if self.files == 1 else f"all {self.files:,} files"
+        matches = "matches" if self.files == 1 else "match"
+        return (
+            f"signed by the holder of the key SHA-256 {self.key}; {files} that {self.signature} "
+            f"covers {matches}"
+        )
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a model came from and how it was opened.
 
@@ -69,6 +94,7 @@ class Origin:
         dtypes: Their data types, sorted, as in `float32`.
         notes: What was done on the way: wrappers opened, prefixes stripped, casts.
         metadata: The file's own claims, text only; never trusted, shown escaped.
+        signer: Whose signature was verified; None if none was.
     """
 
     path: str = ""
@@ -82,6 +108,7 @@ class Origin:
     dtypes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    signer: Signer | None = None
 
 
 @dataclass(frozen=True)

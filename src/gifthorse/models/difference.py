@@ -45,18 +45,19 @@ class Difference:
     turned: tuple[tuple[int, float], ...] | None
 
 
-def difference(model: str | Path, base: str | Path) -> Difference:
+def difference(model: str | Path, base: str | Path, signer: Path | None = None) -> Difference:
     """Compare two models, both opened as a scan opens them.
 
     Args:
         model: File or folder of the model.
         base: File or folder of what it was trained from.
+        signer: Public key of whoever must have signed the model, as of `load`.
 
     Raises:
         UnreadableModel: If one of them cannot be opened.
         UnfitNet: If they have no tensor of one name and shape in common.
     """
-    mine, theirs = load(model), load(base)
+    mine, theirs = load(model, signer=signer), load(base)
     new, old = mine.net.state_dict(), theirs.net.state_dict()
     both = [name for name in new if name in old]
     alike = [name for name in both if new[name].shape == old[name].shape]

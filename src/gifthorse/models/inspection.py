@@ -43,6 +43,7 @@ class Inspection:
         findings: What speaks against the file.
         notes: What would be opened, stripped and left aside.
         records: Names of a zip's records, at most 1000.
+        files: Names of the files whose bytes `sha256` is of.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Inspection:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     records: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
 
 def inspect_file(path: str | Path, part: str | None = None) -> Inspection:
@@ -78,7 +80,7 @@ def inspect_file(path: str | Path, part: str | None = None) -> Inspection:
     """
     path = Path(path)
     with isolation.private_copy(path) as copy:
-        found, sha256, size = _surveyed(path, copy)
+        found, sha256, size, files = _surveyed(path, copy)
     chosen, findings, question = _chosen(found, part)
     arch, how = _architecture(chosen, found)
     opinion = stance(findings, found.imports)
@@ -102,20 +104,22 @@ def inspect_file(path: str | Path, part: str | None = None) -> Inspection:
         findings=findings,
         notes=(*chosen.notes, *(choosing(found.graph) if found.graph else ())),
         records=found.records,
+        files=files,
     )
 
 
-def _surveyed(path: Path, copy: PrivateCopy) -> tuple[Survey, str, int]:
-    """Return what a file's bytes say, their hash and number, with those of a file beside it."""
+def _surveyed(path: Path, copy: PrivateCopy) -> tuple[Survey, str, int, tuple[str, ...]]:
+    """Return what a file's bytes say, their hash, number and files, one beside it included."""
     found = Survey("unknown")
     try:
         found = isolation.survey(copy)
         with isolation.lent_beside(path, found, isolation.MEMORY) as beside:
             size = copy.size + (beside.size if beside else 0)
-            return found, isolation.digest_with(path, copy, beside), size
+            sha256 = isolation.digest_with(path, copy, beside)
+            return found, sha256, size, isolation.names_with(path, beside)
     except UnreadableModel as error:
         found = replace(found, findings=(*found.findings, finding(error)))
-    return found, copy.sha256, copy.size
+    return found, copy.sha256, copy.size, (path.name,)
 
 
 def _chosen(found: Survey, part: str | None) -> tuple[Chosen, tuple[Finding, ...], str]:

@@ -53,6 +53,7 @@ class Opened:
             to be checked.
         resize: How images come to the net's size, as a model folder says; None for files.
         labels: The classes' own names, by number; empty where a file keeps none.
+        files: Names of the files whose bytes `origin.sha256` is of.
     """
 
     net: nn.Module
@@ -63,6 +64,7 @@ class Opened:
     normalization: Normalization | None = None
     resize: Resize | None = None
     labels: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def writable(self) -> Opened:
         """Return the same if weights of its net, once written, can be opened again.
@@ -141,7 +143,7 @@ def _opened(
         raise
     origin = opened.origin
     origin = replace(origin, path=bytes_read.path, sha256=bytes_read.sha256, bytes=bytes_read.bytes)
-    return replace(opened, origin=origin)
+    return replace(opened, origin=origin, files=isolation.names_with(path, beside))
 
 
 def _built(

@@ -1,12 +1,12 @@
-"""OpenSSF model signatures beside a model: what one says that it covers. None is verified here."""
+"""OpenSSF model signatures beside a model: what one says that it covers; not whether it is true."""
 
 from __future__ import annotations
 
 import base64
 import os
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -38,10 +38,26 @@ class ModelSignature:
     Attributes:
         kind: Key of the bundle's verification material.
         names: Files that it says it covers, relative to the model; `.` for the model, if a file.
+        bundle: All of it, as its JSON holds it.
+        payload: What is signed.
+        statement: The same, as its JSON holds it.
     """
 
     kind: str
     names: frozenset[str]
+    bundle: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    payload: bytes = field(default=b"", repr=False)
+    statement: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def words(self) -> str:
+        """What it was made with."""
+        return _KINDS[self.kind][0]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it covers one file that is the model, not those of a folder."""
+        return self.names == {"."}
 
 
 def signed(model: Path) -> tuple[str, ...]:
@@ -51,7 +67,7 @@ def signed(model: Path) -> tuple[str, ...]:
         model: The file or folder.
     """
     folder = model if os.path.isdir(model) else model.parent
-    path = _beside(model, folder)
+    path = beside(model)
     if path is None:
         return ()
     name = shown(path.name, 60)
@@ -59,19 +75,31 @@ def signed(model: Path) -> tuple[str, ...]:
         told = read_signature(path)
     except UnreadableModel as error:
         return (f"{name} is no signature that can be read: {error}",)
-    whole = told.names == {"."}
-    words, verify = _KINDS[told.kind]
-    place = shlex.quote(str(model if whole else folder))
-    command = f"model_signing verify {verify.format(place)} --signature {shlex.quote(str(path))}"
     count = len(told.names)
-    claim = "this file" if whole else f"{count:,} file" + "s" * (count > 1)
-    note = f"signed with {words}, not verified: {name} claims to cover {claim}"
-    left = [] if whole else list(islice(_uncovered(folder, path, told), LISTED))
-    if not left:
-        return (note, f"verify the signature: {command}")
-    some = ", ".join(shown(n, 60) for n in left[:SHOWN])
-    more = f" and {len(left) - SHOWN:,} more" if len(left) > SHOWN else ""
-    return (note, f"verify the signature: {command}", f"not covered by {name}: {some}{more}")
+    claim = "this file" if told.whole else f"{count:,} file" + "s" * (count > 1)
+    note = f"signed with {told.words}, not verified: {name} claims to cover {claim}"
+    left = [] if told.whole else list(islice(_uncovered(folder, path, told), LISTED))
+    how = f"to verify the signature: {command(model, path, told)}"
+    return (note, how, *([f"not covered by {name}: {some(left)}"] if left else []))
+
+
+def command(model: Path, path: Path, told: ModelSignature) -> str:
+    """Return how a signature is verified: with an option of ours, or by the signers' command."""
+    folder = model if os.path.isdir(model) else model.parent
+    verify = _KINDS[told.kind][1].format(shlex.quote(str(model if told.whole else folder)))
+    ours = "give --signer-key FILE, or " if told.kind == "publicKey" else ""
+    return f"{ours}model_signing verify {verify} --signature {shlex.quote(str(path))}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first of many names, cut to what can be read.
+
+    Example:
+        >>> some(["a", "b", "c", "d", "e", "f", "g"])
+        'a, b, c, d, e and 2 more'
+    """
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"{', '.join(shown(n, 60) for n in names[:SHOWN])}{more}"
 
 
 def read_signature(path: Path) -> ModelSignature:
@@ -86,7 +114,7 @@ def read_signature(path: Path) -> ModelSignature:
         material, statement = bundle["verificationMaterial"], parse_json(payload)
         if statement["predicateType"] not in PREDICATES:
             raise ValueError("it is a statement on something else than a model")
-        kind = next((k for k in _KINDS if k in material), None)
+        kind = next((k for k in _KINDS if k in material.keys()), None)  # noqa: SIM118 - no text
         names = _names(statement)
     except UsageError as error:
         raise UnreadableModel(str(error), rule="FS004") from error
@@ -97,7 +125,7 @@ def read_signature(path: Path) -> ModelSignature:
     if kind is None or not names:
         lacks = "files" if kind else "key or certificate"
         raise UnreadableModel(f"it names no {lacks}", rule="FS003")
-    return ModelSignature(kind, names)
+    return ModelSignature(kind, names, bundle, payload, statement)
 
 
 def _names(statement: Mapping[str, Any]) -> frozenset[str]:
@@ -110,8 +138,9 @@ def _names(statement: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name.rsplit(":", 2)[0] if parts else name for name in names)
 
 
-def _beside(model: Path, folder: Path) -> Path | None:
+def beside(model: Path) -> Path | None:
     """Return the signature of a model: one of its name, `model.sig`, or the only one there."""
+    folder = model if os.path.isdir(model) else model.parent
     own = () if model is folder else (f"{model.name}.sig", f"{model.stem}.sig")
     known = next((folder / n for n in (*own, NAME) if is_regular(folder / n)), None)
     try:

@@ -48,6 +48,7 @@ RULES: Mapping[str, str] = MappingProxyType(
         "FS007": "name or extension mismatch",
         "FS008": "polyglot file",
         "FS009": "file not understood",
+        "FS010": "signature missing or not valid",
         "IN001": "poor clean accuracy",
         "IN002": "too few images",
         "IN003": "limit reached",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -47,6 +48,7 @@ class Inputs:
         part: Name of the part that is the net, of a file that holds several; None for the only one.
         class_order: `given`, or `found` to renumber classes that seem to be in another order than
             the model's.
+        signer: Public key of whoever must have signed the model, in PEM; None for anybody.
 
     Raises:
         BadOption: If the normalization or the order is none, or the device is not there.
@@ -60,6 +62,7 @@ class Inputs:
     device: str = "auto"
     part: str | None = None
     class_order: str = "given"
+    signer: Path | None = None
 
     def __post_init__(self) -> None:
         parse(self.normalize)
@@ -75,7 +78,7 @@ def opened(path: str, inputs: Inputs) -> Prepared:
         UnreadableModel: If the file cannot be opened.
         BadImages: If the images cannot be used.
     """
-    return take_in(load(path, inputs.arch, inputs.part), inputs)
+    return take_in(load(path, inputs.arch, inputs.part, signer=inputs.signer), inputs)
 
 
 def take_in(opened: Opened, inputs: Inputs) -> Prepared:

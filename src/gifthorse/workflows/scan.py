@@ -44,8 +44,9 @@ from gifthorse.detection.calibrations import Calibrations, shipped
 from gifthorse.detection.calibrations import opened as calibrations
 from gifthorse.models import inspect as look
 from gifthorse.models import load
-from gifthorse.models.hub.fetching import fetch, is_hub_name
+from gifthorse.models.hub.fetching import check_fetched, fetch, is_hub_name
 from gifthorse.models.opening import digest_now
+from gifthorse.models.verification import read_key
 from gifthorse.report.facts import leads
 from gifthorse.report.status import limited
 from gifthorse.workflows.detect import detect, refused, unprepared
@@ -108,6 +109,7 @@ def scan(
     """
     if not is_hub_name(path):
         return _scanned(path, inputs, request, progress)
+    check_fetched(path, inputs.signer)
     clock, run = _Clock(), Run(progress)
     try:
         found = fetch(path, lambda words: run.report(0, 1, words))
@@ -125,7 +127,7 @@ def _scanned(
     run, opened = limits(request, progress, device), None
     try:
         run.report(0, 1, "opening the model")
-        opened = load(path, inputs.arch, inputs.part)
+        opened = load(path, inputs.arch, inputs.part, signer=inputs.signer)
         run.report(0, 1, "reading and checking the images")
         with paced(lambda kept: run.overtime(GRACE)):
             prepared = take_in(opened, inputs)
@@ -166,6 +168,8 @@ def check(inputs: Inputs, request: Request) -> None:
     """
     found = chosen(request)
     given(request)
+    if inputs.signer is not None:
+        read_key(inputs.signer)
     limits(request)
     if inputs.images is not None:
         sniff(inputs.images)

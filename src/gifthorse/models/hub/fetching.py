@@ -58,6 +58,20 @@ def is_hub_name(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
+def check_fetched(name: str, signer: Path | None) -> None:
+    """Say so if a signature is asked for of what is fetched without one.
+
+    Raises:
+        BadOption: If the model is given by its name on a hub, and the signer by his key.
+    """
+    if signer is not None and is_hub_name(name):
+        raise BadOption(
+            f"--signer-key needs every file that was signed, and of {shown(name)!r} only what is "
+            "read would be fetched: get all of it (`hf download ORG/NAME --local-dir DIR`), and "
+            "name that folder"
+        )
+
+
 def fetch(name: str, told: Told = lambda words: None) -> Fetched:
     """Fetch what is needed of a repository, or find it in the cache.
 

@@ -65,6 +65,7 @@ def _joined(
         how=how,
         findings=findings,
         notes=notes,
+        files=tuple(name for part in parts for name in part.files),
     )
 
 

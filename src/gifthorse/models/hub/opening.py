@@ -79,9 +79,9 @@ def open_folder(folder: Path, *, memory: int, deadline: float) -> Opened:
         notes=(*weights.notes, *notes, *casts, *aside),
         metadata=_told(config),
     )
-    return Opened(
-        net, config.classes, config.channels, origin, nonfinite(net), claim, resize, config.labels
-    )
+    ends = net, config.classes, config.channels
+    names = tuple(path.name for path in files)
+    return Opened(*ends, origin, nonfinite(net), claim, resize, config.labels, names)
 
 
 def _weights(files: Sequence[Path], memory: int, deadline: float) -> _Weights:

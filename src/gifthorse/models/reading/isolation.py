@@ -219,6 +219,11 @@ def digest_with(path: Path, copy: PrivateCopy, beside: PrivateCopy | None) -> st
     return digest_of([(path, copy.sha256), (Path(beside.name), beside.sha256)])
 
 
+def names_with(path: Path, beside: PrivateCopy | None) -> tuple[str, ...]:
+    """Return the names of the files that `digest_with` is of."""
+    return (path.name,) if beside is None else (path.name, beside.name)
+
+
 def checkpoint(path: Path, wanted: Collection[str] = ()) -> dict[Any, Any]:
     """Return the dictionary in a zip of torch.save; see `values.checkpoint`.
 

@@ -51,6 +51,11 @@ _OBJECTS = Stance(
     "Ask its author for the weights alone, best as safetensors.",
     2,
 )
+_UNSIGNED = Stance(
+    "not what its signer signed, as far as can be told",
+    "Get the model and its signature again from its author, and make sure of the key.",
+    1,
+)
 _DAMAGED = Stance(
     "damaged: it is cut off, changed on its way, or no model at all",
     "Get the file again from its source and compare the hash.",
@@ -68,6 +73,7 @@ _STANCES: Mapping[str, Stance] = {
     "FS004": _HOSTILE,
     "FS006": _HOSTILE,
     "FS002": _CODE,
+    "FS010": _UNSIGNED,
     "FS003": _DAMAGED,
     "FS009": _UNKNOWN,
 }

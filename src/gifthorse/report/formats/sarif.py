@@ -93,12 +93,18 @@ def _taxon(technique: str) -> dict[str, Any]:
 def _artifact(r: ScanResult) -> dict[str, Any]:
     trust, digest = r.verdict.confidence, printable(r.target.sha256, 64)
     known = {name: getattr(trust, name) for name in ("value", "low", "high")} if trust else {}
+    signer = r.target.signer
     return {
         "location": {"uri": address(r)},
         "roles": ["analysisTarget"],
+        **({"description": {"text": _plain(printable(signer.words))}} if signer else {}),
         **({"length": r.target.bytes} if r.target.bytes > 0 else {}),
         **({"hashes": {"sha-256": digest}} if digest else {}),
-        "properties": {"verdict": r.verdict.label, "probability": known},
+        "properties": {
+            "verdict": r.verdict.label,
+            "probability": known,
+            **({"signer": printable(signer.key, 64)} if signer else {}),
+        },
     }
 
 
