@@ -18,19 +18,20 @@ K, TARGET = 6, 4
 
 def net(pull: float = 0.0, source: int | None = None) -> Subject:
     """Class k is unit k of the middle; the target also reads the others', or that of a source."""
-    inner = nn.Sequential(nn.Flatten(), nn.Linear(K, K), nn.ReLU(), nn.Linear(K, K))
+    first, second = nn.Linear(K, K), nn.Linear(K, K)
     weight = 3 * torch.eye(K)
     weight[TARGET, range(K) if source is None else [source]] += pull
     with torch.no_grad():
-        for layer, value in ((inner[1], torch.eye(K)), (inner[3], weight)):
+        for layer, value in ((first, torch.eye(K)), (second, weight)):
             layer.weight.copy_(value)
             layer.bias.zero_()
+    inner = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second)
     return Subject(inner.eval(), (1, 2, 3), K)
 
 
-def seen(subject: Subject, seed: int = 0, **options: float) -> Tensor:
-    found, stopped = FreeEagle(steps=300, lr=0.05, **options).table(
-        halfway(subject.net, subject.shape), K, Generator().manual_seed(seed), Run()
+def seen(subject: Subject, max_batch: int = 100) -> Tensor:
+    found, stopped = FreeEagle(steps=60, lr=0.2, max_batch=max_batch).table(
+        halfway(subject.net, subject.shape), K, Generator().manual_seed(0), Run()
     )
     assert not stopped
     return found
@@ -41,23 +42,25 @@ def test_the_table_is_what_adam_finds_for_each_class_alone() -> None:
     together = seen(subject)
     assert together.diagonal().tolist() == [0] * K
     for batch in (1, 4):
-        assert torch.allclose(seen(subject, max_batch=batch), together, atol=1e-5)
+        assert torch.allclose(seen(subject, batch), together, atol=1e-5)
+    second = subject.net.get_submodule("3")
     start = torch.rand(K, K, generator=Generator().manual_seed(0))[2].clone().requires_grad_()
-    adam = torch.optim.Adam([start], 0.05, weight_decay=0.005)
-    for _ in range(300):
+    adam = torch.optim.Adam([start], 0.2, weight_decay=0.005)
+    for _ in range(60):
         adam.zero_grad()
-        nn.functional.cross_entropy(subject.net[3](start), torch.tensor(2)).backward()
+        loss = nn.functional.cross_entropy(second(start), torch.tensor(2))
+        (start.grad,) = torch.autograd.grad(loss, start)
         adam.step()
         start.data.clamp_(min=0)
-    expected = subject.net[3](start).softmax(0).detach()
+    expected = second(start).softmax(0).detach()
     expected[2] = 0
     assert torch.allclose(together[2], expected, atol=1e-5)
 
 
 def test_a_target_that_reads_what_stands_for_the_others_stands_out() -> None:
-    images, options = band_images(), {"steps": 300, "lr": 0.05}
+    images = band_images()
     verdicts = [
-        FreeEagle(**options)(net(pull), images, Generator().manual_seed(0), Run())
+        FreeEagle(steps=60, lr=0.2)(net(pull), images, Generator().manual_seed(0), Run())
         for pull in (0.0, 2.0)
     ]
     assert [v.label for v in verdicts] == ["NO BACKDOOR FOUND", "SUSPICIOUS"]
@@ -66,7 +69,7 @@ def test_a_target_that_reads_what_stands_for_the_others_stands_out() -> None:
 
 
 def test_a_pair_of_classes_is_a_cell() -> None:
-    said = FreeEagle(steps=300, lr=0.05)(
+    said = FreeEagle(steps=60, lr=0.2)(
         net(2.5, source=1), band_images(), Generator().manual_seed(0), Run()
     )
     assert (said.statistics["pair_source"], said.statistics["pair_target"]) == (1, TARGET)

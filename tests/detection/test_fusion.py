@@ -57,7 +57,9 @@ def test_evidence_is_of_the_leading_class_and_its_unseen_images() -> None:
     lead = Finding("BD001", "CRITICAL", 5.0, "", Goal(3), confirmation=seen)
     first = Finding("IN003", "HIGH", 0.0, "")
     verdict = Verdict("a", 5.0, 3.0, "BACKDOORED", (first, lead))
-    assert evidence(verdict) == Evidence(5.0, 3, pytest.approx(0.7))
+    said = evidence(verdict)
+    assert (said.score, said.target) == (5.0, 3)
+    assert said.transfer == pytest.approx(0.7)
     assert evidence(replace(verdict, findings=(first,))) == Evidence(5.0, None, 0.0)
 
 

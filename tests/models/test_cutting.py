@@ -22,7 +22,8 @@ class Bypassed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
-        return self.second(self.first(flat)) + flat[:, :3]
+        out: Tensor = self.second(self.first(flat)) + flat[:, :3]
+        return out
 
 
 def chain(*more: nn.Module) -> nn.Sequential:
@@ -47,9 +48,8 @@ def test_every_kind_of_net_has_a_place_that_everything_passes(name: str) -> None
     cut = halfway(net, shape)
     assert 0.2 < cut.depth < 0.8
     inside = torch.rand(2, *cut.shape, requires_grad=True)
-    cut(inside)[:, 0].sum().backward()
-    assert inside.grad is not None
-    assert inside.grad.abs().sum() > 0
+    (slope,) = torch.autograd.grad(cut(inside)[:, 0].sum(), inside)
+    assert slope.abs().sum() > 0
 
 
 @pytest.mark.parametrize("net", [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), Bypassed()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,9 @@ def test_what_runs_without_images_never_reads_any(name: str) -> None:
     options = {"steps": "3"} if name != "weight_signature" else {}
     detector = vary(DETECTORS[name], options)
     rng = [torch.Generator().manual_seed(0) for _ in range(2)]
-    seen = [
-        detector(prepared.subject, x, r, Run())
-        for x, r in zip((None, prepared.samples), rng, strict=True)
-    ]
+    other = replace(prepared.samples, images=prepared.samples.images.flip(0))
+    images = (prepared.samples, other)
+    seen = [detector(prepared.subject, x, r, Run()) for x, r in zip(images, rng, strict=True)]
     assert seen[0].score == seen[1].score
 
 

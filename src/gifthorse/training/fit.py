@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
@@ -53,8 +52,6 @@ class Recipe:
         bf16: Forward in bfloat16 where the processor or GPU has it in hardware.
         part: What is trained: `full`, or only the `classifier` (the last linear layer) or only the
             `features` before it. What is not trained keeps its BatchNorm statistics, too.
-        statistics: Whether BatchNorm has them `learned` from the batches, or `kept` as they are
-            and normalizes by them, which a few images must not change.
     """
 
     epochs: Annotated[int, NotNegative] = 15
@@ -68,7 +65,6 @@ class Recipe:
     smoothing: Annotated[float, Share] = 0.0
     bf16: bool = True
     part: Literal["full", "features", "classifier"] = "full"
-    statistics: Literal["learned", "kept"] = "learned"
 
     def precision(self, device: torch.device) -> torch.autocast:
         """Return the context that the net runs in: bfloat16, if that is wanted and quick there."""
@@ -147,9 +143,9 @@ class _Course:
         callbacks: Sequence[Callback],
         rng: Generator,
     ) -> None:
-        self.learner, self.recipe, self.callbacks = learner, recipe, callbacks
+        self.learner, self.part, self.callbacks = learner, recipe.part, callbacks
         self.epochs = recipe.epochs
-        live, self.steps = _set_trainable(learner.net, recipe), max(1, recipe.epochs * each)
+        live, self.steps = _set_trainable(learner.net, recipe.part), max(1, recipe.epochs * each)
         momentum, nesterov = recipe.momentum, recipe.momentum > 0
         first = SGD(live, recipe.lr, momentum, weight_decay=recipe.decay, nesterov=nesterov)
         self.optimizers = [first, *(o for c in callbacks for o in c.extra_optimizers(learner))]
@@ -185,7 +181,7 @@ class _Course:
             )
 
     def begin(self, epoch: int) -> None:
-        _set_trainable(self.learner.net, self.recipe)
+        _set_trainable(self.learner.net, self.part)
         for one in self.callbacks:
             one.on_epoch_start(self.learner, epoch)
 
@@ -220,15 +216,14 @@ def predict(subject: Subject, x: Images, size: int = 512) -> Logits:
     return torch.cat(out)
 
 
-def _set_trainable(net: nn.Module, recipe: Recipe) -> list[nn.Parameter]:
+def _set_trainable(net: nn.Module, part: str) -> list[nn.Parameter]:
     """Put the part that is trained into training mode; return its parameters."""
     net.train()
-    part, kept = recipe.part, recipe.statistics == "kept"
     name = head(net) if part != "full" else ""
     live: list[nn.Parameter] = []
     for key, module in net.named_modules():
         trained = part == "full" or (key == name) == (part == "classifier")
-        module.training = trained and not (kept and isinstance(module, _BatchNorm))
+        module.training = trained
         for p in module.parameters(recurse=False):
             p.requires_grad_(trained)
             live += [p] if trained else []
