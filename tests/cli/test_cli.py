@@ -554,7 +554,7 @@ def test_a_preset_is_what_runs_without_detector() -> None:
 
 
 def test_only_the_default_as_it_was_calibrated_asks_a_second_detector() -> None:
-    assert tuple(further(Request(), BESIDE)) == BESIDE["standard"]
+    assert list(further(Request(), BESIDE)) == ["mm_bd_quick"]
     assert list(further(Request(), SECOND)) == ["neural_cleanse_quick"]
     changes: tuple[dict[str, Any], ...] = (
         {"preset": "quick"},

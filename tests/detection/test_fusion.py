@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,9 +33,10 @@ from gifthorse.detection.fusion import (
     left_out,
     regression,
 )
-from gifthorse.workflows.answer import SURE
+from gifthorse.workflows.answer import SURE, mutual
 from gifthorse.workflows.detect import detect
 from gifthorse.workflows.prepare import Prepared
+from gifthorse.workflows.scan import Request, beside
 
 RNG = np.random.default_rng(3)
 GOOD = RNG.normal(0, 1, (30, 3))
@@ -251,3 +253,47 @@ def test_nothing_is_said_together_of_what_is_not_all_there(
 def test_a_suspicion_of_what_was_not_read_stays(scan: Callable[..., Report]) -> None:
     report = scan(always(0.2), CALM, CALM, ODD)
     assert (report.label, report.confidence) == ("SUSPICIOUS", None)
+
+
+@pytest.mark.parametrize(
+    ("names", "joined"),
+    [
+        (("pixel_quick", "latent_shift", "free_eagle"), ["latent_shift", "free_eagle"]),
+        (("pixel_quick", "warp"), []),  # no search is made for it
+        (("pixel_quick",), []),
+    ],
+)
+def test_what_a_calibration_reads_joins_the_preset(
+    names: tuple[str, ...], joined: list[str], tmp_path: Path
+) -> None:
+    def asked(classes: tuple[int, int], blind: bool = False, preset: str = "standard") -> list[str]:
+        odds = (0.0,) * (2 * len(names) + 2)
+        some = FamilyModel(9, 9, (odds,), 0.9, 0.3, 1, 1)
+        fusion = Fusion("toys", names, classes, (1, 64), {ANY: some})
+        (tmp_path / "own.json").write_text(dumped("toys", {}, {}, [fusion]))
+        preparation = nothing_found().preparation
+        assert preparation is not None
+        prepared = Prepared(bands(), band_images(), preparation, (), blind=blind)
+        request = Request(calibration=tmp_path / "own.json", preset=preset)
+        return list(beside(request, prepared))
+
+    assert asked((3, 10)) == ["mm_bd_quick", *joined]
+    assert asked((30, 43)) == ["mm_bd_quick"]
+    assert asked((3, 10), preset="quick") == []
+    assert asked((3, 10), blind=True) == []
+
+
+def odd(target: int, label: Label = "SUSPICIOUS") -> Verdict:
+    lead = Finding("BD010", "MEDIUM", 9.0, f"Class {target} is odd.", Goal(target))
+    return Verdict("a", 9.0, 2.0, label, (lead,))
+
+
+def test_without_a_search_two_have_to_lead_to_one_class() -> None:
+    calm = replace(odd(4, "NO BACKDOOR FOUND"), method="b")
+    agreed = mutual([odd(4), calm])
+    assert [v.label for v in agreed] == ["SUSPICIOUS", "NO BACKDOOR FOUND"]
+    assert "b leads to that class, too" in agreed[0].findings[0].message
+    alone = mutual([odd(3), calm])
+    assert [v.label for v in alone] == ["NO BACKDOOR FOUND"] * 2
+    assert alone[0].findings[0].severity == "LOW"
+    assert "No other test leads to that class" in alone[0].findings[0].message

@@ -87,6 +87,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("pixel_quick",),
     "standard": ("pixel_quick",),
     "thorough": (
+        "weight_signature",
         "pixel_quick",
         "neural_cleanse_quick",
         "blend",
@@ -96,14 +97,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "usb",
     ),
 }
+# What it runs as well, in seconds, unless those found a backdoor: it counts for the class that they
+# lead with alone.
+BESIDE: dict[str, tuple[str, ...]] = {"standard": ("mm_bd_quick",), "thorough": ("mm_bd_quick",)}
 # What needs no images.
 DATA_FREE = ("weight_signature", "free_eagle", "mm_bd_quick")
-# What it runs as well, in seconds, unless those found a backdoor, so that all can be read together;
-# where they are not, each counts for the class that a search leads with alone.
-BESIDE: dict[str, tuple[str, ...]] = {
-    "standard": (*DATA_FREE, "latent_shift"),
-    "thorough": (*DATA_FREE, "latent_shift"),
-}
+# What searches nothing, and is run beside a preset where a calibration reads it together with that.
+STATISTICS = (*DATA_FREE, "latent_shift")
 # And where they leave doubt: the other calibrated detector, which looks for small masks where
 # pixels are many.
 SECOND: dict[str, tuple[str, ...]] = {"standard": ("neural_cleanse_quick",)}
@@ -122,6 +122,7 @@ __all__ = [
     "MMBD",
     "PRESETS",
     "SECOND",
+    "STATISTICS",
     "UMD",
     "FreeEagle",
     "GangSweep",

@@ -118,13 +118,8 @@ def _weighed(verdict: Verdict, fusion: Fusion, chance: float, confirmed: frozens
         return replace(verdict, label="BACKDOORED")
     if chance >= 0.5 or verdict.label not in ("BACKDOORED", "SUSPICIOUS"):
         return replace(verdict, label="SUSPICIOUS") if verdict.label == "BACKDOORED" else verdict
-    lead, *others = verdict.findings
-    words = (
-        f"{lead.message} All detectors together give a probability of {chance:.2f}: alone, this is "
-        "no suspicion."
-    )
-    lead = replace(lead, severity="LOW", message=words)
-    return replace(verdict, label="NO BACKDOOR FOUND", findings=(lead, *others))
+    words = f"All detectors together give a probability of {chance:.2f}: this is no suspicion."
+    return _calmed(verdict, words)
 
 
 def _adding_up(fusion: Fusion, rows: Mapping[str, Evidence], chance: float) -> Finding:
@@ -210,9 +205,32 @@ def seconding(verdict: Verdict, first: Sequence[Verdict]) -> list[Verdict]:
     if led:
         words = f"{lead.message} It is the class that {led[0]} has the smallest trigger for, too."
         return [replace(verdict, findings=(replace(lead, message=words), *others))]
-    words = f"{lead.message} No search leads to that class: alone, this is no suspicion."
-    lead = replace(lead, severity="LOW", message=words)
-    return [replace(verdict, label="NO BACKDOOR FOUND", findings=(lead, *others))]
+    return [_calmed(verdict, "No search leads to that class: alone, this is no suspicion.")]
+
+
+def mutual(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Return verdicts without any search: a suspicion counts where another one leads there, too."""
+
+    def borne_out(verdict: Verdict) -> Verdict:
+        if verdict.label != "SUSPICIOUS":
+            return verdict
+        lead, *rest = verdict.findings
+        others = [
+            v.method for v in verdicts if v is not verdict and v.findings[0].goal == lead.goal
+        ]
+        if not others:
+            return _calmed(verdict, "No other test leads to that class: this is no suspicion.")
+        words = f"{lead.message} {others[0]} leads to that class, too."
+        return replace(verdict, findings=(replace(lead, message=words), *rest))
+
+    return tuple(map(borne_out, verdicts))
+
+
+def _calmed(verdict: Verdict, why: str) -> Verdict:
+    """Return a verdict whose suspicion does not count, and say why."""
+    lead, *others = verdict.findings
+    lead = replace(lead, severity="LOW", message=f"{lead.message} {why}")
+    return replace(verdict, label="NO BACKDOOR FOUND", findings=(lead, *others))
 
 
 def tempered(verdict: Verdict, bags: Mapping[str, Calibration], classes: int) -> Verdict:

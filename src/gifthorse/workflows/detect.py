@@ -32,6 +32,7 @@ from gifthorse.workflows.answer import (
     answer,
     asked,
     blocked,
+    mutual,
     seconding,
     stopped,
     tempered,
@@ -97,6 +98,8 @@ def detect(
     known = _holding(detectors := {**detectors, **near, **late}, calibrations)
     order = _Order({} if blocked(checks) else detectors, frozenset(near), frozenset(late))
     said = _said(prepared, order, checks, known, rng, run, store)
+    if prepared.blind and len(order.detectors) > 1:
+        said = replace(said, verdicts=mutual(said.verdicts))
     found = answer(said, checks, known, prepared.subject)
     missed = tuple(m for m in said.missed.values() if m not in checks)
     cut = bool(said.missed) or any(map(stopped, said.verdicts))

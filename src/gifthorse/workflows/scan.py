@@ -39,7 +39,15 @@ from gifthorse.core.types import (
     Trigger,
 )
 from gifthorse.data.readers import sniff
-from gifthorse.detection import BESIDE, DATA_FREE, DETECTORS, FEW_CLASSES, PRESETS, SECOND
+from gifthorse.detection import (
+    BESIDE,
+    DATA_FREE,
+    DETECTORS,
+    FEW_CLASSES,
+    PRESETS,
+    SECOND,
+    STATISTICS,
+)
 from gifthorse.detection.calibrations import Calibrations, shipped
 from gifthorse.detection.calibrations import opened as calibrations
 from gifthorse.models import inspect as look
@@ -348,14 +356,17 @@ def further(request: Request, table: Mapping[str, Sequence[str]]) -> dict[str, D
 
 
 def beside(request: Request, prepared: Prepared) -> dict[str, Detector]:
-    """Return what a preset runs by `BESIDE`, on a net that a calibration reads several of.
-
-    On others it would count for little, and with a thousand classes it takes long.
-    """
-    known = given(request) or shipped()
-    subject = prepared.subject
-    covered = any(f.covers(subject.classes, subject.shape[1:]) for f in known.together)
-    return further(request, BESIDE) if covered and not prepared.blind else {}
+    """Return what joins a preset: by `BESIDE`, and what a calibration reads together with it."""
+    found = {} if prepared.blind else further(request, BESIDE)
+    if not found:
+        return {}
+    known, subject = given(request) or shipped(), prepared.subject
+    preset = set(PRESETS[request.preset])
+    for fusion in known.together:
+        more = [name for name in fusion.detectors if name not in preset]
+        if fusion.covers(subject.classes, subject.shape[1:]) and {*STATISTICS}.issuperset(more):
+            found |= {name: DETECTORS[name] for name in more}
+    return found
 
 
 def _everywhere(
