@@ -93,7 +93,8 @@ def evidence(
     for fusion in known.together:
         tell(f"{', '.join(fusion.detectors)}, together:")
         for family, m in fusion.families.items():
-            told = (f"{m.auc:.3f}", f"{m.entropy:.3f}", m.alarms, m.found)
+            auc, entropy, *counts = m.quality
+            told = (f"{auc:.3f}", f"{entropy:.3f}", *counts)
             tell(row.format(f"  {family}", m.clean, m.backdoored, *told))
     tell(
         "Each model's probability is by a fit on all others; alarms and found are those\n"

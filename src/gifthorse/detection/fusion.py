@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 ANY = "any"
 STRENGTH = 1.0  # of the penalty on squared weights, beside as many log losses as there are models
 ITERATIONS = 500
+TELLS = 0.8  # area under the ROC curve from which a family is told from clean models
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ class FamilyModel:
     entropy: float
     alarms: int
     found: int
+
+    @property
+    def tells(self) -> bool:
+        """Whether the family can be told from clean models."""
+        return self.auc >= TELLS
+
+    @property
+    def quality(self) -> tuple[float, float, int, int]:
+        """What fits without each model come to: AUC, cross-entropy, false alarms, found."""
+        return self.auc, self.entropy, self.alarms, self.found
 
 
 @dataclass(frozen=True)

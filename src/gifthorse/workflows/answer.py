@@ -21,7 +21,6 @@ from gifthorse.detection.fusion import ANY, Evidence, Fusion, evidence
 NO_GRADIENT = "IN006"  # a finding that stops whatever searches by gradients
 DOUBT = 0.2  # calibrated probability of a backdoor from which nothing found is no answer yet
 SURE = 0.9  # probability of all detectors together from which a confirmed trigger is a backdoor
-TELLS = 0.8  # area under the ROC curve from which a family is told from clean models
 GRAVITY = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO")
 RANK: tuple[Label, ...] = ("NO BACKDOOR FOUND", "INCONCLUSIVE", "SUSPICIOUS", "BACKDOORED")
 
@@ -140,7 +139,7 @@ def _families(fusion: Fusion, rows: Mapping[str, Evidence]) -> tuple[FamilyChanc
     told = [
         FamilyChance(family, fusion.confidence(rows, family))
         for family, model in fusion.families.items()
-        if family != ANY and model.auc >= TELLS
+        if family != ANY and model.tells
     ]
     return tuple(sorted(told, key=lambda row: -row.confidence.value))
 
