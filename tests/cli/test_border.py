@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.handlers import own_handlers
@@ -95,11 +96,11 @@ def test_the_next_model_is_scanned_all_the_same(
 
     asked: list[str] = []
 
-    def once(path: str, arch: str | None = None, part: str | None = None) -> object:
+    def once(path: str, *more: Any, **named: Any) -> object:
         asked.append(path)
         if len(asked) == 1:
             raise AssertionError("nobody thought of that")
-        return whole(path, arch, part)
+        return whole(path, *more, **named)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gifthorse.workflows.scan.load", once)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.signers import Pair, ec, hashing, public_pem
 from tests.models.test_signatures import BROKEN, bundle
 
 from gifthorse.core.errors import BadOption, UnreadableModel, UsageError
@@ -23,6 +22,10 @@ from gifthorse.models.load import save
 from gifthorse.models.reading.files import digest_of
 from gifthorse.models.verification import RULE, SETTINGS, Seal, read_key, sealed
 from gifthorse.models.zoo import NETS
+
+pytest.importorskip("model_signing", reason="needs gifthorse[signing]")
+
+from tests.models.signers import Pair, ec, hashing, public_pem
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from tests.handlers import own_handlers
-from tests.models.signers import Pair
 
 from gifthorse.bench.scanning import jobs_of
 from gifthorse.cli import app as cli
@@ -19,6 +18,10 @@ from gifthorse.report import WRITERS, exit_code
 from gifthorse.report.reading import checked
 from gifthorse.workflows.opening import Inputs
 from gifthorse.workflows.scan import Request, scan
+
+pytest.importorskip("model_signing", reason="needs gifthorse[signing]")
+
+from tests.models.signers import Pair
 
 GIFT = Path(__file__).parents[2] / "examples" / "gift"
 IMAGES = str(GIFT / "clean.npz")

@@ -162,7 +162,7 @@ def _said(
 def _holding(detectors: Mapping[str, Detector], given: Calibrations | None) -> Calibrations:
     """Return the calibrations that hold: of detectors as they were, not with other options."""
     known = shipped() if given is None else given
-    same = {name for name, detector in detectors.items() if detector == DETECTORS[name]}
+    same = {name for name, detector in detectors.items() if detector == DETECTORS.get(name)}
     return Calibrations(
         {name: bag for name, bag in known.detectors.items() if name in same},
         tuple(fusion for fusion in known.together if same.issuperset(fusion.detectors)),
