@@ -205,7 +205,8 @@ def test_a_remedy(name: str, card: str) -> None:
         assert made.device.type == ("cuda" if place is moved else "cpu")
     assert logits[0].device.type == "cpu"
     if card == "standin":
-        assert torch.allclose(logits[0], logits[1], rtol=1e-2, atol=TRAINED)
+        most = float(logits[1].abs().max())  # some grow to thousands
+        assert torch.allclose(logits[0], logits[1], atol=TRAINED * max(1.0, most))
 
 
 # What surrounds them ------------------------------------------------------------------------------
